@@ -1,1 +1,11 @@
+pub mod app;
+pub mod clients;
+pub mod config;
+pub mod dev;
+pub mod domain;
+pub mod http;
+pub mod jobs;
+pub mod sandbox;
 pub mod signature;
+pub mod store;
+pub mod telemetry;

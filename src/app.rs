@@ -1,0 +1,203 @@
+//! The application: one way to build it serves the binary and the tests alike.
+//!
+//! [`App::build`] binds the listener and prepares everything; [`App::run`] serves until it is told
+//! to stop. A database that is away at the start delays nothing but readiness: requests are
+//! answered (503), and the rest of the start is tried until it succeeds.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use poem::{Server, listener::TcpAcceptor};
+use sqlx::PgPool;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clients::{CallbackClient, SetupError, ThirdPartyClient},
+    config::{Config, ConfigError, DefaultClient, Role},
+    http::{self, ApiState, auth},
+    jobs::{self, JobContext, JobDefinition, supervisor, supervisor::SupervisorError},
+    store::{self, StoreError, clients::NewClient, wakeups::Wakeups},
+};
+
+/// First and longest wait while the database is away at the start.
+const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Why the application does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("the configuration is not complete")]
+    Config(#[from] ConfigError),
+    #[error("DATABASE_URL is not set")]
+    NoDatabase,
+    #[error("cannot listen on {address} (QUARTET_HTTP__LISTEN)")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the database schema is not up to date: run `quartet migrate`")]
+    NotMigrated,
+    #[error("the HTTP server ended")]
+    Http(#[source] std::io::Error),
+    #[error("the HTTP server ended unexpectedly")]
+    HttpTask(#[source] tokio::task::JoinError),
+    #[error(transparent)]
+    Workers(#[from] SupervisorError),
+}
+
+/// A Quartet process, built and not yet running.
+pub struct App {
+    role: Role,
+    address: SocketAddr,
+    listener: TcpListener,
+    state: Arc<ApiState>,
+    context: Arc<JobContext>,
+    definitions: Vec<JobDefinition>,
+    default_client: Option<DefaultClient>,
+}
+
+impl App {
+    /// Checks the configuration, binds the listener and prepares everything. Needs no database yet.
+    pub async fn build(config: Config, role: Role) -> Result<Self, AppError> {
+        config.validate_for(role)?;
+        let url = config.database.url.as_ref().ok_or(AppError::NoDatabase)?;
+        let pool = store::connect(url.expose(), config.database.max_connections)?;
+        let address = config.http.listen;
+        let listen_error = |source| AppError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+
+        let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
+        let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
+        let state = ApiState::new(&config, pool.clone(), jobs::plan(&config), wakeups.clone());
+        let default_client = config.default_client.clone();
+        let context = JobContext {
+            pool,
+            third_party: ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?,
+            callbacks: CallbackClient::new(config.notify.timeout)?,
+            wakeups,
+            stopping: CancellationToken::new(),
+            config,
+        };
+        Ok(Self {
+            role,
+            address,
+            listener,
+            state: Arc::new(state),
+            context: Arc::new(context),
+            definitions,
+            default_client,
+        })
+    }
+
+    /// Where it listens; the real port where the configuration says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The pool of database connections.
+    pub fn pool(&self) -> &PgPool {
+        &self.context.pool
+    }
+
+    /// Changes how kinds of jobs are run, for whoever embeds the application.
+    pub fn map_definitions(mut self, map: impl FnMut(JobDefinition) -> JobDefinition) -> Self {
+        self.definitions = self.definitions.into_iter().map(map).collect();
+        self
+    }
+
+    /// Serves until `stop`, then finishes what is under way within `WORKER__SHUTDOWN_GRACE`.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let grace = self.context.config.worker.shutdown_grace;
+        let routes = http::routes(self.role, self.state.clone());
+        let acceptor = TcpAcceptor::from_tokio(self.listener).map_err(AppError::Http)?;
+        let mut server = JoinSet::new();
+        let http_stop = stop.clone();
+        server.spawn(async move {
+            Server::new_with_acceptor(acceptor)
+                .run_with_graceful_shutdown(routes, http_stop.cancelled_owned(), Some(grace))
+                .await
+        });
+        tracing::info!(address = %self.address, role = ?self.role, "listening");
+
+        let stopping = self.context.stopping.clone();
+        let work = async {
+            let started = tokio::select! {
+                started = start(&self.context.pool, self.default_client.as_ref()) => started.map(|()| true),
+                () = stop.cancelled() => Ok(false),
+            };
+            if !started? {
+                return Ok(());
+            }
+            self.state.started.store(true, Ordering::Release);
+            let workers = supervisor::run(self.context.clone(), self.definitions);
+            if self.role.runs_jobs() {
+                workers.await?;
+            } else {
+                stop.cancelled().await;
+            }
+            Ok::<_, AppError>(())
+        };
+        tokio::pin!(work);
+        let result = loop {
+            tokio::select! {
+                result = &mut work => break result,
+                () = stop.cancelled(), if !stopping.is_cancelled() => stopping.cancel(),
+                Some(ended) = server.join_next() => {
+                    // Before the workers have ended: either it was told to stop, or it failed.
+                    match ended.map_err(AppError::HttpTask).and_then(|ended| ended.map_err(AppError::Http)) {
+                        Ok(()) => {}
+                        Err(error) => break Err(error),
+                    }
+                }
+            }
+        };
+        stop.cancel();
+        while let Some(ended) = server.join_next().await {
+            ended.map_err(AppError::HttpTask)?.map_err(AppError::Http)?;
+        }
+        self.context.pool.close().await;
+        result
+    }
+}
+
+/// What needs the database: the schema is checked and the default client brought up to date.
+async fn start(pool: &PgPool, default_client: Option<&DefaultClient>) -> Result<(), AppError> {
+    let (mut wait, longest) = START_RETRY;
+    loop {
+        let ready = async {
+            if !store::is_migrated(pool).await? {
+                return Ok(false);
+            }
+            if let Some(client) = default_client {
+                let new = NewClient {
+                    name: &client.name,
+                    api_key_hash: &auth::hash_api_key(client.api_key.expose()),
+                    callback_url: client.callback_url.as_str(),
+                    signing_secret: &client.signing_secret.reveal(),
+                };
+                store::clients::upsert(pool, &new).await?;
+            }
+            Ok::<_, StoreError>(true)
+        };
+        match ready.await {
+            Ok(true) => return Ok(()),
+            Ok(false) => return Err(AppError::NotMigrated),
+            Err(error) if error.is_unavailable() => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "waiting for the database");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(longest);
+    }
+}

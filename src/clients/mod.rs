@@ -1,0 +1,116 @@
+//! Outbound HTTP: the third party and the clients' callbacks. Answers and failures come back as
+//! variants that a job matches on. Knows nothing of the database.
+
+pub mod client_callback;
+pub mod third_party;
+
+use std::{error::Error as _, time::Duration};
+
+use chrono::{DateTime, Utc};
+use reqwest::{Response, header::RETRY_AFTER, redirect};
+
+pub use client_callback::CallbackClient;
+pub use third_party::ThirdPartyClient;
+
+/// A connection that takes longer than this to open is as good as none.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A `Retry-After` further ahead than this is cut: a peer's mistake must not park a job for years.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most bytes read of a peer's answer.
+const MAX_ANSWER: usize = 64 * 1024;
+/// Most characters of a peer's answer that are kept in an error text.
+const MAX_EXCERPT: usize = 200;
+
+/// Why no outbound client could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client could not be set up")]
+pub struct SetupError(#[source] reqwest::Error);
+
+/// A client that follows no redirect: a peer must not send signed requests elsewhere.
+fn http_client(timeout: Duration) -> Result<reqwest::Client, SetupError> {
+    // An error means that a provider is installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .timeout(timeout)
+        .user_agent(concat!("quartet/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(SetupError)
+}
+
+/// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    parse_retry_after(value, Utc::now())
+}
+
+fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+    let delay = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = DateTime::parse_from_rfc2822(value).ok()?;
+            (date.to_utc() - now).to_std().unwrap_or_default()
+        }
+    };
+    Some(delay.min(MAX_RETRY_AFTER))
+}
+
+/// At most [`MAX_ANSWER`] bytes of the body; `None` where it broke off or is longer.
+async fn read_body(mut response: Response) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
+}
+
+/// `answered 400: {"error":…}`, for an operator's eyes.
+async fn describe_answer(response: Response) -> String {
+    let status = response.status().as_u16();
+    let body = read_body(response).await.unwrap_or_default();
+    // NUL cannot be stored as text in Postgres.
+    let excerpt: String = String::from_utf8_lossy(&body)
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(MAX_EXCERPT)
+        .collect();
+    if excerpt.is_empty() {
+        format!("answered {status}")
+    } else {
+        format!("answered {status}: {excerpt}")
+    }
+}
+
+/// Why there was no answer: the error's innermost cause, without the URL.
+fn describe_failure(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let stage = if error.is_connect() { "no connection" } else { "the connection broke" };
+    if error.source().is_none() { stage.to_owned() } else { format!("{stage}: {cause}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let now = "2026-11-23T10:00:00Z".parse().unwrap();
+        let parse = |value| parse_retry_after(value, now);
+        assert_eq!(parse("7"), Some(Duration::from_secs(7)));
+        assert_eq!(parse("Mon, 23 Nov 2026 10:00:30 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(parse("Mon, 23 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("99999999999"), Some(MAX_RETRY_AFTER));
+        assert_eq!(parse("soon"), None);
+        assert_eq!(parse("-1"), None);
+    }
+}

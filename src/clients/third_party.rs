@@ -1,0 +1,189 @@
+//! The third party: creating a transaction there, and looking one up.
+//!
+//! What matters is what is known afterwards. A create that timed out may have gone through
+//! ([`CreateError::Ambiguous`]); a lookup that was not answered says nothing
+//! ([`LookupError`]), least of all that the transaction is not there.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{SetupError, describe_answer, describe_failure, http_client, read_body, retry_after};
+use crate::{
+    config,
+    domain::{Content, ReportedStatus},
+};
+
+/// Calls the third party. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ThirdPartyClient {
+    http: reqwest::Client,
+    create_url: String,
+    lookup_url: String,
+    lookup_timeout: Duration,
+    webhook_url: String,
+}
+
+/// The transaction exists there now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The status in the answer, where there was one.
+    pub status: Option<ReportedStatus>,
+}
+
+/// Why a create was not answered with 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    /// 504, a timeout, a broken connection or another 5xx: it may have gone through.
+    #[error("ambiguous: {reason}")]
+    Ambiguous { reason: String },
+    /// No connection could be opened: it was not sent.
+    #[error("unreachable: {reason}")]
+    Unreachable { reason: String },
+    /// 429 or 503: not now.
+    #[error("busy: {reason}")]
+    Busy { reason: String, retry_after: Option<Duration> },
+    /// 409: it exists there already.
+    #[error("it exists there already")]
+    AlreadyExists,
+    /// Another 4xx: never.
+    #[error("rejected: {reason}")]
+    Rejected { reason: String },
+}
+
+/// What a lookup found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// It exists there; with its status, where the answer had one that is known.
+    Found { status: Option<ReportedStatus> },
+    /// 404, or 405 and 501: it is not there, or lookups are not offered.
+    Absent,
+}
+
+/// A lookup that was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the lookup got no answer: {reason}")]
+pub struct LookupError {
+    pub reason: String,
+    pub retry_after: Option<Duration>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CreateBody<'a> {
+    id: Uuid,
+    webhook_url: &'a str,
+    #[serde(flatten)]
+    content: &'a Content,
+}
+
+/// What stands for the id in the lookup path.
+const ID_PLACEHOLDER: &str = "{id}";
+
+impl ThirdPartyClient {
+    /// A client for the third party of `config`, which sends its webhooks to `webhook_url`.
+    /// Fails where `BASE_URL` is unset only in that every call is then unreachable: the
+    /// configuration is checked before.
+    pub fn new(config: &config::ThirdParty, webhook_url: String) -> Result<Self, SetupError> {
+        Ok(Self {
+            http: http_client(config.timeout)?,
+            create_url: config.create_url().unwrap_or_default(),
+            lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
+            lookup_timeout: config.lookup_timeout,
+            webhook_url,
+        })
+    }
+
+    /// `POST {base_url}/transaction`.
+    pub async fn create(&self, id: Uuid, content: &Content) -> Result<Created, CreateError> {
+        let body = CreateBody { id, webhook_url: &self.webhook_url, content };
+        let sent = self.http.post(&self.create_url).json(&body).send().await;
+        let response = sent.map_err(|error| {
+            let reason = describe_failure(&error);
+            if error.is_connect() || error.is_builder() {
+                CreateError::Unreachable { reason }
+            } else {
+                CreateError::Ambiguous { reason }
+            }
+        })?;
+        let status = response.status();
+        match status {
+            _ if status.is_success() => {
+                // 2xx is enough: a body that breaks off or is no JSON takes nothing away.
+                let body = read_body(response).await.unwrap_or_default();
+                Ok(Created { status: parse_status(id, &body).unwrap_or_default() })
+            }
+            StatusCode::CONFLICT => Err(CreateError::AlreadyExists),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let retry_after = retry_after(&response);
+                Err(CreateError::Busy { reason: describe_answer(response).await, retry_after })
+            }
+            _ if status.is_client_error() => {
+                Err(CreateError::Rejected { reason: describe_answer(response).await })
+            }
+            // 5xx; and 3xx, which is followed nowhere and says nothing.
+            _ => Err(CreateError::Ambiguous { reason: describe_answer(response).await }),
+        }
+    }
+
+    /// `GET {base_url}/transaction/{id}`.
+    pub async fn look_up(&self, id: Uuid) -> Result<Lookup, LookupError> {
+        let url = self.lookup_url.replace(ID_PLACEHOLDER, &id.to_string());
+        let sent = self.http.get(url).timeout(self.lookup_timeout).send().await;
+        let response = sent
+            .map_err(|error| LookupError { reason: describe_failure(&error), retry_after: None })?;
+        match response.status() {
+            status if status.is_success() => {
+                let body = read_body(response).await.and_then(|body| parse_status(id, &body));
+                let status = body.ok_or_else(|| LookupError {
+                    reason: format!("answered {status} without the transaction"),
+                    retry_after: None,
+                })?;
+                Ok(Lookup::Found { status })
+            }
+            StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED => Ok(Lookup::Absent),
+            _ => {
+                let retry_after = retry_after(&response);
+                Err(LookupError { reason: describe_answer(response).await, retry_after })
+            }
+        }
+    }
+}
+
+/// The status in an answer about `id`: `None` when the body is no JSON object or is about another
+/// id, `Some(None)` when it has no status that is known.
+fn parse_status(id: Uuid, body: &[u8]) -> Option<Option<ReportedStatus>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let body = body.as_object()?;
+    if let Some(other) = body.get("id")
+        && other.as_str().and_then(|text| Uuid::parse_str(text).ok()) != Some(id)
+    {
+        return None;
+    }
+    Some(body.get("status").and_then(Value::as_str).and_then(|word| word.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_about_another_id_says_nothing() {
+        let id = Uuid::from_u128(7);
+        let body = |id: Uuid| format!(r#"{{"id":"{id}","status":"completed","extra":1}}"#);
+        let parse = |body: &str| parse_status(id, body.as_bytes());
+        assert_eq!(parse(&body(id)), Some(Some(ReportedStatus::Completed)));
+        assert_eq!(parse(&body(id).to_uppercase().replace("ID", "id")), Some(None));
+        assert_eq!(parse(&body(Uuid::from_u128(8))), None);
+        assert_eq!(parse(r#"{"status":"declined"}"#), Some(Some(ReportedStatus::Declined)));
+        assert_eq!(parse(r#"{"status":"strange"}"#), Some(None));
+        assert_eq!(parse("{}"), Some(None));
+        assert_eq!(parse("[]"), None);
+        assert_eq!(parse("not json"), None);
+    }
+}

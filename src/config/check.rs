@@ -1,0 +1,103 @@
+//! What must hold between settings, and which of them a role cannot do without.
+
+use super::{Config, Role, value::shown};
+
+/// A setting at fault, named with what is allowed.
+pub(super) struct Broken {
+    pub(super) variable: &'static str,
+    /// The setting it is compared with.
+    pub(super) other: Option<&'static str>,
+    /// The present value, if it can be shown.
+    pub(super) value: Option<String>,
+    pub(super) allowed: String,
+}
+
+/// Every relation between settings that does not hold.
+pub(super) fn relations(config: &Config) -> Vec<Broken> {
+    let Config { poll, notify, worker, .. } = config;
+    let mut broken = Vec::new();
+    let mut require = |holds: bool, variable, value, other, rule: &str, limit| {
+        if !holds {
+            broken.push(Broken {
+                variable,
+                other: Some(other),
+                value: Some(shown(value)),
+                allowed: format!("must be {rule} {other} ({})", shown(limit)),
+            });
+        }
+    };
+    require(
+        poll.max_delay >= poll.second,
+        "QUARTET_POLL__MAX_DELAY",
+        poll.max_delay,
+        "QUARTET_POLL__SECOND",
+        "at least",
+        poll.second,
+    );
+    require(
+        poll.deadline > poll.first,
+        "QUARTET_POLL__DEADLINE",
+        poll.deadline,
+        "QUARTET_POLL__FIRST",
+        "longer than",
+        poll.first,
+    );
+    require(
+        notify.max_delay >= notify.base,
+        "QUARTET_NOTIFY__MAX_DELAY",
+        notify.max_delay,
+        "QUARTET_NOTIFY__BASE",
+        "at least",
+        notify.base,
+    );
+    require(
+        worker.dead_after >= worker.heartbeat.saturating_mul(2),
+        "QUARTET_WORKER__DEAD_AFTER",
+        worker.dead_after,
+        "QUARTET_WORKER__HEARTBEAT",
+        "at least twice",
+        worker.heartbeat,
+    );
+    if let (Some(client), Some(operator_token)) = (&config.default_client, &config.operator_token)
+        && client.api_key == *operator_token
+    {
+        broken.push(Broken {
+            variable: "QUARTET_DEFAULT_CLIENT__API_KEY",
+            other: Some("QUARTET_OPERATOR_TOKEN"),
+            value: None,
+            allowed: "must differ from QUARTET_OPERATOR_TOKEN: a key belongs to one of the two"
+                .to_owned(),
+        });
+    }
+    broken
+}
+
+/// Every setting that `role` needs and that is not there.
+pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let mut require = |present: bool, variable, allowed: &str| {
+        if !present {
+            broken.push(Broken { variable, other: None, value: None, allowed: allowed.to_owned() });
+        }
+    };
+    require(
+        config.database.url.is_some(),
+        "DATABASE_URL",
+        "must be a URL such as postgres://user:password@host:5432/database",
+    );
+    if role.serves_api() {
+        require(
+            !config.webhook.secrets.is_empty(),
+            "QUARTET_WEBHOOK__SECRETS",
+            "must hold at least one secret `whsec_…`, to verify the third party's webhooks",
+        );
+    }
+    if role.runs_jobs() {
+        require(
+            config.third_party.base_url.is_some(),
+            "QUARTET_THIRD_PARTY__BASE_URL",
+            "must be the third party's absolute http:// or https:// URL",
+        );
+    }
+    broken
+}

@@ -1,0 +1,242 @@
+//! The configuration: environment variables over an optional TOML file.
+//!
+//! `DATABASE_URL`, and everything else as `QUARTET_<SECTION>__<FIELD>`; the file's key is the same
+//! path in lower case, `[section] field = …`. An empty value counts as unset. Durations carry a
+//! unit (`200ms`, `15m`, `7d`); sizes look like `64KiB`.
+//!
+//! Guarantees: a [`Config`] that [`Config::load`] returns holds only allowed values, and the
+//! relations between them hold. Whatever is wrong is reported at once, each by the name of its
+//! variable, with the value unless it is a secret, and what is allowed; unknown names count as
+//! wrong. `Debug` shows no secret. [`Config::reference`] is made by the code that reads the
+//! settings.
+
+mod check;
+mod default_client;
+mod error;
+mod sections;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use self::{check::Broken, settings::Settings};
+pub use self::{
+    default_client::DefaultClient,
+    error::{ConfigError, Problem},
+    sections::{Database, Http, Log, Notify, Poll, Retention, ThirdParty, Webhook, Worker},
+    settings::SettingDoc,
+    value::{BaseUrl, Redacted, http_url},
+};
+
+/// Where the third party's webhooks arrive, below the public URL.
+const WEBHOOK_PATH: &str = "/v1/webhooks/third-party";
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Serves the API and runs jobs.
+    #[default]
+    All,
+    /// Serves the API.
+    Api,
+    /// Runs jobs.
+    Worker,
+}
+
+impl Role {
+    pub fn serves_api(self) -> bool {
+        matches!(self, Self::All | Self::Api)
+    }
+
+    pub fn runs_jobs(self) -> bool {
+        matches!(self, Self::All | Self::Worker)
+    }
+}
+
+/// Every setting of the program. `Default` is what an empty environment gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub database: Database,
+    pub http: Http,
+    /// `QUARTET_OPERATOR_TOKEN`: bearer token of the operator API, which is closed without it.
+    pub operator_token: Option<Redacted<String>>,
+    pub third_party: ThirdParty,
+    pub webhook: Webhook,
+    pub poll: Poll,
+    pub notify: Notify,
+    pub worker: Worker,
+    pub retention: Retention,
+    /// A client to create or update at start; none by default.
+    pub default_client: Option<DefaultClient>,
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::read(&mut no_settings())
+    }
+}
+
+impl Config {
+    /// Reads the settings from `env` ([`environment`] outside tests), then from `file`, and checks
+    /// them. What a role cannot do without is left to [`Config::validate_for`].
+    pub fn load(
+        env: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        Self::load_checked(env, file, None)
+    }
+
+    /// [`Config::load`] and [`Config::validate_for`] in one, so that wrong and missing values are
+    /// reported together.
+    pub fn load_for(
+        role: Role,
+        env: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        Self::load_checked(env, file, Some(role))
+    }
+
+    fn load_checked(
+        env: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+        role: Option<Role>,
+    ) -> Result<Self, ConfigError> {
+        let mut settings = Settings::new(env, file)?;
+        let config = Self::read(&mut settings);
+        for Broken { variable, other, allowed, .. } in config.broken(role) {
+            // Where one side could not be read, the comparison was with its default.
+            let read = |variable| !settings.is_refused(variable);
+            if read(variable) && other.is_none_or(read) {
+                settings.refuse(variable, &allowed);
+            }
+        }
+        settings.refuse_unknown();
+        let problems = settings.into_problems();
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    fn read(settings: &mut Settings) -> Self {
+        Self {
+            database: Database::read(settings),
+            http: Http::read(settings),
+            operator_token: sections::read_operator_token(settings),
+            third_party: ThirdParty::read(settings),
+            webhook: Webhook::read(settings),
+            poll: Poll::read(settings),
+            notify: Notify::read(settings),
+            worker: Worker::read(settings),
+            retention: Retention::read(settings),
+            default_client: DefaultClient::read(settings),
+            log: Log::read(settings),
+        }
+    }
+
+    fn broken(&self, role: Option<Role>) -> Vec<Broken> {
+        let mut broken = check::relations(self);
+        broken.extend(role.map(|role| check::missing(self, role)).unwrap_or_default());
+        broken
+    }
+
+    /// Whether `role` has all that it needs, and the relations between the settings hold: for a
+    /// configuration that was changed after it was loaded.
+    pub fn validate_for(&self, role: Role) -> Result<(), ConfigError> {
+        let problems: Vec<Problem> = self
+            .broken(Some(role))
+            .into_iter()
+            .map(|Broken { variable, value, allowed, other }| {
+                let state = match (value, other) {
+                    (Some(value), _) => format!(": {value:?}"),
+                    (None, Some(_)) => ": the value".to_owned(),
+                    (None, None) => " is not set; it".to_owned(),
+                };
+                Problem {
+                    variable: variable.to_owned(),
+                    message: format!("{variable}{state} {allowed}"),
+                }
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    /// Where the third party sends webhooks: below the public URL, or without one below the address
+    /// that is `actually` listened on, which is loopback for others where it is unspecified
+    /// (`0.0.0.0`).
+    pub fn webhook_url(&self, actually: SocketAddr) -> String {
+        if let Some(public_url) = &self.http.public_url {
+            return public_url.join(WEBHOOK_PATH);
+        }
+        let ip = match actually.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        format!("http://{}{WEBHOOK_PATH}", SocketAddr::new(ip, actually.port()))
+    }
+
+    /// The same configuration with the long waits divided by `speed`, for demonstrations: what
+    /// takes minutes in production, in seconds. Each has a floor, below which only a value that
+    /// was there already goes. The first polls and the first notification stay as they are.
+    /// A `speed` that is not a positive number changes nothing.
+    pub fn scaled(&self, speed: f64) -> Self {
+        let mut config = self.clone();
+        if !(speed.is_finite() && speed > 0.0) {
+            return config;
+        }
+        let scale = |duration: &mut Duration, floor: Duration| {
+            let scaled = Duration::try_from_secs_f64(duration.as_secs_f64() / speed)
+                .map_or(value::LONGEST, |scaled| scaled.min(value::LONGEST));
+            *duration = scaled.max(floor.min(*duration));
+        };
+        const TIMEOUT: Duration = Duration::from_millis(250);
+        const BACKOFF: Duration = Duration::from_millis(50);
+        const MAX_DELAY: Duration = Duration::from_millis(20);
+        const DEADLINE: Duration = Duration::from_secs(2);
+
+        let Config { third_party, poll, notify, .. } = &mut config;
+        scale(&mut third_party.timeout, TIMEOUT);
+        scale(&mut third_party.lookup_timeout, TIMEOUT);
+        scale(&mut third_party.create_backoff, BACKOFF);
+        scale(&mut poll.max_delay, MAX_DELAY.max(poll.second));
+        // Twice the first wait: the deadline must come after it.
+        scale(&mut poll.deadline, DEADLINE.max(poll.first * 2));
+        scale(&mut notify.base, BACKOFF);
+        scale(&mut notify.max_delay, MAX_DELAY.max(notify.base));
+        config
+    }
+
+    /// Every setting, in the order of the sections.
+    pub fn reference() -> Vec<SettingDoc> {
+        let mut settings = no_settings();
+        Self::read(&mut settings);
+        settings.docs().to_vec()
+    }
+}
+
+/// [`Config::reference`] as a Markdown table.
+pub fn reference_table() -> String {
+    let mut table = String::from("| variable | default | meaning |\n|---|---|---|\n");
+    for SettingDoc { variable, default, meaning } in Config::reference() {
+        let default = if default.is_empty() { "–".to_owned() } else { format!("`{default}`") };
+        table.push_str(&format!("| `{variable}` | {default} | {meaning} |\n"));
+    }
+    table
+}
+
+/// The process's environment, for [`Config::load`]. Other than `std::env::vars` it does not panic
+/// on a variable that is not Unicode: such a value arrives with replacement characters.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+}
+
+fn no_settings() -> Settings {
+    // Only a file can fail to be read.
+    Settings::new([], None).expect("no file is read")
+}

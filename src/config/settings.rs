@@ -1,0 +1,274 @@
+//! Reading settings by name: the environment first, then the file; every mistake is kept.
+//!
+//! Each `read` names a variable, its default as text, what it means and how to parse it. The names
+//! so collected tell known from unknown settings and make the reference table, so neither can fall
+//! behind the code.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use toml::{Table, Value};
+
+use super::{
+    error::{ConfigError, Problem},
+    value::Parsed,
+};
+
+/// Prefix of every variable but `DATABASE_URL`.
+pub(super) const PREFIX: &str = "QUARTET_";
+/// Variables of test runs, not of the program: never unknown.
+const TEST_PREFIX: &str = "QUARTET_TEST_";
+/// Between the levels of a variable's name.
+const LEVEL: &str = "__";
+/// A longer value is cut where it is shown.
+const SHOWN_CHARS: usize = 80;
+
+/// One setting, as the reference describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettingDoc {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// The default as it would be written; empty where there is none.
+    pub default: &'static str,
+    /// What it is for, with its unit and limits.
+    pub meaning: &'static str,
+}
+
+/// A value as given, with its place.
+struct Given {
+    /// The text; or, from the file, what makes it no single value.
+    text: Result<String, &'static str>,
+    from_file: bool,
+}
+
+pub(super) struct Settings {
+    env: BTreeMap<String, String>,
+    file: BTreeMap<String, Value>,
+    file_name: String,
+    docs: Vec<SettingDoc>,
+    secrets: BTreeSet<&'static str>,
+    problems: Vec<Problem>,
+}
+
+impl Settings {
+    pub(super) fn new(
+        env: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        if let Some(path) = file {
+            flatten("", read_table(path)?, &mut values);
+        }
+        Ok(Self {
+            env: env.into_iter().collect(),
+            file: values,
+            file_name: file.map(|path| path.display().to_string()).unwrap_or_default(),
+            docs: Vec::new(),
+            secrets: BTreeSet::new(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// A setting with a default, which is parsed like any other text.
+    pub(super) fn read<T>(
+        &mut self,
+        variable: &'static str,
+        default: &'static str,
+        parse: impl Fn(&str) -> Parsed<T>,
+        meaning: &'static str,
+    ) -> T {
+        self.docs.push(SettingDoc { variable, default, meaning });
+        self.parse(variable, &parse).unwrap_or_else(|| {
+            // Defaults are constants of this crate; a test reads every one of them.
+            parse(default).expect("the default is an allowed value")
+        })
+    }
+
+    /// A setting without a default.
+    pub(super) fn optional<T>(
+        &mut self,
+        variable: &'static str,
+        parse: impl Fn(&str) -> Parsed<T>,
+        meaning: &'static str,
+    ) -> Option<T> {
+        self.docs.push(SettingDoc { variable, default: "", meaning });
+        self.parse(variable, &parse)
+    }
+
+    /// A setting without a default whose value no message shows.
+    pub(super) fn secret<T>(
+        &mut self,
+        variable: &'static str,
+        parse: impl Fn(&str) -> Parsed<T>,
+        meaning: &'static str,
+    ) -> Option<T> {
+        self.secrets.insert(variable);
+        self.optional(variable, parse, meaning)
+    }
+
+    fn parse<T>(
+        &mut self,
+        variable: &'static str,
+        parse: &impl Fn(&str) -> Parsed<T>,
+    ) -> Option<T> {
+        let given = self.given(variable)?;
+        let parsed = match &given.text {
+            Ok(text) => parse(text),
+            Err(allowed) => Err((*allowed).to_owned()),
+        };
+        parsed.map_err(|allowed| self.refuse(variable, &allowed)).ok()
+    }
+
+    /// The value as given; none if it is nowhere or empty.
+    fn given(&self, variable: &str) -> Option<Given> {
+        let from_env = self.env.get(variable).map(|text| text.trim());
+        if let Some(text) = from_env.filter(|text| !text.is_empty()) {
+            return Some(Given { text: Ok(text.to_owned()), from_file: false });
+        }
+        let text = scalar(self.file.get(&key_of(variable))?).map(|text| text.trim().to_owned());
+        (text != Ok(String::new())).then_some(Given { text, from_file: true })
+    }
+
+    /// Whether something was given for the setting, right or wrong.
+    pub(super) fn is_given(&self, variable: &str) -> bool {
+        self.given(variable).is_some()
+    }
+
+    /// Whether the setting is among those found wrong.
+    pub(super) fn is_refused(&self, variable: &str) -> bool {
+        self.problems.iter().any(|problem| problem.variable == variable)
+    }
+
+    /// Records that the setting is wrong; `allowed` goes on "it … ".
+    pub(super) fn refuse(&mut self, variable: &str, allowed: &str) {
+        let message = match self.given(variable) {
+            None => {
+                let default = self.docs.iter().find(|doc| doc.variable == variable);
+                match default.map(|doc| doc.default).filter(|default| !default.is_empty()) {
+                    Some(default) => format!("{variable} ({default} by default) {allowed}"),
+                    None => format!("{variable} is not set; it {allowed}"),
+                }
+            }
+            Some(given) => {
+                let place = if given.from_file {
+                    format!("`{}` in {} ({variable})", key_of(variable), self.file_name)
+                } else {
+                    variable.to_owned()
+                };
+                match given.text {
+                    Ok(text) if !self.is_secret(variable, &text) => {
+                        format!("{place}: {} {allowed}", quoted(&text))
+                    }
+                    _ => format!("{place}: the value {allowed}"),
+                }
+            }
+        };
+        self.problems.push(Problem { variable: variable.to_owned(), message });
+    }
+
+    /// Secrets, and what looks like one in the wrong place: a URL's password, a signing secret.
+    fn is_secret(&self, variable: &str, text: &str) -> bool {
+        self.secrets.contains(variable) || text.contains('@') || text.contains("whsec_")
+    }
+
+    /// Adds every name that no setting has; call it when all are read.
+    pub(super) fn refuse_unknown(&mut self) {
+        let known: BTreeSet<&str> = self.docs.iter().map(|doc| doc.variable).collect();
+        let mut problems = Vec::new();
+        for variable in self.env.keys() {
+            let ours = variable.starts_with(PREFIX) && !variable.starts_with(TEST_PREFIX);
+            if ours && !known.contains(variable.as_str()) {
+                let hint = nearest(variable, &known).map(|name| format!("; did you mean {name}?"));
+                let message = format!("{variable} is no setting{}", hint.unwrap_or_default());
+                problems.push(Problem { variable: variable.clone(), message });
+            }
+        }
+        let keys: BTreeSet<String> = known.iter().map(|variable| key_of(variable)).collect();
+        for key in self.file.keys().filter(|key| !keys.contains(*key)) {
+            let variable = variable_of(key);
+            let hint = nearest(&variable, &known)
+                .map(|name| format!("; did you mean `{}` ({name})?", key_of(name)));
+            let message =
+                format!("`{key}` in {} is no setting{}", self.file_name, hint.unwrap_or_default());
+            problems.push(Problem { variable, message });
+        }
+        self.problems.append(&mut problems);
+    }
+
+    pub(super) fn docs(&self) -> &[SettingDoc] {
+        &self.docs
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
+        ConfigError::Syntax { path: path.to_owned(), line, reason: error.message().to_owned() }
+    })
+}
+
+/// Tables become dotted keys; every other value is kept under its key.
+fn flatten(prefix: &str, table: Table, into: &mut BTreeMap<String, Value>) {
+    for (key, value) in table {
+        let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(table) => flatten(&key, table, into),
+            value => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The text that the environment would hold for this value. A list becomes its comma-separated
+/// entries: a setting that is no list refuses the comma.
+fn scalar(value: &Value) -> Result<String, &'static str> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Float(number) => Ok(number.to_string()),
+        Value::Boolean(truth) => Ok(truth.to_string()),
+        Value::Array(entries) => {
+            let texts: Option<Vec<&str>> = entries.iter().map(Value::as_str).collect();
+            Ok(texts.ok_or("must be a list of strings")?.join(","))
+        }
+        Value::Datetime(_) | Value::Table(_) => Err("must be a string, a number or a list"),
+    }
+}
+
+/// `QUARTET_THIRD_PARTY__TIMEOUT` → `third_party.timeout`.
+fn key_of(variable: &str) -> String {
+    let name = variable.strip_prefix(PREFIX).unwrap_or(variable);
+    name.replace(LEVEL, ".").to_ascii_lowercase()
+}
+
+/// The variable that an unknown key of the file would have.
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', LEVEL).to_ascii_uppercase())
+}
+
+/// The known variable that was probably meant, if one is near enough.
+fn nearest<'a>(variable: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
+    let key = key_of(variable);
+    let (distance, name) = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(&key, &key_of(name)), *name))
+        .min_by_key(|(distance, _)| *distance)?;
+    (distance <= 1.max(key.chars().count() / 4)).then_some(name)
+}
+
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}

@@ -1,0 +1,480 @@
+use std::{fs, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::telemetry::LogFormat;
+
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn pairs(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(settings: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::load(pairs(settings), None)
+}
+
+/// A file of its own for one test, removed at its end.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("quartet-{}-{name}", std::process::id()));
+        fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn load(&self, settings: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::load(pairs(settings), Some(&self.0))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The variables found wrong, in the order they are reported.
+fn wrong(result: Result<Config, ConfigError>) -> Vec<String> {
+    let error = result.expect_err("the configuration is wrong");
+    error.problems().iter().map(|problem| problem.variable.clone()).collect()
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let config = load(&[]).unwrap();
+    let (ms, s) = (Duration::from_millis, Duration::from_secs);
+
+    assert_eq!(config.database.url, None);
+    assert_eq!(config.database.max_connections, 20);
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.http.public_url, None);
+    assert_eq!(config.http.max_body, 64 * 1024);
+    assert_eq!(config.operator_token, None);
+    assert_eq!(config.third_party.base_url, None);
+    assert_eq!(config.third_party.create_path, "/transaction");
+    assert_eq!(config.third_party.lookup_path, "/transaction/{id}");
+    assert_eq!(config.third_party.timeout, s(35));
+    assert_eq!(config.third_party.lookup_timeout, s(5));
+    assert_eq!(config.third_party.create_retries, 3);
+    assert_eq!(config.third_party.create_backoff, s(120));
+    assert_eq!(config.third_party.max_in_flight, 1000);
+    assert_eq!(config.webhook, Webhook { secrets: vec![], tolerance: s(300) });
+    let poll = Poll {
+        first: ms(200),
+        second: ms(10),
+        factor: 2.0,
+        max_delay: s(60),
+        deadline: s(15 * 60),
+    };
+    assert_eq!(config.poll, poll);
+    let notify =
+        Notify { first: ms(200), max_attempts: 15, base: s(1), max_delay: s(3600), timeout: s(10) };
+    assert_eq!(config.notify, notify);
+    let worker = Worker {
+        concurrency: 1000,
+        poll_interval: ms(25),
+        heartbeat: s(5),
+        dead_after: s(15),
+        shutdown_grace: s(30),
+    };
+    assert_eq!(config.worker, worker);
+    assert_eq!(config.retention.jobs, s(7 * 24 * 3600));
+    assert_eq!(config.default_client, None);
+    assert_eq!(config.log, Log { filter: "info".to_owned(), format: LogFormat::Human });
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn every_wrong_value_names_its_variable_and_is_shown() {
+    let cases = [
+        ("QUARTET_DATABASE__MAX_CONNECTIONS", "0"),
+        ("QUARTET_HTTP__LISTEN", "localhost"),
+        ("QUARTET_HTTP__PUBLIC_URL", "quartet.example"),
+        ("QUARTET_HTTP__PUBLIC_URL", "ftp://quartet.example"),
+        ("QUARTET_HTTP__PUBLIC_URL", "https://quartet.example/?a=b"),
+        ("QUARTET_HTTP__MAX_BODY", "0"),
+        ("QUARTET_HTTP__MAX_BODY", "64 parsecs"),
+        ("QUARTET_HTTP__MAX_BODY", "99999999999999999999KiB"),
+        ("QUARTET_HTTP__MAX_BODY", "2GiB"),
+        ("QUARTET_THIRD_PARTY__BASE_URL", "/relative"),
+        ("QUARTET_THIRD_PARTY__BASE_URL", "https://"),
+        ("QUARTET_THIRD_PARTY__CREATE_PATH", "transaction"),
+        ("QUARTET_THIRD_PARTY__CREATE_PATH", "/transaction/{id}"),
+        ("QUARTET_THIRD_PARTY__LOOKUP_PATH", "/transaction"),
+        ("QUARTET_THIRD_PARTY__LOOKUP_PATH", "transaction/{id}"),
+        ("QUARTET_THIRD_PARTY__LOOKUP_PATH", "/{id}/{id}"),
+        ("QUARTET_THIRD_PARTY__TIMEOUT", "0s"),
+        ("QUARTET_THIRD_PARTY__TIMEOUT", "35"),
+        ("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "-5s"),
+        ("QUARTET_THIRD_PARTY__CREATE_RETRIES", "-1"),
+        ("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "soon"),
+        ("QUARTET_THIRD_PARTY__MAX_IN_FLIGHT", "0"),
+        ("QUARTET_WEBHOOK__TOLERANCE", "500ms"),
+        ("QUARTET_POLL__FIRST", "11years"),
+        ("QUARTET_POLL__SECOND", "0ms"),
+        ("QUARTET_POLL__FACTOR", "0.5"),
+        ("QUARTET_POLL__FACTOR", "NaN"),
+        ("QUARTET_POLL__MAX_DELAY", "5ms"),
+        ("QUARTET_POLL__DEADLINE", "200ms"),
+        ("QUARTET_NOTIFY__MAX_ATTEMPTS", "0"),
+        ("QUARTET_NOTIFY__BASE", "0s"),
+        ("QUARTET_NOTIFY__MAX_DELAY", "10ms"),
+        ("QUARTET_NOTIFY__TIMEOUT", "0"),
+        ("QUARTET_WORKER__CONCURRENCY", "many"),
+        ("QUARTET_WORKER__POLL_INTERVAL", "0s"),
+        ("QUARTET_WORKER__HEARTBEAT", "0s"),
+        ("QUARTET_WORKER__DEAD_AFTER", "9s"),
+        ("QUARTET_WORKER__SHUTDOWN_GRACE", "30"),
+        ("QUARTET_RETENTION__JOBS", "0d"),
+        ("QUARTET_LOG", "quartet=loud"),
+        ("QUARTET_LOG_FORMAT", "xml"),
+    ];
+    for (variable, value) in cases {
+        let error = load(&[(variable, value)]).expect_err(variable);
+        let [problem] = error.problems() else { panic!("{variable}={value}: {error}") };
+        assert_eq!(problem.variable, variable);
+        assert!(problem.message.starts_with(&format!("{variable}: {value:?} ")), "{problem}");
+    }
+}
+
+#[test]
+fn a_missing_unit_is_named_as_the_reason() {
+    let error = load(&[("QUARTET_POLL__FIRST", "200")]).unwrap_err();
+    let message = "QUARTET_POLL__FIRST: \"200\" has no unit; \
+                   it must be a duration with its unit, such as 200ms, 15m or 7d";
+    assert_eq!(error.problems()[0].message, message);
+}
+
+#[test]
+fn several_errors_are_reported_at_once() {
+    let settings = [
+        ("QUARTET_POLL__FACTOR", "0"),
+        ("QUARTET_WORKER__HEARTBEAT", "10s"),
+        ("QUARTET_NOTIFY__TIMEOUT", "10"),
+        ("QUARTET_THIRD_PARTY__BASE_URL", "nowhere"),
+        ("QUARTET_TYPO", "1"),
+    ];
+    let expected = [
+        "QUARTET_THIRD_PARTY__BASE_URL",
+        "QUARTET_POLL__FACTOR",
+        "QUARTET_NOTIFY__TIMEOUT",
+        "QUARTET_WORKER__DEAD_AFTER",
+    ];
+    let error = load(&settings).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("QUARTET_WORKER__DEAD_AFTER (15s by default) must be at least twice"));
+    assert!(text.contains("\n  - QUARTET_TYPO is no setting"), "{text}");
+    assert_eq!(wrong(Err(error))[..4], expected);
+
+    // Wrong and missing together; what is wrong is not called missing as well.
+    let result = Config::load_for(Role::All, pairs(&settings), None);
+    let mut all = expected.to_vec();
+    all.extend(["DATABASE_URL", "QUARTET_WEBHOOK__SECRETS", "QUARTET_TYPO"]);
+    assert_eq!(wrong(result), all);
+}
+
+#[test]
+fn a_value_that_could_not_be_read_breaks_no_relation() {
+    let settings = [("QUARTET_POLL__SECOND", "ten"), ("QUARTET_POLL__MAX_DELAY", "1ms")];
+    assert_eq!(wrong(load(&settings)), ["QUARTET_POLL__SECOND"]);
+}
+
+#[test]
+fn the_environment_goes_over_the_file() {
+    let file = File::new(
+        "over.toml",
+        r#"
+        database_url = "postgres://file/db"
+        log_format = "json"
+        [http]
+        listen = "0.0.0.0:9000"
+        max_body = 1000
+        [third_party]
+        create_backoff = "7s"
+        base_url = ""
+        [poll]
+        factor = 1.5
+        "#,
+    );
+    let config =
+        file.load(&[("QUARTET_HTTP__LISTEN", "[::1]:1"), ("QUARTET_POLL__FACTOR", "")]).unwrap();
+    assert_eq!(config.http.listen.to_string(), "[::1]:1");
+    assert_eq!(config.http.max_body, 1000);
+    assert_eq!(config.third_party.create_backoff, Duration::from_secs(7));
+    assert_eq!(config.third_party.base_url, None);
+    assert_eq!(config.poll.factor, 1.5);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.database.url, Some("postgres://file/db".to_owned().into()));
+}
+
+#[test]
+fn an_empty_value_counts_as_unset() {
+    let blank: Vec<_> = Config::reference().iter().map(|doc| (doc.variable, " ")).collect();
+    assert_eq!(load(&blank).unwrap(), Config::default());
+}
+
+#[test]
+fn secrets_come_as_a_list_or_with_commas() {
+    let list = format!("[webhook]\nsecrets = [\"{SECRET}\", \"{OTHER_SECRET}\"]");
+    let file = File::new("secrets.toml", &list);
+    let from_file = file.load(&[]).unwrap();
+    let text = format!("{SECRET}, {OTHER_SECRET},");
+    let from_env = load(&[("QUARTET_WEBHOOK__SECRETS", &text)]).unwrap();
+    assert_eq!(from_file.webhook.secrets.len(), 2);
+    assert_eq!(from_file, from_env);
+}
+
+#[test]
+fn values_of_the_file_are_named_by_key_and_variable() {
+    let file = File::new(
+        "named.toml",
+        "[poll]\nfactor = 0.5\nfirst = 200\n[http]\nlisten = [1]\n[webhook]\nsecrets = 5",
+    );
+    let error = file.load(&[]).unwrap_err();
+    let name = file.0.display();
+    let messages: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    let expected = [
+        format!("`http.listen` in {name} (QUARTET_HTTP__LISTEN): the value must be a list of str"),
+        format!("`webhook.secrets` in {name} (QUARTET_WEBHOOK__SECRETS): the value is wrong in "),
+        format!("`poll.first` in {name} (QUARTET_POLL__FIRST): \"200\" has no unit"),
+        format!("`poll.factor` in {name} (QUARTET_POLL__FACTOR): \"0.5\" must be a number from 1"),
+    ];
+    assert_eq!(messages.len(), expected.len(), "{messages:?}");
+    for (message, expected) in messages.iter().zip(expected) {
+        assert!(message.starts_with(&expected), "{message}\n{expected}");
+    }
+}
+
+#[test]
+fn unknown_names_are_refused_with_a_suggestion() {
+    let file = File::new(
+        "unknown.toml",
+        "[third_party]\ncreate_back_off = \"1s\"\n[poll.first]\nx = 1\n[weather]\nrain = true",
+    );
+    let error = file
+        .load(&[
+            ("QUARTET_HTTP_LISTEN", "127.0.0.1:1"),
+            ("QUARTET_DATABASE_URL", "postgres://a:hidden@b/c"),
+            ("QUARTET_TEST_DATABASE", "postgres"),
+            ("UNRELATED", "x"),
+        ])
+        .unwrap_err();
+    let name = file.0.display();
+    let expected = [
+        "QUARTET_DATABASE_URL is no setting; did you mean DATABASE_URL?".to_owned(),
+        "QUARTET_HTTP_LISTEN is no setting; did you mean QUARTET_HTTP__LISTEN?".to_owned(),
+        format!(
+            "`poll.first.x` in {name} is no setting; \
+             did you mean `poll.first` (QUARTET_POLL__FIRST)?"
+        ),
+        format!(
+            "`third_party.create_back_off` in {name} is no setting; \
+             did you mean `third_party.create_backoff` (QUARTET_THIRD_PARTY__CREATE_BACKOFF)?"
+        ),
+        format!("`weather.rain` in {name} is no setting"),
+    ];
+    let messages: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(messages, expected);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named() {
+    let missing = Config::load([], Some(Path::new("/nowhere/quartet.toml"))).unwrap_err();
+    assert!(missing.to_string().contains("/nowhere/quartet.toml"));
+
+    let file = File::new("syntax.toml", "[http]\noperator_token = \"top-secret-value");
+    let error = file.load(&[]).unwrap_err();
+    assert!(error.to_string().contains("syntax.toml is not valid TOML, line 2: "), "{error}");
+    assert!(!format!("{error} {error:?}").contains("top-secret"), "{error:?}");
+}
+
+const SECRETIVE: [(&str, &str); 7] = [
+    ("DATABASE_URL", "postgres://quartet:hidden-db@localhost/quartet"),
+    ("QUARTET_OPERATOR_TOKEN", "hidden-operator"),
+    ("QUARTET_WEBHOOK__SECRETS", SECRET),
+    ("QUARTET_DEFAULT_CLIENT__NAME", "shop"),
+    ("QUARTET_DEFAULT_CLIENT__API_KEY", "hidden-key"),
+    ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "https://shop.example/callback?kind=x"),
+    ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", OTHER_SECRET),
+];
+
+fn assert_hides_secrets(text: &str) {
+    for part in ["hidden", &SECRET[6..], &OTHER_SECRET[6..]] {
+        assert!(!text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let config = load(&SECRETIVE).unwrap();
+    assert_eq!(config.operator_token.as_ref().unwrap().expose(), "hidden-operator");
+    assert_eq!(config.default_client.as_ref().unwrap().signing_secret.reveal(), OTHER_SECRET);
+    assert_hides_secrets(&format!("{config:?} {config:#?}"));
+}
+
+#[test]
+fn messages_show_no_secret() {
+    let bad_secret = format!("{SECRET},{OTHER_SECRET}***");
+    let error = load(&[
+        ("DATABASE_URL", "mysql://quartet:hidden-db@localhost/quartet"),
+        ("QUARTET_OPERATOR_TOKEN", "hidden operator"),
+        ("QUARTET_WEBHOOK__SECRETS", &bad_secret),
+        ("QUARTET_THIRD_PARTY__BASE_URL", "https://user:hidden@bank.example"),
+        ("QUARTET_POLL__FIRST", SECRET),
+        ("QUARTET_DEFAULT_CLIENT__API_KEY", "hidden key"),
+        ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", "hidden"),
+    ])
+    .unwrap_err();
+    assert_eq!(error.problems().len(), 9, "{error}");
+    assert_hides_secrets(&format!("{error} {error:?}"));
+}
+
+#[test]
+fn a_default_client_is_whole_or_absent() {
+    assert!(load(&SECRETIVE).unwrap().default_client.is_some());
+    let error = load(&SECRETIVE[..5]).unwrap_err();
+    let expected =
+        ["QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET"];
+    assert!(error.to_string().contains("__CALLBACK_URL is not set; it must be set when another"));
+    assert_eq!(wrong(Err(error)), expected);
+
+    let mut same = SECRETIVE;
+    same[4].1 = same[1].1;
+    let error = load(&same).unwrap_err();
+    assert_hides_secrets(&error.to_string());
+    assert_eq!(wrong(Err(error)), ["QUARTET_DEFAULT_CLIENT__API_KEY"]);
+}
+
+#[test]
+fn each_role_has_its_required_settings() {
+    let missing = |role| {
+        let error = Config::default().validate_for(role).unwrap_err();
+        wrong(Err(error))
+    };
+    let (database, secrets, base_url) =
+        ("DATABASE_URL", "QUARTET_WEBHOOK__SECRETS", "QUARTET_THIRD_PARTY__BASE_URL");
+    assert_eq!(missing(Role::All), [database, secrets, base_url]);
+    assert_eq!(missing(Role::Api), [database, secrets]);
+    assert_eq!(missing(Role::Worker), [database, base_url]);
+
+    let mut config = load(&SECRETIVE).unwrap();
+    config.third_party.base_url = Some(BaseUrl::parse("http://127.0.0.1:9").unwrap());
+    config.validate_for(Role::All).unwrap();
+    config.worker.dead_after = Duration::from_secs(6);
+    let error = config.validate_for(Role::Api).unwrap_err();
+    let message = "QUARTET_WORKER__DEAD_AFTER: \"6s\" must be at least twice \
+                   QUARTET_WORKER__HEARTBEAT (5s)";
+    assert_eq!(error.problems()[0].message, message);
+}
+
+#[test]
+fn urls_are_joined_without_doubled_slashes() {
+    let config = load(&[
+        ("QUARTET_THIRD_PARTY__BASE_URL", "https://bank.example/api//"),
+        ("QUARTET_THIRD_PARTY__LOOKUP_PATH", "/find?id={id}"),
+    ])
+    .unwrap();
+    let third_party = &config.third_party;
+    assert_eq!(third_party.create_url().unwrap(), "https://bank.example/api/transaction");
+    assert_eq!(third_party.lookup_url("7").unwrap(), "https://bank.example/api/find?id=7");
+}
+
+#[test]
+fn the_webhook_url_is_below_the_public_url_or_the_address() {
+    let url = |config: &Config, address: &str| config.webhook_url(address.parse().unwrap());
+    let config = Config::default();
+    assert_eq!(url(&config, "127.0.0.1:81"), "http://127.0.0.1:81/v1/webhooks/third-party");
+    assert_eq!(url(&config, "0.0.0.0:81"), "http://127.0.0.1:81/v1/webhooks/third-party");
+    assert_eq!(url(&config, "[::]:81"), "http://[::1]:81/v1/webhooks/third-party");
+    let config = load(&[("QUARTET_HTTP__PUBLIC_URL", "https://q.example/")]).unwrap();
+    assert_eq!(url(&config, "0.0.0.0:81"), "https://q.example/v1/webhooks/third-party");
+}
+
+#[test]
+fn scaling_divides_the_long_waits_down_to_their_floors() {
+    let (ms, config) = (Duration::from_millis, Config::default());
+    let fast = config.scaled(100.0);
+    assert_eq!(fast.third_party.timeout, ms(350));
+    assert_eq!(fast.third_party.lookup_timeout, ms(250));
+    assert_eq!(fast.third_party.create_backoff, ms(1200));
+    assert_eq!(fast.poll.max_delay, ms(600));
+    assert_eq!(fast.poll.deadline, ms(9000));
+    assert_eq!(fast.notify.base, ms(50));
+    assert_eq!(fast.notify.max_delay, ms(36_000));
+    assert_eq!((fast.poll.first, fast.poll.second), (config.poll.first, config.poll.second));
+    assert_eq!(fast.notify.first, config.notify.first);
+    assert_eq!(fast.worker, config.worker);
+    for speed in [1.0, 0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert_eq!(config.scaled(speed), config);
+    }
+}
+
+#[test]
+fn the_reference_lists_every_setting_once() {
+    let reference = Config::reference();
+    let table = reference_table();
+    for doc in &reference {
+        assert_eq!(reference.iter().filter(|other| other.variable == doc.variable).count(), 1);
+        let row = format!("| `{}` |", doc.variable);
+        assert_eq!(table.lines().filter(|line| line.starts_with(&row)).count(), 1);
+        assert!(!doc.meaning.contains('|') && !doc.meaning.contains('\n'));
+    }
+    assert_eq!(table.lines().count(), reference.len() + 2);
+    assert!(table.contains("| `QUARTET_POLL__DEADLINE` | `15m` |"));
+}
+
+proptest! {
+    /// No text makes loading panic, and what it accepts holds together.
+    #[test]
+    fn load_never_panics(
+        settings in proptest::collection::vec(
+            (
+                0..Config::reference().len(),
+                prop_oneof![
+                    ".*",
+                    "-?[0-9]{0,22}(\\.[0-9]{0,3})? ?(ms|s|m|h|d|y|years|KiB|GB|ns)?",
+                    "(https?|postgres)://[a-z@:/?#\\[\\]0-9{}]{0,20}",
+                    "/[a-z{}/]{0,8}(\\{id\\})?",
+                ],
+            ),
+            0..12,
+        )
+    ) {
+        let reference = Config::reference();
+        let env = settings
+            .into_iter()
+            .map(|(index, value)| (reference[index].variable.to_owned(), value));
+        match Config::load(env, None) {
+            Ok(config) => prop_assert!(check::relations(&config).is_empty()),
+            Err(error) => {
+                prop_assert!(!error.problems().is_empty());
+                let _ = format!("{error} {error:?}");
+            }
+        }
+    }
+
+    /// No name makes loading panic.
+    #[test]
+    fn unknown_names_never_panic(name in "QUARTET_.{0,40}", value in ".*") {
+        let _ = Config::load([(name, value)], None);
+    }
+
+    /// Scaling keeps the relations between settings.
+    #[test]
+    fn scaling_keeps_the_relations(
+        speed in prop_oneof![1e-9..1.0, 1.0..1e9],
+        first in 0u64..5_000,
+        second in 1u64..60_000,
+        base in 1u64..60_000,
+    ) {
+        let mut config = Config::default();
+        config.poll.first = Duration::from_millis(first);
+        config.poll.second = Duration::from_millis(second);
+        config.notify.base = Duration::from_millis(base);
+        prop_assert!(check::relations(&config.scaled(speed)).is_empty());
+    }
+}

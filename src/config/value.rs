@@ -1,0 +1,227 @@
+//! The kinds of value a setting can have: each parser says, in its error, what is allowed.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use crate::signature::Secret;
+
+/// No duration may be longer: sums with the present stay far from any overflow.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// What a parser answers: the value, or what is allowed ("must be …").
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// A value that `Debug` never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Redacted<T>(T);
+
+impl<T> Redacted<T> {
+    /// The value itself; do not log it.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> From<T> for Redacted<T> {
+    fn from(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T> fmt::Debug for Redacted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// An absolute `http` or `https` URL that paths are appended to: no query, fragment, credentials or
+/// trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl(String);
+
+impl BaseUrl {
+    /// Reads a base URL; trailing slashes are dropped. The error says what is allowed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let url = http_url(text)?;
+        if url.query().is_some() {
+            return Err("must be a URL without a query".to_owned());
+        }
+        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    /// The URL of a path that begins with `/`.
+    pub fn join(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An absolute `http` or `https` URL without credentials or fragment: what a client's callback URL
+/// must be. The error says what is allowed.
+pub fn http_url(text: &str) -> Result<Url, String> {
+    let allowed = || "must be an absolute http:// or https:// URL".to_owned();
+    let url = Url::parse(text).map_err(|_| allowed())?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(allowed());
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err("must be a URL without user, password or fragment".to_owned());
+    }
+    Ok(url)
+}
+
+/// A duration, zero included.
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    let with_unit = "must be a duration with its unit, such as 200ms, 15m or 7d";
+    // humantime reads a bare `0`; one rule for all numbers is easier to remember.
+    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(format!("has no unit; it {with_unit}"));
+    }
+    let duration = humantime::parse_duration(text).map_err(|_| with_unit.to_owned())?;
+    if duration > LONGEST { Err("must be at most 3650d".to_owned()) } else { Ok(duration) }
+}
+
+/// A duration of at least 1 ms, where zero makes no sense.
+pub(super) fn positive_duration(text: &str) -> Parsed<Duration> {
+    at_least(text, Duration::from_millis(1))
+}
+
+/// A duration of at least 1 s, for what is compared in whole seconds.
+pub(super) fn seconds(text: &str) -> Parsed<Duration> {
+    at_least(text, Duration::from_secs(1))
+}
+
+fn at_least(text: &str, shortest: Duration) -> Parsed<Duration> {
+    let duration = duration(text)?;
+    if duration < shortest {
+        return Err(format!("must be at least {}", shown(shortest)));
+    }
+    Ok(duration)
+}
+
+/// A duration as people write it.
+pub(super) fn shown(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// A whole number from `least` to `most`.
+pub(super) fn count(least: u32, most: u32) -> impl Fn(&str) -> Parsed<u32> {
+    move |text| match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("must be a whole number from {least} to {most}")),
+    }
+}
+
+/// A growth factor from 1 to 100.
+pub(super) fn factor(text: &str) -> Parsed<f64> {
+    match text.parse() {
+        Ok(number) if (1.0..=100.0).contains(&number) => Ok(number),
+        _ => Err("must be a number from 1 to 100".to_owned()),
+    }
+}
+
+/// A size in bytes from 1 B to 1 GiB: `65536`, `64KiB`, `1MiB`, or with powers of ten `64KB`, `1MB`.
+pub(super) fn size(text: &str) -> Parsed<usize> {
+    let allowed = || "must be a size from 1B to 1GiB, such as 64KiB or 1MiB".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: usize = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "kib" => 1 << 10,
+        "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        _ => return Err(allowed()),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
+    bytes.filter(|bytes| (1..=1 << 30).contains(bytes)).ok_or_else(allowed)
+}
+
+/// An address to listen on; port 0 lets the system choose.
+pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+/// A path to append to a base URL.
+pub(super) fn path(text: &str) -> Parsed<String> {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '#' | '{' | '}');
+    if text.starts_with('/') && text.chars().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err("must be a path that begins with `/`, without spaces, `#` or braces".to_owned())
+}
+
+/// A path with the placeholder `{id}` exactly once.
+pub(super) fn lookup_path(text: &str) -> Parsed<String> {
+    let allowed = "must be a path that begins with `/` and contains `{id}` exactly once";
+    let (before, after) = text.split_once("{id}").ok_or(allowed)?;
+    path(before).and_then(|_| path(&format!("/{after}"))).map_err(|_| allowed)?;
+    Ok(text.to_owned())
+}
+
+/// A Postgres URL.
+pub(super) fn database_url(text: &str) -> Parsed<Redacted<String>> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => {
+            Ok(Redacted(text.to_owned()))
+        }
+        _ => Err("must be a URL such as postgres://user:password@host:5432/database".to_owned()),
+    }
+}
+
+/// A secret that travels as `Authorization: Bearer …`.
+pub(super) fn bearer_token(text: &str) -> Parsed<Redacted<String>> {
+    if text.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(Redacted(text.to_owned()));
+    }
+    Err("must be printable ASCII without spaces".to_owned())
+}
+
+/// One Standard Webhooks secret.
+pub(super) fn secret(text: &str) -> Parsed<Secret> {
+    text.parse().map_err(|error| format!("is wrong: {error}"))
+}
+
+/// Standard Webhooks secrets, separated by commas.
+pub(super) fn secrets(text: &str) -> Parsed<Vec<Secret>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let secrets: Vec<Secret> = parts
+        .enumerate()
+        .map(|(index, part)| {
+            part.parse().map_err(|error| format!("is wrong in entry {}: {error}", index + 1))
+        })
+        .collect::<Result<_, _>>()?;
+    if secrets.is_empty() {
+        return Err("must hold at least one secret `whsec_…`".to_owned());
+    }
+    Ok(secrets)
+}
+
+/// A short name for people.
+pub(super) fn name(text: &str) -> Parsed<String> {
+    if text.chars().count() <= 100 && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("must be at most 100 characters, without control characters".to_owned())
+}
+
+/// What `EnvFilter` understands.
+pub(super) fn log_filter(text: &str) -> Parsed<String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("must be a log filter such as info or info,quartet=debug".to_owned()),
+    }
+}

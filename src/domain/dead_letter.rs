@@ -1,0 +1,31 @@
+//! The kinds and states of dead letters (table `failed_jobs`).
+
+super::words! {
+    /// Why something is in front of an operator.
+    DeadLetterKind {
+        /// The attempts are used up.
+        Exhausted = "exhausted",
+        /// The third party refused the transaction (4xx), or the client is gone (410).
+        Rejected = "rejected",
+        /// The tries to create it at the third party are used up; its status is `failed`.
+        CreationFailure = "creation_failure",
+        /// No final status within the deadline; still `pending`.
+        Deadline = "deadline",
+        /// Two different final statuses were reported; the first one stands.
+        StatusConflict = "status_conflict",
+        /// A verified webhook names an id that is not here.
+        UnknownTransaction = "unknown_transaction",
+        /// The payload or id cannot be read, or the job killed its worker too often.
+        Poison = "poison",
+    }
+}
+
+super::words! {
+    /// Where a dead letter stands.
+    DeadLetterState {
+        Open = "open",
+        Replayed = "replayed",
+        Resolved = "resolved",
+        Discarded = "discarded",
+    }
+}

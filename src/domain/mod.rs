@@ -1,0 +1,84 @@
+//! The rules of Quartet without any input or output: statuses and their legal transitions, what a
+//! transaction's content is, the four kinds of job, the schedules of polls and retries, and the
+//! vocabularies of evidence and dead letters. Imports nothing else of ours.
+
+pub mod dead_letter;
+pub mod evidence;
+pub mod job;
+pub mod schedule;
+pub mod transaction;
+
+pub use dead_letter::{DeadLetterKind, DeadLetterState};
+pub use evidence::EvidenceKind;
+pub use job::JobKind;
+pub use schedule::{Backoff, PollSchedule};
+pub use transaction::{Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status};
+
+/// Declares an enum that is stored and sent as one of a few fixed words, with `as_str`, `ALL`,
+/// `FromStr` and `Display`. The words are part of the wire contract and of the schema's CHECKs.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant),+
+        }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word that stands for it on the wire and in the database.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = crate::domain::UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(crate::domain::UnknownWord { allowed: &[$($word),+] }),
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl sqlx::Type<sqlx::Postgres> for $name {
+            fn type_info() -> sqlx::postgres::PgTypeInfo {
+                <str as sqlx::Type<sqlx::Postgres>>::type_info()
+            }
+
+            fn compatible(info: &sqlx::postgres::PgTypeInfo) -> bool {
+                <str as sqlx::Type<sqlx::Postgres>>::compatible(info)
+            }
+        }
+
+        impl<'r> sqlx::Decode<'r, sqlx::Postgres> for $name {
+            fn decode(
+                value: sqlx::postgres::PgValueRef<'r>,
+            ) -> Result<Self, sqlx::error::BoxDynError> {
+                let word = <&str as sqlx::Decode<sqlx::Postgres>>::decode(value)?;
+                Ok(word.parse()?)
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+/// A text that is none of an enumeration's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of {}", .allowed.join(", "))]
+pub struct UnknownWord {
+    /// The words that are allowed.
+    pub allowed: &'static [&'static str],
+}

@@ -1,0 +1,65 @@
+//! Who is calling: clients by API key, operators by token. Both are checked before a body is read.
+//!
+//! API keys are stored as SHA-256; the key's entropy makes a slow hash unnecessary. A wrong key and
+//! no key look the same (401). A client's key on an operator's call is 403.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use poem::{Request, http::StatusCode};
+use poem_openapi::{SecurityScheme, auth::Bearer};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use super::{ApiState, problem::Problem};
+use crate::store::clients;
+
+/// A new API key, `qk_` and 32 random bytes.
+pub fn generate_api_key() -> String {
+    format!("qk_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
+}
+
+/// What is stored of an API key.
+pub fn hash_api_key(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+/// A client's API key: `Authorization: Bearer qk_…`.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", rename = "ClientKey", checker = "check_client")]
+pub struct ClientAuth(
+    /// The client's id.
+    pub Uuid,
+);
+
+/// The operator token of the configuration: `Authorization: Bearer …`.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", rename = "OperatorToken", checker = "check_operator")]
+pub struct OperatorAuth(
+    /// The name that is written into evidence and dead letters.
+    pub &'static str,
+);
+
+async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
+    find_client(request, &bearer).await?.ok_or_else(|| Problem::unauthorized().into())
+}
+
+async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<&'static str> {
+    let expected = &ApiState::of(request).operator_token_hash;
+    let given = hash_api_key(&bearer.token);
+    if expected.as_ref().is_some_and(|expected| bool::from(expected.ct_eq(&given))) {
+        return Ok("operator");
+    }
+    match find_client(request, &bearer).await? {
+        Some(_) => {
+            let detail = "a client's key is not valid for operator calls";
+            Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
+        }
+        None => Err(Problem::unauthorized().into()),
+    }
+}
+
+async fn find_client(request: &Request, bearer: &Bearer) -> Result<Option<Uuid>, Problem> {
+    let state = ApiState::of(request);
+    let hash = hash_api_key(&bearer.token);
+    state.within_limit(clients::find_by_api_key_hash(&state.pool, &hash)).await
+}

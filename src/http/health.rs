@@ -1,0 +1,70 @@
+//! Health checks for load balancers and orchestrators.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
+
+use super::{
+    ApiState,
+    problem::{Problem, ProblemJson},
+};
+use crate::store;
+
+/// Health checks.
+pub struct HealthApi;
+
+/// The process works.
+#[derive(Debug, Object)]
+#[oai(example)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: String,
+}
+
+impl poem_openapi::types::Example for Health {
+    fn example() -> Self {
+        Self { status: "ok".to_owned() }
+    }
+}
+
+/// Answers of `GET /health/live`.
+#[derive(ApiResponse)]
+pub enum LiveResponse {
+    /// The process is up.
+    #[oai(status = 200)]
+    Live(Json<Health>),
+}
+
+/// Answers of `GET /health/ready`.
+#[derive(ApiResponse)]
+pub enum ReadyResponse {
+    /// The process can do its work.
+    #[oai(status = 200)]
+    Ready(Json<Health>),
+    /// The database is away, or its schema is not up to date.
+    #[oai(status = 503)]
+    NotReady(ProblemJson),
+}
+
+#[OpenApi(tag = "super::Tag::Health")]
+impl HealthApi {
+    /// Whether the process is up.
+    #[oai(path = "/health/live", method = "get", operation_id = "check_live")]
+    async fn check_live(&self) -> LiveResponse {
+        LiveResponse::Live(Json(Health { status: "ok".to_owned() }))
+    }
+
+    /// Whether the process can do its work: the database answers and its schema is up to date.
+    #[oai(path = "/health/ready", method = "get", operation_id = "check_ready")]
+    async fn check_ready(&self, state: Data<&Arc<ApiState>>) -> ReadyResponse {
+        let ready = async {
+            store::ping(&state.pool).await?;
+            Ok(state.started.load(std::sync::atomic::Ordering::Acquire))
+        };
+        match state.within_limit(ready).await {
+            Ok(true) => ReadyResponse::Ready(Json(Health { status: "ok".to_owned() })),
+            Ok(false) | Err(_) => ReadyResponse::NotReady(ProblemJson(Problem::unavailable())),
+        }
+    }
+}

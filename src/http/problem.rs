@@ -1,0 +1,201 @@
+//! The one error type of the API: RFC 9457 `application/problem+json`.
+//!
+//! Everything that goes wrong in a request ends here: what operations raise themselves, and what
+//! poem raises before an operation runs (unknown path, wrong method, unreadable parameter, panic).
+//! A 500 is opaque; its cause is logged once, here.
+
+use poem::{
+    Body, IntoResponse, Response,
+    error::{MethodNotAllowedError, NotFoundError},
+    http::{HeaderName, StatusCode, header},
+};
+use poem_openapi::{
+    Object,
+    error::{AuthorizationError, ParseParamError, ParsePathError},
+    payload::Payload,
+    registry::{MetaSchemaRef, Registry},
+    types::{ToJSON, Type},
+};
+
+use crate::store::StoreError;
+
+/// Seconds after which a client may try again when the database is away.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// An error answer, RFC 9457.
+#[derive(Debug, Clone, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct Problem {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[oai(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong and what is allowed, for a person.
+    pub detail: String,
+    /// Where fields or parameters are at fault, one entry each.
+    pub errors: Option<Vec<FieldProblem>>,
+    #[oai(skip)]
+    headers: Vec<(HeaderName, &'static str)>,
+}
+
+/// What is wrong with one field or parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct FieldProblem {
+    /// JSON pointer into the body (RFC 6901), such as `/amount`.
+    pub pointer: Option<String>,
+    /// Name of the query or path parameter, or of the header.
+    pub parameter: Option<String>,
+    /// What is wrong and what is allowed.
+    pub detail: String,
+}
+
+impl FieldProblem {
+    /// A problem with the body at `pointer`.
+    pub fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: Some(pointer.into()), parameter: None, detail: detail.into() }
+    }
+
+    /// A problem with a parameter or header.
+    pub fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { pointer: None, parameter: Some(name.into()), detail: detail.into() }
+    }
+}
+
+impl Problem {
+    /// A problem of this status.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// 404.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 422, naming each field at fault.
+    pub fn invalid(errors: Vec<FieldProblem>) -> Self {
+        let named: Vec<String> = errors
+            .iter()
+            .map(|error| {
+                let name = error.pointer.as_ref().or(error.parameter.as_ref());
+                format!("{}: {}", name.map_or("", |name| name.as_str()), error.detail)
+            })
+            .collect();
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, named.join("; "));
+        problem.errors = Some(errors);
+        problem
+    }
+
+    /// 401, without saying more than what is expected.
+    pub fn unauthorized() -> Self {
+        let detail = "send `Authorization: Bearer <key>` with a valid key";
+        let mut problem = Self::new(StatusCode::UNAUTHORIZED, detail);
+        problem.headers.push((header::WWW_AUTHENTICATE, "Bearer"));
+        problem
+    }
+
+    /// 503 with `Retry-After`: the database is away, nothing is lost.
+    pub fn unavailable() -> Self {
+        let detail = "the database is away; nothing was lost, send the same request again";
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        problem.headers.push((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
+        problem
+    }
+
+    /// 500, opaque. The cause goes to the log.
+    pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = cause, "request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the cause is in the log")
+    }
+
+    /// What poem raised outside an operation.
+    pub fn from_poem(error: poem::Error) -> Self {
+        if error.is::<AuthorizationError>() {
+            return Self::unauthorized();
+        }
+        if let Some(error) = error.downcast_ref::<ParseParamError>() {
+            return Self::invalid(vec![FieldProblem::parameter(error.name, &error.reason)]);
+        }
+        if let Some(error) = error.downcast_ref::<ParsePathError>() {
+            return Self::invalid(vec![FieldProblem::parameter(error.name, &error.reason)]);
+        }
+        if error.is::<NotFoundError>() {
+            return Self::not_found("there is nothing at this path; /openapi.json lists all paths");
+        }
+        if error.is::<MethodNotAllowedError>() {
+            let detail = "this path does not take this method; /openapi.json lists all paths";
+            return Self::new(StatusCode::METHOD_NOT_ALLOWED, detail);
+        }
+        match error.status() {
+            status if status.is_server_error() => {
+                tracing::error!(%error, "request failed");
+                Self::new(status, "the request failed; the cause is in the log")
+            }
+            status => Self::new(status, error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::builder()
+            .status(StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+            .content_type(ProblemJson::CONTENT_TYPE);
+        for (name, value) in &self.headers {
+            response = response.header(name, *value);
+        }
+        response.body(Body::from(self.to_json_string()))
+    }
+}
+
+impl From<Problem> for poem::Error {
+    fn from(problem: Problem) -> Self {
+        Self::from_response(problem.into_response())
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(cause) => {
+                let cause = &cause as &dyn std::error::Error;
+                tracing::warn!(error = cause, "the database is away");
+                Self::unavailable()
+            }
+            StoreError::Query(cause) => Self::internal(&cause),
+        }
+    }
+}
+
+/// A [`Problem`] as the payload of a documented answer.
+#[derive(Debug, Clone)]
+pub struct ProblemJson(pub Problem);
+
+impl Payload for ProblemJson {
+    const CONTENT_TYPE: &'static str = "application/problem+json";
+
+    fn schema_ref() -> MetaSchemaRef {
+        Problem::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}
+
+impl IntoResponse for ProblemJson {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}

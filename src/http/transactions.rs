@@ -1,0 +1,522 @@
+//! The clients' side: post a transaction, see how it stands.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use iso_currency::Currency;
+use poem::{http::StatusCode, web::Data};
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::{Any, Example},
+};
+use serde_json::Value;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    ApiState,
+    auth::ClientAuth,
+    body::{self, FieldFault, Fields, FromFields, StrictJson},
+    page,
+    problem::{Problem, ProblemJson},
+};
+use crate::{
+    domain::{self, Content, JobKind, NewTransaction},
+    store::{
+        evidence,
+        transactions::{self, Cursor, Filter},
+    },
+};
+
+/// Most characters of a reference.
+const MAX_REFERENCE: usize = 140;
+/// Most pairs of metadata.
+const MAX_METADATA: usize = 50;
+/// How often a waiting request looks, at first and at most.
+const WAIT_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// A repeated id whose first post is being rolled back is tried this often.
+const ACCEPT_TRIES: usize = 3;
+
+/// The clients' operations.
+pub struct TransactionsApi;
+
+/// What a client posts.
+#[derive(Debug, Clone, Object)]
+#[oai(example, rename = "NewTransaction")]
+pub struct CreateTransaction {
+    /// Your id for it, and its idempotency key: a repeated post with the same content is harmless.
+    pub id: Uuid,
+    /// Minor units of the currency (cents for EUR), not negative. With `currency`, or neither.
+    #[oai(validator(minimum(value = "0")))]
+    pub amount: Option<i64>,
+    /// ISO 4217 alphabetic code. With `amount`, or neither.
+    #[oai(validator(pattern = "^[A-Z]{3}$"))]
+    pub currency: Option<String>,
+    /// Free text.
+    #[oai(validator(max_length = 140))]
+    pub reference: Option<String>,
+    /// At most 50 pairs of strings.
+    #[oai(validator(max_properties = 50))]
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+impl Example for CreateTransaction {
+    fn example() -> Self {
+        Self {
+            id: example_id(),
+            amount: Some(1250),
+            currency: Some("EUR".to_owned()),
+            reference: Some("Invoice 2026-117".to_owned()),
+            metadata: Some(BTreeMap::from([("order".to_owned(), "A-117".to_owned())])),
+        }
+    }
+}
+
+fn example_id() -> Uuid {
+    Uuid::from_u128(0x0195_f3a2_7b1c_7e9a_8d4f_2c6b_5a1e_9f03)
+}
+
+impl FromFields for CreateTransaction {
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        let id = fields.required("id", body::uuid);
+        let amount = fields.optional("amount", body::amount);
+        let has_amount = amount.is_some();
+        let currency = fields.optional("currency", currency);
+        if has_amount != currency.is_some()
+            && !fields.has_fault("amount")
+            && !fields.has_fault("currency")
+        {
+            let (missing, given) =
+                if has_amount { ("currency", "amount") } else { ("amount", "currency") };
+            fields.fault(missing, format!("is required together with {given}"));
+        }
+        let reference = fields.optional("reference", reference);
+        let metadata = fields.optional("metadata", metadata);
+        Some(Self { id: id?, amount, currency, reference, metadata })
+    }
+}
+
+fn currency(value: Value) -> Result<String, FieldFault> {
+    let code = body::text(value)?;
+    match Currency::from_code(&code) {
+        Some(_) => Ok(code),
+        None => {
+            Err(FieldFault::new("must be an ISO 4217 code of three capital letters, such as EUR"))
+        }
+    }
+}
+
+fn reference(value: Value) -> Result<String, FieldFault> {
+    let text = body::text(value)?;
+    if text.chars().count() > MAX_REFERENCE {
+        return Err(FieldFault::new(format!("must be at most {MAX_REFERENCE} characters")));
+    }
+    Ok(text)
+}
+
+fn metadata(value: Value) -> Result<BTreeMap<String, String>, FieldFault> {
+    let Value::Object(object) = value else {
+        return Err(FieldFault::new("must be an object of strings"));
+    };
+    if object.len() > MAX_METADATA {
+        return Err(FieldFault::new(format!("must have at most {MAX_METADATA} entries")));
+    }
+    object
+        .into_iter()
+        .map(|(key, value)| match value {
+            Value::String(value) if key.contains('\0') || value.contains('\0') => {
+                Err(FieldFault::below(&key, "must not contain the NUL character"))
+            }
+            Value::String(value) => Ok((key, value)),
+            _ => Err(FieldFault::below(&key, "must be a string")),
+        })
+        .collect()
+}
+
+/// Where a transaction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case", rename = "TransactionStatus")]
+pub enum Status {
+    Pending,
+    Completed,
+    Declined,
+    Failed,
+}
+
+impl From<domain::Status> for Status {
+    fn from(status: domain::Status) -> Self {
+        match status {
+            domain::Status::Pending => Self::Pending,
+            domain::Status::Completed => Self::Completed,
+            domain::Status::Declined => Self::Declined,
+            domain::Status::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<Status> for domain::Status {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Pending => Self::Pending,
+            Status::Completed => Self::Completed,
+            Status::Declined => Self::Declined,
+            Status::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A transaction as Quartet knows it.
+#[derive(Debug, Clone, Object)]
+#[oai(skip_serializing_if_is_none, example)]
+pub struct Transaction {
+    /// The id you posted.
+    pub id: Uuid,
+    /// `pending`, then once `completed`, `declined` or `failed`.
+    pub status: Status,
+    /// Starts at 1 and grows by one with each status change.
+    pub version: i32,
+    /// Minor units of the currency.
+    pub amount: Option<i64>,
+    /// ISO 4217 alphabetic code.
+    pub currency: Option<String>,
+    /// Your free text.
+    pub reference: Option<String>,
+    /// Your pairs of strings.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// When the status last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When the status became final.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// `third_party_response`, `poll`, `webhook`, `creation_failure` or `operator`.
+    pub settled_by: Option<String>,
+    /// The last version that your callback URL acknowledged; 0 = none yet.
+    pub notified_version: i32,
+}
+
+impl Example for Transaction {
+    fn example() -> Self {
+        let posted = CreateTransaction::example();
+        // 2026-11-23T10:00:00Z and half a minute later.
+        let created_at = DateTime::from_timestamp_nanos(1_795_428_000_000_000_000);
+        let settled_at = DateTime::from_timestamp_nanos(1_795_428_031_250_000_000);
+        Self {
+            id: posted.id,
+            status: Status::Completed,
+            version: 2,
+            amount: posted.amount,
+            currency: posted.currency,
+            reference: posted.reference,
+            metadata: posted.metadata,
+            created_at,
+            updated_at: settled_at,
+            settled_at: Some(settled_at),
+            settled_by: Some(domain::SettledBy::Webhook.to_string()),
+            notified_version: 2,
+        }
+    }
+}
+
+impl From<transactions::Transaction> for Transaction {
+    fn from(row: transactions::Transaction) -> Self {
+        Self {
+            id: row.id,
+            status: row.status.into(),
+            version: row.version,
+            amount: row.amount,
+            currency: row.currency,
+            reference: row.reference,
+            metadata: row.metadata.map(|metadata| metadata.0),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            settled_at: row.settled_at,
+            settled_by: row.settled_by.map(|by| by.to_string()),
+            notified_version: row.notified_version,
+        }
+    }
+}
+
+/// A page of transactions.
+#[derive(Debug, Object)]
+pub struct TransactionList {
+    /// Newest first.
+    pub items: Vec<Transaction>,
+    /// Pass it as `cursor` for the next page; null on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// A piece of evidence about a transaction.
+#[derive(Debug, Object)]
+#[oai(rename = "TransactionEvent")]
+pub struct Event {
+    /// Grows with the order of writing.
+    pub id: i64,
+    /// When it was written.
+    pub at: DateTime<Utc>,
+    /// `accepted`, `found_at_third_party`, `created_at_third_party`, `create_ambiguous`,
+    /// `poll_status`, `webhook`, `settled`, `conflict`, `client_notified`, `client_refused`,
+    /// `dead_letter_opened`, `dead_letter_closed` or `operator`.
+    pub kind: String,
+    /// Who saw or did it: `api`, `webhook`, `operator`, `lease`, or a job.
+    pub source: String,
+    /// What was seen.
+    pub detail: Any<Value>,
+}
+
+/// The evidence about a transaction.
+#[derive(Debug, Object)]
+#[oai(rename = "TransactionEventList")]
+pub struct EventList {
+    /// Oldest first.
+    pub items: Vec<Event>,
+}
+
+/// Answers of `POST /v1/transactions`.
+#[derive(ApiResponse)]
+pub enum CreateTransactionResponse {
+    /// Accepted: it and its four jobs are stored.
+    #[oai(status = 202)]
+    Accepted(
+        Json<Transaction>,
+        /// Where to read it.
+        #[oai(header = "Location")]
+        String,
+    ),
+    /// This id was posted before with the same content; nothing was done.
+    #[oai(status = 200)]
+    Replayed(
+        Json<Transaction>,
+        /// Where to read it.
+        #[oai(header = "Location")]
+        String,
+        /// Always `true`.
+        #[oai(header = "Idempotent-Replayed")]
+        bool,
+    ),
+    /// The body is no JSON object.
+    #[oai(status = 400)]
+    BadRequest(ProblemJson),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// This id was posted before with other content, or by another client.
+    #[oai(status = 409)]
+    Conflict(ProblemJson),
+    /// The body is too long.
+    #[oai(status = 413)]
+    TooLarge(ProblemJson),
+    /// The body is not declared as JSON.
+    #[oai(status = 415)]
+    UnsupportedMediaType(ProblemJson),
+    /// A field is wrong, missing or unknown.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// The database is away: send the same request again after `Retry-After` seconds.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+/// Answers of `GET /v1/transactions/{id}`.
+#[derive(ApiResponse)]
+pub enum GetTransactionResponse {
+    /// The transaction.
+    #[oai(status = 200)]
+    Found(Json<Transaction>),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// You have no transaction with this id.
+    #[oai(status = 404)]
+    NotFound(ProblemJson),
+    /// A parameter is wrong.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// The database is away.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+/// Answers of `GET /v1/transactions`.
+#[derive(ApiResponse)]
+pub enum ListTransactionsResponse {
+    /// A page of your transactions.
+    #[oai(status = 200)]
+    Page(Json<TransactionList>),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// A parameter is wrong.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// The database is away.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+/// Answers of `GET /v1/transactions/{id}/events`.
+#[derive(ApiResponse)]
+pub enum ListEventsResponse {
+    /// The evidence.
+    #[oai(status = 200)]
+    Events(Json<EventList>),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// You have no transaction with this id.
+    #[oai(status = 404)]
+    NotFound(ProblemJson),
+    /// A parameter is wrong.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// The database is away.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+#[OpenApi(prefix_path = "/v1/transactions", tag = "super::Tag::Transactions")]
+impl TransactionsApi {
+    /// Post a transaction.
+    ///
+    /// Answered as soon as it is stored durably. It is then created at the third party, and your
+    /// callback URL is told its status: `pending` first when nothing better is known soon, and
+    /// the final one.
+    #[oai(path = "/", method = "post", operation_id = "create_transaction")]
+    async fn create_transaction(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        body: StrictJson<CreateTransaction>,
+    ) -> poem::Result<CreateTransactionResponse> {
+        let CreateTransaction { id, amount, currency, reference, metadata } = body.0;
+        let content = Content { amount, currency, reference, metadata };
+        let new = NewTransaction { id, client_id: client.0, content };
+        let location = format!("/v1/transactions/{id}");
+
+        for _ in 0..ACCEPT_TRIES {
+            let accept = transactions::accept(&state.pool, &new, &state.plan);
+            if let Some(accepted) = state.within_limit(accept).await? {
+                for kind in JobKind::ALL {
+                    state.wakeups.hint(kind.as_str(), state.plan.terms(*kind).delay);
+                }
+                let accepted = Json(accepted.into());
+                return Ok(CreateTransactionResponse::Accepted(accepted, location));
+            }
+            let existing = state.within_limit(transactions::get(&state.pool, id)).await?;
+            // None: the post that held the id was rolled back after it had blocked this one.
+            let Some(existing) = existing else { continue };
+            if existing.client_id != new.client_id || existing.content_hash != new.content.hash() {
+                let detail = "this id was posted before with other content or by another client";
+                let problem = Problem::new(StatusCode::CONFLICT, detail);
+                return Ok(CreateTransactionResponse::Conflict(ProblemJson(problem)));
+            }
+            let existing = Json(existing.into());
+            return Ok(CreateTransactionResponse::Replayed(existing, location, true));
+        }
+        Err(Problem::unavailable().into())
+    }
+
+    /// Read a transaction.
+    ///
+    /// With `wait_seconds` the answer comes as soon as the status is final, or after that time.
+    #[oai(path = "/:id", method = "get", operation_id = "get_transaction")]
+    async fn get_transaction(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        /// The id you posted.
+        id: Path<Uuid>,
+        /// How long to wait for a final status, in seconds.
+        #[oai(default, validator(maximum(value = "30")))]
+        wait_seconds: Query<u32>,
+    ) -> poem::Result<GetTransactionResponse> {
+        let deadline = Instant::now() + Duration::from_secs(wait_seconds.0.into());
+        let (mut wait, longest) = WAIT_POLL;
+        loop {
+            let transaction = own_transaction(&state, client.0, id.0).await?;
+            if transaction.status.is_final() || Instant::now() >= deadline {
+                return Ok(GetTransactionResponse::Found(Json(transaction.into())));
+            }
+            tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
+            wait = (wait * 2).min(longest);
+        }
+    }
+
+    /// List your transactions, newest first.
+    #[oai(path = "/", method = "get", operation_id = "list_transactions")]
+    #[allow(clippy::too_many_arguments)] // One for each query parameter of the contract.
+    async fn list_transactions(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        /// Only those with this status.
+        status: Query<Option<Status>>,
+        /// Only those accepted at this time or later (RFC 3339).
+        created_after: Query<Option<DateTime<Utc>>>,
+        /// Only those accepted before this time (RFC 3339).
+        created_before: Query<Option<DateTime<Utc>>>,
+        /// Entries of a page.
+        #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "200")))]
+        limit: Query<u32>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> poem::Result<ListTransactionsResponse> {
+        let filter = Filter {
+            status: status.0.map(Into::into),
+            created_after: created_after.0,
+            created_before: created_before.0,
+            cursor: cursor.0.as_deref().map(page::decode).transpose()?,
+        };
+        let list = transactions::list(&state.pool, client.0, &filter, i64::from(limit.0) + 1);
+        let mut rows = state.within_limit(list).await?;
+        let next_cursor =
+            page::cut(&mut rows, limit.0, |row| Cursor { at: row.created_at, id: row.id });
+        let items = rows.into_iter().map(Into::into).collect();
+        Ok(ListTransactionsResponse::Page(Json(TransactionList { items, next_cursor })))
+    }
+
+    /// Read the evidence about a transaction: everything observed or decided, oldest first.
+    #[oai(path = "/:id/events", method = "get", operation_id = "list_transaction_events")]
+    async fn list_transaction_events(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        /// The id you posted.
+        id: Path<Uuid>,
+    ) -> poem::Result<ListEventsResponse> {
+        own_transaction(&state, client.0, id.0).await?;
+        let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
+        let items = events.into_iter().map(Into::into).collect();
+        Ok(ListEventsResponse::Events(Json(EventList { items })))
+    }
+}
+
+impl From<evidence::Evidence> for Event {
+    fn from(row: evidence::Evidence) -> Self {
+        Self {
+            id: row.id,
+            at: row.at,
+            kind: row.kind.to_string(),
+            source: row.source,
+            detail: Any(row.detail),
+        }
+    }
+}
+
+fn default_limit() -> u32 {
+    page::DEFAULT_LIMIT
+}
+
+/// The client's transaction; another client's looks like none.
+async fn own_transaction(
+    state: &ApiState,
+    client_id: Uuid,
+    id: Uuid,
+) -> Result<transactions::Transaction, Problem> {
+    let transaction = state.within_limit(transactions::get(&state.pool, id)).await?;
+    transaction
+        .filter(|transaction| transaction.client_id == client_id)
+        .ok_or_else(|| Problem::not_found("you have no transaction with this id"))
+}

@@ -1,0 +1,229 @@
+//! The third party's side: a signed webhook that says how a transaction stands.
+//!
+//! The signature is checked over the raw bytes before anything is parsed.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use poem::{Request, RequestBody, http::StatusCode, web::Data};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, Enum, ExtractParamOptions, Object, OpenApi,
+    payload::Json,
+    registry::{MetaRequest, MetaSecurityScheme, Registry},
+    types::{Example, Type},
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    ApiState,
+    body::{self, FieldFault, Fields, FromFields, Unknown},
+    problem::{FieldProblem, Problem, ProblemJson},
+};
+use crate::{
+    domain::{JobKind, ReportedStatus},
+    signature::{self, SignedHeaders},
+    store::webhooks::{self, Webhook, WebhookOutcome},
+};
+
+/// Most characters of a `webhook-id`.
+const MAX_WEBHOOK_ID: usize = 255;
+const SCHEME: &str = "WebhookSignature";
+
+/// The third party's operation.
+pub struct WebhooksApi;
+
+/// What the third party sends. Unknown fields are ignored.
+#[derive(Debug, Clone, Object)]
+#[oai(example)]
+pub struct ThirdPartyWebhook {
+    /// The transaction's id.
+    pub id: Uuid,
+    /// How it stands.
+    pub status: WebhookStatus,
+}
+
+impl Example for ThirdPartyWebhook {
+    fn example() -> Self {
+        let id = Uuid::from_u128(0x0195_f3a2_7b1c_7e9a_8d4f_2c6b_5a1e_9f03);
+        Self { id, status: WebhookStatus::Completed }
+    }
+}
+
+/// A status as the third party reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[oai(rename_all = "snake_case")]
+pub enum WebhookStatus {
+    Pending,
+    Completed,
+    Declined,
+}
+
+impl From<WebhookStatus> for ReportedStatus {
+    fn from(status: WebhookStatus) -> Self {
+        match status {
+            WebhookStatus::Pending => Self::Pending,
+            WebhookStatus::Completed => Self::Completed,
+            WebhookStatus::Declined => Self::Declined,
+        }
+    }
+}
+
+impl FromFields for ThirdPartyWebhook {
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        let id = fields.required("id", body::uuid);
+        let status = fields.required("status", status);
+        Some(Self { id: id?, status: status? })
+    }
+}
+
+fn status(value: Value) -> Result<WebhookStatus, FieldFault> {
+    match value.as_str() {
+        Some("pending") => Ok(WebhookStatus::Pending),
+        Some("completed") => Ok(WebhookStatus::Completed),
+        Some("declined") => Ok(WebhookStatus::Declined),
+        _ => Err(FieldFault::new("must be one of pending, completed, declined")),
+    }
+}
+
+/// A webhook whose signature is good.
+pub struct SignedWebhook(Webhook);
+
+impl<'a> ApiExtractor<'a> for SignedWebhook {
+    const TYPES: &'static [ApiExtractorType] =
+        &[ApiExtractorType::RequestObject, ApiExtractorType::SecurityScheme];
+    const PARAM_IS_REQUIRED: bool = true;
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        ThirdPartyWebhook::register(registry);
+        registry.create_security_scheme(
+            SCHEME,
+            MetaSecurityScheme {
+                ty: "apiKey",
+                description: Some(
+                    "Standard Webhooks: HMAC-SHA256 over `{webhook-id}.{webhook-timestamp}.{raw \
+                     body}`, as `v1,<base64>`, several separated by spaces. `webhook-id` (at most \
+                     255 characters) is unique for each event; `webhook-timestamp` is in Unix \
+                     seconds, at most 300 s off. `quartet sign-webhook` makes all three headers.",
+                ),
+                name: Some(signature::SIGNATURE_HEADER),
+                key_in: Some("header"),
+                scheme: None,
+                bearer_format: None,
+                flows: None,
+                openid_connect_url: None,
+            },
+        );
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        vec![SCHEME]
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(body::json_request::<ThirdPartyWebhook>())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let state = ApiState::of(request);
+        let bytes = body::read(request, body).await?;
+        let headers = SignedHeaders {
+            id: request.header(signature::ID_HEADER),
+            timestamp: request.header(signature::TIMESTAMP_HEADER),
+            signature: request.header(signature::SIGNATURE_HEADER),
+        };
+        let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
+        let now = Utc::now().timestamp();
+        let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)
+            .map_err(|error| Problem::new(StatusCode::UNAUTHORIZED, error.to_string()))?;
+        if webhook_id.chars().count() > MAX_WEBHOOK_ID {
+            let detail = format!("must be at most {MAX_WEBHOOK_ID} characters");
+            let problem = FieldProblem::parameter(signature::ID_HEADER, detail);
+            return Err(Problem::invalid(vec![problem]).into());
+        }
+        body::check_content_type(request)?;
+        let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)?;
+        Ok(Self(Webhook {
+            webhook_id: webhook_id.to_owned(),
+            transaction_id: parsed.id,
+            status: parsed.status.into(),
+        }))
+    }
+}
+
+/// What a webhook did.
+#[derive(Debug, Clone, Object)]
+#[oai(example)]
+pub struct WebhookReceipt {
+    /// `settled`; `unchanged` (pending, or known already); `conflict` (another final status is
+    /// known: an operator decides); `unknown_transaction` (kept for an operator).
+    pub outcome: String,
+    /// Whether this `webhook-id` came before; then nothing was done, and this is its first outcome.
+    pub duplicate: bool,
+}
+
+impl Example for WebhookReceipt {
+    fn example() -> Self {
+        Self { outcome: WebhookOutcome::Settled.to_string(), duplicate: false }
+    }
+}
+
+/// Answers of `POST /v1/webhooks/third-party`.
+#[derive(ApiResponse)]
+pub enum ReceiveWebhookResponse {
+    /// Received; the outcome says what it did.
+    #[oai(status = 200)]
+    Received(Json<WebhookReceipt>),
+    /// The body is no JSON object.
+    #[oai(status = 400)]
+    BadRequest(ProblemJson),
+    /// The signature is wrong, missing or too old.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// The body is too long.
+    #[oai(status = 413)]
+    TooLarge(ProblemJson),
+    /// The body is not declared as JSON.
+    #[oai(status = 415)]
+    UnsupportedMediaType(ProblemJson),
+    /// A field is wrong or missing.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// The database is away: send the same webhook again after `Retry-After` seconds.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+#[OpenApi(tag = "super::Tag::Webhooks")]
+impl WebhooksApi {
+    /// Report how a transaction stands.
+    ///
+    /// Signed as Standard Webhooks, with the headers `webhook-id`, `webhook-timestamp` and
+    /// `webhook-signature`. Repeating a webhook with the same `webhook-id` is harmless.
+    #[oai(
+        path = "/v1/webhooks/third-party",
+        method = "post",
+        operation_id = "receive_third_party_webhook"
+    )]
+    async fn receive_third_party_webhook(
+        &self,
+        state: Data<&Arc<ApiState>>,
+        webhook: SignedWebhook,
+    ) -> poem::Result<ReceiveWebhookResponse> {
+        let received = state.within_limit(webhooks::receive(&state.pool, &webhook.0)).await?;
+        if received.outcome == WebhookOutcome::Settled && !received.duplicate {
+            state.wakeups.hint(JobKind::NotifyClient.as_str(), std::time::Duration::ZERO);
+        }
+        Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
+            outcome: received.outcome.to_string(),
+            duplicate: received.duplicate,
+        })))
+    }
+}

@@ -1,0 +1,146 @@
+//! Job 2: creates the transaction at the third party, without ever asking twice for an id that its
+//! lookup shows.
+//!
+//! A try is a lookup and, if the id is absent there, a `POST`. An ambiguous answer (504, timeout,
+//! broken connection, 5xx) is neither a failure nor a success: after `create_backoff` the next try
+//! looks the id up first. After the last try it waits once more and looks up a last time, because
+//! a third party may store a timed-out transaction minutes late; only then it gives up.
+//!
+//! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
+//! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
+//!
+//! A crash leaves the leased row; before the `POST` it is harmless, after it it is ambiguous, and
+//! treated as such.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+
+use super::{Job, JobContext, transaction_missing};
+use crate::{
+    clients::third_party::{CreateError, Created, Lookup, LookupError},
+    domain::{Content, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
+    store::{
+        StoreError, evidence,
+        outcomes::{Next, Outcome},
+        transactions::{self, Transaction},
+    },
+};
+
+/// The first try, the retries, and the last lookup.
+pub fn max_attempts(create_retries: u32) -> u32 {
+    create_retries + 2
+}
+
+/// Runs the job.
+pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
+    let id = job.transaction_id();
+    let Some(transaction) = transactions::get(&context.pool, id).await? else {
+        return Ok(transaction_missing(&context, &job));
+    };
+    if was_settled_by_third_party(&transaction) {
+        // It reported a final status, so it has it.
+        return Ok(Outcome::done());
+    }
+    let backoff = context.config.third_party.create_backoff;
+    let is_last_lookup = job.claimed.attempts + 1 >= job.claimed.max_attempts;
+
+    match context.third_party.look_up(id).await {
+        Ok(Lookup::Found { status }) => return Ok(found(&transaction, status)),
+        Ok(Lookup::Absent) if is_last_lookup => {
+            return Ok(give_up(&job, "it is not at the third party after the last try"));
+        }
+        Ok(Lookup::Absent) => {}
+        Err(error) if is_last_lookup => return last_lookup_unanswered(&context, &job, error).await,
+        Err(LookupError { reason, retry_after }) => {
+            let delay = backoff.max(retry_after.unwrap_or_default());
+            return Ok(Outcome::retry(delay, format!("the lookup got no answer: {reason}")));
+        }
+    }
+
+    if !job.lease.is_held() {
+        // Frozen or cut off from the database for too long: another worker may have the job, and
+        // may be past its own lookup.
+        return Ok(Outcome::new(Next::Snooze { delay: backoff, polls: 0 }));
+    }
+    let created = context.third_party.create(id, &content(&transaction)).await;
+    Ok(match created {
+        Ok(Created { status }) => {
+            let detail = json!({ "status": status.map(ReportedStatus::as_str) });
+            let outcome = Outcome::done().with_evidence(EvidenceKind::CreatedAtThirdParty, detail);
+            reported(outcome, &transaction, status)
+        }
+        Err(CreateError::AlreadyExists) => found(&transaction, None),
+        Err(CreateError::Ambiguous { reason }) => Outcome::retry(backoff, reason.clone())
+            .with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": reason })),
+        Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
+        Err(CreateError::Busy { reason, retry_after }) => {
+            Outcome::retry(backoff.max(retry_after.unwrap_or_default()), reason)
+        }
+        Err(CreateError::Rejected { reason }) => Outcome::new(Next::GiveUp {
+            kind: DeadLetterKind::Rejected,
+            reason: format!("the third party refused the transaction: it {reason}"),
+            error: Some(reason),
+        }),
+    })
+}
+
+fn was_settled_by_third_party(transaction: &Transaction) -> bool {
+    matches!(
+        transaction.settled_by,
+        Some(SettledBy::ThirdPartyResponse | SettledBy::Poll | SettledBy::Webhook)
+    )
+}
+
+fn content(transaction: &Transaction) -> Content {
+    Content {
+        amount: transaction.amount,
+        currency: transaction.currency.clone(),
+        reference: transaction.reference.clone(),
+        metadata: transaction.metadata.clone().map(|metadata| metadata.0),
+    }
+}
+
+fn found(transaction: &Transaction, status: Option<ReportedStatus>) -> Outcome {
+    let detail = json!({ "status": status.map(ReportedStatus::as_str) });
+    let outcome = Outcome::done().with_evidence(EvidenceKind::FoundAtThirdParty, detail);
+    reported(outcome, transaction, status)
+}
+
+fn reported(
+    outcome: Outcome,
+    transaction: &Transaction,
+    status: Option<ReportedStatus>,
+) -> Outcome {
+    match status {
+        Some(status) => outcome.with_report(Status::from(status), SettledBy::ThirdPartyResponse),
+        // Replayed after a creation failure, and it is there after all: it differs from `failed`
+        // whatever its status is.
+        None if transaction.status == Status::Failed => {
+            outcome.with_report(Status::Pending, SettledBy::ThirdPartyResponse)
+        }
+        None => outcome,
+    }
+}
+
+fn give_up(job: &Job, reason: &str) -> Outcome {
+    Outcome::new(Next::GiveUp {
+        kind: DeadLetterKind::CreationFailure,
+        reason: format!("{} tries to create it are used up, and {reason}", job.claimed.attempts),
+        error: None,
+    })
+}
+
+/// No answer to the last lookup. If every try ended before the `POST` was sent, the transaction
+/// cannot be there; otherwise it may be, and it would be wrong to call it failed.
+async fn last_lookup_unanswered(
+    context: &JobContext,
+    job: &Job,
+    error: LookupError,
+) -> Result<Outcome, StoreError> {
+    if evidence::has_ambiguous_create(&context.pool, job.transaction_id()).await? {
+        let reason = format!("it may be at the third party, but {error}");
+        return Ok(Outcome::retry(Duration::ZERO, reason));
+    }
+    Ok(give_up(job, "it was never sent: the third party could not be reached"))
+}

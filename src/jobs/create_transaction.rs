@@ -1,0 +1,26 @@
+//! Job 1: creates the transaction from the job's own payload if it does not exist.
+//!
+//! The accept statement has normally written it. This job makes the other three safe to replay
+//! after a restore or an import: they wait for the transaction to be there. A duplicate is not an
+//! error. A crash leaves the row or not; the next run finds out.
+
+use std::sync::Arc;
+
+use super::{Job, JobContext};
+use crate::domain::DeadLetterKind;
+use crate::store::{
+    StoreError,
+    jobs::JobPayload,
+    outcomes::{Next, Outcome},
+    transactions,
+};
+
+/// Runs the job.
+pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
+    let JobPayload::Create(new) = &job.payload else {
+        let reason = "the payload does not hold the transaction".to_owned();
+        return Ok(Outcome::new(Next::Dead { kind: DeadLetterKind::Poison, reason, error: None }));
+    };
+    transactions::insert_if_absent(&context.pool, new).await?;
+    Ok(Outcome::done())
+}

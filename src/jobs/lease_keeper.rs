@@ -1,0 +1,166 @@
+//! Keeps this process's leases alive, and takes over those of processes that are gone.
+//!
+//! One statement every `WORKER__HEARTBEAT` renews all workers of the process, independent of what
+//! they are busy with. A worker that finds its row gone was rescued: its lease is marked lost, its
+//! handlers are dropped, and the supervisor starts it again under a new name.
+//!
+//! Rescue runs only where the heartbeat before succeeded too: after an outage of the database
+//! everybody is stale, and everybody renews before anybody is judged.
+//!
+//! Handlers ask [`WorkerLease::is_held`] before a call that must not be made by two: it goes by
+//! this process's monotonic clock, which runs on while the process is frozen.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sqlx::PgPool;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config,
+    store::{StoreError, leases},
+};
+
+/// A worker's lease on its jobs.
+#[derive(Debug, Clone)]
+pub struct WorkerLease {
+    worker: Arc<str>,
+    lost: CancellationToken,
+    keeper: Arc<LeaseKeeper>,
+}
+
+impl WorkerLease {
+    /// The worker's name, new at each start.
+    pub fn worker(&self) -> &str {
+        &self.worker
+    }
+
+    /// Whether nobody else can have taken over this worker's jobs yet.
+    pub fn is_held(&self) -> bool {
+        !self.lost.is_cancelled() && self.keeper.is_fresh()
+    }
+
+    /// Returns when the lease was lost.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+}
+
+/// Renews the leases of this process.
+#[derive(Debug)]
+pub struct LeaseKeeper {
+    pool: PgPool,
+    queues: Vec<String>,
+    heartbeat: Duration,
+    dead_after: Duration,
+    create_backoff: Duration,
+    state: Mutex<KeeperState>,
+}
+
+#[derive(Debug)]
+struct KeeperState {
+    workers: HashMap<Arc<str>, CancellationToken>,
+    /// When the last renewal that succeeded began.
+    renewed_at: Instant,
+}
+
+impl LeaseKeeper {
+    /// A keeper for the workers of `queues`.
+    pub fn new(
+        pool: PgPool,
+        queues: Vec<String>,
+        worker: &config::Worker,
+        create_backoff: Duration,
+    ) -> Self {
+        Self {
+            pool,
+            queues,
+            heartbeat: worker.heartbeat,
+            dead_after: worker.dead_after,
+            create_backoff,
+            state: Mutex::new(KeeperState { workers: HashMap::new(), renewed_at: Instant::now() }),
+        }
+    }
+
+    /// Registers a worker of `queue` and keeps its lease from now on.
+    pub async fn register(
+        self: &Arc<Self>,
+        worker: &str,
+        queue: &str,
+    ) -> Result<WorkerLease, StoreError> {
+        let began = Instant::now();
+        leases::register(&self.pool, worker, queue).await?;
+        let (worker, lost) = (Arc::<str>::from(worker), CancellationToken::new());
+        let mut state = self.state();
+        if state.workers.is_empty() {
+            state.renewed_at = began;
+        }
+        state.workers.insert(worker.clone(), lost.clone());
+        drop(state);
+        Ok(WorkerLease { worker, lost, keeper: self.clone() })
+    }
+
+    /// Stops keeping a worker's lease; its row goes once it holds no job.
+    pub async fn remove(&self, lease: &WorkerLease) -> Result<(), StoreError> {
+        self.state().workers.remove(&lease.worker);
+        leases::remove(&self.pool, &lease.worker).await
+    }
+
+    /// Renews and rescues until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewed_before = false;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            let beat = async {
+                self.renew().await?;
+                if renewed_before {
+                    leases::rescue(&self.pool, &self.queues, self.dead_after, self.create_backoff)
+                        .await?;
+                }
+                Ok::<_, StoreError>(())
+            };
+            match beat.await {
+                Ok(()) => renewed_before = true,
+                Err(error) => {
+                    renewed_before = false;
+                    tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat failed");
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let names: Vec<String> = self.state().workers.keys().map(|name| name.to_string()).collect();
+        let alive = leases::renew(&self.pool, &names).await?;
+        let mut state = self.state();
+        state.renewed_at = began;
+        for name in names {
+            if !alive.contains(&name)
+                && let Some(lost) = state.workers.remove(name.as_str())
+            {
+                tracing::warn!(worker = name, "lease lost: the worker was taken for dead");
+                lost.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.state().renewed_at.elapsed() < self.dead_after
+    }
+
+    fn state(&self) -> MutexGuard<'_, KeeperState> {
+        // Nothing that is done under the lock can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,193 @@
+//! The four kinds of job, and what every run of one has at hand.
+//!
+//! All kinds are registered in [`definitions`]. A handler does its calls and returns an
+//! [`Outcome`]; it writes nothing. The [`runner`] around it bounds its time, catches its panics
+//! and writes the outcome under the job's lease, together with all effects, in one SQL
+//! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
+//! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
+//! over those of dead ones, and the [`watcher`] learns what other processes made due.
+//!
+//! A crash at any point leaves a leased row and nothing else; it is rescued after
+//! `WORKER__DEAD_AFTER` and run again.
+
+pub mod create_at_third_party;
+pub mod create_transaction;
+pub mod lease_keeper;
+pub mod notify_client;
+pub mod queue;
+pub mod runner;
+pub mod supervisor;
+pub mod update_status;
+pub mod watcher;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    clients::{CallbackClient, ThirdPartyClient},
+    config::Config,
+    domain::{Backoff, JobKind},
+    store::{
+        StoreError,
+        jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
+        outcomes::Outcome,
+        wakeups::Wakeups,
+    },
+};
+pub use lease_keeper::{LeaseKeeper, WorkerLease};
+
+/// Attempts of the jobs whose work is all in the database: create_transaction, and update_status
+/// (whose polls are no attempts). Ten attempts with backoff outlast a long outage.
+const DATABASE_JOB_ATTEMPTS: u32 = 10;
+/// What a handler may take on top of the calls it makes.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
+
+/// What handlers work with.
+#[derive(Debug)]
+pub struct JobContext {
+    pub pool: PgPool,
+    pub config: Config,
+    pub third_party: ThirdPartyClient,
+    pub callbacks: CallbackClient,
+    pub wakeups: Wakeups,
+    /// Cancelled when the process stops: handlers that only wait end early.
+    pub stopping: CancellationToken,
+}
+
+/// A job as its handler gets it.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub claimed: ClaimedJob,
+    pub payload: JobPayload,
+    /// The lease of the worker that runs it.
+    pub lease: WorkerLease,
+}
+
+impl Job {
+    /// The transaction that the job is about.
+    pub fn transaction_id(&self) -> Uuid {
+        self.payload.transaction_id()
+    }
+
+    /// The number of this attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        u32::try_from(self.claimed.attempts).unwrap_or_default() + 1
+    }
+}
+
+/// Does one run of a job. An error means that the database was not there to ask.
+pub type Handler = Arc<
+    dyn Fn(Arc<JobContext>, Job) -> BoxFuture<'static, Result<Outcome, StoreError>> + Send + Sync,
+>;
+
+/// One kind of job: its queue and how it is run.
+#[derive(Clone)]
+pub struct JobDefinition {
+    /// The `job_type` of its rows.
+    pub queue: &'static str,
+    /// Most jobs of this kind at once in this process.
+    pub concurrency: u32,
+    /// A run that takes longer is ended, and counts as failed.
+    pub timeout: Duration,
+    /// Delay after a run that panicked or took too long.
+    pub crash_backoff: Backoff,
+    /// Whether such a run may have reached the third party.
+    pub crash_is_ambiguous: bool,
+    pub handler: Handler,
+}
+
+impl JobDefinition {
+    fn new<F>(
+        kind: JobKind,
+        concurrency: u32,
+        timeout: Duration,
+        crash_backoff: Backoff,
+        handler: impl Fn(Arc<JobContext>, Job) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Outcome, StoreError>> + Send + 'static,
+    {
+        Self {
+            queue: kind.as_str(),
+            concurrency,
+            timeout: timeout + TIMEOUT_MARGIN,
+            crash_backoff,
+            crash_is_ambiguous: kind == JobKind::CreateAtThirdParty,
+            handler: Arc::new(move |context, job| Box::pin(handler(context, job))),
+        }
+    }
+}
+
+/// The four kinds of job.
+pub fn definitions(config: &Config) -> Vec<JobDefinition> {
+    let concurrency = config.worker.concurrency;
+    let outbound = concurrency.min(config.third_party.max_in_flight);
+    let third_party = &config.third_party;
+    let create_backoff =
+        Backoff { base: third_party.create_backoff, max_delay: third_party.create_backoff };
+    let backoff = Backoff { base: config.notify.base, max_delay: config.notify.max_delay };
+    vec![
+        JobDefinition::new(
+            JobKind::CreateTransaction,
+            concurrency,
+            Duration::ZERO,
+            backoff,
+            create_transaction::run,
+        ),
+        JobDefinition::new(
+            JobKind::CreateAtThirdParty,
+            outbound,
+            third_party.lookup_timeout + third_party.timeout,
+            create_backoff,
+            create_at_third_party::run,
+        ),
+        JobDefinition::new(
+            JobKind::UpdateStatus,
+            outbound,
+            update_status::longest_run(config),
+            backoff,
+            update_status::run,
+        ),
+        JobDefinition::new(
+            JobKind::NotifyClient,
+            concurrency,
+            config.notify.timeout,
+            backoff,
+            notify_client::run,
+        ),
+    ]
+}
+
+/// When each job is first due, and how often it may be attempted.
+pub fn plan(config: &Config) -> JobPlan {
+    JobPlan::new(|kind| match kind {
+        JobKind::CreateTransaction => {
+            JobTerms { delay: Duration::ZERO, max_attempts: DATABASE_JOB_ATTEMPTS }
+        }
+        JobKind::CreateAtThirdParty => JobTerms {
+            delay: Duration::ZERO,
+            max_attempts: create_at_third_party::max_attempts(config.third_party.create_retries),
+        },
+        JobKind::UpdateStatus => {
+            JobTerms { delay: config.poll.first, max_attempts: DATABASE_JOB_ATTEMPTS }
+        }
+        JobKind::NotifyClient => {
+            JobTerms { delay: config.notify.first, max_attempts: config.notify.max_attempts }
+        }
+    })
+}
+
+/// Delay after a failure that is nobody's schedule, such as a transaction that is not there yet.
+fn backoff_delay(context: &JobContext, job: &Job) -> Duration {
+    let notify = &context.config.notify;
+    Backoff { base: notify.base, max_delay: notify.max_delay }.delay(job.attempt(), rand::random())
+}
+
+/// What a job says that finds no transaction: create_transaction will write it, if anything does.
+fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
+    Outcome::retry(backoff_delay(context, job), "the transaction does not exist")
+}

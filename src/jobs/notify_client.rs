@@ -1,0 +1,79 @@
+//! Job 4: tells the client the current status and version.
+//!
+//! First due at accept + `NOTIFY__FIRST`, so that a client hears `pending` when nothing better is
+//! known; a status change makes the same row due at once. When it ends, the version that was sent
+//! is compared with the present one under the transaction's lock: if the status changed meanwhile
+//! the row is due again, so that no wake-up is lost, and notifications never overtake each other.
+//!
+//! Failures back off exponentially (`Retry-After` honoured) until the attempts are used up; 410
+//! stops at once. A crash after the client's answer sends the same version once more.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Job, JobContext, backoff_delay, transaction_missing};
+use crate::{
+    clients::client_callback::{Notification, NotifyError},
+    domain::{DeadLetterKind, EvidenceKind},
+    signature::Secret,
+    store::{
+        StoreError, clients,
+        outcomes::{Next, Outcome},
+        transactions,
+    },
+};
+
+/// Runs the job.
+pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
+    let id = job.transaction_id();
+    let Some(transaction) = transactions::get(&context.pool, id).await? else {
+        return Ok(transaction_missing(&context, &job));
+    };
+    let callback = clients::callback(&context.pool, transaction.client_id).await?;
+    let Ok(secret) = callback.signing_secret.parse::<Secret>() else {
+        let error = "the client's signing secret cannot be read";
+        return Ok(Outcome::retry(backoff_delay(&context, &job), error));
+    };
+    if !job.lease.is_held() {
+        // Another worker may have told the client something newer.
+        return Ok(Outcome::new(Next::Snooze { delay: context.config.notify.base, polls: 0 }));
+    }
+    let version = transaction.version;
+    let notification = Notification {
+        id,
+        status: transaction.status,
+        version,
+        occurred_at: transaction.updated_at,
+    };
+    let answer = context.callbacks.notify(&callback.url, &secret, &notification).await;
+    let detail = json!({ "status": transaction.status.as_str(), "version": version });
+    Ok(match answer {
+        Ok(()) => Outcome::done()
+            .with_evidence(EvidenceKind::ClientNotified, detail)
+            .with_notified(version, true),
+        Err(error) => {
+            let text = error.to_string();
+            let refused = json!({ "version": version, "error": text });
+            match error {
+                NotifyError::Gone { reason } => Outcome::new(Next::Dead {
+                    kind: DeadLetterKind::Rejected,
+                    reason: format!("the client {reason}"),
+                    error: Some(text),
+                })
+                .with_evidence(EvidenceKind::ClientRefused, refused)
+                .with_notified(version, false),
+                NotifyError::Refused { retry_after, .. } => {
+                    let delay = backoff_delay(&context, &job).max(retry_after.unwrap_or_default());
+                    Outcome::retry(delay, text)
+                        .with_evidence(EvidenceKind::ClientRefused, refused)
+                        .with_notified(version, false)
+                }
+                NotifyError::Unreachable { .. } => {
+                    Outcome::retry(backoff_delay(&context, &job), text)
+                        .with_notified(version, false)
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,274 @@
+//! Quartet's backend for apalis workers: its own claim on apalis's tables, through apalis's
+//! `Persistence` seam.
+//!
+//! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
+//! with one failed query. Here a fetch waits until a slot is free and something is due (see
+//! [`crate::store::wakeups`]), claims as much as there are free slots, and outlives an absent
+//! database. It ends with an error only when the worker's lease is lost, so that the supervisor
+//! starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
+//! apalis's acknowledgement.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use apalis_core::{
+    backend::{
+        Backend, BackendConfig,
+        finalize::Ephemeral,
+        persistence::{Persisted, Persistence, State, TaskEvent},
+    },
+    task::Task,
+    worker::context::WorkerContext,
+};
+use futures_util::future;
+use sqlx::PgPool;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower_layer::Identity;
+
+use super::{LeaseKeeper, WorkerLease};
+use crate::store::{
+    StoreError,
+    jobs::{self, ClaimedJob},
+    wakeups::Wakeups,
+};
+
+/// Most jobs of one claim.
+const BATCH: usize = 500;
+/// Wait after a claim that failed.
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// The constraint that a claim violates when its worker is no longer registered.
+const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
+
+/// A claimed job in its slot, which is free again when this is dropped.
+#[derive(Debug)]
+pub struct LeasedJob {
+    pub claimed: ClaimedJob,
+    pub lease: WorkerLease,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Why a worker must end and start again.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    #[error("the worker's lease is lost")]
+    LeaseLost,
+    #[error("the worker could not be registered")]
+    Register(#[source] StoreError),
+    #[error("jobs are written by the accept statement alone, never pushed")]
+    Push,
+}
+
+/// One worker's view of its queue.
+#[derive(Clone)]
+pub struct JobQueue {
+    pub queue: &'static str,
+    pub pool: PgPool,
+    pub keeper: Arc<LeaseKeeper>,
+    pub wakeups: Wakeups,
+    pub stopping: CancellationToken,
+    /// Filled by `register`; shared with the clones that apalis makes for each call.
+    pub lease: Arc<std::sync::OnceLock<WorkerLease>>,
+    slots: Arc<Semaphore>,
+    /// The last claim took all it could: there may be more, without waiting for a wake-up.
+    more: Arc<AtomicBool>,
+}
+
+impl JobQueue {
+    /// A queue with room for `concurrency` jobs at once.
+    pub fn new(
+        queue: &'static str,
+        concurrency: u32,
+        pool: PgPool,
+        keeper: Arc<LeaseKeeper>,
+        wakeups: Wakeups,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            queue,
+            pool,
+            keeper,
+            wakeups,
+            stopping,
+            lease: Arc::default(),
+            slots: Arc::new(Semaphore::new(concurrency as usize)),
+            // The first fetch looks without being woken.
+            more: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// Waits for work and claims it.
+    async fn fetch(&self, lease: &WorkerLease) -> Result<Vec<Task<LeasedJob>>, QueueError> {
+        loop {
+            if !self.more.load(Ordering::Acquire) {
+                self.wakeups.due(self.queue).await;
+            }
+            let Some(mut slots) = self.take_slots().await else {
+                return future::pending().await;
+            };
+            let limit = slots.num_permits();
+            match jobs::claim(&self.pool, self.queue, lease.worker(), limit as i64).await {
+                Ok(claimed) => {
+                    self.more.store(claimed.len() == limit, Ordering::Release);
+                    if claimed.is_empty() {
+                        continue;
+                    }
+                    let tasks = claimed.into_iter().filter_map(|claimed| {
+                        // There are as many permits as claimed rows at least.
+                        let slot = slots.split(1)?;
+                        Some(Task::new(LeasedJob { claimed, lease: lease.clone(), _slot: slot }))
+                    });
+                    return Ok(tasks.collect());
+                }
+                Err(error) if error.constraint() == Some(WORKER_FOREIGN_KEY) => {
+                    return Err(QueueError::LeaseLost);
+                }
+                Err(error) => {
+                    let queue = self.queue;
+                    tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
+                    self.more.store(true, Ordering::Release);
+                    drop(slots);
+                    tokio::time::sleep(CLAIM_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// All free slots up to a batch; waits for the first. `None` never comes: nobody closes it.
+    async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
+        let mut slots = self.slots.clone().acquire_owned().await.ok()?;
+        let more = self.slots.available_permits().min(BATCH - 1);
+        if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
+            slots.merge(rest);
+        }
+        Some(slots)
+    }
+}
+
+impl Persistence for JobQueue {
+    type Compact = LeasedJob;
+    type Response = Infallible;
+    type Error = QueueError;
+
+    async fn register(&mut self, worker: &WorkerContext) -> Result<(), QueueError> {
+        let lease =
+            self.keeper.register(worker.name(), self.queue).await.map_err(QueueError::Register)?;
+        // Set once: apalis registers a worker once, and each start has a queue of its own.
+        let _ = self.lease.set(lease);
+        Ok(())
+    }
+
+    /// The keeper renews for all workers at once; here the worker only learns whether it still is
+    /// one.
+    async fn heartbeat(&mut self, _: &WorkerContext) -> Result<(), QueueError> {
+        match self.lease.get() {
+            Some(lease) if lease.is_held() => Ok(()),
+            _ => Err(QueueError::LeaseLost),
+        }
+    }
+
+    async fn fetch_next(&mut self, _: &WorkerContext) -> Result<Vec<Task<LeasedJob>>, QueueError> {
+        let lease = self.lease.get().ok_or(QueueError::LeaseLost)?;
+        tokio::select! {
+            biased;
+            // The supervisor stops the worker now; until then nothing more is claimed.
+            () = self.stopping.cancelled() => future::pending().await,
+            () = lease.lost() => Err(QueueError::LeaseLost),
+            fetched = self.fetch(lease) => fetched,
+        }
+    }
+
+    /// Nothing to do: the supervisor releases whatever a stopped worker still holds.
+    async fn reenqueue_abandoned(
+        &mut self,
+        _: Vec<Task<LeasedJob>>,
+        _: &WorkerContext,
+    ) -> Result<u64, QueueError> {
+        Ok(0)
+    }
+
+    /// Nothing to do: outcomes are written with their effects, and no such events are sent.
+    async fn handle_events(
+        &mut self,
+        _: Vec<TaskEvent<Infallible>>,
+        _: &WorkerContext,
+    ) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    async fn push_tasks(&mut self, _: Vec<Task<LeasedJob>>) -> Result<(), QueueError> {
+        Err(QueueError::Push)
+    }
+}
+
+/// The apalis backend over a [`JobQueue`].
+pub struct QueueBackend {
+    persisted: Persisted<JobQueue>,
+    heartbeat: Duration,
+}
+
+impl QueueBackend {
+    /// A backend whose worker checks its lease every `heartbeat` while it is idle.
+    pub fn new(queue: JobQueue, heartbeat: Duration) -> Self {
+        Self { persisted: Persisted::new(queue), heartbeat }
+    }
+}
+
+impl Backend for QueueBackend {
+    type Task = Task<LeasedJob>;
+    type Error = QueueError;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Result<(), QueueError>> {
+        self.persisted.poll_ready(cx, worker, self.heartbeat)
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Option<Result<Self::Task, QueueError>>> {
+        let polled = self.persisted.poll_next(cx, worker);
+        if polled.is_pending() && matches!(self.persisted.state(), State::Ready) {
+            // apalis parks after an empty fetch without a waker that anything will wake: its
+            // heartbeat timer may have fired during the fetch. A fetch here waits by itself, so
+            // that going round again at once is no busy loop.
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+
+    fn poll_close(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &WorkerContext,
+    ) -> Poll<Result<(), QueueError>> {
+        self.persisted.poll_close(cx, worker)
+    }
+}
+
+impl BackendConfig for QueueBackend {
+    type Args = LeasedJob;
+    type Id = String;
+    type Kind = Ephemeral;
+    type Config = Duration;
+    type Layer = Identity;
+
+    fn config(&self) -> &Duration {
+        &self.heartbeat
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
+        Identity::new()
+    }
+}

@@ -1,0 +1,187 @@
+//! Runs one claimed job: decodes it, bounds its time, catches its panics, writes its outcome.
+//!
+//! Each handler runs in a task of its own, so that one that blocks or panics delays no other job.
+//! The outcome is written again and again while the database is away, until it is in or the lease
+//! is somebody else's: what a third party or a client has answered is not forgotten because of a
+//! lost connection.
+
+use std::{
+    any::Any,
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::{Job, JobContext, JobDefinition, queue::LeasedJob};
+use crate::{
+    domain::{DeadLetterKind, EvidenceKind},
+    store::{
+        StoreError,
+        jobs::{ClaimedJob, JobPayload},
+        outcomes::{self, Next, Outcome, Written},
+    },
+};
+
+/// Delay of a job whose handler found the database away.
+const DATABASE_AWAY: Duration = Duration::from_secs(1);
+/// First and longest wait between tries to write an outcome.
+const WRITE_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Runs the jobs of one worker.
+#[derive(Clone)]
+pub struct Runner {
+    context: Arc<JobContext>,
+    definition: JobDefinition,
+    started: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Runner {
+    /// A runner of `definition`'s jobs.
+    pub fn new(context: Arc<JobContext>, definition: JobDefinition) -> Self {
+        Self { context, definition, started: Arc::default() }
+    }
+
+    /// The jobs whose handler has begun and whose outcome is not written.
+    pub fn started(&self) -> Vec<String> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Runs a job to its written outcome.
+    pub async fn run(self, leased: LeasedJob) {
+        let job_id = leased.claimed.lease.job_id.clone();
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(job_id.clone());
+        let transaction_id =
+            leased.claimed.idempotency_key.as_deref().and_then(|key| Uuid::parse_str(key).ok());
+        let span = tracing::info_span!("job", queue = self.definition.queue,
+            job_id = %job_id.escape_debug(), transaction_id = ?transaction_id);
+        async {
+            let outcome = match decode(&leased.claimed) {
+                Ok(payload) => self.handle(&leased, payload).await,
+                Err(reason) => Outcome::new(Next::Dead {
+                    kind: DeadLetterKind::Poison,
+                    reason: reason.clone(),
+                    error: Some(reason),
+                }),
+            };
+            self.write(&leased.claimed, transaction_id, outcome).await;
+        }
+        .instrument(span)
+        .await;
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&job_id);
+    }
+
+    async fn handle(&self, leased: &LeasedJob, payload: JobPayload) -> Outcome {
+        let job = Job { claimed: leased.claimed.clone(), payload, lease: leased.lease.clone() };
+        let (context, handler) = (self.context.clone(), self.definition.handler.clone());
+        let run = async move { handler(context, job).await }.in_current_span();
+        // Aborted with the worker: a lost lease or an ended grace stops the handler too.
+        let run = AbortOnDropHandle::new(tokio::spawn(run));
+        match tokio::time::timeout(self.definition.timeout, run).await {
+            Ok(Ok(Ok(outcome))) => outcome,
+            Ok(Ok(Err(error))) => self.store_failed(&leased.claimed, &error),
+            Ok(Err(ended)) => {
+                let text = match ended.try_into_panic() {
+                    Ok(panic) => format!("the handler panicked: {}", panic_text(&*panic)),
+                    Err(_) => "the handler was cancelled".to_owned(),
+                };
+                self.crashed(&leased.claimed, text)
+            }
+            Err(_) => {
+                let timeout = humantime::format_duration(self.definition.timeout);
+                self.crashed(&leased.claimed, format!("the handler did not end within {timeout}"))
+            }
+        }
+    }
+
+    fn store_failed(&self, job: &ClaimedJob, error: &StoreError) -> Outcome {
+        let cause = error as &dyn std::error::Error;
+        if error.is_unavailable() {
+            tracing::warn!(error = cause, "the database was away");
+            return Outcome::new(Next::Snooze { delay: DATABASE_AWAY, polls: job.polls });
+        }
+        tracing::error!(error = cause, "the handler's query failed");
+        let text = match error {
+            StoreError::Query(source) | StoreError::Unavailable(source) => {
+                format!("{error}: {source}")
+            }
+        };
+        Outcome::retry(self.crash_delay(job), text)
+    }
+
+    fn crashed(&self, job: &ClaimedJob, text: String) -> Outcome {
+        tracing::error!("{text}");
+        let outcome = Outcome::retry(self.crash_delay(job), text.clone());
+        if self.definition.crash_is_ambiguous {
+            outcome.with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": text }))
+        } else {
+            outcome
+        }
+    }
+
+    fn crash_delay(&self, job: &ClaimedJob) -> Duration {
+        let failures = u32::try_from(job.attempts).unwrap_or_default() + 1;
+        self.definition.crash_backoff.delay(failures, rand::random())
+    }
+
+    async fn write(&self, job: &ClaimedJob, transaction_id: Option<Uuid>, mut outcome: Outcome) {
+        let (pool, queue) = (&self.context.pool, self.definition.queue);
+        let (mut wait, longest) = WRITE_RETRY;
+        loop {
+            match outcomes::write(pool, queue, job, transaction_id, &outcome).await {
+                Ok(Written::Applied { due }) => {
+                    for (queue, delay) in due {
+                        self.context.wakeups.hint(queue, delay);
+                    }
+                    return;
+                }
+                Ok(Written::LeaseLost) => {
+                    tracing::info!("the job was ended or taken over meanwhile: nothing written");
+                    return;
+                }
+                Err(error) if error.is_unavailable() => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the outcome could not be written yet");
+                }
+                Err(error) => {
+                    // The schema refuses the outcome: a defect of ours. The job must not stay
+                    // leased for ever because of it.
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        ?outcome,
+                        "the outcome cannot be written"
+                    );
+                    outcome = self.store_failed(job, &error);
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
+    }
+}
+
+fn decode(job: &ClaimedJob) -> Result<JobPayload, String> {
+    if Ulid::from_string(&job.lease.job_id).is_err() {
+        return Err("the job's id is no ULID".to_owned());
+    }
+    let payload: JobPayload = serde_json::from_slice(&job.payload)
+        .map_err(|_| "the payload cannot be decoded".to_owned())?;
+    let key = job.idempotency_key.as_deref().map(Uuid::parse_str);
+    if key != Some(Ok(payload.transaction_id())) {
+        return Err("the payload's transaction is not the one in idempotency_key".to_owned());
+    }
+    Ok(payload)
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

@@ -1,0 +1,235 @@
+//! The job rows in `apalis.jobs`: planning the four, claiming, releasing, waking again.
+//!
+//! A claim gives a [`Lease`]: the worker's name and the moment of the claim. Whatever ends a job
+//! matches both, so that a worker whose lease was given to another (or to its own later self)
+//! changes nothing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgExecutor;
+use ulid::Ulid;
+use uuid::Uuid;
+
+use super::StoreError;
+use crate::domain::{JobKind, NewTransaction};
+
+/// When each of the four jobs is first due, and how often each may be attempted.
+#[derive(Debug, Clone)]
+pub struct JobPlan {
+    terms: [JobTerms; 4],
+}
+
+/// The terms of one kind of job.
+#[derive(Debug, Clone, Copy)]
+pub struct JobTerms {
+    /// Counted from the accept.
+    pub delay: Duration,
+    /// At this many attempts without success the job becomes a dead letter.
+    pub max_attempts: u32,
+}
+
+/// The columns of four job rows, for `unnest`.
+pub(super) struct JobRows {
+    pub ids: Vec<String>,
+    pub kinds: Vec<String>,
+    pub payloads: Vec<Vec<u8>>,
+    pub max_attempts: Vec<i32>,
+    pub delays: Vec<f64>,
+}
+
+impl JobPlan {
+    /// A plan from the terms of each kind.
+    pub fn new(terms: impl Fn(JobKind) -> JobTerms) -> Self {
+        Self { terms: std::array::from_fn(|index| terms(JobKind::ALL[index])) }
+    }
+
+    /// The terms of one kind.
+    pub fn terms(&self, kind: JobKind) -> JobTerms {
+        self.terms[kind.index()]
+    }
+
+    pub(super) fn rows(&self, new: &NewTransaction) -> JobRows {
+        let terms = || JobKind::ALL.iter().map(|kind| self.terms(*kind));
+        JobRows {
+            ids: JobKind::ALL.iter().map(|_| Ulid::generate().to_string()).collect(),
+            kinds: JobKind::ALL.iter().map(|kind| kind.as_str().to_owned()).collect(),
+            payloads: JobKind::ALL
+                .iter()
+                .map(|kind| JobPayload::for_kind(*kind, new).encode())
+                .collect(),
+            max_attempts: terms()
+                .map(|terms| i32::try_from(terms.max_attempts).unwrap_or(i32::MAX))
+                .collect(),
+            delays: terms().map(|terms| terms.delay.as_secs_f64()).collect(),
+        }
+    }
+}
+
+/// What a job row's `job` column holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum JobPayload {
+    /// create_transaction: everything that is needed to write the transaction again.
+    Create(NewTransaction),
+    /// The other three: which transaction they are about.
+    Refer { transaction_id: Uuid },
+}
+
+impl JobPayload {
+    fn encode(&self) -> Vec<u8> {
+        // Strings, integers and ids only: such a value always serialises.
+        serde_json::to_vec(self).expect("a payload is plain JSON")
+    }
+
+    /// The transaction that the job is about.
+    pub fn transaction_id(&self) -> Uuid {
+        match self {
+            Self::Create(new) => new.id,
+            Self::Refer { transaction_id } => *transaction_id,
+        }
+    }
+}
+
+/// The right to end one run of a job.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    pub job_id: String,
+    pub worker: String,
+    pub locked_at: DateTime<Utc>,
+}
+
+/// A job that a worker holds.
+#[derive(Debug, Clone)]
+pub struct ClaimedJob {
+    pub lease: Lease,
+    /// The payload as stored: it may be anything, and is decoded by the worker.
+    pub payload: Vec<u8>,
+    /// Attempts that ended before this one.
+    pub attempts: i32,
+    pub max_attempts: i32,
+    pub idempotency_key: Option<String>,
+    /// update_status: polls done so far.
+    pub polls: u32,
+    /// update_status: where the deadline counts from, if not from the accept.
+    pub poll_since: Option<DateTime<Utc>>,
+}
+
+/// Leases up to `limit` due jobs of `queue` to `worker`. Fails on the foreign key when the worker
+/// is no longer registered, which is what it must learn.
+pub async fn claim(
+    executor: impl PgExecutor<'_>,
+    queue: &str,
+    worker: &str,
+    limit: i64,
+) -> Result<Vec<ClaimedJob>, StoreError> {
+    let rows = sqlx::query!(
+        r#"
+        UPDATE apalis.jobs
+        SET status = 'Running', lock_by = $2, lock_at = now()
+        -- An array rather than a join: Postgres then looks the few ids up, where it would plan to
+        -- hash the table for a LIMIT it does not know. SKIP LOCKED: what another worker is just
+        -- claiming is its own.
+        WHERE id = ANY (ARRAY(
+            SELECT id
+            FROM apalis.jobs
+            WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()
+            ORDER BY run_at
+            LIMIT $3
+            FOR UPDATE SKIP LOCKED
+        ))
+        RETURNING
+            id, job, attempts, max_attempts, lock_at AS "lock_at!", idempotency_key,
+            -- As text: one row with a strange value must not fail the claim of all the others.
+            metadata -> 'polls' AS polls, metadata -> 'poll_since' AS poll_since
+        "#,
+        queue,
+        worker,
+        limit
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ClaimedJob {
+            lease: Lease { job_id: row.id, worker: worker.to_owned(), locked_at: row.lock_at },
+            payload: row.job,
+            attempts: row.attempts,
+            max_attempts: row.max_attempts,
+            idempotency_key: row.idempotency_key,
+            polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
+            poll_since: row.poll_since.and_then(|since| since.parse().ok()),
+        })
+        .collect())
+}
+
+/// How long until the next job of each queue is due (zero when one is); `None` where none waits.
+/// In the order of `queues`.
+pub async fn next_due(
+    executor: impl PgExecutor<'_>,
+    queues: &[String],
+) -> Result<Vec<Option<Duration>>, StoreError> {
+    let rows = sqlx::query!(
+        r#"
+        -- Epochs rather than a difference of times: run_at may be infinite.
+        SELECT (extract(epoch FROM next.run_at) - extract(epoch FROM now()))::float8 AS seconds
+        FROM unnest($1::text[]) WITH ORDINALITY AS queue (name, position)
+        LEFT JOIN LATERAL (
+            SELECT run_at
+            FROM apalis.jobs
+            WHERE job_type = queue.name AND status = 'Pending'
+            ORDER BY run_at
+            LIMIT 1
+        ) AS next ON true
+        ORDER BY queue.position
+        "#,
+        queues
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| row.seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))))
+        .collect())
+}
+
+/// Gives back what `worker` still holds, without costing an attempt. A create that was `started`
+/// may have reached the third party: it waits `create_backoff`, and its next run looks it up first.
+/// Returns how many were given back.
+pub async fn release(
+    executor: impl PgExecutor<'_>,
+    worker: &str,
+    started: &[String],
+    create_backoff: Duration,
+) -> Result<u64, StoreError> {
+    let released = sqlx::query!(
+        r#"
+        WITH released AS (
+            UPDATE apalis.jobs
+            SET status = 'Pending', lock_by = NULL, lock_at = NULL,
+                run_at = CASE
+                    WHEN job_type = 'create_at_third_party' AND id = ANY ($2::text[])
+                    THEN now() + make_interval(secs => $3)
+                    ELSE run_at
+                END
+            WHERE lock_by = $1
+            RETURNING id, job_type, idempotency_key
+        ), evidence AS (
+            INSERT INTO transaction_events (transaction_id, kind, source, detail)
+            SELECT transactions.id, 'create_ambiguous', 'lease',
+                '{"error": "the worker stopped before an answer came"}'
+            FROM released
+            JOIN transactions ON transactions.id = quartet_uuid(released.idempotency_key)
+            WHERE job_type = 'create_at_third_party' AND released.id = ANY ($2::text[])
+        )
+        SELECT count(*) AS "count!" FROM released
+        "#,
+        worker,
+        started,
+        create_backoff.as_secs_f64(),
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(released.count.unsigned_abs())
+}

@@ -1,0 +1,152 @@
+//! All SQL. One function a query, taking an executor, so that the caller chooses the transaction;
+//! queries are checked against the schema when the project is built.
+//!
+//! Locks are always taken in one order, so that nothing deadlocks: a `transactions` row first
+//! ([`transactions::lock`]), then rows of `apalis.jobs`, then dead letters. `FOR NO KEY UPDATE` is
+//! enough for the transaction, and lets evidence (a foreign key to it) be written beside it.
+//!
+//! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
+
+pub mod clients;
+pub mod dead_letters;
+pub mod evidence;
+pub mod jobs;
+pub mod leases;
+pub mod outcomes;
+pub mod settle;
+pub mod summary;
+pub mod transactions;
+pub mod wakeups;
+pub mod webhooks;
+
+use std::time::Duration;
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+/// How long a request waits for a connection before it is told that the database is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// No statement of ours takes longer unless something is wrong.
+const STATEMENT_TIMEOUT_MS: &str = "5000";
+
+/// Why a query gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, restarting, overloaded or read-only. Trying again later may work;
+    /// whether a commit under way took place is unknown.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// The query itself failed.
+    #[error("the database refused the query")]
+    Query(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_unavailable(&error) { Self::Unavailable(error) } else { Self::Query(error) }
+    }
+}
+
+impl StoreError {
+    /// Whether the same call may work later.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// The violated constraint, where one was.
+    pub fn constraint(&self) -> Option<&str> {
+        match self {
+            Self::Query(sqlx::Error::Database(error)) => error.constraint(),
+            _ => None,
+        }
+    }
+}
+
+fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Classes of SQLSTATE: connection (08), serialisation and deadlock (40), resources
+            // (53), shutdown and start-up (57), system error (58). Single codes: read-only after a
+            // failover (25006), lock timeout (55P03).
+            ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                || matches!(code.as_ref(), "25006" | "55P03")
+        }),
+        _ => false,
+    }
+}
+
+/// A pool for `url`. Connects on first use, so that a database that is away delays no start.
+pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, StoreError> {
+    Ok(PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(connect_options(url)?))
+}
+
+/// How every connection of ours is opened.
+pub fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let options: PgConnectOptions = url.parse()?;
+    Ok(options.application_name("quartet").options([
+        ("statement_timeout", STATEMENT_TIMEOUT_MS),
+        ("idle_in_transaction_session_timeout", "10000"),
+    ]))
+}
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("apalis's migrations failed")]
+    Apalis(#[source] apalis_postgres::Error),
+    #[error("Quartet's migrations failed")]
+    Quartet(#[source] sqlx::migrate::MigrateError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// Applies apalis's migrations, then ours. Each migrator takes Postgres's advisory lock, so that
+/// two processes that migrate at once wait for each other.
+pub async fn migrate(url: &str) -> Result<(), MigrateError> {
+    // A migration may run longer than a statement of daily work: no statement timeout here.
+    let options: PgConnectOptions = url.parse().map_err(StoreError::from)?;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options.application_name("quartet migrate"))
+        .await
+        .map_err(StoreError::from)?;
+    apalis_postgres::PostgresStorage::<()>::setup(&pool).await.map_err(MigrateError::Apalis)?;
+    MIGRATIONS.run(&pool).await.map_err(MigrateError::Quartet)?;
+    pool.close().await;
+    Ok(())
+}
+
+/// Whether every migration of this build has been applied.
+pub async fn is_migrated(pool: &PgPool) -> Result<bool, StoreError> {
+    let table = sqlx::query_scalar!("SELECT to_regclass('public._sqlx_migrations')::text")
+        .fetch_one(pool)
+        .await?;
+    if table.is_none() {
+        return Ok(false);
+    }
+    // Not a checked query: sqlx's own table is no part of the schema that queries are checked with.
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM public._sqlx_migrations WHERE success")
+            .fetch_all(pool)
+            .await?;
+    Ok(MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)))
+}
+
+/// Answers when the database does.
+pub async fn ping(pool: &PgPool) -> Result<(), StoreError> {
+    sqlx::query("SELECT 1").execute(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! Writing how a job ended: the fence, the job row and all effects in one SQL transaction.
+//!
+//! The fence is the lease, matched by worker and time of claim. Where it does not match (the job
+//! was rescued, or a webhook ended it) nothing is written, but for one thing: a final status that
+//! was seen and contradicts the present one is kept as a conflict, because it is a fact about the
+//! third party and not an outcome of the job.
+//!
+//! An outcome may be written again after a lost connection: if the first commit took place, the
+//! lease is gone and the second write changes nothing.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::{
+    StoreError, dead_letters,
+    evidence::{self, NewEvidence},
+    jobs::{ClaimedJob, Lease},
+    settle,
+    transactions::{self, Transaction},
+};
+use crate::domain::{DeadLetterKind, Decision, EvidenceKind, JobKind, SettledBy, Status};
+
+/// How a run of a job ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What becomes of the job.
+    pub next: Next,
+    /// What was seen, in order.
+    pub evidence: Vec<(EvidenceKind, Value)>,
+    /// A status that the third party reported.
+    pub report: Option<(Status, SettledBy)>,
+    /// The version that the client was sent.
+    pub notified: Option<Notified>,
+}
+
+/// What becomes of a job.
+#[derive(Debug, Clone)]
+pub enum Next {
+    /// It is done.
+    Done,
+    /// It goes on later; this was no failure and costs no attempt.
+    Snooze { delay: Duration, polls: u32 },
+    /// It failed and is tried again later, if an attempt is left; else `exhausted`.
+    Retry { delay: Duration, error: String },
+    /// It stops, for an operator.
+    Dead { kind: DeadLetterKind, reason: String, error: Option<String> },
+    /// The transaction cannot be created: it becomes `failed`, and the job stops, for an operator.
+    GiveUp { kind: DeadLetterKind, reason: String, error: Option<String> },
+}
+
+/// A version that was sent to the client.
+#[derive(Debug, Clone, Copy)]
+pub struct Notified {
+    pub version: i32,
+    /// Whether the client acknowledged it.
+    pub delivered: bool,
+}
+
+impl Outcome {
+    /// An outcome without effects.
+    pub fn new(next: Next) -> Self {
+        Self { next, evidence: Vec::new(), report: None, notified: None }
+    }
+
+    /// Done, without effects.
+    pub fn done() -> Self {
+        Self::new(Next::Done)
+    }
+
+    /// Failed; again after `delay`.
+    pub fn retry(delay: Duration, error: impl Into<String>) -> Self {
+        Self::new(Next::Retry { delay, error: error.into() })
+    }
+
+    /// Adds something that was seen.
+    pub fn with_evidence(mut self, kind: EvidenceKind, detail: Value) -> Self {
+        self.evidence.push((kind, detail));
+        self
+    }
+
+    /// Adds a status that the third party reported.
+    pub fn with_report(mut self, status: Status, by: SettledBy) -> Self {
+        self.report = Some((status, by));
+        self
+    }
+
+    /// Adds the version that the client was sent.
+    pub fn with_notified(mut self, version: i32, delivered: bool) -> Self {
+        self.notified = Some(Notified { version, delivered });
+        self
+    }
+
+    /// Whether the transaction's row decides or changes anything here.
+    fn needs_transaction(&self) -> bool {
+        self.report.is_some()
+            || self.notified.is_some()
+            || matches!(
+                self.next,
+                Next::GiveUp { .. } | Next::Dead { kind: DeadLetterKind::Deadline, .. }
+            )
+    }
+}
+
+/// What became of an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// It was written. Jobs of this process's queues that are now due after a delay.
+    Applied { due: Vec<(&'static str, Duration)> },
+    /// The lease belongs to somebody else: nothing was written.
+    LeaseLost,
+}
+
+/// The row's next state, after the transaction's row had its say.
+enum End<'a> {
+    Done,
+    /// Due again at once, with fresh attempts.
+    Again,
+    Snooze {
+        delay: Duration,
+        polls: u32,
+    },
+    Retry {
+        delay: Duration,
+        error: &'a str,
+    },
+    Dead {
+        kind: DeadLetterKind,
+        reason: String,
+        error: Option<&'a str>,
+    },
+}
+
+/// Writes `outcome` of `job`, a job of `queue` about `transaction_id`.
+pub async fn write(
+    pool: &PgPool,
+    queue: &'static str,
+    job: &ClaimedJob,
+    transaction_id: Option<Uuid>,
+    outcome: &Outcome,
+) -> Result<Written, StoreError> {
+    let mut tx = pool.begin().await?;
+    let current = match transaction_id {
+        Some(id) if outcome.needs_transaction() => transactions::lock(&mut tx, id).await?,
+        _ => None,
+    };
+    let (end, report) = decide(job, outcome, current.as_ref());
+    if !end_job(&mut tx, queue, job, &end).await? {
+        tx.rollback().await?;
+        keep_contradiction(pool, queue, transaction_id, outcome).await?;
+        return Ok(Written::LeaseLost);
+    }
+
+    if let Some(id) = transaction_id {
+        for (kind, detail) in &outcome.evidence {
+            let seen = NewEvidence { kind: *kind, source: queue, detail: detail.clone() };
+            evidence::append(&mut *tx, id, &seen).await?;
+        }
+    }
+    let mut due = Vec::new();
+    if let (Some(current), Some((status, by))) = (&current, report) {
+        let decision = settle::apply(&mut tx, current, status, by, queue).await?;
+        if decision == Decision::Settle {
+            due.push((JobKind::NotifyClient.as_str(), Duration::ZERO));
+        }
+    }
+    if let (Some(current), Some(Notified { version, delivered: true })) =
+        (&current, outcome.notified)
+    {
+        transactions::record_notified(&mut *tx, current.id, version).await?;
+        dead_letters::resolve_for_job(&mut *tx, &job.lease.job_id, queue).await?;
+    }
+    tx.commit().await?;
+
+    match end {
+        End::Again => due.push((queue, Duration::ZERO)),
+        End::Snooze { delay, .. } | End::Retry { delay, .. } => due.push((queue, delay)),
+        End::Done | End::Dead { .. } => {}
+    }
+    Ok(Written::Applied { due })
+}
+
+fn decide<'a>(
+    job: &ClaimedJob,
+    outcome: &'a Outcome,
+    current: Option<&Transaction>,
+) -> (End<'a>, Option<(Status, SettledBy)>) {
+    let status = current.map(|current| current.status);
+    let newer = match (current, outcome.notified) {
+        (Some(current), Some(notified)) => current.version > notified.version,
+        _ => false,
+    };
+    let end = match &outcome.next {
+        // No lost wake-up: the status changed while the client was being told.
+        Next::Done | Next::Retry { .. } if newer => End::Again,
+        Next::Done => End::Done,
+        Next::Snooze { delay, polls } => End::Snooze { delay: *delay, polls: *polls },
+        Next::Retry { error, .. } if job.attempts + 1 >= job.max_attempts => End::Dead {
+            kind: DeadLetterKind::Exhausted,
+            reason: format!("all {} attempts failed; the last one: {error}", job.attempts + 1),
+            error: Some(error),
+        },
+        Next::Retry { delay, error } => End::Retry { delay: *delay, error },
+        // It was settled while this was on its way: there is nothing left to give up.
+        Next::Dead { kind: DeadLetterKind::Deadline, .. }
+            if status.is_some_and(Status::is_final) =>
+        {
+            End::Done
+        }
+        Next::GiveUp { .. } if matches!(status, Some(Status::Completed | Status::Declined)) => {
+            End::Done
+        }
+        Next::Dead { kind, reason, error } | Next::GiveUp { kind, reason, error } => {
+            End::Dead { kind: *kind, reason: reason.clone(), error: error.as_deref() }
+        }
+    };
+    let gave_up = matches!((&outcome.next, &end), (Next::GiveUp { .. }, End::Dead { .. }));
+    let report =
+        if gave_up { Some((Status::Failed, SettledBy::CreationFailure)) } else { outcome.report };
+    (end, report)
+}
+
+/// Ends this run of the job row; `false` when the lease is somebody else's.
+async fn end_job(
+    conn: &mut PgConnection,
+    queue: &'static str,
+    job: &ClaimedJob,
+    end: &End<'_>,
+) -> Result<bool, StoreError> {
+    let Lease { job_id, worker, locked_at } = &job.lease;
+    let ended = match end {
+        End::Done => {
+            sqlx::query!(
+                r#"
+                UPDATE apalis.jobs
+                SET status = 'Done', attempts = attempts + 1, done_at = clock_timestamp(),
+                    lock_by = NULL, lock_at = NULL,
+                    last_result = COALESCE(last_result - 'Err', '{}') || '{"Ok": null}'
+                WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
+                "#,
+                job_id,
+                worker,
+                locked_at
+            )
+            .execute(conn)
+            .await?
+        }
+        End::Again => {
+            sqlx::query!(
+                r#"
+                UPDATE apalis.jobs
+                SET status = 'Pending', attempts = 0, run_at = clock_timestamp(),
+                    lock_by = NULL, lock_at = NULL, last_result = NULL
+                WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
+                "#,
+                job_id,
+                worker,
+                locked_at
+            )
+            .execute(conn)
+            .await?
+        }
+        End::Snooze { delay, polls } => {
+            sqlx::query!(
+                r#"
+                UPDATE apalis.jobs
+                SET status = 'Pending', run_at = clock_timestamp() + make_interval(secs => $4),
+                    lock_by = NULL, lock_at = NULL,
+                    metadata = COALESCE(metadata, '') || hstore('polls', $5::int::text)
+                WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
+                "#,
+                job_id,
+                worker,
+                locked_at,
+                delay.as_secs_f64(),
+                i32::try_from(*polls).unwrap_or(i32::MAX),
+            )
+            .execute(conn)
+            .await?
+        }
+        End::Retry { delay, error } => {
+            sqlx::query!(
+                r#"
+                UPDATE apalis.jobs
+                SET status = 'Pending', attempts = attempts + 1,
+                    run_at = clock_timestamp() + make_interval(secs => $4),
+                    lock_by = NULL, lock_at = NULL,
+                    last_result = jsonb_build_object(
+                        'Err', $5::text,
+                        'errors', COALESCE(last_result -> 'errors', '[]') || jsonb_build_object(
+                            'attempt', attempts + 1, 'at', clock_timestamp(), 'error', $5::text
+                        )
+                    )
+                WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
+                "#,
+                job_id,
+                worker,
+                locked_at,
+                delay.as_secs_f64(),
+                error,
+            )
+            .execute(conn)
+            .await?
+        }
+        End::Dead { kind, reason, error } => {
+            let held = sqlx::query!(
+                r#"
+                SELECT FROM apalis.jobs
+                WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
+                FOR NO KEY UPDATE
+                "#,
+                job_id,
+                worker,
+                locked_at
+            )
+            .fetch_optional(&mut *conn)
+            .await?;
+            if held.is_none() {
+                return Ok(false);
+            }
+            // The row as it was, before it changes.
+            dead_letters::open_for_job(&mut *conn, job_id, *kind, reason, *error, queue).await?;
+            sqlx::query!(
+                r#"
+                UPDATE apalis.jobs
+                SET status = 'Failed', attempts = attempts + 1, done_at = clock_timestamp(),
+                    lock_by = NULL, lock_at = NULL,
+                    last_result = COALESCE(last_result, '{}') || jsonb_build_object('Err', $2::text)
+                WHERE id = $1
+                "#,
+                job_id,
+                error.unwrap_or(reason),
+            )
+            .execute(conn)
+            .await?
+        }
+    };
+    Ok(ended.rows_affected() > 0)
+}
+
+/// Keeps a final status that was seen without a lease, where it contradicts the present one.
+async fn keep_contradiction(
+    pool: &PgPool,
+    queue: &'static str,
+    transaction_id: Option<Uuid>,
+    outcome: &Outcome,
+) -> Result<(), StoreError> {
+    let (Some(id), Some((reported, by))) = (transaction_id, outcome.report) else { return Ok(()) };
+    let mut tx = pool.begin().await?;
+    if let Some(current) = transactions::lock(&mut tx, id).await?
+        && current.status.decide(reported) == Decision::Conflict
+    {
+        settle::open_conflict(&mut tx, &current, reported, by, queue).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}

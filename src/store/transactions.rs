@@ -1,0 +1,245 @@
+//! The `transactions` table: accepting with the four jobs in one statement, reading, locking.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor, types::Json};
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    jobs::{JobPayload, JobPlan},
+};
+use crate::domain::{JobKind, NewTransaction, SettledBy, Status};
+
+/// A row of `transactions`.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    pub id: Uuid,
+    pub client_id: Uuid,
+    pub content_hash: Vec<u8>,
+    pub amount: Option<i64>,
+    pub currency: Option<String>,
+    pub reference: Option<String>,
+    pub metadata: Option<Json<BTreeMap<String, String>>>,
+    pub status: Status,
+    pub version: i32,
+    pub notified_version: i32,
+    pub settled_at: Option<DateTime<Utc>>,
+    pub settled_by: Option<SettledBy>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Writes the transaction, its four jobs and the evidence in one statement. `None` when the id
+/// exists already: nothing was written then.
+pub async fn accept(
+    executor: impl PgExecutor<'_>,
+    new: &NewTransaction,
+    plan: &JobPlan,
+) -> Result<Option<Transaction>, StoreError> {
+    let jobs = plan.rows(new);
+    let content = &new.content;
+    let accepted = sqlx::query_as!(
+        Transaction,
+        r#"
+        WITH accepted AS (
+            INSERT INTO transactions
+                (id, client_id, content_hash, amount, currency, reference, metadata)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)
+            ON CONFLICT (id) DO NOTHING
+            RETURNING *
+        ), new_jobs AS (
+            -- Reads from `accepted`: a repeated id inserts no jobs either. The column's own
+            -- timestamptz keeps the milliseconds that apalis's push would round away.
+            INSERT INTO apalis.jobs
+                (id, job_type, job, max_attempts, run_at, idempotency_key)
+            SELECT
+                job.id, job.job_type, job.payload, job.max_attempts,
+                now() + make_interval(secs => job.delay), accepted.id::text
+            FROM accepted, unnest($8::text[], $9::text[], $10::bytea[], $11::int[], $12::float8[])
+                AS job (id, job_type, payload, max_attempts, delay)
+        ), evidence AS (
+            INSERT INTO transaction_events (transaction_id, kind, source)
+            SELECT id, 'accepted', 'api' FROM accepted
+        )
+        SELECT
+            id, client_id, content_hash, amount, currency, reference,
+            metadata AS "metadata: Json<BTreeMap<String, String>>",
+            status AS "status: Status", version, notified_version, settled_at,
+            settled_by AS "settled_by: SettledBy", created_at, updated_at
+        FROM accepted
+        "#,
+        new.id,
+        new.client_id,
+        &content.hash()[..],
+        content.amount,
+        content.currency,
+        content.reference,
+        content.metadata.as_ref().map(Json) as _,
+        &jobs.ids,
+        &jobs.kinds,
+        &jobs.payloads,
+        &jobs.max_attempts,
+        &jobs.delays,
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(accepted)
+}
+
+/// Writes the transaction if it does not exist (the create_transaction job); tells whether it did.
+pub async fn insert_if_absent(
+    executor: impl PgExecutor<'_>,
+    new: &NewTransaction,
+) -> Result<bool, StoreError> {
+    let content = &new.content;
+    let inserted = sqlx::query!(
+        r#"
+        WITH accepted AS (
+            INSERT INTO transactions
+                (id, client_id, content_hash, amount, currency, reference, metadata)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)
+            ON CONFLICT (id) DO NOTHING
+            RETURNING id
+        )
+        INSERT INTO transaction_events (transaction_id, kind, source)
+        SELECT id, 'accepted', $8 FROM accepted
+        "#,
+        new.id,
+        new.client_id,
+        &content.hash()[..],
+        content.amount,
+        content.currency,
+        content.reference,
+        content.metadata.as_ref().map(Json) as _,
+        JobKind::CreateTransaction.as_str(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(inserted.rows_affected() > 0)
+}
+
+/// One transaction.
+pub async fn get(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+) -> Result<Option<Transaction>, StoreError> {
+    Ok(sqlx::query_as!(
+        Transaction,
+        r#"
+        SELECT
+            id, client_id, content_hash, amount, currency, reference,
+            metadata AS "metadata: Json<BTreeMap<String, String>>",
+            status AS "status: Status", version, notified_version, settled_at,
+            settled_by AS "settled_by: SettledBy", created_at, updated_at
+        FROM transactions
+        WHERE id = $1
+        "#,
+        id
+    )
+    .fetch_optional(executor)
+    .await?)
+}
+
+/// One transaction, locked until the SQL transaction ends: whoever decides about a status holds it.
+pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transaction>, StoreError> {
+    Ok(sqlx::query_as!(
+        Transaction,
+        r#"
+        SELECT
+            id, client_id, content_hash, amount, currency, reference,
+            metadata AS "metadata: Json<BTreeMap<String, String>>",
+            status AS "status: Status", version, notified_version, settled_at,
+            settled_by AS "settled_by: SettledBy", created_at, updated_at
+        FROM transactions
+        WHERE id = $1
+        -- Not FOR UPDATE: evidence is written beside it under a foreign key.
+        FOR NO KEY UPDATE
+        "#,
+        id
+    )
+    .fetch_optional(conn)
+    .await?)
+}
+
+/// Records that the client acknowledged `version`.
+pub async fn record_notified(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    version: i32,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE transactions SET notified_version = GREATEST(notified_version, $2) WHERE id = $1",
+        id,
+        version
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Where a page of a list ends: the next one starts after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    pub at: DateTime<Utc>,
+    pub id: Uuid,
+}
+
+/// What a client's list is narrowed to.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub status: Option<Status>,
+    /// At or after.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Before.
+    pub created_before: Option<DateTime<Utc>>,
+    pub cursor: Option<Cursor>,
+}
+
+/// A client's transactions, newest first.
+pub async fn list(
+    executor: impl PgExecutor<'_>,
+    client_id: Uuid,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<Transaction>, StoreError> {
+    Ok(sqlx::query_as!(
+        Transaction,
+        r#"
+        SELECT
+            id, client_id, content_hash, amount, currency, reference,
+            metadata AS "metadata: Json<BTreeMap<String, String>>",
+            status AS "status: Status", version, notified_version, settled_at,
+            settled_by AS "settled_by: SettledBy", created_at, updated_at
+        FROM transactions
+        WHERE client_id = $1
+            AND ($2::text IS NULL OR status = $2)
+            AND created_at >= COALESCE($3, '-infinity'::timestamptz)
+            AND created_at < COALESCE($4, 'infinity'::timestamptz)
+            -- Keyset: strictly after the last row of the page before, in the index's order.
+            AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $7
+        "#,
+        client_id,
+        filter.status.map(Status::as_str),
+        filter.created_after,
+        filter.created_before,
+        filter.cursor.map(|cursor| cursor.at),
+        filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
+        limit,
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+impl JobPayload {
+    /// The payload of `kind` for a transaction.
+    pub fn for_kind(kind: JobKind, new: &NewTransaction) -> Self {
+        match kind {
+            JobKind::CreateTransaction => Self::Create(new.clone()),
+            _ => Self::Refer { transaction_id: new.id },
+        }
+    }
+}
