@@ -1,0 +1,169 @@
+//! The command line: what each command takes, and its dispatch.
+
+mod clients;
+mod dead_letters;
+mod demo;
+mod dev;
+mod report;
+mod sandbox;
+mod serve;
+mod sign_webhook;
+mod stack;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::AppError,
+    config::{self, Config, ConfigError, Role},
+    dev::postgres,
+    http,
+    sandbox::{SandboxArgs, SandboxError},
+    store::{self, MigrateError, StoreError, dead_letters::ReplayError},
+    telemetry::{self, TelemetryError},
+};
+
+/// A durable transaction relay on Postgres: one transaction, four jobs, one commit.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// TOML file with settings; the environment wins over it
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send transactions through the whole of Quartet, against simulated peers, and sum up
+    Demo(demo::DemoArgs),
+    /// Run the same stack and keep it up, to try things out
+    Dev(dev::DevArgs),
+    /// Serve the API and run the jobs; needs DATABASE_URL
+    Serve {
+        /// What this process does
+        #[arg(long, value_enum, default_value_t)]
+        role: Role,
+    },
+    /// Bring the database schema up to date; needs DATABASE_URL
+    Migrate,
+    /// Run the simulated third party and client
+    Sandbox(SandboxArgs),
+    /// Register clients; needs DATABASE_URL
+    #[command(subcommand)]
+    Clients(clients::ClientsCommand),
+    /// Work off dead letters; needs DATABASE_URL
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
+    /// Sign the body on standard input as the third party does; prints three header lines
+    SignWebhook(sign_webhook::SignWebhookArgs),
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("the schema could not be brought up to date")]
+    Migrate(#[from] MigrateError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    #[error("DATABASE_URL is not set")]
+    NoDatabase,
+    #[error("reading or writing failed")]
+    Io(#[from] std::io::Error),
+    #[error("the request to Quartet failed")]
+    Request(#[from] reqwest::Error),
+    #[error("output could not be written as JSON")]
+    Json(#[from] serde_json::Error),
+    /// Something that only its text explains.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub async fn run(self) -> Result<(), CliError> {
+        let stop = CancellationToken::new();
+        let file = self.config;
+        match self.command {
+            Command::Demo(args) => {
+                tokio::spawn(cancel_on_signal(stop.clone()));
+                demo::run(file, args, stop).await
+            }
+            Command::Dev(args) => {
+                tokio::spawn(cancel_on_signal(stop.clone()));
+                dev::run(file, args, stop).await
+            }
+            Command::Serve { role } => {
+                tokio::spawn(cancel_on_signal(stop.clone()));
+                let config = Config::load_for(role, config::environment(), file.as_deref())?;
+                telemetry::init(&config.log.filter, config.log.format)?;
+                serve::run(config, role, stop).await
+            }
+            Command::Migrate => {
+                let config = load(file)?;
+                store::migrate(database_url(&config)?).await?;
+                println!("The schema is up to date.");
+                Ok(())
+            }
+            Command::Sandbox(args) => {
+                tokio::spawn(cancel_on_signal(stop.clone()));
+                telemetry::init("info", telemetry::LogFormat::Human)?;
+                sandbox::run(args, stop).await
+            }
+            Command::Clients(command) => clients::run(&load(file)?, command).await,
+            Command::DeadLetters(command) => dead_letters::run(&load(file)?, command).await,
+            Command::SignWebhook(args) => sign_webhook::run(&load(file)?, args),
+            Command::Openapi => {
+                print!("{}", http::openapi());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn load(file: Option<PathBuf>) -> Result<Config, CliError> {
+    Ok(Config::load(config::environment(), file.as_deref())?)
+}
+
+fn database_url(config: &Config) -> Result<&str, CliError> {
+    Ok(config.database.url.as_ref().ok_or(CliError::NoDatabase)?.expose())
+}
+
+/// Cancels `stop` at SIGINT or SIGTERM; a second signal ends the process at once.
+async fn cancel_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        tracing::error!("signals cannot be handled");
+        return;
+    };
+    for first in [true, false] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if !first {
+            // As a shell reports a process that SIGINT ended.
+            std::process::exit(130);
+        }
+        stop.cancel();
+    }
+}
