@@ -1,3 +1,36 @@
+//! Quartet: a durable transaction relay on Postgres. One transaction, four jobs, one commit.
+//!
+//! # The map
+//!
+//! [`app`] builds the application for the binary and the tests alike: [`app::App::build`], `run`.
+//! [`cli`] holds the commands and what they print.
+//!
+//! [`config`] reads the settings from the environment over a TOML file and names the variable of
+//! every wrong one. [`telemetry`] sets the logs up.
+//!
+//! [`domain`] is the rules, pure: statuses and their legal transitions, schedules, backoff.
+//! [`signature`] signs and verifies Standard Webhooks, pure.
+//!
+//! [`store`] is all SQL: the accept statement, claims and leases, settling, outcomes, dead letters.
+//!
+//! [`jobs`] is the four kinds of job and what runs them: the claim behind an apalis worker, the
+//! runner, the supervisor, the lease keeper.
+//!
+//! [`clients`] calls out: to the third party, and to clients' callback URLs.
+//!
+//! [`http`] is the API: all routes, strict bodies, problem+json, Swagger UI.
+//!
+//! [`sandbox`] is the simulated third party and client, over HTTP. [`dev`] is the embedded Postgres.
+//!
+//! # Who may import whom
+//!
+//! `domain` and `signature` import nothing of ours. `store` imports `domain`. `clients` imports
+//! `domain`, `signature` and `config`, never `store`. `http` imports `domain`, `store`, `signature`
+//! and `config`, never `clients` or `jobs`: no request waits for a third party. `jobs` imports
+//! `domain`, `store`, `clients`, `signature` and `config`, never `http`. `sandbox` imports
+//! `signature` alone: it speaks HTTP, so that it cannot agree with us by sharing types. Only `app`,
+//! `cli` and `main` see everything.
+
 pub mod app;
 pub mod cli;
 pub mod clients;

@@ -51,7 +51,7 @@ enum Command {
     /// Bring the database schema up to date; needs DATABASE_URL
     Migrate,
     /// Run the simulated third party and client
-    Sandbox(SandboxArgs),
+    Sandbox(Box<SandboxArgs>),
     /// Register clients; needs DATABASE_URL
     #[command(subcommand)]
     Clients(clients::ClientsCommand),
@@ -125,7 +125,7 @@ impl Cli {
             Command::Sandbox(args) => {
                 tokio::spawn(cancel_on_signal(stop.clone()));
                 telemetry::init("info", telemetry::LogFormat::Human)?;
-                sandbox::run(args, stop).await
+                sandbox::run(*args, stop).await
             }
             Command::Clients(command) => clients::run(&load(file)?, command).await,
             Command::DeadLetters(command) => dead_letters::run(&load(file)?, command).await,

@@ -24,9 +24,17 @@ macro_rules! words {
             $($(#[$variant_doc])* $variant),+
         }
 
+        impl crate::domain::Words for $name {
+            const ALL: &[Self] = &[$(Self::$variant),+];
+
+            fn as_str(self) -> &'static str {
+                Self::as_str(self)
+            }
+        }
+
         impl $name {
             /// Every value, in the order of declaration.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            pub const ALL: &[Self] = <Self as crate::domain::Words>::ALL;
 
             /// The word that stands for it on the wire and in the database.
             pub const fn as_str(self) -> &'static str {
@@ -74,6 +82,15 @@ macro_rules! words {
     };
 }
 pub(crate) use words;
+
+/// An enumeration of fixed words, made by `words!`.
+pub trait Words: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownWord> {
+    /// Every value, in the order of declaration.
+    const ALL: &[Self];
+
+    /// The word that stands for it on the wire and in the database.
+    fn as_str(self) -> &'static str;
+}
 
 /// A text that is none of an enumeration's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

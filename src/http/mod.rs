@@ -12,6 +12,7 @@ pub mod page;
 pub mod problem;
 pub mod transactions;
 pub mod webhooks;
+pub mod words;
 
 use std::{
     any::Any,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use poem::{http::StatusCode, web::Data};
 use poem_openapi::{
-    ApiResponse, Enum, Object, OpenApi,
+    ApiResponse, Object, OpenApi,
     param::{Path, Query},
     payload::Json,
     types::Any,
@@ -19,9 +19,10 @@ use super::{
     body::{self, FieldFault, Fields, FromFields, OptionalJson},
     page,
     problem::{Problem, ProblemJson},
+    words::Word,
 };
 use crate::{
-    domain::{self, JobKind},
+    domain::{DeadLetterKind, DeadLetterState, JobKind},
     store::{
         dead_letters::{self, Filter, ReplayError},
         transactions::Cursor,
@@ -34,64 +35,15 @@ const MAX_NOTE: usize = 1_000;
 /// The operators' operations.
 pub struct OperatorApi;
 
-/// Why something is in front of an operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
-pub enum DeadLetterKind {
-    Exhausted,
-    Rejected,
-    CreationFailure,
-    Deadline,
-    StatusConflict,
-    UnknownTransaction,
-    Poison,
-}
-
-impl From<DeadLetterKind> for domain::DeadLetterKind {
-    fn from(kind: DeadLetterKind) -> Self {
-        match kind {
-            DeadLetterKind::Exhausted => Self::Exhausted,
-            DeadLetterKind::Rejected => Self::Rejected,
-            DeadLetterKind::CreationFailure => Self::CreationFailure,
-            DeadLetterKind::Deadline => Self::Deadline,
-            DeadLetterKind::StatusConflict => Self::StatusConflict,
-            DeadLetterKind::UnknownTransaction => Self::UnknownTransaction,
-            DeadLetterKind::Poison => Self::Poison,
-        }
-    }
-}
-
-/// Where a dead letter stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
-pub enum DeadLetterState {
-    Open,
-    Replayed,
-    Resolved,
-    Discarded,
-}
-
-impl From<DeadLetterState> for domain::DeadLetterState {
-    fn from(state: DeadLetterState) -> Self {
-        match state {
-            DeadLetterState::Open => Self::Open,
-            DeadLetterState::Replayed => Self::Replayed,
-            DeadLetterState::Resolved => Self::Resolved,
-            DeadLetterState::Discarded => Self::Discarded,
-        }
-    }
-}
-
 /// What a machine must not decide.
 #[derive(Debug, Clone, Object)]
 pub struct DeadLetter {
     /// Its id.
     pub id: Uuid,
-    /// `exhausted`, `rejected`, `creation_failure`, `deadline`, `status_conflict`,
-    /// `unknown_transaction` or `poison`.
-    pub kind: String,
+    /// Why it is here.
+    pub kind: Word<DeadLetterKind>,
     /// `open`, then `replayed`, `resolved` or `discarded`.
-    pub state: String,
+    pub state: Word<DeadLetterState>,
     /// The transaction, where known.
     pub transaction_id: Option<Uuid>,
     /// The job it came from; null for one that a webhook or a conflict opened.
@@ -120,8 +72,8 @@ impl From<dead_letters::DeadLetter> for DeadLetter {
     fn from(row: dead_letters::DeadLetter) -> Self {
         Self {
             id: row.id,
-            kind: row.kind.to_string(),
-            state: row.state.to_string(),
+            kind: Word(row.kind),
+            state: Word(row.state),
             transaction_id: row.transaction_id,
             job_id: row.job_id,
             queue: row.queue,
@@ -255,10 +207,10 @@ impl OperatorApi {
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
         /// Only those of this kind.
-        kind: Query<Option<DeadLetterKind>>,
+        kind: Query<Option<Word<DeadLetterKind>>>,
         /// Only those in this state.
         #[oai(name = "state")]
-        in_state: Query<Option<DeadLetterState>>,
+        in_state: Query<Option<Word<DeadLetterState>>>,
         /// Only those about this transaction.
         transaction_id: Query<Option<Uuid>>,
         /// Entries of a page.
@@ -268,8 +220,8 @@ impl OperatorApi {
         cursor: Query<Option<String>>,
     ) -> poem::Result<ListDeadLettersResponse> {
         let filter = Filter {
-            kind: kind.0.map(Into::into),
-            state: in_state.0.map(Into::into),
+            kind: kind.0.map(|kind| kind.0),
+            state: in_state.0.map(|state| state.0),
             transaction_id: transaction_id.0,
             cursor: cursor.0.as_deref().map(page::decode).transpose()?,
         };

@@ -5,9 +5,9 @@
 //! A 500 is opaque; its cause is logged once, here.
 
 use poem::{
-    Body, IntoResponse, Response,
+    IntoResponse, Response,
     error::{MethodNotAllowedError, NotFoundError},
-    http::{HeaderName, StatusCode, header},
+    http::{StatusCode, header},
 };
 use poem_openapi::{
     Object,
@@ -37,8 +37,6 @@ pub struct Problem {
     pub detail: String,
     /// Where fields or parameters are at fault, one entry each.
     pub errors: Option<Vec<FieldProblem>>,
-    #[oai(skip)]
-    headers: Vec<(HeaderName, &'static str)>,
 }
 
 /// What is wrong with one field or parameter.
@@ -74,7 +72,6 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: None,
-            headers: Vec::new(),
         }
     }
 
@@ -100,17 +97,13 @@ impl Problem {
     /// 401, without saying more than what is expected.
     pub fn unauthorized() -> Self {
         let detail = "send `Authorization: Bearer <key>` with a valid key";
-        let mut problem = Self::new(StatusCode::UNAUTHORIZED, detail);
-        problem.headers.push((header::WWW_AUTHENTICATE, "Bearer"));
-        problem
+        Self::new(StatusCode::UNAUTHORIZED, detail)
     }
 
-    /// 503 with `Retry-After`: the database is away, nothing is lost.
+    /// 503: the database is away, nothing is lost.
     pub fn unavailable() -> Self {
         let detail = "the database is away; nothing was lost, send the same request again";
-        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
-        problem.headers.push((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
-        problem
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
     /// 500, opaque. The cause goes to the log.
@@ -125,10 +118,14 @@ impl Problem {
             return Self::unauthorized();
         }
         if let Some(error) = error.downcast_ref::<ParseParamError>() {
-            return Self::invalid(vec![FieldProblem::parameter(error.name, &error.reason)]);
+            return Self::invalid(vec![FieldProblem::parameter(
+                error.name,
+                explain(&error.reason),
+            )]);
         }
         if let Some(error) = error.downcast_ref::<ParsePathError>() {
-            return Self::invalid(vec![FieldProblem::parameter(error.name, &error.reason)]);
+            // poem-openapi numbers path parameters; every path of ours has one, the id.
+            return Self::invalid(vec![FieldProblem::parameter("id", explain(&error.reason))]);
         }
         if error.is::<NotFoundError>() {
             return Self::not_found("there is nothing at this path; /openapi.json lists all paths");
@@ -147,15 +144,41 @@ impl Problem {
     }
 }
 
+/// What poem-openapi says about a parameter, in words that say what is allowed. It names the
+/// schema's type, as in `failed to parse "string_uuid": …`.
+fn explain(reason: &str) -> String {
+    const TYPES: [(&str, &str); 3] = [
+        ("string_uuid", "must be a uuid"),
+        ("string_date-time", "must be a time such as 2026-11-23T10:00:00Z"),
+        ("uint32", "must be a whole number that is not negative"),
+    ];
+    if let Some((_, explained)) = TYPES.iter().find(|(name, _)| reason.contains(name)) {
+        return (*explained).to_owned();
+    }
+    if let Some(rule) = reason.strip_prefix("verification failed. ") {
+        let limit = |name| rule.strip_prefix(name).and_then(|rest: &str| rest.split(',').next());
+        return match (limit("maximum("), limit("minimum(")) {
+            (Some(maximum), _) => format!("must be at most {maximum}"),
+            (_, Some(minimum)) => format!("must be at least {minimum}"),
+            _ => rule.to_owned(),
+        };
+    }
+    let inner = reason.split_once("\": ").map_or(reason, |(_, inner)| inner);
+    inner.split(" (occurred while parsing").next().unwrap_or(inner).to_owned()
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = Response::builder()
-            .status(StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
-            .content_type(ProblemJson::CONTENT_TYPE);
-        for (name, value) in &self.headers {
-            response = response.header(name, *value);
-        }
-        response.body(Body::from(self.to_json_string()))
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let response = Response::builder().status(status).content_type(ProblemJson::CONTENT_TYPE);
+        let response = match status {
+            StatusCode::UNAUTHORIZED => response.header(header::WWW_AUTHENTICATE, "Bearer"),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                response.header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
+            }
+            _ => response,
+        };
+        response.body(self.to_json_string())
     }
 }
 

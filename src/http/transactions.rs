@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use iso_currency::Currency;
 use poem::{http::StatusCode, web::Data};
 use poem_openapi::{
-    ApiResponse, Enum, Object, OpenApi,
+    ApiResponse, Object, OpenApi,
     param::{Path, Query},
     payload::Json,
     types::{Any, Example},
@@ -21,9 +21,10 @@ use super::{
     body::{self, FieldFault, Fields, FromFields, StrictJson},
     page,
     problem::{Problem, ProblemJson},
+    words::Word,
 };
 use crate::{
-    domain::{self, Content, JobKind, NewTransaction},
+    domain::{Content, EvidenceKind, JobKind, NewTransaction, SettledBy, Status},
     store::{
         evidence,
         transactions::{self, Cursor, Filter},
@@ -135,38 +136,6 @@ fn metadata(value: Value) -> Result<BTreeMap<String, String>, FieldFault> {
         .collect()
 }
 
-/// Where a transaction stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case", rename = "TransactionStatus")]
-pub enum Status {
-    Pending,
-    Completed,
-    Declined,
-    Failed,
-}
-
-impl From<domain::Status> for Status {
-    fn from(status: domain::Status) -> Self {
-        match status {
-            domain::Status::Pending => Self::Pending,
-            domain::Status::Completed => Self::Completed,
-            domain::Status::Declined => Self::Declined,
-            domain::Status::Failed => Self::Failed,
-        }
-    }
-}
-
-impl From<Status> for domain::Status {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Pending => Self::Pending,
-            Status::Completed => Self::Completed,
-            Status::Declined => Self::Declined,
-            Status::Failed => Self::Failed,
-        }
-    }
-}
-
 /// A transaction as Quartet knows it.
 #[derive(Debug, Clone, Object)]
 #[oai(skip_serializing_if_is_none, example)]
@@ -174,7 +143,7 @@ pub struct Transaction {
     /// The id you posted.
     pub id: Uuid,
     /// `pending`, then once `completed`, `declined` or `failed`.
-    pub status: Status,
+    pub status: Word<Status>,
     /// Starts at 1 and grows by one with each status change.
     pub version: i32,
     /// Minor units of the currency.
@@ -191,8 +160,8 @@ pub struct Transaction {
     pub updated_at: DateTime<Utc>,
     /// When the status became final.
     pub settled_at: Option<DateTime<Utc>>,
-    /// `third_party_response`, `poll`, `webhook`, `creation_failure` or `operator`.
-    pub settled_by: Option<String>,
+    /// What settled it.
+    pub settled_by: Option<Word<SettledBy>>,
     /// The last version that your callback URL acknowledged; 0 = none yet.
     pub notified_version: i32,
 }
@@ -205,7 +174,7 @@ impl Example for Transaction {
         let settled_at = DateTime::from_timestamp_nanos(1_795_428_031_250_000_000);
         Self {
             id: posted.id,
-            status: Status::Completed,
+            status: Word(Status::Completed),
             version: 2,
             amount: posted.amount,
             currency: posted.currency,
@@ -214,7 +183,7 @@ impl Example for Transaction {
             created_at,
             updated_at: settled_at,
             settled_at: Some(settled_at),
-            settled_by: Some(domain::SettledBy::Webhook.to_string()),
+            settled_by: Some(Word(SettledBy::Webhook)),
             notified_version: 2,
         }
     }
@@ -224,7 +193,7 @@ impl From<transactions::Transaction> for Transaction {
     fn from(row: transactions::Transaction) -> Self {
         Self {
             id: row.id,
-            status: row.status.into(),
+            status: Word(row.status),
             version: row.version,
             amount: row.amount,
             currency: row.currency,
@@ -233,7 +202,7 @@ impl From<transactions::Transaction> for Transaction {
             created_at: row.created_at,
             updated_at: row.updated_at,
             settled_at: row.settled_at,
-            settled_by: row.settled_by.map(|by| by.to_string()),
+            settled_by: row.settled_by.map(Word),
             notified_version: row.notified_version,
         }
     }
@@ -256,10 +225,8 @@ pub struct Event {
     pub id: i64,
     /// When it was written.
     pub at: DateTime<Utc>,
-    /// `accepted`, `found_at_third_party`, `created_at_third_party`, `create_ambiguous`,
-    /// `poll_status`, `webhook`, `settled`, `conflict`, `client_notified`, `client_refused`,
-    /// `dead_letter_opened`, `dead_letter_closed` or `operator`.
-    pub kind: String,
+    /// What happened.
+    pub kind: Word<EvidenceKind>,
     /// Who saw or did it: `api`, `webhook`, `operator`, `lease`, or a job.
     pub source: String,
     /// What was seen.
@@ -452,7 +419,7 @@ impl TransactionsApi {
         client: ClientAuth,
         state: Data<&Arc<ApiState>>,
         /// Only those with this status.
-        status: Query<Option<Status>>,
+        status: Query<Option<Word<Status>>>,
         /// Only those accepted at this time or later (RFC 3339).
         created_after: Query<Option<DateTime<Utc>>>,
         /// Only those accepted before this time (RFC 3339).
@@ -464,7 +431,7 @@ impl TransactionsApi {
         cursor: Query<Option<String>>,
     ) -> poem::Result<ListTransactionsResponse> {
         let filter = Filter {
-            status: status.0.map(Into::into),
+            status: status.0.map(|status| status.0),
             created_after: created_after.0,
             created_before: created_before.0,
             cursor: cursor.0.as_deref().map(page::decode).transpose()?,
@@ -498,7 +465,7 @@ impl From<evidence::Evidence> for Event {
         Self {
             id: row.id,
             at: row.at,
-            kind: row.kind.to_string(),
+            kind: Word(row.kind),
             source: row.source,
             detail: Any(row.detail),
         }

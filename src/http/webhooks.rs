@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::Utc;
 use poem::{Request, RequestBody, http::StatusCode, web::Data};
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, Enum, ExtractParamOptions, Object, OpenApi,
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     payload::Json,
     registry::{MetaRequest, MetaSecurityScheme, Registry},
     types::{Example, Type},
@@ -19,6 +19,7 @@ use super::{
     ApiState,
     body::{self, FieldFault, Fields, FromFields, Unknown},
     problem::{FieldProblem, Problem, ProblemJson},
+    words::Word,
 };
 use crate::{
     domain::{JobKind, ReportedStatus},
@@ -40,32 +41,13 @@ pub struct ThirdPartyWebhook {
     /// The transaction's id.
     pub id: Uuid,
     /// How it stands.
-    pub status: WebhookStatus,
+    pub status: Word<ReportedStatus>,
 }
 
 impl Example for ThirdPartyWebhook {
     fn example() -> Self {
         let id = Uuid::from_u128(0x0195_f3a2_7b1c_7e9a_8d4f_2c6b_5a1e_9f03);
-        Self { id, status: WebhookStatus::Completed }
-    }
-}
-
-/// A status as the third party reports it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[oai(rename_all = "snake_case")]
-pub enum WebhookStatus {
-    Pending,
-    Completed,
-    Declined,
-}
-
-impl From<WebhookStatus> for ReportedStatus {
-    fn from(status: WebhookStatus) -> Self {
-        match status {
-            WebhookStatus::Pending => Self::Pending,
-            WebhookStatus::Completed => Self::Completed,
-            WebhookStatus::Declined => Self::Declined,
-        }
+        Self { id, status: Word(ReportedStatus::Completed) }
     }
 }
 
@@ -77,13 +59,9 @@ impl FromFields for ThirdPartyWebhook {
     }
 }
 
-fn status(value: Value) -> Result<WebhookStatus, FieldFault> {
-    match value.as_str() {
-        Some("pending") => Ok(WebhookStatus::Pending),
-        Some("completed") => Ok(WebhookStatus::Completed),
-        Some("declined") => Ok(WebhookStatus::Declined),
-        _ => Err(FieldFault::new("must be one of pending, completed, declined")),
-    }
+fn status(value: Value) -> Result<Word<ReportedStatus>, FieldFault> {
+    let word: Result<ReportedStatus, _> = value.as_str().unwrap_or_default().parse();
+    word.map(Word).map_err(|error| FieldFault::new(error.to_string()))
 }
 
 /// A webhook whose signature is good.
@@ -153,7 +131,7 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         Ok(Self(Webhook {
             webhook_id: webhook_id.to_owned(),
             transaction_id: parsed.id,
-            status: parsed.status.into(),
+            status: parsed.status.0,
         }))
     }
 }
@@ -164,14 +142,14 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
 pub struct WebhookReceipt {
     /// `settled`; `unchanged` (pending, or known already); `conflict` (another final status is
     /// known: an operator decides); `unknown_transaction` (kept for an operator).
-    pub outcome: String,
+    pub outcome: Word<WebhookOutcome>,
     /// Whether this `webhook-id` came before; then nothing was done, and this is its first outcome.
     pub duplicate: bool,
 }
 
 impl Example for WebhookReceipt {
     fn example() -> Self {
-        Self { outcome: WebhookOutcome::Settled.to_string(), duplicate: false }
+        Self { outcome: Word(WebhookOutcome::Settled), duplicate: false }
     }
 }
 
@@ -222,7 +200,7 @@ impl WebhooksApi {
             state.wakeups.hint(JobKind::NotifyClient.as_str(), std::time::Duration::ZERO);
         }
         Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
-            outcome: received.outcome.to_string(),
+            outcome: Word(received.outcome),
             duplicate: received.duplicate,
         })))
     }

@@ -1,0 +1,21 @@
+//! What tests stand on: a database of their own, the app, the simulated peers, and the invariants.
+//!
+//! - [`spawn_app`], [`spawn_api`] (workers off), [`World`] for more than one app or a process
+//! - [`wait_until`], [`wait_for`]: polling with a bound, instead of sleeping
+//! - [`invariants`]: DESIGN section 5 on a database at rest
+
+pub mod app;
+pub mod client;
+pub mod invariants;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod wait;
+pub mod world;
+
+pub use self::{
+    app::{TestApp, spawn_api, spawn_app},
+    client::{Answer, Client, transaction},
+    wait::{wait_for, wait_until},
+    world::World,
+};

@@ -1,0 +1,112 @@
+//! What surrounds the app in a test: its database, the simulated peers, its settings.
+
+use std::sync::Arc;
+
+use quartet::{
+    config::Role,
+    sandbox::{Profile, Sandbox, SandboxConfig},
+};
+use sqlx::PgPool;
+
+use super::{app::AppBuilder, postgres::TestDatabase, process::ProcessBuilder};
+
+/// API key of the default client.
+pub const API_KEY: &str = "qk_test_client";
+/// Token of the operator API.
+pub const OPERATOR_TOKEN: &str = "test_operator";
+
+/// Durations that suit a test; each can be overridden.
+const FAST: [(&str, &str); 13] = [
+    ("QUARTET_DATABASE__MAX_CONNECTIONS", "6"),
+    ("QUARTET_THIRD_PARTY__TIMEOUT", "1s"),
+    ("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "500ms"),
+    ("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "300ms"),
+    ("QUARTET_POLL__MAX_DELAY", "500ms"),
+    ("QUARTET_POLL__DEADLINE", "10s"),
+    ("QUARTET_NOTIFY__BASE", "50ms"),
+    ("QUARTET_NOTIFY__MAX_DELAY", "1s"),
+    ("QUARTET_NOTIFY__TIMEOUT", "1s"),
+    ("QUARTET_WORKER__CONCURRENCY", "100"),
+    ("QUARTET_WORKER__HEARTBEAT", "200ms"),
+    ("QUARTET_WORKER__DEAD_AFTER", "600ms"),
+    ("QUARTET_WORKER__SHUTDOWN_GRACE", "2s"),
+];
+
+/// Shared by everything that runs in one test.
+#[derive(Clone)]
+pub struct World {
+    pub sandbox: Arc<Sandbox>,
+    pub pool: PgPool,
+    database_url: String,
+    /// Dropped with the last clone; `None` on a server of the test's own.
+    _database: Option<Arc<TestDatabase>>,
+}
+
+impl World {
+    /// A new database and a sandbox without faults.
+    pub async fn new() -> Self {
+        let profile = Profile::faultless();
+        Self::with_sandbox(SandboxConfig { profile, ..SandboxConfig::default() }).await
+    }
+
+    /// A new database and this sandbox.
+    pub async fn with_sandbox(config: SandboxConfig) -> Self {
+        let database = TestDatabase::create().await;
+        let sandbox = Sandbox::start(config).await.unwrap();
+        Self {
+            sandbox: Arc::new(sandbox),
+            pool: database.pool(),
+            database_url: database.url().to_owned(),
+            _database: Some(Arc::new(database)),
+        }
+    }
+
+    /// This migrated database, which the caller keeps, and this sandbox.
+    pub async fn on_database(url: &str, config: SandboxConfig) -> Self {
+        let sandbox = Sandbox::start(config).await.unwrap();
+        Self {
+            sandbox: Arc::new(sandbox),
+            pool: super::postgres::pool(url),
+            database_url: url.to_owned(),
+            _database: None,
+        }
+    }
+
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    /// An app in this world.
+    pub fn app(&self) -> AppBuilder {
+        AppBuilder::new(self.clone())
+    }
+
+    /// `quartet serve` as a process in this world.
+    pub fn process(&self, role: Role) -> ProcessBuilder {
+        ProcessBuilder::new(self.clone(), role)
+    }
+
+    /// The settings of everything that runs in this world.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let config = self.sandbox.config();
+        let own = [
+            ("DATABASE_URL", self.database_url.clone()),
+            ("QUARTET_OPERATOR_TOKEN", OPERATOR_TOKEN.to_owned()),
+            ("QUARTET_THIRD_PARTY__BASE_URL", self.sandbox.base_url()),
+            ("QUARTET_WEBHOOK__SECRETS", config.webhook_secret.reveal()),
+            ("QUARTET_DEFAULT_CLIENT__NAME", "default".to_owned()),
+            ("QUARTET_DEFAULT_CLIENT__API_KEY", API_KEY.to_owned()),
+            ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", self.sandbox.callback_url()),
+            ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", config.client_secret.reveal()),
+        ];
+        let fast = FAST.map(|(variable, value)| (variable, value.to_owned()));
+        let settings = own.into_iter().chain(fast);
+        settings.map(|(variable, value)| (variable.to_owned(), value)).collect()
+    }
+}
+
+/// Sets `variable`, in place of an earlier value.
+pub fn set(settings: &mut Vec<(String, String)>, variable: &str, value: impl ToString) {
+    settings.retain(|(name, _)| name != variable);
+    settings.push((variable.to_owned(), value.to_string()));
+}
