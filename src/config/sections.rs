@@ -155,7 +155,7 @@ impl ThirdParty {
                 "QUARTET_THIRD_PARTY__MAX_IN_FLIGHT",
                 "1000",
                 count(1, 1_000_000),
-                "Most requests of one process to the third party at the same time",
+                "Most creates, and as many polls, of one process at the same time",
             ),
         }
     }
@@ -375,7 +375,7 @@ impl Retention {
                 "QUARTET_RETENTION__JOBS",
                 "7d",
                 seconds,
-                "How long the job rows of ended transactions are kept",
+                "Age at which what has ended may be pruned; nothing is pruned in this version",
             ),
         }
     }
