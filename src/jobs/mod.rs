@@ -84,6 +84,15 @@ pub type Handler = Arc<
     dyn Fn(Arc<JobContext>, Job) -> BoxFuture<'static, Result<Outcome, StoreError>> + Send + Sync,
 >;
 
+/// When a job whose run panicked or took too long is run again.
+#[derive(Debug, Clone, Copy)]
+pub enum CrashDelay {
+    /// The run may have reached the third party: exactly this long, and evidence of it.
+    Ambiguous(Duration),
+    /// With backoff.
+    Backoff(Backoff),
+}
+
 /// One kind of job: its queue and how it is run.
 #[derive(Clone)]
 pub struct JobDefinition {
@@ -94,9 +103,7 @@ pub struct JobDefinition {
     /// A run that takes longer is ended, and counts as failed.
     pub timeout: Duration,
     /// Delay after a run that panicked or took too long.
-    pub crash_backoff: Backoff,
-    /// Whether such a run may have reached the third party.
-    pub crash_is_ambiguous: bool,
+    pub crash_delay: CrashDelay,
     pub handler: Handler,
 }
 
@@ -105,7 +112,7 @@ impl JobDefinition {
         kind: JobKind,
         concurrency: u32,
         timeout: Duration,
-        crash_backoff: Backoff,
+        crash_delay: CrashDelay,
         handler: impl Fn(Arc<JobContext>, Job) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -115,8 +122,7 @@ impl JobDefinition {
             queue: kind.as_str(),
             concurrency,
             timeout: timeout + TIMEOUT_MARGIN,
-            crash_backoff,
-            crash_is_ambiguous: kind == JobKind::CreateAtThirdParty,
+            crash_delay,
             handler: Arc::new(move |context, job| Box::pin(handler(context, job))),
         }
     }
@@ -127,9 +133,10 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
     let concurrency = config.worker.concurrency;
     let outbound = concurrency.min(config.third_party.max_in_flight);
     let third_party = &config.third_party;
-    let create_backoff =
-        Backoff { base: third_party.create_backoff, max_delay: third_party.create_backoff };
-    let backoff = Backoff { base: config.notify.base, max_delay: config.notify.max_delay };
+    let backoff = CrashDelay::Backoff(Backoff {
+        base: config.notify.base,
+        max_delay: config.notify.max_delay,
+    });
     vec![
         JobDefinition::new(
             JobKind::CreateTransaction,
@@ -142,7 +149,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
             JobKind::CreateAtThirdParty,
             outbound,
             third_party.lookup_timeout + third_party.timeout,
-            create_backoff,
+            CrashDelay::Ambiguous(third_party.create_backoff),
             create_at_third_party::run,
         ),
         JobDefinition::new(

@@ -11,21 +11,18 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
-use apalis_core::{
-    backend::{
-        Backend, BackendConfig,
-        finalize::Ephemeral,
-        persistence::{Persisted, Persistence, State, TaskEvent},
-    },
-    task::Task,
-    worker::context::WorkerContext,
+use apalis::prelude::{Backend, Task, WorkerContext};
+use apalis_core::backend::{
+    BackendConfig,
+    finalize::Ephemeral,
+    persistence::{Persisted, Persistence, State, TaskEvent},
 };
 use futures_util::future;
 use sqlx::PgPool;
@@ -69,13 +66,13 @@ pub enum QueueError {
 /// One worker's view of its queue.
 #[derive(Clone)]
 pub struct JobQueue {
-    pub queue: &'static str,
-    pub pool: PgPool,
-    pub keeper: Arc<LeaseKeeper>,
-    pub wakeups: Wakeups,
-    pub stopping: CancellationToken,
+    queue: &'static str,
+    pool: PgPool,
+    keeper: Arc<LeaseKeeper>,
+    wakeups: Wakeups,
+    stopping: CancellationToken,
     /// Filled by `register`; shared with the clones that apalis makes for each call.
-    pub lease: Arc<std::sync::OnceLock<WorkerLease>>,
+    lease: Arc<OnceLock<WorkerLease>>,
     slots: Arc<Semaphore>,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     more: Arc<AtomicBool>,
@@ -102,6 +99,11 @@ impl JobQueue {
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
         }
+    }
+
+    /// The worker's lease, once apalis has registered the worker.
+    pub fn lease(&self) -> Arc<OnceLock<WorkerLease>> {
+        self.lease.clone()
     }
 
     /// Waits for work and claims it.

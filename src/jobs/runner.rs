@@ -18,7 +18,7 @@ use tracing::Instrument;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Job, JobContext, JobDefinition, queue::LeasedJob};
+use super::{CrashDelay, Job, JobContext, JobDefinition, queue::LeasedJob};
 use crate::{
     domain::{DeadLetterKind, EvidenceKind},
     store::{
@@ -117,16 +117,20 @@ impl Runner {
     fn crashed(&self, job: &ClaimedJob, text: String) -> Outcome {
         tracing::error!("{text}");
         let outcome = Outcome::retry(self.crash_delay(job), text.clone());
-        if self.definition.crash_is_ambiguous {
-            outcome.with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": text }))
-        } else {
-            outcome
+        match self.definition.crash_delay {
+            CrashDelay::Ambiguous(_) => {
+                outcome.with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": text }))
+            }
+            CrashDelay::Backoff(_) => outcome,
         }
     }
 
     fn crash_delay(&self, job: &ClaimedJob) -> Duration {
         let failures = u32::try_from(job.attempts).unwrap_or_default() + 1;
-        self.definition.crash_backoff.delay(failures, rand::random())
+        match self.definition.crash_delay {
+            CrashDelay::Ambiguous(delay) => delay,
+            CrashDelay::Backoff(backoff) => backoff.delay(failures, rand::random()),
+        }
     }
 
     async fn write(&self, job: &ClaimedJob, transaction_id: Option<Uuid>, mut outcome: Outcome) {

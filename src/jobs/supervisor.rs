@@ -10,7 +10,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use apalis_core::worker::{builder::WorkerBuilder, context::WorkerContext};
+use apalis::prelude::{WorkerBuilder, WorkerContext};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
@@ -114,7 +114,7 @@ async fn run_worker(
         context.wakeups.clone(),
         context.stopping.clone(),
     );
-    let lease = job_queue.lease.clone();
+    let lease = job_queue.lease();
     let runner = Runner::new(context.clone(), definition.clone());
     let worker = WorkerBuilder::new(&worker_context)
         .backend(QueueBackend::new(job_queue, context.config.worker.heartbeat))

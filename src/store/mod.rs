@@ -75,9 +75,9 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Classes of SQLSTATE: connection (08), serialisation and deadlock (40), resources
             // (53), shutdown and start-up (57), system error (58). Single codes: read-only after a
-            // failover (25006), lock timeout (55P03).
+            // failover (25006), idle in a transaction for too long (25P03), lock timeout (55P03).
             ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                || matches!(code.as_ref(), "25006" | "55P03")
+                || matches!(code.as_ref(), "25006" | "25P03" | "55P03")
         }),
         _ => false,
     }
