@@ -67,9 +67,15 @@ pub enum Decision {
 }
 
 impl Status {
-    /// Decides what a report of `reported` does to a transaction that has this status.
-    pub const fn decide(self, reported: Self) -> Decision {
+    /// Decides what a report of `reported` by `by` does to a transaction that has this status.
+    ///
+    /// An answer to a create or to its lookup proves that the transaction is there, which
+    /// contradicts `failed` even while it is `pending` there.
+    pub const fn decide(self, reported: Self, by: SettledBy) -> Decision {
         match (self, reported) {
+            (Self::Failed, Self::Pending) if matches!(by, SettledBy::ThirdPartyResponse) => {
+                Decision::Conflict
+            }
             (_, Self::Pending) => Decision::Unchanged,
             (Self::Pending, _) => Decision::Settle,
             (Self::Completed, Self::Completed)
@@ -135,11 +141,11 @@ mod tests {
         /// the version grows exactly with it.
         #[test]
         fn status_leaves_pending_at_most_once(
-            reports in proptest::collection::vec(status(), 0..20),
+            reports in proptest::collection::vec((status(), select(SettledBy::ALL)), 0..20),
         ) {
             let (mut current, mut changes) = (Status::Pending, 0);
-            for reported in reports {
-                match current.decide(reported) {
+            for (reported, by) in reports {
+                match current.decide(reported, by) {
                     Decision::Settle => {
                         prop_assert_eq!(current, Status::Pending);
                         prop_assert!(reported.is_final());
@@ -150,7 +156,7 @@ mod tests {
                         prop_assert!(!reported.is_final() || reported == current);
                     }
                     Decision::Conflict => {
-                        prop_assert!(current.is_final() && reported.is_final());
+                        prop_assert!(current.is_final());
                         prop_assert_ne!(current, reported);
                     }
                 }
@@ -161,9 +167,13 @@ mod tests {
 
         /// A report seen twice in a row does nothing the second time.
         #[test]
-        fn a_repeated_report_is_never_settled_twice(current in status(), reported in status()) {
-            if current.decide(reported) == Decision::Settle {
-                prop_assert_eq!(reported.decide(reported), Decision::Unchanged);
+        fn a_repeated_report_is_never_settled_twice(
+            current in status(),
+            reported in status(),
+            by in select(SettledBy::ALL),
+        ) {
+            if current.decide(reported, by) == Decision::Settle {
+                prop_assert_eq!(reported.decide(reported, by), Decision::Unchanged);
             }
         }
 
@@ -188,6 +198,13 @@ mod tests {
             other.reference = Some(format!("{}x", content.reference.clone().unwrap_or_default()));
             prop_assert_ne!(other.hash(), content.hash());
         }
+    }
+
+    #[test]
+    fn existing_at_the_third_party_contradicts_failed() {
+        let (failed, pending) = (Status::Failed, Status::Pending);
+        assert_eq!(failed.decide(pending, SettledBy::ThirdPartyResponse), Decision::Conflict);
+        assert_eq!(failed.decide(pending, SettledBy::Webhook), Decision::Unchanged);
     }
 
     #[test]

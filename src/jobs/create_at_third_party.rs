@@ -61,7 +61,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     if !job.lease.is_held() {
         // Frozen or cut off from the database for too long: another worker may have the job, and
         // may be past its own lookup.
-        return Ok(Outcome::new(Next::Snooze { delay: backoff, polls: 0 }));
+        return Ok(Outcome::snooze(backoff));
     }
     let created = context.third_party.create(id, &content(&transaction)).await;
     Ok(match created {
@@ -112,10 +112,9 @@ fn reported(
     transaction: &Transaction,
     status: Option<ReportedStatus>,
 ) -> Outcome {
-    match status {
-        Some(status) => outcome.with_report(Status::from(status), SettledBy::ThirdPartyResponse),
-        // Replayed after a creation failure, and it is there after all: it differs from `failed`
-        // whatever its status is.
+    match status.map(Status::from) {
+        Some(status) => outcome.with_report(status, SettledBy::ThirdPartyResponse),
+        // Replayed after a creation failure, and it is there after all.
         None if transaction.status == Status::Failed => {
             outcome.with_report(Status::Pending, SettledBy::ThirdPartyResponse)
         }

@@ -37,7 +37,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     };
     if !job.lease.is_held() {
         // Another worker may have told the client something newer.
-        return Ok(Outcome::new(Next::Snooze { delay: context.config.notify.base, polls: 0 }));
+        return Ok(Outcome::snooze(context.config.notify.base));
     }
     let version = transaction.version;
     let notification = Notification {

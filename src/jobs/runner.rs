@@ -103,7 +103,7 @@ impl Runner {
         let cause = error as &dyn std::error::Error;
         if error.is_unavailable() {
             tracing::warn!(error = cause, "the database was away");
-            return Outcome::new(Next::Snooze { delay: DATABASE_AWAY, polls: job.polls });
+            return Outcome::snooze(DATABASE_AWAY);
         }
         tracing::error!(error = cause, "the handler's query failed");
         let text = match error {

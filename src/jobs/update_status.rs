@@ -83,13 +83,13 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         let Some(left) = left else { break deadline_passed(&context, polls) };
         let wait = gap.min(left);
         if wait >= SNOOZE_FROM {
-            break Outcome::new(Next::Snooze { delay: wait, polls });
+            break Outcome::new(Next::Snooze { delay: wait, polls: Some(polls) });
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             // The process stops: give the job back rather than hold its shutdown up.
             () = context.stopping.cancelled() => {
-                break Outcome::new(Next::Snooze { delay: wait, polls });
+                break Outcome::new(Next::Snooze { delay: wait, polls: Some(polls) });
             }
         }
     };

@@ -41,8 +41,9 @@ pub struct Outcome {
 pub enum Next {
     /// It is done.
     Done,
-    /// It goes on later; this was no failure and costs no attempt.
-    Snooze { delay: Duration, polls: u32 },
+    /// It goes on later; this was no failure and costs no attempt. `polls` is kept for the next
+    /// run.
+    Snooze { delay: Duration, polls: Option<u32> },
     /// It failed and is tried again later, if an attempt is left; else `exhausted`.
     Retry { delay: Duration, error: String },
     /// It stops, for an operator.
@@ -63,6 +64,11 @@ impl Outcome {
     /// An outcome without effects.
     pub fn new(next: Next) -> Self {
         Self { next, evidence: Vec::new(), report: None, notified: None }
+    }
+
+    /// Goes on after `delay`, without having failed.
+    pub fn snooze(delay: Duration) -> Self {
+        Self::new(Next::Snooze { delay, polls: None })
     }
 
     /// Done, without effects.
@@ -120,7 +126,7 @@ enum End<'a> {
     Again,
     Snooze {
         delay: Duration,
-        polls: u32,
+        polls: Option<u32>,
     },
     Retry {
         delay: Duration,
@@ -268,14 +274,17 @@ async fn end_job(
                 UPDATE apalis.jobs
                 SET status = 'Pending', run_at = clock_timestamp() + make_interval(secs => $4),
                     lock_by = NULL, lock_at = NULL,
-                    metadata = COALESCE(metadata, '') || hstore('polls', $5::int::text)
+                    metadata = CASE
+                        WHEN $5::int IS NULL THEN metadata
+                        ELSE COALESCE(metadata, '') || hstore('polls', $5::text)
+                    END
                 WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
                 "#,
                 job_id,
                 worker,
                 locked_at,
                 delay.as_secs_f64(),
-                i32::try_from(*polls).unwrap_or(i32::MAX),
+                polls.map(|polls| i32::try_from(polls).unwrap_or(i32::MAX)),
             )
             .execute(conn)
             .await?
@@ -350,7 +359,7 @@ async fn keep_contradiction(
     let (Some(id), Some((reported, by))) = (transaction_id, outcome.report) else { return Ok(()) };
     let mut tx = pool.begin().await?;
     if let Some(current) = transactions::lock(&mut tx, id).await?
-        && current.status.decide(reported) == Decision::Conflict
+        && current.status.decide(reported, by) == Decision::Conflict
     {
         settle::open_conflict(&mut tx, &current, reported, by, queue).await?;
         tx.commit().await?;

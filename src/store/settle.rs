@@ -24,7 +24,7 @@ pub async fn apply(
     by: SettledBy,
     source: &'static str,
 ) -> Result<Decision, StoreError> {
-    let decision = current.status.decide(reported);
+    let decision = current.status.decide(reported, by);
     match decision {
         Decision::Unchanged => {}
         Decision::Settle => settle(conn, current, reported, by, source).await?,
@@ -69,7 +69,8 @@ async fn settle(
         ), explained AS (
             UPDATE failed_jobs
             SET state = 'resolved', closed_at = clock_timestamp(), closed_by = $3
-            WHERE transaction_id = $1 AND queue = 'update_status' AND state = 'open'
+            WHERE transaction_id = $1 AND state = 'open'
+                AND queue IN ('update_status', 'create_at_third_party')
             RETURNING id, kind
         )
         INSERT INTO transaction_events (transaction_id, kind, source, detail)

@@ -59,7 +59,7 @@ pub async fn receive(pool: &PgPool, webhook: &Webhook) -> Result<Received, Store
     let transaction = transactions::lock(&mut tx, webhook.transaction_id).await?;
     let reported = Status::from(webhook.status);
     let outcome = match &transaction {
-        Some(current) => current.status.decide(reported).into(),
+        Some(current) => current.status.decide(reported, SettledBy::Webhook).into(),
         None => WebhookOutcome::UnknownTransaction,
     };
     if !remember(&mut tx, webhook, outcome).await? {

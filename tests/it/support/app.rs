@@ -191,16 +191,6 @@ impl TestApp {
         .await
     }
 
-    /// Waits until no job runs or waits any more.
-    pub async fn wait_at_rest(&self, bound: Duration) {
-        wait_until("no job runs or waits", bound, async || {
-            let busy =
-                "SELECT count(*) FROM apalis.jobs WHERE status IN ('Pending', 'Queued', 'Running')";
-            sqlx::query_scalar::<_, i64>(busy).fetch_one(&self.pool).await.unwrap() == 0
-        })
-        .await;
-    }
-
     /// Asserts DESIGN section 5 on the database at rest; `accepted` are the ids answered 2xx.
     pub async fn assert_invariants(&self, accepted: &[Uuid]) {
         invariants::assert_held(&self.pool, &self.sandbox, &Expected::new(accepted)).await;

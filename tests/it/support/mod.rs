@@ -6,16 +6,19 @@
 
 pub mod app;
 pub mod client;
+pub mod contents;
 pub mod invariants;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod raw_http;
 pub mod wait;
 pub mod world;
 
 pub use self::{
     app::{TestApp, spawn_api, spawn_app},
     client::{Answer, Client, transaction},
+    contents::{contents, counts},
     wait::{wait_for, wait_until},
     world::World,
 };

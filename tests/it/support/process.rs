@@ -39,9 +39,14 @@ impl ProcessBuilder {
         self
     }
 
+    /// Starts it; does not wait.
+    pub fn launch(self) -> Process {
+        Process::launch(self)
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn spawn(self) -> Process {
-        let mut process = Process::launch(self);
+        let mut process = self.launch();
         process.wait_ready().await;
         process
     }
@@ -115,6 +120,11 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Waits until it ends by itself; returns how.
+    pub async fn wait_ended(&mut self, bound: Duration) -> ExitStatus {
+        wait_for("the process ends", bound, async || self.child.try_wait().unwrap()).await
+    }
+
     /// Sends a signal: SIGSTOP and SIGCONT freeze and thaw it.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
@@ -123,8 +133,7 @@ impl Process {
     /// SIGTERM; returns how it ended, within `bound`.
     pub async fn terminate(&mut self, bound: Duration) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        wait_for("the process ends after SIGTERM", bound, async || self.child.try_wait().unwrap())
-            .await
+        self.wait_ended(bound).await
     }
 
     /// Starts it again with the same settings and waits until it is ready.

@@ -1,6 +1,6 @@
 //! What surrounds the app in a test: its database, the simulated peers, its settings.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use quartet::{
     config::Role,
@@ -86,6 +86,16 @@ impl World {
         ProcessBuilder::new(self.clone(), role)
     }
 
+    /// Waits until no job runs or waits any more.
+    pub async fn wait_at_rest(&self, bound: Duration) {
+        super::wait_until("no job runs or waits", bound, async || {
+            let busy =
+                "SELECT count(*) FROM apalis.jobs WHERE status IN ('Pending', 'Queued', 'Running')";
+            sqlx::query_scalar::<_, i64>(busy).fetch_one(&self.pool).await.unwrap() == 0
+        })
+        .await;
+    }
+
     /// The settings of everything that runs in this world.
     pub fn settings(&self) -> Vec<(String, String)> {
         let config = self.sandbox.config();
@@ -109,4 +119,14 @@ impl World {
 pub fn set(settings: &mut Vec<(String, String)>, variable: &str, value: impl ToString) {
     settings.retain(|(name, _)| name != variable);
     settings.push((variable.to_owned(), value.to_string()));
+}
+
+/// Registers another client and returns its API key.
+pub async fn add_client(pool: &PgPool, name: &str) -> String {
+    let key = format!("qk_test_{name}");
+    let insert = "INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
+        SELECT $1, sha256(convert_to($2, 'UTF8')), callback_url, signing_secret
+        FROM clients WHERE name = 'default'";
+    sqlx::query(insert).bind(name).bind(&key).execute(pool).await.unwrap();
+    key
 }
