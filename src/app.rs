@@ -26,6 +26,11 @@ use crate::{
 /// First and longest wait while the database is away at the start.
 const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long a request waits for a connection before it is told that the database is away.
+const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
+/// How long a job waits for a connection: it has time, but it must not wait unseen.
+const JOB_ACQUIRE: Duration = Duration::from_secs(10);
+
 /// Why the application does not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -69,7 +74,7 @@ impl App {
     pub async fn build(config: Config, role: Role) -> Result<Self, AppError> {
         config.validate_for(role)?;
         let url = config.database.url.as_ref().ok_or(AppError::NoDatabase)?;
-        let pool = store::connect(url.expose(), config.database.max_connections)?;
+        let pools = Pools::new(url.expose(), role, config.database.max_connections)?;
         let address = config.http.listen;
         let listen_error = |source| AppError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen_error)?;
@@ -77,10 +82,11 @@ impl App {
 
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
-        let state = ApiState::new(&config, pool.clone(), jobs::plan(&config), wakeups.clone());
+        let state = ApiState::new(&config, pools.requests, jobs::plan(&config), wakeups.clone());
         let default_client = config.default_client.clone();
         let context = JobContext {
-            pool,
+            pool: pools.jobs,
+            lease_pool: pools.leases,
             third_party: ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?,
             callbacks: CallbackClient::new(config.notify.timeout)?,
             wakeups,
@@ -101,11 +107,6 @@ impl App {
     /// Where it listens; the real port where the configuration says 0.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The pool of database connections.
-    pub fn pool(&self) -> &PgPool {
-        &self.context.pool
     }
 
     /// Changes how kinds of jobs are run, for whoever embeds the application.
@@ -131,7 +132,7 @@ impl App {
         let stopping = self.context.stopping.clone();
         let work = async {
             let started = tokio::select! {
-                started = start(&self.context.pool, self.default_client.as_ref()) => started.map(|()| true),
+                started = start(&self.state.pool, self.default_client.as_ref()) => started.map(|()| true),
                 () = stop.cancelled() => Ok(false),
             };
             if !started? {
@@ -164,8 +165,36 @@ impl App {
         while let Some(ended) = server.join_next().await {
             ended.map_err(AppError::HttpTask)?.map_err(AppError::Http)?;
         }
-        self.context.pool.close().await;
+        for pool in [&self.state.pool, &self.context.pool, &self.context.lease_pool] {
+            pool.close().await;
+        }
         result
+    }
+}
+
+/// The connections of a process, split so that neither requests nor leases wait behind jobs.
+struct Pools {
+    requests: PgPool,
+    jobs: PgPool,
+    leases: PgPool,
+}
+
+impl Pools {
+    fn new(url: &str, role: Role, max_connections: u32) -> Result<Self, StoreError> {
+        // One for the leases and one for the watcher, where jobs are run; of the rest a quarter
+        // for requests, where both are served. A pool that is not used opens no connection.
+        let rest =
+            if role.runs_jobs() { max_connections.saturating_sub(2) } else { max_connections };
+        let (requests, jobs) = match role {
+            Role::All => (rest / 4, rest - rest / 4),
+            Role::Api => (rest, 1),
+            Role::Worker => (1, rest - 1.min(rest)),
+        };
+        Ok(Self {
+            requests: store::connect(url, requests.max(1), REQUEST_ACQUIRE)?,
+            jobs: store::connect(url, jobs.max(1), JOB_ACQUIRE)?,
+            leases: store::connect(url, 1, JOB_ACQUIRE)?,
+        })
     }
 }
 

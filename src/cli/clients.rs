@@ -5,7 +5,7 @@ use comfy_table::Table;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{CliError, database_url};
+use super::{CliError, connect};
 use crate::{
     config::{self, Config},
     http::auth,
@@ -54,7 +54,7 @@ pub(super) enum ClientsCommand {
 }
 
 pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), CliError> {
-    let pool = store::connect(database_url(config)?, 1)?;
+    let pool = connect(config)?;
     match command {
         ClientsCommand::Add { name, callback_url, signing_secret, json } => {
             add(&pool, &name, &callback_url, signing_secret, json).await

@@ -5,14 +5,11 @@ use comfy_table::Table;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{CliError, database_url};
+use super::{CliError, connect};
 use crate::{
     config::Config,
     domain::{DeadLetterKind, DeadLetterState},
-    store::{
-        self,
-        dead_letters::{self, DeadLetter, Filter},
-    },
+    store::dead_letters::{self, DeadLetter, Filter},
 };
 
 /// Who closes a dead letter from the command line.
@@ -60,7 +57,7 @@ pub(super) enum DeadLettersCommand {
 }
 
 pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<(), CliError> {
-    let pool = store::connect(database_url(config)?, 1)?;
+    let pool = connect(config)?;
     match command {
         DeadLettersCommand::List { kind, state, transaction_id, limit, json } => {
             let filter = Filter { kind, state, transaction_id, cursor: None };

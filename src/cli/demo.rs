@@ -21,10 +21,7 @@ use super::{
 use crate::{
     domain::JobKind,
     sandbox::SandboxConfig,
-    store::{
-        self,
-        summary::{self, Progress},
-    },
+    store::summary::{self, Progress},
 };
 
 /// Posts under way at once.
@@ -72,7 +69,7 @@ pub(super) async fn run(
 
 async fn send_through(stack: &Stack, transactions: usize) -> Result<(), CliError> {
     let began = Instant::now();
-    let pool = store::connect(&stack.database_url, 2)?;
+    let pool = super::connect(&stack.config)?;
     let ids = post(stack, transactions).await?;
     let accepted_in = began.elapsed();
     let progress = watch(stack, &pool, &ids).await?;

@@ -10,9 +10,10 @@ mod serve;
 mod sign_webhook;
 mod stack;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +25,9 @@ use crate::{
     store::{self, MigrateError, StoreError, dead_letters::ReplayError},
     telemetry::{self, TelemetryError},
 };
+
+/// How long a command waits for the database.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A durable transaction relay on Postgres: one transaction, four jobs, one commit.
 #[derive(Debug, Parser)]
@@ -140,6 +144,11 @@ impl Cli {
 
 fn load(file: Option<PathBuf>) -> Result<Config, CliError> {
     Ok(Config::load(config::environment(), file.as_deref())?)
+}
+
+/// A connection for a command that a person waits for.
+fn connect(config: &Config) -> Result<PgPool, CliError> {
+    Ok(store::connect(database_url(config)?, 1, CONNECT_TIMEOUT)?)
 }
 
 fn database_url(config: &Config) -> Result<&str, CliError> {

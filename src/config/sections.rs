@@ -16,7 +16,7 @@ use crate::{signature::Secret, telemetry::LogFormat};
 pub struct Database {
     /// Where Postgres is; no default, `serve` needs it.
     pub url: Option<Redacted<String>>,
-    /// Most connections of one process; 20.
+    /// Most connections of one process, 4 or more; 20.
     pub max_connections: u32,
 }
 
@@ -31,8 +31,9 @@ impl Database {
             max_connections: settings.read(
                 "QUARTET_DATABASE__MAX_CONNECTIONS",
                 "20",
-                count(1, 10_000),
-                "Most database connections of one process",
+                count(4, 10_000),
+                "Most database connections of one process, 4 or more: one for the leases, one to \
+                 look for due jobs, of the rest a quarter for requests",
             ),
         }
     }

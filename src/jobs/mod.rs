@@ -50,6 +50,8 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: PgPool,
+    /// For the leases alone: their renewal must not wait behind jobs.
+    pub lease_pool: PgPool,
     pub config: Config,
     pub third_party: ThirdPartyClient,
     pub callbacks: CallbackClient,

@@ -43,7 +43,7 @@ pub async fn run(
     let queues: Vec<String> =
         definitions.iter().map(|definition| definition.queue.to_owned()).collect();
     let keeper = Arc::new(LeaseKeeper::new(
-        context.pool.clone(),
+        context.lease_pool.clone(),
         queues.clone(),
         &context.config.worker,
         context.config.third_party.create_backoff,

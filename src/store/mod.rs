@@ -26,8 +26,6 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// How long a request waits for a connection before it is told that the database is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// No statement of ours takes longer unless something is wrong.
 const STATEMENT_TIMEOUT_MS: &str = "5000";
 
@@ -83,11 +81,16 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// A pool for `url`. Connects on first use, so that a database that is away delays no start.
-pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, StoreError> {
+/// A pool for `url`, whose users wait at most `acquire_timeout` for a connection. Connects on first
+/// use, so that a database that is away delays no start.
+pub fn connect(
+    url: &str,
+    max_connections: u32,
+    acquire_timeout: Duration,
+) -> Result<PgPool, StoreError> {
     Ok(PgPoolOptions::new()
         .max_connections(max_connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(acquire_timeout)
         .connect_lazy_with(connect_options(url)?))
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quartet::config::Role;
 
-use crate::support::{World, invariants, spawn_app};
+use crate::support::{World, spawn_app};
 
 const BOUND: Duration = Duration::from_secs(15);
 
@@ -49,8 +49,7 @@ async fn a_process_survives_kill_9_and_ends_on_sigterm() {
         assert_eq!(process.client().get(&path).await.expect(200)["status"], "completed");
     }
     world.wait_at_rest(BOUND).await;
-    let expected = invariants::Expected::new(&[before, after]);
-    invariants::assert_held(&world.pool, &world.sandbox, &expected).await;
+    world.assert_invariants(&[before, after]).await;
     let status = process.terminate(BOUND).await;
     assert!(status.success(), "{status}: {}", process.output());
     assert!(process.operator().base_url().starts_with("http://127.0.0.1:"));

@@ -7,6 +7,7 @@ mod dead_letters;
 mod harness;
 mod health;
 mod invariants;
+mod leases;
 mod openapi;
 mod readme;
 mod routes;

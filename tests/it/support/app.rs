@@ -15,7 +15,6 @@ use uuid::Uuid;
 
 use super::{
     client::Client,
-    invariants::{self, Expected},
     ports, wait_until,
     world::{API_KEY, OPERATOR_TOKEN, World, set},
 };
@@ -189,11 +188,6 @@ impl TestApp {
             (transaction["status"] != "pending" && told).then_some(transaction)
         })
         .await
-    }
-
-    /// Asserts DESIGN section 5 on the database at rest; `accepted` are the ids answered 2xx.
-    pub async fn assert_invariants(&self, accepted: &[Uuid]) {
-        invariants::assert_held(&self.pool, &self.sandbox, &Expected::new(accepted)).await;
     }
 }
 

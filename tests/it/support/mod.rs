@@ -8,6 +8,7 @@ pub mod app;
 pub mod client;
 pub mod contents;
 pub mod invariants;
+pub mod job_rows;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -8,7 +8,13 @@ use quartet::{
 };
 use sqlx::PgPool;
 
-use super::{app::AppBuilder, postgres::TestDatabase, process::ProcessBuilder};
+use super::{
+    app::AppBuilder,
+    invariants::{self, Expected},
+    postgres::TestDatabase,
+    process::ProcessBuilder,
+};
+use uuid::Uuid;
 
 /// API key of the default client.
 pub const API_KEY: &str = "qk_test_client";
@@ -94,6 +100,11 @@ impl World {
             sqlx::query_scalar::<_, i64>(busy).fetch_one(&self.pool).await.unwrap() == 0
         })
         .await;
+    }
+
+    /// Asserts DESIGN section 5 on the database at rest; `accepted` are the ids answered 2xx.
+    pub async fn assert_invariants(&self, accepted: &[Uuid]) {
+        invariants::assert_held(&self.pool, &self.sandbox, &Expected::new(accepted)).await;
     }
 
     /// The settings of everything that runs in this world.

@@ -32,7 +32,7 @@ async fn list_transactions_filters_by_status_and_shows_own_ones_only() {
     assert_eq!(list(&client, "status=pending").await, [pending]);
     assert_eq!(list(&client, "status=completed").await, [completed]);
     assert_eq!(list(&client, "status=declined").await, [declined]);
-    assert_eq!(list(&client, "status=failed").await, []);
+    assert!(list(&client, "status=failed").await.is_empty());
     assert_eq!(list(&other, "").await, [others]);
 
     let page = client.list_transactions("status=completed").await;
@@ -62,7 +62,7 @@ async fn created_after_is_inclusive_and_created_before_exclusive() {
     let (from, to) = (text(times[0]), text(times[2]));
     let between = format!("created_after={from}&created_before={to}");
     assert_eq!(query(between.clone()).await, [ids[1], ids[0]]);
-    assert_eq!(query(format!("{between}&status=declined")).await, []);
+    assert!(query(format!("{between}&status=declined")).await.is_empty());
     // Another offset means the same moment; `+` is a space unless it is escaped.
     let offset = (times[1] + TimeDelta::hours(2)).format("%Y-%m-%dT%H:%M:%S%.6f%%2B02:00");
     assert_eq!(query(format!("created_before={offset}")).await, [ids[0]]);
@@ -87,9 +87,7 @@ async fn pages_have_neither_gaps_nor_repeats_while_rows_are_added() {
 
     for limit in [1, 4, 22, 23, 200] {
         let mut seen = Vec::new();
-        let mut query = format!("limit={limit}&created_before={}", Utc::now().format("%FT%TZ"));
-        // Without the upper bound too: rows that are added are newer than any cursor.
-        query.truncate(query.find('&').unwrap());
+        let mut query = format!("limit={limit}");
         let mut added = 0;
         loop {
             let answer = client.list_transactions(&query).await;
@@ -109,7 +107,7 @@ async fn pages_have_neither_gaps_nor_repeats_while_rows_are_added() {
 async fn the_last_page_has_no_cursor_and_fifty_are_the_default() {
     let app = spawn_api().await;
     let client = app.client();
-    assert_eq!(list(&client, "limit=1").await, []);
+    assert!(list(&client, "limit=1").await.is_empty());
     for _ in 0..50 {
         client.accept().await;
     }
