@@ -43,7 +43,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         return Ok(Outcome::done());
     }
     let backoff = context.config.third_party.create_backoff;
-    let is_last_lookup = job.claimed.attempts + 1 >= job.claimed.max_attempts;
+    let is_last_lookup = job.claimed.is_last_attempt();
 
     match context.third_party.look_up(id).await {
         Ok(Lookup::Found { status }) => return Ok(found(&transaction, status)),

@@ -30,11 +30,11 @@ use uuid::Uuid;
 use crate::{
     clients::{CallbackClient, ThirdPartyClient},
     config::Config,
-    domain::{Backoff, JobKind},
+    domain::{Backoff, DeadLetterKind, JobKind},
     store::{
         StoreError,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
-        outcomes::Outcome,
+        outcomes::{Next, Outcome},
         wakeups::Wakeups,
     },
 };
@@ -190,13 +190,19 @@ pub fn plan(config: &Config) -> JobPlan {
     })
 }
 
-/// Delay after a failure that is nobody's schedule, such as a transaction that is not there yet.
-fn backoff_delay(context: &JobContext, job: &Job) -> Duration {
-    let notify = &context.config.notify;
-    Backoff { base: notify.base, max_delay: notify.max_delay }.delay(job.attempt(), rand::random())
-}
-
 /// What a job says that finds no transaction: create_transaction will write it, if anything does.
+/// Waiting for it costs none of the job's own attempts, but it is not waited for without end.
 fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
-    Outcome::retry(backoff_delay(context, job), "the transaction does not exist")
+    let waits = job.claimed.polls + 1;
+    if waits >= DATABASE_JOB_ATTEMPTS {
+        return Outcome::new(Next::Dead {
+            kind: DeadLetterKind::Exhausted,
+            reason: format!("the transaction does not exist after {waits} waits for it"),
+            error: None,
+        });
+    }
+    let notify = &context.config.notify;
+    let backoff = Backoff { base: notify.base, max_delay: notify.max_delay };
+    let delay = backoff.delay(waits, rand::random());
+    Outcome::new(Next::Snooze { delay, polls: Some(waits) })
 }

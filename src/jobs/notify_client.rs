@@ -8,14 +8,14 @@
 //! Failures back off exponentially (`Retry-After` honoured) until the attempts are used up; 410
 //! stops at once. A crash after the client's answer sends the same version once more.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{Job, JobContext, backoff_delay, transaction_missing};
+use super::{Job, JobContext, transaction_missing};
 use crate::{
     clients::client_callback::{Notification, NotifyError},
-    domain::{DeadLetterKind, EvidenceKind},
+    domain::{Backoff, DeadLetterKind, EvidenceKind},
     signature::Secret,
     store::{
         StoreError, clients,
@@ -76,4 +76,10 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             }
         }
     })
+}
+
+fn backoff_delay(context: &JobContext, job: &Job) -> Duration {
+    let notify = &context.config.notify;
+    let backoff = Backoff { base: notify.base, max_delay: notify.max_delay };
+    backoff.delay(job.attempt(), rand::random())
 }

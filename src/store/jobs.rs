@@ -110,10 +110,17 @@ pub struct ClaimedJob {
     pub attempts: i32,
     pub max_attempts: i32,
     pub idempotency_key: Option<String>,
-    /// update_status: polls done so far.
+    /// Snoozes that counted so far: update_status's polls, or waits for a missing transaction.
     pub polls: u32,
     /// update_status: where the deadline counts from, if not from the accept.
     pub poll_since: Option<DateTime<Utc>>,
+}
+
+impl ClaimedJob {
+    /// Whether no attempt is left after this one.
+    pub fn is_last_attempt(&self) -> bool {
+        self.attempts + 1 >= self.max_attempts
+    }
 }
 
 /// Leases up to `limit` due jobs of `queue` to `worker`. Fails on the foreign key when the worker

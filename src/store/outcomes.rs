@@ -100,13 +100,14 @@ impl Outcome {
     }
 
     /// Whether the transaction's row decides or changes anything here.
-    fn needs_transaction(&self) -> bool {
+    fn needs_transaction(&self, job: &ClaimedJob) -> bool {
         self.report.is_some()
             || self.notified.is_some()
-            || matches!(
-                self.next,
-                Next::GiveUp { .. } | Next::Dead { kind: DeadLetterKind::Deadline, .. }
-            )
+            || match self.next {
+                Next::GiveUp { .. } | Next::Dead { kind: DeadLetterKind::Deadline, .. } => true,
+                Next::Retry { .. } => job.is_last_attempt(),
+                _ => false,
+            }
     }
 }
 
@@ -149,10 +150,10 @@ pub async fn write(
 ) -> Result<Written, StoreError> {
     let mut tx = pool.begin().await?;
     let current = match transaction_id {
-        Some(id) if outcome.needs_transaction() => transactions::lock(&mut tx, id).await?,
+        Some(id) if outcome.needs_transaction(job) => transactions::lock(&mut tx, id).await?,
         _ => None,
     };
-    let (end, report) = decide(job, outcome, current.as_ref());
+    let (end, report) = decide(queue, job, outcome, current.as_ref());
     if !end_job(&mut tx, queue, job, &end).await? {
         tx.rollback().await?;
         keep_contradiction(pool, queue, transaction_id, outcome).await?;
@@ -189,11 +190,17 @@ pub async fn write(
 }
 
 fn decide<'a>(
+    queue: &str,
     job: &ClaimedJob,
     outcome: &'a Outcome,
     current: Option<&Transaction>,
 ) -> (End<'a>, Option<(Status, SettledBy)>) {
     let status = current.map(|current| current.status);
+    let settled = matches!(status, Some(Status::Completed | Status::Declined));
+    // The jobs that are about the third party, and have no purpose once it has reported an end.
+    let finds_out = [JobKind::CreateAtThirdParty, JobKind::UpdateStatus]
+        .iter()
+        .any(|kind| kind.as_str() == queue);
     let newer = match (current, outcome.notified) {
         (Some(current), Some(notified)) => current.version > notified.version,
         _ => false,
@@ -203,19 +210,18 @@ fn decide<'a>(
         Next::Done | Next::Retry { .. } if newer => End::Again,
         Next::Done => End::Done,
         Next::Snooze { delay, polls } => End::Snooze { delay: *delay, polls: *polls },
-        Next::Retry { error, .. } if job.attempts + 1 >= job.max_attempts => End::Dead {
+        // It was settled while this was on its way: there is nothing left to give up.
+        Next::GiveUp { .. } if settled => End::Done,
+        Next::Retry { .. } if settled && finds_out && job.is_last_attempt() => End::Done,
+        Next::Retry { error, .. } if job.is_last_attempt() => End::Dead {
             kind: DeadLetterKind::Exhausted,
             reason: format!("all {} attempts failed; the last one: {error}", job.attempts + 1),
             error: Some(error),
         },
         Next::Retry { delay, error } => End::Retry { delay: *delay, error },
-        // It was settled while this was on its way: there is nothing left to give up.
         Next::Dead { kind: DeadLetterKind::Deadline, .. }
             if status.is_some_and(Status::is_final) =>
         {
-            End::Done
-        }
-        Next::GiveUp { .. } if matches!(status, Some(Status::Completed | Status::Declined)) => {
             End::Done
         }
         Next::Dead { kind, reason, error } | Next::GiveUp { kind, reason, error } => {

@@ -8,16 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Utc;
 use quartet::{
     config::Role,
-    sandbox::{Profile, SandboxConfig, SendWebhook},
+    sandbox::{CreateStep, Profile, SandboxConfig, Status},
+    signature,
 };
 use reqwest::Method;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{
-    Client, TestApp, World, postgres::own_server, process::Process, transaction, wait_for,
-    wait_until,
+    Answer, Client, TestApp, World, postgres::own_server, process::Process, transaction, wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -34,7 +36,11 @@ async fn world(url: &str) -> World {
 }
 
 /// Posts until it is told to stop; asks again after a refusal. Returns what was answered 2xx.
-async fn post_steadily(client: Client, count: Arc<Mutex<usize>>, stop: Arc<AtomicBool>) -> Vec<Uuid> {
+async fn post_steadily(
+    client: Client,
+    count: Arc<Mutex<usize>>,
+    stop: Arc<AtomicBool>,
+) -> Vec<Uuid> {
     let mut accepted = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let id = Uuid::now_v7();
@@ -86,13 +92,126 @@ async fn crashes_of_postgres_under_load_lose_nothing_that_was_answered() {
     app.assert_invariants(&accepted).await;
 }
 
-async fn assert_away(app: &TestApp, known: Uuid) {
-    let refused = async |what: &str, call: &mut dyn AsyncCall| {
+/// Asserts that a call which began at `began` was refused as it should be.
+fn assert_refused(what: &str, began: Instant, answer: &Answer) {
+    answer.expect_problem(503);
+    assert!(!answer.header("retry-after").is_empty(), "{what} has no Retry-After");
+    let took = began.elapsed();
+    assert!(took < ANSWER + NOISE, "{what} took {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_database_is_away_callers_hear_so_and_everything_resumes() {
+    let mut postgres = own_server().await;
+    let app = world(&postgres.url("postgres")).await.app().spawn().await;
+    app.sandbox.third_party().set_create_default(CreateStep::created());
+    let known = app.client().accept().await;
+    wait_until("it is created", BOUND, async || {
+        app.sandbox.third_party().status_of(known).is_some()
+    })
+    .await;
+    postgres.crash().await.unwrap();
+
+    // Twice: idle connections that broke, and then none.
+    for _ in 0..2 {
         let began = Instant::now();
-        let (status, retry_after) = call.call().await;
-        assert_eq!(status, 503, "{what}");
-        assert!(!retry_after.is_empty(), "{what} has no Retry-After");
-        assert!(began.elapsed() < ANSWER + NOISE, "{what}: {:?}", began.elapsed());
-    };
-    let _ = (refused, known);
+        let posted = app.client().post_transaction(&transaction(Uuid::now_v7())).await;
+        assert_refused("accept", began, &posted);
+        let began = Instant::now();
+        assert_refused("a query", began, &app.client().get_transaction(known).await);
+        let began = Instant::now();
+        assert_refused("ready", began, &app.anonymous().get("/health/ready").await);
+        let began = Instant::now();
+        app.anonymous().get("/health/live").await.expect(200);
+        assert!(began.elapsed() < NOISE);
+        let began = Instant::now();
+        assert_refused("a webhook", began, &send_webhook(&app, known).await);
+    }
+
+    postgres.resume().await.unwrap();
+    app.wait_ready().await;
+    let after = app.client().accept().await;
+    for id in [known, after] {
+        app.sandbox.third_party().set_status(id, Status::Completed);
+        app.wait_told(id, BOUND).await;
+    }
+    app.wait_at_rest(BOUND).await;
+    app.assert_invariants(&[known, after]).await;
+}
+
+/// A webhook as the third party sends it, with the whole answer.
+async fn send_webhook(app: &TestApp, id: Uuid) -> Answer {
+    let body = json!({ "id": id, "status": "completed" }).to_string();
+    let (webhook_id, now) = (Uuid::now_v7().to_string(), Utc::now().timestamp());
+    let secret = &app.sandbox.config().webhook_secret;
+    let signature = signature::sign(secret, &webhook_id, now, body.as_bytes());
+    let now = now.to_string();
+    let headers = [
+        ("content-type", "application/json"),
+        (signature::ID_HEADER, webhook_id.as_str()),
+        (signature::TIMESTAMP_HEADER, now.as_str()),
+        (signature::SIGNATURE_HEADER, signature.as_str()),
+    ];
+    app.anonymous().send(Method::POST, "/v1/webhooks/third-party", &headers, body).await
+}
+
+/// CPU time that a process has used.
+fn cpu_time(process: &Process) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    // After the name, which may hold spaces; utime and stime are fields 14 and 15.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Asserts that a process which has nothing to do but wait for its database does no more.
+async fn assert_waits_calmly(process: &Process) {
+    let (began, before) = (Instant::now(), cpu_time(process));
+    wait_until("it was watched", BOUND, async || began.elapsed() >= WATCHED).await;
+    let share = (cpu_time(process) - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    println!("CPU while the database is away: {:.1} %", share * 100.0);
+    assert!(share < BUSY, "it is busy waiting: {share:.2} of a CPU");
+}
+
+async fn health(process: &Process) -> [Option<u16>; 2] {
+    let mut found = [None, None];
+    for (status, path) in found.iter_mut().zip(["/health/live", "/health/ready"]) {
+        let answer = process.client().try_send(Method::GET, path, &[], "").await;
+        *status = answer.ok().map(|answer| answer.status);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_starts_or_runs_without_its_database_waits_for_it_calmly() {
+    let mut postgres = own_server().await;
+    let world = world(&postgres.url("postgres")).await;
+    postgres.crash().await.unwrap();
+    let mut process = world.process(Role::All).launch();
+    wait_until("it is live, but not ready", BOUND, async || {
+        health(&process).await == [Some(200), Some(503)]
+    })
+    .await;
+    assert_waits_calmly(&process).await;
+    assert_eq!(health(&process).await, [Some(200), Some(503)]);
+    postgres.resume().await.unwrap();
+    process.wait_ready().await;
+    let first = process.client().accept().await;
+
+    // Its workers run now.
+    postgres.crash().await.unwrap();
+    wait_until("it is not ready", BOUND, async || health(&process).await == [Some(200), Some(503)])
+        .await;
+    assert_waits_calmly(&process).await;
+    postgres.resume().await.unwrap();
+    process.wait_ready().await;
+    let second = process.client().accept().await;
+    for id in [first, second] {
+        wait_until("the client hears the end", BOUND, async || {
+            let transaction = process.client().get_transaction(id).await.body;
+            transaction["notified_version"] == 2
+        })
+        .await;
+    }
+    assert!(process.terminate(BOUND).await.success());
 }

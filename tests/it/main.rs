@@ -3,12 +3,14 @@
 
 mod auth;
 mod crashes;
+mod database_loss;
 mod dead_letters;
 mod harness;
 mod health;
 mod invariants;
 mod leases;
 mod openapi;
+mod poison;
 mod readme;
 mod routes;
 mod standard_webhooks;
