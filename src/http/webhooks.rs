@@ -188,7 +188,17 @@ impl WebhooksApi {
     #[oai(
         path = "/v1/webhooks/third-party",
         method = "post",
-        operation_id = "receive_third_party_webhook"
+        operation_id = "receive_third_party_webhook",
+        request_header(
+            name = "webhook-id",
+            ty = "String",
+            description = "Unique for each event, at most 255 characters; a repeat carries the same."
+        ),
+        request_header(
+            name = "webhook-timestamp",
+            ty = "i64",
+            description = "When it was sent, in Unix seconds; at most 300 s off."
+        )
     )]
     async fn receive_third_party_webhook(
         &self,
