@@ -69,8 +69,11 @@ async fn settle(
         ), explained AS (
             UPDATE failed_jobs
             SET state = 'resolved', closed_at = clock_timestamp(), closed_by = $3
-            WHERE transaction_id = $1 AND state = 'open'
-                AND queue IN ('update_status', 'create_at_third_party')
+            -- Giving up explains nothing about the create that it gives up on.
+            WHERE transaction_id = $1 AND state = 'open' AND (
+                queue = 'update_status'
+                OR queue = 'create_at_third_party' AND $3 <> 'creation_failure'
+            )
             RETURNING id, kind
         )
         INSERT INTO transaction_events (transaction_id, kind, source, detail)
