@@ -41,7 +41,12 @@ impl WorkerLease {
 
     /// Whether nobody else can have taken over this worker's jobs yet.
     pub fn is_held(&self) -> bool {
-        !self.lost.is_cancelled() && self.keeper.is_fresh()
+        !self.is_lost() && self.keeper.is_fresh()
+    }
+
+    /// Whether the worker was taken for dead.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
     }
 
     /// Returns when the lease was lost.
@@ -104,10 +109,9 @@ impl LeaseKeeper {
         Ok(WorkerLease { worker, lost, keeper: self.clone() })
     }
 
-    /// Stops keeping a worker's lease; its row goes once it holds no job.
-    pub async fn remove(&self, lease: &WorkerLease) -> Result<(), StoreError> {
+    /// Stops renewing a worker's lease: whatever it does not give back is rescued in time.
+    pub fn forget(&self, lease: &WorkerLease) {
         self.state().workers.remove(&lease.worker);
-        leases::remove(&self.pool, &lease.worker).await
     }
 
     /// Renews and rescues until `stop`.

@@ -167,11 +167,11 @@ impl Persistence for JobQueue {
         Ok(())
     }
 
-    /// The keeper renews for all workers at once; here the worker only learns whether it still is
-    /// one.
+    /// The keeper renews for all workers at once; here the worker only learns whether it was taken
+    /// for dead. A renewal that is merely late, as after an outage, ends nothing.
     async fn heartbeat(&mut self, _: &WorkerContext) -> Result<(), QueueError> {
         match self.lease.get() {
-            Some(lease) if lease.is_held() => Ok(()),
+            Some(lease) if !lease.is_lost() => Ok(()),
             _ => Err(QueueError::LeaseLost),
         }
     }

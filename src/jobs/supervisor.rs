@@ -21,7 +21,7 @@ use super::{
     runner::Runner,
     watcher,
 };
-use crate::store::jobs;
+use crate::store::{StoreError, jobs, leases};
 
 /// First and longest wait before a worker that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -145,11 +145,12 @@ async fn run_worker(
         runner.started()
     };
     if let Some(lease) = lease.get() {
+        keeper.forget(lease);
         let release = async {
             let backoff = context.config.third_party.create_backoff;
             let released = jobs::release(&context.pool, &name, &started, backoff).await?;
-            keeper.remove(lease).await?;
-            Ok::<_, crate::store::StoreError>(released)
+            leases::remove(&context.pool, &name).await?;
+            Ok::<_, StoreError>(released)
         };
         match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
             Ok(Ok(0)) => {}
