@@ -256,7 +256,7 @@ pub async fn replay(
     operator: &str,
     note: Option<&str>,
 ) -> Result<DeadLetter, ReplayError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = super::begin(pool).await?;
     // Lock order: the transaction's row before its jobs, those before the dead letter.
     let letter = get(&mut *tx, id).await?.ok_or(ReplayError::NotFound)?;
     let transaction = match letter.transaction_id {

@@ -70,7 +70,7 @@ pub async fn rescue(
     dead_after: Duration,
     create_backoff: Duration,
 ) -> Result<usize, StoreError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = super::begin(pool).await?;
     let dead = sqlx::query_scalar!(
         r#"
         SELECT id

@@ -22,7 +22,7 @@ pub mod webhooks;
 use std::time::Duration;
 
 use sqlx::{
-    PgPool,
+    PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -92,6 +92,20 @@ pub fn connect(
         .max_connections(max_connections)
         .acquire_timeout(acquire_timeout)
         .connect_lazy_with(connect_options(url)?))
+}
+
+/// Begins a transaction. Every transaction of ours begins here.
+///
+/// It begins in a task of its own, because sqlx's `begin` must not be dropped half-way (sqlx 0.9.0
+/// counts the transaction only when the answer to BEGIN has come): a caller that goes away, as a
+/// request does whose client hangs up, would leave the connection in the pool inside an open
+/// transaction, in which later statements of others take place and then vanish.
+async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
+    let pool = pool.clone();
+    match tokio::spawn(async move { pool.begin().await }).await {
+        Ok(begun) => Ok(begun?),
+        Err(ended) => Err(StoreError::Unavailable(sqlx::Error::Io(std::io::Error::other(ended)))),
+    }
 }
 
 /// How every connection of ours is opened.

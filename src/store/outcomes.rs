@@ -148,7 +148,7 @@ pub async fn write(
     transaction_id: Option<Uuid>,
     outcome: &Outcome,
 ) -> Result<Written, StoreError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = super::begin(pool).await?;
     let current = match transaction_id {
         Some(id) if outcome.needs_transaction(job) => transactions::lock(&mut tx, id).await?,
         _ => None,
@@ -363,7 +363,7 @@ async fn keep_contradiction(
     outcome: &Outcome,
 ) -> Result<(), StoreError> {
     let (Some(id), Some((reported, by))) = (transaction_id, outcome.report) else { return Ok(()) };
-    let mut tx = pool.begin().await?;
+    let mut tx = super::begin(pool).await?;
     if let Some(current) = transactions::lock(&mut tx, id).await?
         && current.status.decide(reported, by) == Decision::Conflict
     {

@@ -55,7 +55,7 @@ pub struct Received {
 
 /// Receives a webhook. When this fails, nothing of it was written, and it may be sent again.
 pub async fn receive(pool: &PgPool, webhook: &Webhook) -> Result<Received, StoreError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = super::begin(pool).await?;
     let transaction = transactions::lock(&mut tx, webhook.transaction_id).await?;
     let reported = Status::from(webhook.status);
     let outcome = match &transaction {
