@@ -6,7 +6,10 @@
 
 use std::fmt;
 
-use poem::{Request, RequestBody, http::StatusCode};
+use poem::{
+    Request, RequestBody,
+    http::{StatusCode, header},
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     payload::{Json, Payload},
@@ -117,12 +120,18 @@ pub(super) fn check_content_type(request: &Request) -> Result<(), Problem> {
 /// Reads the whole body, at most `HTTP__MAX_BODY` bytes.
 pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<Vec<u8>> {
     let limit = ApiState::of(request).max_body;
+    let too_long = || {
+        let detail = format!("the body is longer than {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    };
+    // What is declared too long is refused before it comes.
+    let declared = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    if declared.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_long().into());
+    }
     let body = body.take()?;
     let bytes = body.into_bytes_limit(limit).await.map_err(|error| match error {
-        poem::error::ReadBodyError::PayloadTooLarge => Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {limit} bytes"),
-        ),
+        poem::error::ReadBodyError::PayloadTooLarge => too_long(),
         _ => Problem::new(StatusCode::BAD_REQUEST, "the body could not be read to its end"),
     })?;
     Ok(bytes.to_vec())

@@ -10,6 +10,7 @@ pub mod health;
 pub mod operator;
 pub mod page;
 pub mod problem;
+pub mod strict_query;
 pub mod transactions;
 pub mod webhooks;
 pub mod words;
@@ -27,7 +28,7 @@ use poem::{
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use sqlx::PgPool;
 
-use self::problem::Problem;
+use self::{problem::Problem, strict_query::StrictQuery};
 use crate::{
     config::{self, Config, Role},
     store::{StoreError, jobs::JobPlan, wakeups::Wakeups},
@@ -137,23 +138,27 @@ pub fn openapi() -> String {
 
 /// All routes that a process of `role` serves: a worker has the health checks alone.
 pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Response> + use<> {
-    let route = if role.serves_api() {
+    let (route, spec) = if role.serves_api() {
         let service = service();
         let spec = openapi();
-        Route::new()
+        let served = spec.clone();
+        let route = Route::new()
             .nest("/docs", service.swagger_ui())
             .at(
                 "/openapi.json",
                 poem::get(make_sync(move |_| {
-                    spec.clone().with_content_type("application/json").into_response()
+                    served.clone().with_content_type("application/json").into_response()
                 })),
             )
-            .nest("/", service)
+            .nest("/", service);
+        (route, spec)
     } else {
         let health = OpenApiService::new(health::HealthApi, "Quartet", env!("CARGO_PKG_VERSION"));
-        Route::new().nest("/", health)
+        let spec = health.spec();
+        (Route::new().nest("/", health), spec)
     };
     route
+        .with(StrictQuery::new(&spec))
         .data(state)
         .catch_all_error(|error| async move {
             if error.is_from_response() {

@@ -1,7 +1,7 @@
 //! Keyset pages: `limit`, `cursor` and `next_cursor`, alike for all lists.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::problem::{FieldProblem, Problem};
@@ -27,7 +27,15 @@ fn parse(text: &str) -> Option<Cursor> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
     let (micros, id) = text.split_once('.')?;
     let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    if storable(at) != at {
+        return None;
+    }
     Some(Cursor { at, id: Uuid::parse_str(id).ok()? })
+}
+
+/// A time to compare rows with: no row is older than 1970, and Postgres has no times before 4713 BC.
+pub fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.max(DateTime::UNIX_EPOCH)
 }
 
 /// Cuts `rows`, read with one more than `limit`, to the page; the cursor where more follow.

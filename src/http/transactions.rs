@@ -432,8 +432,8 @@ impl TransactionsApi {
     ) -> poem::Result<ListTransactionsResponse> {
         let filter = Filter {
             status: status.0.map(|status| status.0),
-            created_after: created_after.0,
-            created_before: created_before.0,
+            created_after: created_after.0.map(page::storable),
+            created_before: created_before.0.map(page::storable),
             cursor: cursor.0.as_deref().map(page::decode).transpose()?,
         };
         let list = transactions::list(&state.pool, client.0, &filter, i64::from(limit.0) + 1);

@@ -1,6 +1,7 @@
 //! The database goes away, comes back, crashes under load: nothing is lost, everybody waits.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -9,17 +10,26 @@ use std::{
 };
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use quartet::{
     config::Role,
     sandbox::{CreateStep, Profile, SandboxConfig, Status},
-    signature,
+    signature::{self, Secret},
 };
 use reqwest::Method;
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+use url::Url;
 use uuid::Uuid;
 
 use crate::support::{
-    Answer, Client, TestApp, World, postgres::own_server, process::Process, transaction, wait_until,
+    Answer, Client, World, postgres::own_server, process::Process, transaction, wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -86,10 +96,69 @@ async fn crashes_of_postgres_under_load_lose_nothing_that_was_answered() {
     }
 
     for id in &accepted {
+        app.client().get_transaction(*id).await.expect(200);
         app.wait_told(*id, BOUND).await;
     }
     app.wait_at_rest(BOUND).await;
     app.assert_invariants(&accepted).await;
+}
+
+/// A way to the database on which everything takes a while, so that a call can be given up in the
+/// middle of a statement. Returns its port.
+async fn slow_way_to(port: u16, delay: Duration) -> u16 {
+    async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            tokio::time::sleep(delay).await;
+            if to.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+        }
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            let ((near_read, near_write), (far_read, far_write)) =
+                (near.into_split(), far.into_split());
+            tokio::spawn(carry(near_read, far_write, delay));
+            tokio::spawn(carry(far_read, near_write, delay));
+        }
+    });
+    address.port()
+}
+
+/// sqlx 0.9.0 gives a connection back inside an open transaction when a `begin` is dropped before
+/// its answer came. What others then write on it is answered 2xx, and gone with the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_hang_up_leave_no_transaction_open_for_others_to_write_in() {
+    const CONNECTIONS: usize = 4;
+    let world = World::new().await;
+    let mut url: Url = world.database_url().parse().unwrap();
+    let slow = slow_way_to(url.port().unwrap(), Duration::from_millis(4)).await;
+    url.set_port(Some(slow)).unwrap();
+    let app = world
+        .app()
+        .role(Role::Api)
+        .set("DATABASE_URL", url)
+        .set("QUARTET_DATABASE__MAX_CONNECTIONS", CONNECTIONS)
+        .spawn()
+        .await;
+    let secret = &app.sandbox.config().webhook_secret;
+    for patience in 0..40 {
+        let client = app.anonymous();
+        let call = send_webhook(&client, secret, Uuid::now_v7());
+        let _ = tokio::time::timeout(Duration::from_millis(patience), call).await;
+
+        // One for each connection that may be a bad one.
+        let client = app.client();
+        let ids = join_all((0..CONNECTIONS).map(|_| client.accept())).await;
+        let kept = "SELECT count(*) FROM transactions WHERE id = ANY ($1)";
+        let kept: i64 = sqlx::query_scalar(kept).bind(&ids).fetch_one(&app.pool).await.unwrap();
+        assert_eq!(kept as usize, ids.len(), "answered 202 and not committed, {patience} ms");
+    }
 }
 
 /// Asserts that a call which began at `began` was refused as it should be.
@@ -125,7 +194,9 @@ async fn while_the_database_is_away_callers_hear_so_and_everything_resumes() {
         app.anonymous().get("/health/live").await.expect(200);
         assert!(began.elapsed() < NOISE);
         let began = Instant::now();
-        assert_refused("a webhook", began, &send_webhook(&app, known).await);
+        let secret = &app.sandbox.config().webhook_secret;
+        let answer = send_webhook(&app.anonymous(), secret, known).await;
+        assert_refused("a webhook", began, &answer);
     }
 
     postgres.resume().await.unwrap();
@@ -140,10 +211,9 @@ async fn while_the_database_is_away_callers_hear_so_and_everything_resumes() {
 }
 
 /// A webhook as the third party sends it, with the whole answer.
-async fn send_webhook(app: &TestApp, id: Uuid) -> Answer {
+async fn send_webhook(client: &Client, secret: &Secret, id: Uuid) -> Answer {
     let body = json!({ "id": id, "status": "completed" }).to_string();
     let (webhook_id, now) = (Uuid::now_v7().to_string(), Utc::now().timestamp());
-    let secret = &app.sandbox.config().webhook_secret;
     let signature = signature::sign(secret, &webhook_id, now, body.as_bytes());
     let now = now.to_string();
     let headers = [
@@ -152,7 +222,7 @@ async fn send_webhook(app: &TestApp, id: Uuid) -> Answer {
         (signature::TIMESTAMP_HEADER, now.as_str()),
         (signature::SIGNATURE_HEADER, signature.as_str()),
     ];
-    app.anonymous().send(Method::POST, "/v1/webhooks/third-party", &headers, body).await
+    client.send(Method::POST, "/v1/webhooks/third-party", &headers, body).await
 }
 
 /// CPU time that a process has used.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 use quartet::{
     config::Role,
     sandbox::{CreateStep, Profile, SandboxConfig},
@@ -131,11 +132,9 @@ async fn after_each_start_the_next_due_job_is_picked_up_at_once() {
     let mut late = Vec::new();
     let mut left = starts;
     while left > 0 {
-        let batch: Vec<_> = (0..left.min(5)).map(|_| tokio::spawn(start_and_wait())).collect();
-        left -= batch.len();
-        for start in batch {
-            late.push(start.await.unwrap());
-        }
+        let batch = left.min(5);
+        late.extend(join_all((0..batch).map(|_| start_and_wait())).await);
+        left -= batch;
     }
     late.sort();
     println!(

@@ -13,7 +13,7 @@ use crate::support::{
     TestApp, World,
     job_rows::{die, event_times, job_row, lease_to, park_all_but, wait_job, workers},
     postgres::own_server,
-    spawn_api, wait_until,
+    spawn_api, transaction, wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(15);
@@ -227,7 +227,6 @@ async fn a_worker_that_claims_its_own_job_again_is_fenced_from_its_earlier_run()
     let _worker = worker.spawn().await;
     wait_until("the create is under way", BOUND, async || third_party.creates_of(id) == 1).await;
     let first = job_row(&api.pool, id, CREATE).await;
-    // What was stored by the second create is hidden: its own lookup came before.
     sqlx::query(
         "UPDATE apalis.jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL, run_at = now()
          WHERE id = $1",
@@ -290,49 +289,46 @@ async fn an_outage_longer_than_dead_after_costs_no_worker_its_jobs() {
         assert!(event_times(&app.pool, *id, "create_ambiguous").await.is_empty(), "{id}");
         for queue in [CREATE, "update_status", "notify_client", "create_transaction"] {
             let row = job_row(&app.pool, *id, queue).await;
-            assert_eq!((row.status.as_str(), row.attempts), ("Done", 1), "{queue}");
+            // A settlement ends the polls without an attempt.
+            assert!(row.status == "Done" && row.attempts <= 1, "{queue}: {row:?}");
         }
         assert_eq!(third_party.creates_of(*id), 1);
     }
     app.assert_invariants(&ids).await;
 }
 
-/// A worker that ends because it could not renew, and that cannot give its jobs back either, must
-/// not be kept alive by its process: its jobs would be leased for ever.
+/// Renewals that fail for long, while everything else works, cost nobody a job: whoever judges
+/// others has renewed itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_ended_without_giving_its_jobs_back_is_rescued() {
+async fn renewals_that_fail_for_a_while_end_no_worker() {
     let app = World::new().await.app().set("QUARTET_THIRD_PARTY__TIMEOUT", "20s").spawn().await;
     let third_party = app.sandbox.third_party();
     let id = Uuid::now_v7();
-    third_party.script_creates_for(id, vec![CreateStep::hang(None)]);
-    app.client().post_transaction(&crate::support::transaction(id)).await.expect(202);
+    let slow = CreateStep::created_final(Status::Completed).delay(Duration::from_secs(4));
+    third_party.script_creates_for(id, vec![slow]);
+    app.client().post_transaction(&transaction(id)).await.expect(202);
     wait_until("the create is under way", BOUND, async || third_party.creates_of(id) == 1).await;
-    let worker = job_row(&app.pool, id, CREATE).await.lock_by.unwrap();
-    let break_it = "
+    let before = job_row(&app.pool, id, CREATE).await;
+    let refuse = "
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '57P03'; END $$;
-        CREATE TRIGGER no_renewal BEFORE UPDATE ON apalis.workers
-            FOR EACH STATEMENT EXECUTE FUNCTION refuse();
-        CREATE TRIGGER no_release BEFORE UPDATE ON apalis.jobs FOR EACH ROW
-            WHEN (OLD.status = 'Running' AND NEW.status = 'Pending') EXECUTE FUNCTION refuse();";
-    sqlx::raw_sql(break_it).execute(&app.pool).await.unwrap();
-    // Work of the same queue makes the worker look at its lease, which is stale by now.
+        CREATE TRIGGER refuse BEFORE UPDATE ON apalis.workers
+            FOR EACH STATEMENT EXECUTE FUNCTION refuse();";
+    sqlx::raw_sql(refuse).execute(&app.pool).await.unwrap();
     let began = Instant::now();
-    let mut others = Vec::new();
-    wait_until("the worker gives up", BOUND, async || {
-        if began.elapsed() > DEAD_AFTER + HEARTBEAT {
-            others.push(app.client().accept().await);
-        }
-        workers(&app.pool, CREATE, "").await.iter().any(|name| *name != worker)
-    })
-    .await;
-    let heal = "DROP TRIGGER no_renewal ON apalis.workers; DROP TRIGGER no_release ON apalis.jobs;";
-    sqlx::raw_sql(heal).execute(&app.pool).await.unwrap();
+    let mut ids = vec![id];
+    while began.elapsed() < 3 * DEAD_AFTER {
+        ids.push(app.client().accept().await);
+        wait_job(&app.pool, ids[ids.len() - 1], "create_transaction", "Done", BOUND).await;
+    }
+    sqlx::raw_sql("DROP TRIGGER refuse ON apalis.workers").execute(&app.pool).await.unwrap();
+    wait_renewals(&app, CREATE, 3).await;
+    assert_eq!(job_row(&app.pool, id, CREATE).await, before, "the same lease");
 
-    for id in others.iter().chain([&id]) {
+    for id in &ids {
         app.wait_told(*id, BOUND).await;
+        assert!(event_times(&app.pool, *id, "create_ambiguous").await.is_empty(), "{id}");
     }
     app.wait_at_rest(BOUND).await;
-    others.push(id);
-    app.assert_invariants(&others).await;
+    app.assert_invariants(&ids).await;
 }

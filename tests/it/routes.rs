@@ -1,5 +1,6 @@
 //! What no operation answers: unknown paths and wrong methods, as problems.
 
+use quartet::config::Role;
 use reqwest::Method;
 
 use crate::support::{World, spawn_api};
@@ -7,21 +8,21 @@ use crate::support::{World, spawn_api};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_path_is_404() {
     let app = spawn_api().await;
-    for path in [
-        "/",
-        "/v1",
-        "/v1/transaction",
-        "/v1/transactions/a/b/c",
-        "/v2/transactions",
-        "/%00",
-        "/%ff",
-    ] {
+    for path in
+        ["/", "/v1", "/v1/transaction", "/v1/transactions/a/b/c", "/v2/transactions", "/%00"]
+    {
         for client in [app.client(), app.anonymous()] {
             let answer = client.get(path).await;
             assert_eq!(answer.status, 404, "{path}: {}", answer.text);
             answer.expect_problem(404);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_no_text_is_400() {
+    let app = spawn_api().await;
+    app.client().get("/v1/transactions/%ff").await.expect_problem(400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +45,7 @@ async fn a_wrong_method_is_405() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_serves_health_and_nothing_of_the_api() {
     let world = World::new().await;
-    let worker = world.app().role(quartet::config::Role::Worker).spawn().await;
+    let worker = world.app().role(Role::Worker).spawn().await;
     worker.anonymous().get("/health/live").await.expect(200);
     worker.anonymous().get("/health/ready").await.expect(200);
     for path in ["/v1/transactions", "/v1/operator/dead-letters", "/openapi.json", "/docs"] {

@@ -59,10 +59,9 @@ impl Answer {
     /// The pointers and parameter names of a problem's `errors`.
     pub fn faults(&self) -> Vec<&str> {
         let errors = self.body["errors"].as_array().map_or(&[][..], Vec::as_slice);
-        let name = |error: &'_ Value| error.get("pointer").is_some();
         errors
             .iter()
-            .map(|error| if name(error) { &error["pointer"] } else { &error["parameter"] })
+            .map(|error| error.get("pointer").or(error.get("parameter")).unwrap_or(&Value::Null))
             .map(|name| name.as_str().unwrap_or_default())
             .collect()
     }

@@ -128,7 +128,8 @@ const QUERIES: [(&str, &str); 12] = [
                     AND status IN ('Done', 'Failed')
             )
             AND NOT EXISTS (
-                SELECT FROM failed_jobs WHERE transaction_id = t.id AND queue = 'update_status'
+                SELECT FROM failed_jobs
+                WHERE transaction_id = t.id AND queue = 'update_status' AND state <> 'replayed'
             )
         "#,
     ),
@@ -136,7 +137,9 @@ const QUERIES: [(&str, &str); 12] = [
         "5: a job stopped without a dead letter",
         r#"
         SELECT job_type || ' ' || idempotency_key FROM apalis.jobs j
-        WHERE status = 'Failed' AND NOT EXISTS (SELECT FROM failed_jobs WHERE job_id = j.id)
+        WHERE status = 'Failed' AND NOT EXISTS (
+            SELECT FROM failed_jobs WHERE job_id = j.id AND state <> 'replayed'
+        )
         "#,
     ),
     (

@@ -6,9 +6,11 @@
 
 pub mod app;
 pub mod client;
+pub mod command;
 pub mod contents;
 pub mod invariants;
 pub mod job_rows;
+pub mod jobs;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -24,6 +24,9 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOpti
 use tokio::sync::oneshot;
 use url::Url;
 
+/// This server is never crashed (see [`own_server`]), and databases come and go quickly without
+/// waiting for the disk.
+const UNSAFE_BUT_FAST: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes", "off")];
 /// How long the server may take to stop at exit.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,7 +124,9 @@ async fn serve(inbox: &mpsc::Receiver<Order>, started: &mpsc::Sender<Url>) {
     let (server, url) = match std::env::var("DATABASE_URL") {
         Ok(url) if !url.is_empty() => (None, url),
         _ => {
-            let server = EmbeddedPostgres::start(Options::default()).await.unwrap();
+            let settings = UNSAFE_BUT_FAST.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let options = Options { settings: settings.into(), ..Options::default() };
+            let server = EmbeddedPostgres::start(options).await.unwrap();
             let url = server.url("postgres");
             (Some(server), url)
         }

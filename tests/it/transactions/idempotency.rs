@@ -1,6 +1,6 @@
 //! A repeated id: the same content is replayed, other content or another client is refused.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::join_all;
 use quartet::config::Role;
@@ -10,6 +10,8 @@ use uuid::Uuid;
 use crate::support::{
     contents, counts, spawn_api, spawn_app, transaction, wait::wait_until, world::add_client,
 };
+
+const BOUND: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_content_again_is_replayed_and_writes_nothing() {
@@ -107,11 +109,11 @@ async fn another_client_cannot_use_the_id_nor_learn_of_it() {
 async fn a_replay_shows_the_present_status() {
     let app = spawn_app().await;
     let id = app.client().accept().await;
-    let told = app.wait_told(id, std::time::Duration::from_secs(10)).await;
+    let told = app.wait_told(id, BOUND).await;
     let replayed = app.client().post_transaction(&transaction(id)).await;
     assert_eq!(replayed.expect(200), &told);
     assert_eq!(told["status"], "completed");
-    app.wait_at_rest(std::time::Duration::from_secs(10)).await;
+    app.wait_at_rest(BOUND).await;
     app.assert_invariants(&[id]).await;
 }
 
@@ -165,7 +167,7 @@ async fn a_post_that_waited_for_a_rolled_back_one_is_accepted() {
     sqlx::query(hold).bind(id).execute(&mut *holder).await.unwrap();
     let (client, post) = (app.client(), transaction(id));
     let posted = tokio::spawn(async move { client.post_transaction(&post).await });
-    wait_until("the post waits for the holder", std::time::Duration::from_secs(1), async || {
+    wait_until("the post waits for the holder", Duration::from_secs(1), async || {
         let waiting = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(&app.pool).await.unwrap() > 0

@@ -1,5 +1,6 @@
 //! `GET /v1/transactions`: filters and keyset pages.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use quartet::sandbox::SendWebhook;
 use serde_json::Value;
@@ -163,5 +164,10 @@ async fn times_at_the_edge_of_what_can_be_stored_are_no_server_error() {
             let answer = app.client().list_transactions(&format!("{parameter}={time}")).await;
             assert!(matches!(answer.status, 200 | 422), "{parameter}={time}: {}", answer.text);
         }
+    }
+    for micros in [0, -1, -1_000_000_000_000_000_000, 8_000_000_000_000_000_000i64] {
+        let cursor = URL_SAFE_NO_PAD.encode(format!("{micros}.{}", Uuid::nil()));
+        let answer = app.client().list_transactions(&format!("cursor={cursor}")).await;
+        assert!(matches!(answer.status, 200 | 422), "cursor {micros}: {}", answer.text);
     }
 }

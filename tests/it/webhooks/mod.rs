@@ -1,1 +1,7 @@
+//! `POST /v1/webhooks/third-party`, black-box.
 
+mod duplicates;
+mod outcomes;
+mod settling;
+mod signatures;
+mod wrong_bodies;
