@@ -74,7 +74,7 @@ impl App {
     pub async fn build(config: Config, role: Role) -> Result<Self, AppError> {
         config.validate_for(role)?;
         let url = config.database.url.as_ref().ok_or(AppError::NoDatabase)?;
-        let pools = Pools::new(url.expose(), role, config.database.max_connections)?;
+        let pools = Pools::new(url.expose(), role, &config)?;
         let address = config.http.listen;
         let listen_error = |source| AppError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen_error)?;
@@ -180,7 +180,8 @@ struct Pools {
 }
 
 impl Pools {
-    fn new(url: &str, role: Role, max_connections: u32) -> Result<Self, StoreError> {
+    fn new(url: &str, role: Role, config: &Config) -> Result<Self, StoreError> {
+        let max_connections = config.database.max_connections;
         // One for the leases and one for the watcher, where jobs are run; of the rest a quarter
         // for requests, where both are served. A pool that is not used opens no connection.
         let rest =
@@ -193,7 +194,8 @@ impl Pools {
         Ok(Self {
             requests: store::connect(url, requests.max(1), REQUEST_ACQUIRE)?,
             jobs: store::connect(url, jobs.max(1), JOB_ACQUIRE)?,
-            leases: store::connect(url, 1, JOB_ACQUIRE)?,
+            // A heartbeat that finds no connection fails before the next one is due.
+            leases: store::connect(url, 1, config.worker.heartbeat)?,
         })
     }
 }

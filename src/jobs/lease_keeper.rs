@@ -4,8 +4,9 @@
 //! they are busy with. A worker that finds its row gone was rescued: its lease is marked lost, its
 //! handlers are dropped, and the supervisor starts it again under a new name.
 //!
-//! Rescue runs only where the heartbeat before succeeded too: after an outage of the database
-//! everybody is stale, and everybody renews before anybody is judged.
+//! After an outage of the database everybody is stale: a keeper whose heartbeat failed judges nobody
+//! until `WORKER__DEAD_AFTER` has passed since it renewed again, so that everybody can renew before.
+//! At the start it waits for one heartbeat.
 //!
 //! Handlers ask [`WorkerLease::is_held`] before a call that must not be made by two: it goes by
 //! this process's monotonic clock, which runs on while the process is frozen.
@@ -118,7 +119,8 @@ impl LeaseKeeper {
     pub async fn run(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut renewed_before = false;
+        let mut judges_from = None;
+        let mut grace = self.heartbeat;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -126,18 +128,15 @@ impl LeaseKeeper {
             }
             let beat = async {
                 self.renew().await?;
-                if renewed_before {
+                if Instant::now() >= *judges_from.get_or_insert_with(|| Instant::now() + grace) {
                     leases::rescue(&self.pool, &self.queues, self.dead_after, self.create_backoff)
                         .await?;
                 }
                 Ok::<_, StoreError>(())
             };
-            match beat.await {
-                Ok(()) => renewed_before = true,
-                Err(error) => {
-                    renewed_before = false;
-                    tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat failed");
-                }
+            if let Err(error) = beat.await {
+                (judges_from, grace) = (None, self.dead_after);
+                tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat failed");
             }
         }
     }

@@ -43,6 +43,28 @@ async fn a_wrong_method_is_405() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_method_names_the_right_ones() {
+    let app = spawn_api().await;
+    let answer = app.client().send(Method::DELETE, "/v1/transactions", &[], "").await;
+    let mut allowed: Vec<_> = answer.header("allow").split(", ").collect();
+    allowed.sort_unstable();
+    assert_eq!(allowed, ["GET", "POST"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_and_repeated_parameters_are_named() {
+    let app = spawn_api().await;
+    for (query, fault) in
+        [("stauts=pending", "stauts"), ("limit=2&limit=3", "limit"), ("limit=2&x[]=1", "x[]")]
+    {
+        let answer = app.client().list_transactions(query).await;
+        answer.expect_problem(422);
+        assert_eq!(answer.faults(), [fault], "{query}");
+    }
+    app.client().list_transactions("limit=2&status=pending").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_serves_health_and_nothing_of_the_api() {
     let world = World::new().await;
     let worker = world.app().role(Role::Worker).spawn().await;
