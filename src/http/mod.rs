@@ -11,6 +11,7 @@ pub mod operator;
 pub mod page;
 pub mod problem;
 pub mod strict_query;
+pub mod transaction_schema;
 pub mod transactions;
 pub mod webhooks;
 pub mod words;
