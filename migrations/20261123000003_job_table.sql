@@ -65,6 +65,6 @@ COMMENT ON COLUMN apalis.jobs.lock_by IS 'The worker that holds the lease, while
 COMMENT ON COLUMN apalis.jobs.lock_at IS 'When the lease began; with lock_by it is the fence that an outcome must match.';
 COMMENT ON COLUMN apalis.jobs.done_at IS 'When it was done, failed or cancelled.';
 COMMENT ON COLUMN apalis.jobs.last_result IS '{"Err": last error, "errors": [{attempt, at, error}]} or {"Ok": null}.';
-COMMENT ON COLUMN apalis.jobs.metadata IS 'polls = polls done by update_status, or waits for a transaction that is missing; poll_since = where the deadline counts from after a replay.';
+COMMENT ON COLUMN apalis.jobs.metadata IS 'polls = polls done by update_status; waits = waits in a row for a transaction that is missing; poll_since = where the deadline counts from after a replay.';
 COMMENT ON COLUMN apalis.jobs.priority IS 'Unused.';
 COMMENT ON TABLE apalis.workers IS 'apalis''s worker registry: one row for each running worker; a worker unseen for WORKER__DEAD_AFTER loses its leases and its row.';

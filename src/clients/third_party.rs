@@ -43,9 +43,9 @@ pub enum CreateError {
     /// No connection could be opened: it was not sent.
     #[error("unreachable: {reason}")]
     Unreachable { reason: String },
-    /// 429 or 503: not now.
+    /// 429 or 503: not now. Behind a gateway, 503 may also mean that the answer was lost.
     #[error("busy: {reason}")]
-    Busy { reason: String, retry_after: Option<Duration> },
+    Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
     /// 409: it exists there already.
     #[error("it exists there already")]
     AlreadyExists,
@@ -119,7 +119,11 @@ impl ThirdPartyClient {
             StatusCode::CONFLICT => Err(CreateError::AlreadyExists),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let retry_after = retry_after(&response);
-                Err(CreateError::Busy { reason: describe_answer(response).await, retry_after })
+                Err(CreateError::Busy {
+                    reason: describe_answer(response).await,
+                    retry_after,
+                    may_be_lost: status == StatusCode::SERVICE_UNAVAILABLE,
+                })
             }
             _ if status.is_client_error() => {
                 Err(CreateError::Rejected { reason: describe_answer(response).await })

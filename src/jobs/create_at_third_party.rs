@@ -71,11 +71,11 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             reported(outcome, &transaction, status)
         }
         Err(CreateError::AlreadyExists) => found(&transaction, None),
-        Err(CreateError::Ambiguous { reason }) => Outcome::retry(backoff, reason.clone())
-            .with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": reason })),
+        Err(CreateError::Ambiguous { reason }) => ambiguous(backoff, reason),
         Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
-        Err(CreateError::Busy { reason, retry_after }) => {
-            Outcome::retry(backoff.max(retry_after.unwrap_or_default()), reason)
+        Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
+            let delay = backoff.max(retry_after.unwrap_or_default());
+            if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
         }
         Err(CreateError::Rejected { reason }) => Outcome::new(Next::GiveUp {
             kind: DeadLetterKind::Rejected,
@@ -83,6 +83,11 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             error: Some(reason),
         }),
     })
+}
+
+fn ambiguous(delay: Duration, reason: String) -> Outcome {
+    let detail = json!({ "error": reason });
+    Outcome::retry(delay, reason).with_evidence(EvidenceKind::CreateAmbiguous, detail)
 }
 
 fn was_settled_by_third_party(transaction: &Transaction) -> bool {

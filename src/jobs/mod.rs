@@ -34,7 +34,7 @@ use crate::{
     store::{
         StoreError,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
-        outcomes::{Next, Outcome},
+        outcomes::{Next, Outcome, SnoozeCount},
         wakeups::Wakeups,
     },
 };
@@ -193,7 +193,7 @@ pub fn plan(config: &Config) -> JobPlan {
 /// What a job says that finds no transaction: create_transaction will write it, if anything does.
 /// Waiting for it costs none of the job's own attempts, but it is not waited for without end.
 fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
-    let waits = job.claimed.polls + 1;
+    let waits = job.claimed.waits + 1;
     if waits >= DATABASE_JOB_ATTEMPTS {
         return Outcome::new(Next::Dead {
             kind: DeadLetterKind::Exhausted,
@@ -204,5 +204,5 @@ fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
     let notify = &context.config.notify;
     let backoff = Backoff { base: notify.base, max_delay: notify.max_delay };
     let delay = backoff.delay(waits, rand::random());
-    Outcome::new(Next::Snooze { delay, polls: Some(waits) })
+    Outcome::new(Next::Snooze { delay, count: Some(SnoozeCount::Waits(waits)) })
 }

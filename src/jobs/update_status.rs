@@ -22,7 +22,7 @@ use crate::{
     domain::{DeadLetterKind, EvidenceKind, PollSchedule, ReportedStatus, SettledBy, Status},
     store::{
         StoreError,
-        outcomes::{Next, Outcome},
+        outcomes::{Next, Outcome, SnoozeCount},
         transactions::{self, Transaction},
     },
 };
@@ -83,13 +83,16 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         let Some(left) = left else { break deadline_passed(&context, polls) };
         let wait = gap.min(left);
         if wait >= SNOOZE_FROM {
-            break Outcome::new(Next::Snooze { delay: wait, polls: Some(polls) });
+            break Outcome::new(Next::Snooze {
+                delay: wait,
+                count: Some(SnoozeCount::Polls(polls)),
+            });
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             // The process stops: give the job back rather than hold its shutdown up.
             () = context.stopping.cancelled() => {
-                break Outcome::new(Next::Snooze { delay: wait, polls: Some(polls) });
+                break Outcome::new(Next::Snooze { delay: wait, count: Some(SnoozeCount::Polls(polls)) });
             }
         }
     };

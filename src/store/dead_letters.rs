@@ -45,12 +45,12 @@ pub struct DeadLetter {
     pub note: Option<String>,
 }
 
-/// Opens one unless the same cause has an open one already.
+/// Opens one unless the same cause has an open one already; tells whether it did.
 pub async fn open(
     conn: &mut PgConnection,
     new: &NewDeadLetter,
     source: &'static str,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let opened = sqlx::query_scalar!(
         r#"
         INSERT INTO failed_jobs (kind, cause, transaction_id, reason, detail)
@@ -66,13 +66,10 @@ pub async fn open(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    match opened {
-        Some(id) => {
-            let opened = opened_evidence(id, new.kind, &new.reason, source);
-            evidence::append(conn, new.transaction_id, &opened).await
-        }
-        None => Ok(()),
-    }
+    let Some(id) = opened else { return Ok(false) };
+    let opened = opened_evidence(id, new.kind, &new.reason, source);
+    evidence::append(conn, new.transaction_id, &opened).await?;
+    Ok(true)
 }
 
 /// Opens one for a job row as it is now, before the caller ends the job. `error` is the last

@@ -110,8 +110,10 @@ pub struct ClaimedJob {
     pub attempts: i32,
     pub max_attempts: i32,
     pub idempotency_key: Option<String>,
-    /// Snoozes that counted so far: update_status's polls, or waits for a missing transaction.
+    /// update_status: polls done so far.
     pub polls: u32,
+    /// How often in a row it has waited for a transaction that is not there.
+    pub waits: u32,
     /// update_status: where the deadline counts from, if not from the accept.
     pub poll_since: Option<DateTime<Utc>>,
 }
@@ -149,7 +151,8 @@ pub async fn claim(
         RETURNING
             id, job, attempts, max_attempts, lock_at AS "lock_at!", idempotency_key,
             -- As text: one row with a strange value must not fail the claim of all the others.
-            metadata -> 'polls' AS polls, metadata -> 'poll_since' AS poll_since
+            metadata -> 'polls' AS polls, metadata -> 'waits' AS waits,
+            metadata -> 'poll_since' AS poll_since
         "#,
         queue,
         worker,
@@ -166,6 +169,7 @@ pub async fn claim(
             max_attempts: row.max_attempts,
             idempotency_key: row.idempotency_key,
             polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
+            waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
             poll_since: row.poll_since.and_then(|since| since.parse().ok()),
         })
         .collect())

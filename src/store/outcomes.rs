@@ -41,15 +41,33 @@ pub struct Outcome {
 pub enum Next {
     /// It is done.
     Done,
-    /// It goes on later; this was no failure and costs no attempt. `polls` is kept for the next
-    /// run.
-    Snooze { delay: Duration, polls: Option<u32> },
+    /// It goes on later; this was no failure and costs no attempt.
+    Snooze { delay: Duration, count: Option<SnoozeCount> },
     /// It failed and is tried again later, if an attempt is left; else `exhausted`.
     Retry { delay: Duration, error: String },
     /// It stops, for an operator.
     Dead { kind: DeadLetterKind, reason: String, error: Option<String> },
     /// The transaction cannot be created: it becomes `failed`, and the job stops, for an operator.
     GiveUp { kind: DeadLetterKind, reason: String, error: Option<String> },
+}
+
+/// What a snooze counts, for the next run.
+#[derive(Debug, Clone, Copy)]
+pub enum SnoozeCount {
+    /// update_status: polls done so far.
+    Polls(u32),
+    /// How often in a row it has waited for a transaction that is not there.
+    Waits(u32),
+}
+
+impl SnoozeCount {
+    /// The key and the value in the row's metadata.
+    fn entry(self) -> (&'static str, String) {
+        match self {
+            Self::Polls(count) => ("polls", count.to_string()),
+            Self::Waits(count) => ("waits", count.to_string()),
+        }
+    }
 }
 
 /// A version that was sent to the client.
@@ -68,7 +86,7 @@ impl Outcome {
 
     /// Goes on after `delay`, without having failed.
     pub fn snooze(delay: Duration) -> Self {
-        Self::new(Next::Snooze { delay, polls: None })
+        Self::new(Next::Snooze { delay, count: None })
     }
 
     /// Done, without effects.
@@ -127,7 +145,7 @@ enum End<'a> {
     Again,
     Snooze {
         delay: Duration,
-        polls: Option<u32>,
+        count: Option<SnoozeCount>,
     },
     Retry {
         delay: Duration,
@@ -209,7 +227,7 @@ fn decide<'a>(
         // No lost wake-up: the status changed while the client was being told.
         Next::Done | Next::Retry { .. } if newer => End::Again,
         Next::Done => End::Done,
-        Next::Snooze { delay, polls } => End::Snooze { delay: *delay, polls: *polls },
+        Next::Snooze { delay, count } => End::Snooze { delay: *delay, count: *count },
         // It was settled while this was on its way: there is nothing left to give up.
         Next::GiveUp { .. } if settled => End::Done,
         Next::Retry { .. } if settled && finds_out && job.is_last_attempt() => End::Done,
@@ -274,23 +292,26 @@ async fn end_job(
             .execute(conn)
             .await?
         }
-        End::Snooze { delay, polls } => {
+        End::Snooze { delay, count } => {
+            let (key, value) = count.map(SnoozeCount::entry).unzip();
             sqlx::query!(
                 r#"
                 UPDATE apalis.jobs
                 SET status = 'Pending', run_at = clock_timestamp() + make_interval(secs => $4),
                     lock_by = NULL, lock_at = NULL,
-                    metadata = CASE
-                        WHEN $5::int IS NULL THEN metadata
-                        ELSE COALESCE(metadata, '') || hstore('polls', $5::text)
-                    END
+                    -- Strict: without a count the row's metadata stays. Waits are counted in a row.
+                    metadata = COALESCE(
+                        delete(COALESCE(metadata, ''), 'waits') || hstore($5::text, $6::text),
+                        metadata
+                    )
                 WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
                 "#,
                 job_id,
                 worker,
                 locked_at,
                 delay.as_secs_f64(),
-                polls.map(|polls| i32::try_from(polls).unwrap_or(i32::MAX)),
+                key,
+                value,
             )
             .execute(conn)
             .await?

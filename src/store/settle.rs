@@ -57,14 +57,15 @@ async fn settle(
                 AND status IN ('Pending', 'Queued', 'Running', 'Failed')
         ), notify_client AS (
             -- A running one is left alone: it compares versions when it ends. One that an operator
-            -- cancelled or whose client is gone (410) stays as it is.
+            -- cancelled, whose client is gone (410) or that kills its worker stays as it is.
             UPDATE apalis.jobs
             SET status = 'Pending', run_at = now(), attempts = 0, done_at = NULL, last_result = NULL
             WHERE job_type = 'notify_client' AND idempotency_key = $1::uuid::text
                 AND status IN ('Pending', 'Done', 'Failed')
                 AND NOT EXISTS (
                     SELECT FROM failed_jobs
-                    WHERE job_id = apalis.jobs.id AND state = 'open' AND kind = 'rejected'
+                    WHERE job_id = apalis.jobs.id AND state = 'open'
+                        AND kind IN ('rejected', 'poison')
                 )
         ), explained AS (
             UPDATE failed_jobs
@@ -107,10 +108,8 @@ pub async fn open_conflict(
         "reported": reported.as_str(),
         "reported_by": by.as_str(),
     });
-    let conflict = NewEvidence { kind: EvidenceKind::Conflict, source, detail: detail.clone() };
-    evidence::append(&mut *conn, current.id, &conflict).await?;
-    dead_letters::open(
-        conn,
+    let opened = dead_letters::open(
+        &mut *conn,
         &NewDeadLetter {
             kind: DeadLetterKind::StatusConflict,
             cause: format!("conflict:{}:{reported}", current.id),
@@ -120,9 +119,14 @@ pub async fn open_conflict(
                 current.status,
                 current.settled_by.map_or("nothing", SettledBy::as_str),
             ),
-            detail,
+            detail: detail.clone(),
         },
         source,
     )
-    .await
+    .await?;
+    if opened {
+        let conflict = NewEvidence { kind: EvidenceKind::Conflict, source, detail };
+        evidence::append(conn, current.id, &conflict).await?;
+    }
+    Ok(())
 }

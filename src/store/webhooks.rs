@@ -131,5 +131,6 @@ async fn open_unknown(conn: &mut PgConnection, webhook: &Webhook) -> Result<(), 
         },
         SOURCE,
     )
-    .await
+    .await?;
+    Ok(())
 }

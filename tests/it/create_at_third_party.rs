@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::support::{
     TestApp,
     app::AppBuilder,
-    jobs::{BOUND, gaps, quiet_world},
+    jobs::{BOUND, gaps, quiet_app},
     transaction, wait_until,
 };
 
@@ -24,7 +24,7 @@ const BACKOFF: Duration = Duration::from_millis(300);
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn build() -> AppBuilder {
-    let app = quiet_world().await.app();
+    let app = quiet_app().await;
     app.set("QUARTET_POLL__FIRST", "50s")
         .set("QUARTET_POLL__DEADLINE", "60s")
         .set("QUARTET_NOTIFY__FIRST", "50ms")
@@ -195,7 +195,7 @@ fn ambiguous(store: Option<Status>) -> [CreateStep; 4] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_an_ambiguous_answer_what_went_through_is_not_created_again() {
-    let app = build().await.set("QUARTET_THIRD_PARTY__TIMEOUT", "500ms").spawn().await;
+    let app = build().await.set("QUARTET_THIRD_PARTY__TIMEOUT", "1s").spawn().await;
     let mut ids = Vec::new();
     for step in ambiguous(Some(Status::Completed)) {
         ids.push(accept(&app, vec![step], vec![]).await);
@@ -215,7 +215,7 @@ async fn after_an_ambiguous_answer_what_went_through_is_not_created_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_an_ambiguous_answer_what_was_lost_is_created_again() {
-    let app = build().await.set("QUARTET_THIRD_PARTY__TIMEOUT", "500ms").spawn().await;
+    let app = build().await.set("QUARTET_THIRD_PARTY__TIMEOUT", "1s").spawn().await;
     let mut ids = Vec::new();
     for step in ambiguous(None) {
         ids.push(accept(&app, vec![step], vec![]).await);
@@ -306,7 +306,7 @@ async fn a_refusal_fails_the_transaction_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lookup_without_an_answer_is_no_absence() {
-    let app = build().await.spawn().await;
+    let app = build().await.set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "1s").spawn().await;
     let busy = LookupStep::React(Reaction::retry_after(503, 1));
     let unanswered = [LookupStep::hang(), LookupStep::reset(), LookupStep::status_code(500), busy];
     let mut ids = Vec::new();
@@ -350,7 +350,12 @@ async fn an_ambiguous_create_whose_last_lookup_has_no_answer_is_not_called_faile
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_while_the_create_hangs_leaves_nothing_to_create() {
-    let app = build().await.set("QUARTET_THIRD_PARTY__CREATE_RETRIES", 0).spawn().await;
+    let app = build()
+        .await
+        .set("QUARTET_THIRD_PARTY__CREATE_RETRIES", 0)
+        .set("QUARTET_THIRD_PARTY__TIMEOUT", "1s")
+        .spawn()
+        .await;
     let id = accept(&app, vec![CreateStep::hang(Some(Status::Completed))], vec![]).await;
     wait_until("the create hangs", BOUND, async || app.call_kinds(id).len() == 2).await;
     app.settle_by_webhook(&[id]).await;
@@ -361,7 +366,12 @@ async fn a_webhook_while_the_create_hangs_leaves_nothing_to_create() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_while_the_last_lookup_hangs_leaves_no_dead_letter() {
-    let app = build().await.set("QUARTET_THIRD_PARTY__CREATE_RETRIES", 0).spawn().await;
+    let app = build()
+        .await
+        .set("QUARTET_THIRD_PARTY__CREATE_RETRIES", 0)
+        .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "1s")
+        .spawn()
+        .await;
     let lookups = vec![LookupStep::normal(), LookupStep::hang()];
     let id = accept(&app, vec![CreateStep::gateway_timeout_lost()], lookups).await;
     wait_until("the last lookup hangs", BOUND, async || app.call_kinds(id).len() == 3).await;

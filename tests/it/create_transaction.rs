@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::support::{
     TestApp,
-    jobs::{BOUND, quiet_world},
+    jobs::{BOUND, quiet_app},
     spawn_api, spawn_app, transaction, wait_until,
 };
 
@@ -50,7 +50,7 @@ async fn a_missing_transaction_is_written_from_the_payload() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_jobs_wait_for_a_missing_transaction_without_giving_it_up() {
-    let app = quiet_world().await.app().role(Role::Api).spawn().await;
+    let app = quiet_app().await.role(Role::Api).spawn().await;
     let id = app.client().accept().await;
     lose(&app, id).await;
     let put_off = "UPDATE apalis.jobs SET run_at = 'infinity'

@@ -1,7 +1,6 @@
 //! The database goes away, comes back, crashes under load: nothing is lost, everybody waits.
 
 use std::{
-    net::Ipv4Addr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -18,18 +17,11 @@ use quartet::{
 };
 use reqwest::Method;
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-};
-use url::Url;
 use uuid::Uuid;
 
 use crate::support::{
-    Answer, Client, World, postgres::own_server, process::Process, transaction, wait_until,
+    Answer, Client, World, detour::Detour, postgres::own_server, process::Process, transaction,
+    wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -103,46 +95,17 @@ async fn crashes_of_postgres_under_load_lose_nothing_that_was_answered() {
     app.assert_invariants(&accepted).await;
 }
 
-/// A way to the database on which everything takes a while, so that a call can be given up in the
-/// middle of a statement. Returns its port.
-async fn slow_way_to(port: u16, delay: Duration) -> u16 {
-    async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
-        let mut buffer = [0; 16 * 1024];
-        while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            tokio::time::sleep(delay).await;
-            if to.write_all(&buffer[..read]).await.is_err() {
-                return;
-            }
-        }
-    }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (near, _) = listener.accept().await.unwrap();
-            let far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-            let ((near_read, near_write), (far_read, far_write)) =
-                (near.into_split(), far.into_split());
-            tokio::spawn(carry(near_read, far_write, delay));
-            tokio::spawn(carry(far_read, near_write, delay));
-        }
-    });
-    address.port()
-}
-
 /// sqlx 0.9.0 gives a connection back inside an open transaction when a `begin` is dropped before
 /// its answer came. What others then write on it is answered 2xx, and gone with the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_hang_up_leave_no_transaction_open_for_others_to_write_in() {
     const CONNECTIONS: usize = 4;
     let world = World::new().await;
-    let mut url: Url = world.database_url().parse().unwrap();
-    let slow = slow_way_to(url.port().unwrap(), Duration::from_millis(4)).await;
-    url.set_port(Some(slow)).unwrap();
+    let slow = Detour::slow(world.database_url(), Duration::from_millis(4)).await;
     let app = world
         .app()
         .role(Role::Api)
-        .set("DATABASE_URL", url)
+        .set("DATABASE_URL", slow.url())
         .set("QUARTET_DATABASE__MAX_CONNECTIONS", CONNECTIONS)
         .spawn()
         .await;
@@ -159,6 +122,31 @@ async fn callers_that_hang_up_leave_no_transaction_open_for_others_to_write_in()
         let kept: i64 = sqlx::query_scalar(kept).bind(&ids).fetch_one(&app.pool).await.unwrap();
         assert_eq!(kept as usize, ids.len(), "answered 202 and not committed, {patience} ms");
     }
+}
+
+/// The claim is committed, the worker does not hear of it, and lives on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_answer_is_lost_is_made_again() {
+    let world = World::new().await;
+    let app = world.app().role(Role::Api).spawn().await;
+    let id = app.client().accept().await;
+    let detour = Detour::losing_answers(world.database_url(), "SET status = 'Running'").await;
+    let worker = app.sibling().role(Role::Worker).set("DATABASE_URL", detour.url());
+    let _worker = worker.without_waiting().spawn().await;
+    let leased = "SELECT count(*) FROM apalis.jobs WHERE status = 'Running'";
+    wait_until("answers to claims are lost", BOUND, async || {
+        let leased: i64 = sqlx::query_scalar(leased).fetch_one(&app.pool).await.unwrap();
+        detour.lost() > 0 && leased > 0
+    })
+    .await;
+    detour.heal();
+
+    app.wait_told(id, BOUND).await;
+    app.wait_at_rest(BOUND).await;
+    let costs = "SELECT max(attempts) FROM apalis.jobs";
+    let costs: i32 = sqlx::query_scalar(costs).fetch_one(&app.pool).await.unwrap();
+    assert_eq!(costs, 1, "nobody ran it in vain");
+    app.assert_invariants(&[id]).await;
 }
 
 /// Asserts that a call which began at `began` was refused as it should be.

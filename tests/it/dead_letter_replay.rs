@@ -12,7 +12,7 @@ use crate::support::{
     TestApp,
     app::AppBuilder,
     command::{self, Ended},
-    jobs::{BOUND, quiet_world},
+    jobs::{BOUND, quiet_app},
     spawn_app, wait_for, wait_until,
 };
 
@@ -20,7 +20,7 @@ const CREATE: &str = "create_at_third_party";
 
 /// An app that tries to create once, and hardly polls.
 async fn build() -> AppBuilder {
-    let app = quiet_world().await.app();
+    let app = quiet_app().await;
     app.set("QUARTET_THIRD_PARTY__CREATE_RETRIES", 0)
         .set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "100ms")
         .set("QUARTET_POLL__FIRST", "50s")
@@ -221,7 +221,7 @@ async fn replayed_notifications_reach_a_client_that_is_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_unknown_transaction_is_applied_once_the_id_exists() {
-    let app = quiet_world().await.app().spawn().await;
+    let app = quiet_app().await.spawn().await;
     let id = Uuid::now_v7();
     let (_, answer) = app.send_webhook(SendWebhook::new(id, "declined")).await;
     assert_eq!(answer["outcome"], "unknown_transaction");
@@ -244,7 +244,7 @@ async fn a_replayed_unknown_transaction_is_applied_once_the_id_exists() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replayed_poison_runs_once_its_payload_is_repaired() {
     // Nothing else wakes the job: a settlement would.
-    let app = quiet_world().await.app().role(Role::Api).spawn().await;
+    let app = quiet_app().await.role(Role::Api).spawn().await;
     let id = app.client().accept().await;
     let query = "UPDATE apalis.jobs new SET job = $3 FROM apalis.jobs old
         WHERE new.id = old.id AND new.job_type = $1 AND new.idempotency_key = $2

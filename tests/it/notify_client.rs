@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::support::{
     TestApp,
-    jobs::{BOUND, quiet_world},
+    jobs::{BOUND, quiet_app},
     wait_until,
 };
 
@@ -62,7 +62,7 @@ async fn assert_no_dead_letter(app: &TestApp, id: Uuid) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_hears_pending_at_200_ms_and_then_the_end() {
-    let app = quiet_world().await.app().spawn().await;
+    let app = quiet_app().await.spawn().await;
     let (mut ids, mut firsts) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         let id = accept(&app, vec![]).await;
@@ -93,7 +93,7 @@ async fn the_client_hears_pending_at_200_ms_and_then_the_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_early_end_is_all_that_the_client_hears() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__FIRST", FAR).spawn().await;
+    let app = quiet_app().await.set("QUARTET_NOTIFY__FIRST", FAR).spawn().await;
     let id = Uuid::now_v7();
     let created = CreateStep::created_final(Status::Declined);
     app.sandbox.third_party().script_creates_for(id, vec![created]);
@@ -105,7 +105,7 @@ async fn an_early_end_is_all_that_the_client_hears() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failure_is_tried_again_with_growing_gaps() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__BASE", "100ms").spawn().await;
+    let app = quiet_app().await.set("QUARTET_NOTIFY__BASE", "100ms").spawn().await;
     let id = accept(&app, vec![Reaction::status_code(500); 4]).await;
     app.wait_notified(id, 1).await;
     assert_eq!(app.told(id), told(&[("pending", 1); 5]));
@@ -124,7 +124,7 @@ async fn a_failure_is_tried_again_with_growing_gaps() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retry_after_counts_where_it_is_longer() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__BASE", "100ms").spawn().await;
+    let app = quiet_app().await.set("QUARTET_NOTIFY__BASE", "100ms").spawn().await;
     let answers = vec![Reaction::retry_after(503, 1), Reaction::retry_after(429, 0)];
     let id = accept(&app, answers).await;
     app.wait_notified(id, 1).await;
@@ -136,17 +136,17 @@ async fn retry_after_counts_where_it_is_longer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_without_an_answer_is_tried_again() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__TIMEOUT", "300ms").spawn().await;
+    let app = quiet_app().await.set("QUARTET_NOTIFY__TIMEOUT", "1s").spawn().await;
     let id = accept(&app, vec![Reaction::Hang, Reaction::Reset]).await;
     app.wait_notified(id, 1).await;
     assert_eq!(app.told(id), told(&[("pending", 1); 3]));
-    assert!(gaps(&app, id)[0] >= millis(300 + 40), "timeout and backoff");
+    assert!(gaps(&app, id)[0] >= millis(1000 + 40), "timeout and backoff");
     app.settle_by_webhook(&[id]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_a_failure_and_is_not_followed() {
-    let app = quiet_world().await.app().spawn().await;
+    let app = quiet_app().await.spawn().await;
     let elsewhere = format!("{}/elsewhere", app.sandbox.callback_url());
     let redirect = |code| Reaction::status_code(code).header("location", elsewhere.clone());
     let id = accept(&app, vec![redirect(302), redirect(307), redirect(308)]).await;
@@ -158,7 +158,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn used_up_attempts_are_a_dead_letter_whose_replay_delivers() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__MAX_ATTEMPTS", 3).spawn().await;
+    let app = quiet_app().await.set("QUARTET_NOTIFY__MAX_ATTEMPTS", 3).spawn().await;
     app.sandbox.client().set_default(Reaction::status_code(500).text("out of order"));
     let id = accept(&app, vec![]).await;
     let letter = app.wait_dead_letter(id).await;
@@ -180,7 +180,7 @@ async fn used_up_attempts_are_a_dead_letter_whose_replay_delivers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_is_gone_is_not_called_again_until_an_operator_says_so() {
-    let app = quiet_world().await.app().spawn().await;
+    let app = quiet_app().await.spawn().await;
     let (id, other) = (accept(&app, vec![Reaction::status_code(410)]).await, Uuid::now_v7());
     let letter = app.wait_dead_letter(id).await;
     assert_eq!((&letter["kind"], &letter["queue"]), (&json!("rejected"), &json!(JOB)), "{letter}");
@@ -200,7 +200,7 @@ async fn a_client_that_is_gone_is_not_called_again_until_an_operator_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_while_the_client_is_being_told_is_told_next() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__BASE", FAR);
+    let app = quiet_app().await.set("QUARTET_NOTIFY__BASE", FAR);
     let app = app.set("QUARTET_NOTIFY__MAX_DELAY", FAR).spawn().await;
     let late = |code| Reaction::status_code(code).delay(millis(500));
     let mut ids = Vec::new();
@@ -220,7 +220,7 @@ async fn a_change_while_the_client_is_being_told_is_told_next() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_during_the_backoff_is_told_at_once_with_fresh_attempts() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__BASE", FAR);
+    let app = quiet_app().await.set("QUARTET_NOTIFY__BASE", FAR);
     let app = app.set("QUARTET_NOTIFY__MAX_DELAY", FAR).set("QUARTET_NOTIFY__MAX_ATTEMPTS", 2);
     let app = app.spawn().await;
     let id = accept(&app, vec![Reaction::status_code(500)]).await;
@@ -238,7 +238,7 @@ async fn a_change_during_the_backoff_is_told_at_once_with_fresh_attempts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_final_status_that_gets_through_resolves_the_dead_letter_about_pending() {
-    let app = quiet_world().await.app().set("QUARTET_NOTIFY__MAX_ATTEMPTS", 2).spawn().await;
+    let app = quiet_app().await.set("QUARTET_NOTIFY__MAX_ATTEMPTS", 2).spawn().await;
     let id = accept(&app, vec![Reaction::status_code(500); 2]).await;
     let letter = app.wait_dead_letter(id).await;
     assert_eq!(letter["kind"], "exhausted", "{letter}");

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use quartet::sandbox::{CallKind, LookupStep, Reaction, SendWebhook, Status};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{
     TestApp,
-    jobs::{BOUND, gaps, quiet_world},
+    jobs::{BOUND, gaps, quiet_app},
     wait_until,
 };
 
@@ -39,20 +40,23 @@ async fn wait_polls(app: &TestApp, id: Uuid, polls: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn polls_come_at_200_ms_then_10_ms_then_doubled_up_to_the_cap() {
-    let app = quiet_world().await.app().set("QUARTET_POLL__MAX_DELAY", "100ms").spawn().await;
-    let expected = [10, 20, 40, 80, 100, 100].map(millis);
-    let mut ids = Vec::new();
-    let (mut firsts, mut all_gaps) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
+    let app = quiet_app().await.set("QUARTET_POLL__MAX_DELAY", "400ms").spawn().await;
+    let expected = [10, 20, 40, 80, 160, 320, 400, 400].map(millis);
+    let polled = (0..4).map(async |_| {
         let id = accept(&app).await;
-        wait_polls(&app, id, 7).await;
+        wait_polls(&app, id, 1 + expected.len()).await;
         let accepted = app.client().get_transaction(id).await.body["created_at"].clone();
         let accepted: chrono::DateTime<Utc> = serde_json::from_value(accepted).unwrap();
         let calls = app.calls(id);
         assert!(calls.iter().all(|call| call.kind == CallKind::Lookup));
-        firsts.push((calls[1].time - accepted).to_std().unwrap());
-        all_gaps.push(gaps(&calls[1..8]));
+        let first = (calls[1].time - accepted).to_std().unwrap();
+        (id, first, gaps(&calls[1..=1 + expected.len()]))
+    });
+    let (mut ids, mut firsts, mut all_gaps) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, first, gaps) in join_all(polled).await {
         ids.push(id);
+        firsts.push(first);
+        all_gaps.push(gaps);
     }
     let within = |times: &[Duration], expected: Duration| {
         let quickest = *times.iter().min().unwrap();
@@ -68,7 +72,7 @@ async fn polls_come_at_200_ms_then_10_ms_then_doubled_up_to_the_cap() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_final_status_that_a_poll_finds_settles() {
-    let app = quiet_world().await.app().spawn().await;
+    let app = quiet_app().await.spawn().await;
     let mut ids = Vec::new();
     for status in [Status::Completed, Status::Declined] {
         let id = accept(&app).await;
@@ -89,7 +93,7 @@ async fn a_final_status_that_a_poll_finds_settles() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_ends_polling() {
-    let app = quiet_world().await.app().set("QUARTET_POLL__MAX_DELAY", "40ms").spawn().await;
+    let app = quiet_app().await.set("QUARTET_POLL__MAX_DELAY", "40ms").spawn().await;
     let (id, other) = (accept(&app).await, accept(&app).await);
     wait_polls(&app, id, 3).await;
     let (_, answer) = app.send_webhook(SendWebhook::new(id, "declined")).await;
@@ -109,7 +113,7 @@ async fn a_webhook_ends_polling() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_deadline_opens_a_dead_letter_that_a_late_webhook_resolves() {
-    let app = quiet_world().await.app().set("QUARTET_POLL__DEADLINE", "600ms").spawn().await;
+    let app = quiet_app().await.set("QUARTET_POLL__DEADLINE", "600ms").spawn().await;
     let id = accept(&app).await;
     let letter = app.wait_dead_letter(id).await;
     assert_eq!((&letter["kind"], &letter["queue"]), (&json!("deadline"), &json!(JOB)), "{letter}");
@@ -131,7 +135,7 @@ async fn the_deadline_opens_a_dead_letter_that_a_late_webhook_resolves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_wait_is_stored_and_costs_no_attempt() {
-    let app = quiet_world().await.app();
+    let app = quiet_app().await;
     let app = app.set("QUARTET_POLL__SECOND", "1250ms").set("QUARTET_POLL__MAX_DELAY", "1250ms");
     let app = app.spawn().await;
     let id = accept(&app).await;
@@ -150,7 +154,7 @@ async fn a_long_wait_is_stored_and_costs_no_attempt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn polls_without_an_answer_end_nothing() {
-    let app = quiet_world().await.app().set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "300ms");
+    let app = quiet_app().await.set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "1s");
     let app = app.spawn().await;
     let id = Uuid::now_v7();
     let busy = LookupStep::React(Reaction::retry_after(429, 1));
@@ -181,7 +185,7 @@ async fn polls_without_an_answer_end_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poll_that_contradicts_the_status_is_a_conflict() {
-    let app = quiet_world().await.app().spawn().await;
+    let app = quiet_app().await.spawn().await;
     let id = Uuid::now_v7();
     let declined = LookupStep::answer(json!({ "id": id, "status": "declined" }));
     let lookups = vec![LookupStep::normal(), declined.delay(millis(400))];

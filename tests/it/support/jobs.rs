@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{
     TestApp, World,
+    app::AppBuilder,
     client::transaction,
     job_rows::{self, JobRow},
     wait_for,
@@ -17,11 +18,21 @@ use super::{
 /// For anything that is waited for.
 pub const BOUND: Duration = Duration::from_secs(15);
 
-/// A world whose third party creates everything at once, as `pending`, and sends no webhook.
-pub async fn quiet_world() -> World {
+/// An app whose third party creates everything at once, as `pending`, and sends no webhook. On a
+/// busy machine a slow answer is still an answer, and a slow heartbeat no death: tests of timeouts
+/// set theirs.
+pub async fn quiet_app() -> AppBuilder {
     let world = World::new().await;
     world.sandbox.third_party().set_create_default(CreateStep::created());
-    world
+    patient(world.app())
+}
+
+/// With timeouts that a busy machine does not reach.
+pub fn patient(app: AppBuilder) -> AppBuilder {
+    app.set("QUARTET_THIRD_PARTY__TIMEOUT", "10s")
+        .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "10s")
+        .set("QUARTET_NOTIFY__TIMEOUT", "10s")
+        .set("QUARTET_WORKER__DEAD_AFTER", "10s")
 }
 
 impl TestApp {

@@ -8,6 +8,7 @@ pub mod app;
 pub mod client;
 pub mod command;
 pub mod contents;
+pub mod detour;
 pub mod invariants;
 pub mod job_rows;
 pub mod jobs;
