@@ -4,9 +4,10 @@
 //! they are busy with. A worker that finds its row gone was rescued: its lease is marked lost, its
 //! handlers are dropped, and the supervisor starts it again under a new name.
 //!
-//! After an outage of the database everybody is stale: a keeper whose heartbeat failed judges nobody
-//! until `WORKER__DEAD_AFTER` has passed since it renewed again, so that everybody can renew before.
-//! At the start it waits for one heartbeat.
+//! After an outage of the database everybody is stale, and after a suspension of the machine too: a
+//! keeper whose heartbeat failed, or came later than `WORKER__DEAD_AFTER`, judges nobody until
+//! `WORKER__DEAD_AFTER` has passed since it renewed again, so that everybody can renew before. At
+//! the start it waits for one heartbeat.
 //!
 //! Handlers ask [`WorkerLease::is_held`] before a call that must not be made by two: it goes by
 //! this process's monotonic clock, which runs on while the process is frozen.
@@ -125,6 +126,9 @@ impl LeaseKeeper {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
+            }
+            if self.state().renewed_at.elapsed() > self.dead_after {
+                (judges_from, grace) = (None, self.dead_after);
             }
             let beat = async {
                 self.renew().await?;

@@ -9,9 +9,10 @@
 //! apalis's acknowledgement.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -24,6 +25,7 @@ use apalis_core::backend::{
     finalize::Ephemeral,
     persistence::{Persisted, Persistence, State, TaskEvent},
 };
+use chrono::{DateTime, Utc};
 use futures_util::future;
 use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -50,6 +52,31 @@ pub struct LeasedJob {
     pub claimed: ClaimedJob,
     pub lease: WorkerLease,
     _slot: OwnedSemaphorePermit,
+    _hold: Hold,
+}
+
+/// The claims whose jobs this worker knows: job id and time of claim.
+type Holds = Arc<Mutex<HashSet<(String, DateTime<Utc>)>>>;
+
+/// Membership in [`Holds`], as long as the job is in this process.
+#[derive(Debug)]
+struct Hold {
+    holds: Holds,
+    claim: (String, DateTime<Utc>),
+}
+
+impl Hold {
+    fn new(holds: &Holds, claimed: &ClaimedJob) -> Self {
+        let claim = (claimed.lease.job_id.clone(), claimed.lease.locked_at);
+        holds.lock().unwrap_or_else(PoisonError::into_inner).insert(claim.clone());
+        Self { holds: holds.clone(), claim }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.claim);
+    }
 }
 
 /// Why a worker must end and start again.
@@ -74,8 +101,11 @@ pub struct JobQueue {
     /// Filled by `register`; shared with the clones that apalis makes for each call.
     lease: Arc<OnceLock<WorkerLease>>,
     slots: Arc<Semaphore>,
+    holds: Holds,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     more: Arc<AtomicBool>,
+    /// The last claim was not answered: it may have taken jobs that this worker does not know.
+    unsure: Arc<AtomicBool>,
 }
 
 impl JobQueue {
@@ -96,8 +126,10 @@ impl JobQueue {
             stopping,
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(concurrency as usize)),
+            holds: Holds::default(),
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
+            unsure: Arc::default(),
         }
     }
 
@@ -116,7 +148,7 @@ impl JobQueue {
                 return future::pending().await;
             };
             let limit = slots.num_permits();
-            match jobs::claim(&self.pool, self.queue, lease.worker(), limit as i64).await {
+            match self.claim(lease, limit as i64).await {
                 Ok(claimed) => {
                     self.more.store(claimed.len() == limit, Ordering::Release);
                     if claimed.is_empty() {
@@ -125,7 +157,9 @@ impl JobQueue {
                     let tasks = claimed.into_iter().filter_map(|claimed| {
                         // There are as many permits as claimed rows at least.
                         let slot = slots.split(1)?;
-                        Some(Task::new(LeasedJob { claimed, lease: lease.clone(), _slot: slot }))
+                        let hold = Hold::new(&self.holds, &claimed);
+                        let lease = lease.clone();
+                        Some(Task::new(LeasedJob { claimed, lease, _slot: slot, _hold: hold }))
                     });
                     return Ok(tasks.collect());
                 }
@@ -136,11 +170,25 @@ impl JobQueue {
                     let queue = self.queue;
                     tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
                     self.more.store(true, Ordering::Release);
+                    self.unsure.store(true, Ordering::Release);
                     drop(slots);
                     tokio::time::sleep(CLAIM_RETRY).await;
                 }
             }
         }
+    }
+
+    /// Claims what is due, after giving back what an unanswered claim may have taken.
+    async fn claim(&self, lease: &WorkerLease, limit: i64) -> Result<Vec<ClaimedJob>, StoreError> {
+        if self.unsure.load(Ordering::Acquire) {
+            let holds: Vec<_> = {
+                let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+                holds.iter().cloned().collect()
+            };
+            jobs::release_unknown(&self.pool, lease.worker(), &holds).await?;
+            self.unsure.store(false, Ordering::Release);
+        }
+        jobs::claim(&self.pool, self.queue, lease.worker(), limit).await
     }
 
     /// All free slots up to a batch; waits for the first. `None` never comes: nobody closes it.

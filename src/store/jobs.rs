@@ -244,3 +244,30 @@ pub async fn release(
     .await?;
     Ok(released.count.unsigned_abs())
 }
+
+/// Gives back the running jobs of `worker` other than those it `holds` (job id and time of claim):
+/// they were claimed by a statement whose answer never came. No handler has seen them: this costs
+/// neither an attempt nor time. Returns how many there were.
+pub async fn release_unknown(
+    executor: impl PgExecutor<'_>,
+    worker: &str,
+    holds: &[(String, DateTime<Utc>)],
+) -> Result<u64, StoreError> {
+    let (ids, times): (Vec<String>, Vec<DateTime<Utc>>) = holds.iter().cloned().unzip();
+    let released = sqlx::query!(
+        r#"
+        UPDATE apalis.jobs
+        SET status = 'Pending', lock_by = NULL, lock_at = NULL
+        WHERE lock_by = $1 AND NOT EXISTS (
+            SELECT FROM unnest($2::text[], $3::timestamptz[]) AS held (id, locked_at)
+            WHERE held.id = jobs.id AND held.locked_at = jobs.lock_at
+        )
+        "#,
+        worker,
+        &ids,
+        &times,
+    )
+    .execute(executor)
+    .await?;
+    Ok(released.rows_affected())
+}
