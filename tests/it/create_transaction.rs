@@ -59,7 +59,7 @@ async fn the_other_jobs_wait_for_a_missing_transaction_without_giving_it_up() {
     let worker = app.sibling().role(Role::Worker).spawn().await;
     // As often as it would have tries: waiting costs none of them.
     wait_until("create_at_third_party has waited five times", BOUND, async || {
-        app.polls("create_at_third_party", id).await >= 5
+        app.snoozes("waits", "create_at_third_party", id).await >= 5
     })
     .await;
     assert_eq!(app.job("create_at_third_party", id).await.attempts, 0);

@@ -140,7 +140,10 @@ async fn a_long_wait_is_stored_and_costs_no_attempt() {
     let app = app.spawn().await;
     let id = accept(&app).await;
     for polls in 1..=2 {
-        wait_until("the poll is noted", BOUND, async || app.polls(JOB, id).await == polls).await;
+        wait_until("the poll is noted", BOUND, async || {
+            app.snoozes("polls", JOB, id).await == polls
+        })
+        .await;
         let job = app.job(JOB, id).await;
         assert_eq!((job.status.as_str(), job.attempts, &job.lock_by), ("Pending", 0, &None));
         assert!(job.run_at > Utc::now() + millis(200), "{job:?}");

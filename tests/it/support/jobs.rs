@@ -51,12 +51,12 @@ impl TestApp {
         job_rows::wait_job(&self.pool, id, queue, status, BOUND).await
     }
 
-    /// The counted snoozes of a job: polls, or waits for a missing transaction.
-    pub async fn polls(&self, queue: &str, id: Uuid) -> i32 {
-        let query = "SELECT COALESCE((metadata -> 'polls')::int, 0) FROM apalis.jobs
+    /// A count in the metadata of one of a transaction's jobs: `polls` or `waits`.
+    pub async fn snoozes(&self, count: &str, queue: &str, id: Uuid) -> i32 {
+        let query = "SELECT COALESCE((metadata -> $3)::int, 0) FROM apalis.jobs
             WHERE job_type = $1 AND idempotency_key = $2";
-        let polls = sqlx::query_scalar(query).bind(queue).bind(id.to_string());
-        polls.fetch_one(&self.pool).await.unwrap()
+        let snoozes = sqlx::query_scalar(query).bind(queue).bind(id.to_string()).bind(count);
+        snoozes.fetch_one(&self.pool).await.unwrap()
     }
 
     /// Waits until the client acknowledged this version.
