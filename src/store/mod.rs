@@ -98,7 +98,7 @@ pub fn connect(
 ///
 /// It begins in a task of its own, because sqlx's `begin` must not be dropped half-way (sqlx 0.9.0
 /// counts the transaction only when the answer to BEGIN has come): a caller that goes away, as a
-/// request does whose client hangs up, would leave the connection in the pool inside an open
+/// request does that took too long and a worker that ends, would leave the connection in the pool inside an open
 /// transaction, in which later statements of others take place and then vanish.
 async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
     let pool = pool.clone();
