@@ -114,8 +114,8 @@ async fn a_worker_killed_mid_create_that_was_lost_creates_it_after_a_lookup() {
     let waited = elapsed(rescued, creates[1].time);
     assert!(waited >= CREATE_BACKOFF - CLOCKS, "the rescued create waited only {waited:?}");
     let calls = api.sandbox.third_party().calls_of(id);
-    let lookups = calls.iter().filter(|call| call.kind == CallKind::Lookup);
-    let found = lookups.filter(|call| call.at < creates[1].at).next_back().unwrap();
+    let mut lookups = calls.iter().filter(|call| call.kind == CallKind::Lookup);
+    let found = lookups.rfind(|call| call.at < creates[1].at).unwrap();
     assert!(
         elapsed(rescued, found.time) >= CREATE_BACKOFF - CLOCKS,
         "no lookup between the backoff and the second create: {calls:#?}"

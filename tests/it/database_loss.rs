@@ -95,33 +95,35 @@ async fn crashes_of_postgres_under_load_lose_nothing_that_was_answered() {
     app.assert_invariants(&accepted).await;
 }
 
-/// sqlx 0.9.0 gives a connection back inside an open transaction when a `begin` is dropped before
+/// sqlx 0.9.0 gives a connection back inside an open transaction when a `begin` is given up before
 /// its answer came. What others then write on it is answered 2xx, and gone with the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_hang_up_leave_no_transaction_open_for_others_to_write_in() {
+async fn a_begin_that_is_given_up_leaves_no_transaction_open_for_others_to_write_in() {
     const CONNECTIONS: usize = 4;
     let world = World::new().await;
-    let slow = Detour::slow(world.database_url(), Duration::from_millis(4)).await;
+    // Longer than any request waits.
+    let detour = Detour::late_answers(world.database_url(), "BEGIN", ANSWER + NOISE).await;
     let app = world
         .app()
         .role(Role::Api)
-        .set("DATABASE_URL", slow.url())
+        .set("DATABASE_URL", detour.url())
         .set("QUARTET_DATABASE__MAX_CONNECTIONS", CONNECTIONS)
         .spawn()
         .await;
+    let (anonymous, client) = (app.anonymous(), app.client());
     let secret = &app.sandbox.config().webhook_secret;
-    for patience in 0..40 {
-        let client = app.anonymous();
-        let call = send_webhook(&client, secret, Uuid::now_v7());
-        let _ = tokio::time::timeout(Duration::from_millis(patience), call).await;
-
-        // One for each connection that may be a bad one.
-        let client = app.client();
-        let ids = join_all((0..CONNECTIONS).map(|_| client.accept())).await;
-        let kept = "SELECT count(*) FROM transactions WHERE id = ANY ($1)";
-        let kept: i64 = sqlx::query_scalar(kept).bind(&ids).fetch_one(&app.pool).await.unwrap();
-        assert_eq!(kept as usize, ids.len(), "answered 202 and not committed, {patience} ms");
+    let webhooks = (0..CONNECTIONS).map(|_| send_webhook(&anonymous, secret, Uuid::now_v7()));
+    for answer in join_all(webhooks).await {
+        answer.expect_problem(503);
     }
+    assert_eq!(detour.wrong_answers(), CONNECTIONS, "each connection has begun");
+    detour.heal();
+
+    // One for each connection.
+    let ids = join_all((0..CONNECTIONS).map(|_| client.accept())).await;
+    let kept = "SELECT count(*) FROM transactions WHERE id = ANY ($1)";
+    let kept: i64 = sqlx::query_scalar(kept).bind(&ids).fetch_one(&app.pool).await.unwrap();
+    assert_eq!(kept as usize, ids.len(), "answered 202 and not committed");
 }
 
 /// The claim is committed, the worker does not hear of it, and lives on.
@@ -130,13 +132,13 @@ async fn a_claim_whose_answer_is_lost_is_made_again() {
     let world = World::new().await;
     let app = world.app().role(Role::Api).spawn().await;
     let id = app.client().accept().await;
-    let detour = Detour::losing_answers(world.database_url(), "SET status = 'Running'").await;
+    let detour = Detour::lost_answers(world.database_url(), "SET status = 'Running'").await;
     let worker = app.sibling().role(Role::Worker).set("DATABASE_URL", detour.url());
     let _worker = worker.without_waiting().spawn().await;
     let leased = "SELECT count(*) FROM apalis.jobs WHERE status = 'Running'";
     wait_until("answers to claims are lost", BOUND, async || {
         let leased: i64 = sqlx::query_scalar(leased).fetch_one(&app.pool).await.unwrap();
-        detour.lost() > 0 && leased > 0
+        detour.wrong_answers() > 0 && leased > 0
     })
     .await;
     detour.heal();
@@ -160,7 +162,9 @@ fn assert_refused(what: &str, began: Instant, answer: &Answer) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_database_is_away_callers_hear_so_and_everything_resumes() {
     let mut postgres = own_server().await;
-    let app = world(&postgres.url("postgres")).await.app().spawn().await;
+    // Polling outlasts the outage.
+    let app = world(&postgres.url("postgres")).await.app().set("QUARTET_POLL__DEADLINE", "10m");
+    let app = app.spawn().await;
     app.sandbox.third_party().set_create_default(CreateStep::created());
     let known = app.client().accept().await;
     wait_until("it is created", BOUND, async || {
@@ -170,21 +174,25 @@ async fn while_the_database_is_away_callers_hear_so_and_everything_resumes() {
     postgres.crash().await.unwrap();
 
     // Twice: idle connections that broke, and then none.
+    let (client, anonymous) = (app.client(), app.anonymous());
+    let secret = &app.sandbox.config().webhook_secret;
+    let new = transaction(Uuid::now_v7());
     for _ in 0..2 {
         let began = Instant::now();
-        let posted = app.client().post_transaction(&transaction(Uuid::now_v7())).await;
-        assert_refused("accept", began, &posted);
+        let (accept, query, ready, webhook) = tokio::join!(
+            client.post_transaction(&new),
+            client.get_transaction(known),
+            anonymous.get("/health/ready"),
+            send_webhook(&anonymous, secret, known),
+        );
+        for (what, answer) in
+            [("accept", accept), ("a query", query), ("ready", ready), ("a webhook", webhook)]
+        {
+            assert_refused(what, began, &answer);
+        }
         let began = Instant::now();
-        assert_refused("a query", began, &app.client().get_transaction(known).await);
-        let began = Instant::now();
-        assert_refused("ready", began, &app.anonymous().get("/health/ready").await);
-        let began = Instant::now();
-        app.anonymous().get("/health/live").await.expect(200);
+        anonymous.get("/health/live").await.expect(200);
         assert!(began.elapsed() < NOISE);
-        let began = Instant::now();
-        let secret = &app.sandbox.config().webhook_secret;
-        let answer = send_webhook(&app.anonymous(), secret, known).await;
-        assert_refused("a webhook", began, &answer);
     }
 
     postgres.resume().await.unwrap();

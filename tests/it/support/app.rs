@@ -183,7 +183,12 @@ impl TestApp {
     /// Waits until a transaction has a final status that the client has heard.
     pub async fn wait_told(&self, id: Uuid, bound: Duration) -> Value {
         super::wait_for(&format!("the client hears the end of {id}"), bound, async || {
-            let transaction = self.client().get_transaction(id).await.body;
+            let answer = self.client().get_transaction(id).await;
+            // 503 while the database is away; anything else is no transaction to look at.
+            if answer.status != 200 {
+                return None;
+            }
+            let transaction = answer.body;
             let told = transaction["notified_version"] == transaction["version"];
             (transaction["status"] != "pending" && told).then_some(transaction)
         })

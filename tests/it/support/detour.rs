@@ -25,36 +25,45 @@ pub struct Detour {
     faults: Arc<Faults>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Faults {
-    /// Added to each direction.
-    delay: Duration,
-    /// A statement with this text is carried out, and its connection cut before the answer.
-    lost: Option<&'static str>,
+    /// What goes wrong does so after a question with this text.
+    text: &'static str,
+    wrong: Wrong,
     heals: AtomicBool,
     count: AtomicUsize,
+}
+
+#[derive(Debug)]
+enum Wrong {
+    /// The answer to that question comes this much later.
+    Late(Duration),
+    /// The question prepares a statement; what comes next executes it, and the connection is cut
+    /// before the answer.
+    Lost,
 }
 
 /// What a connection has asked for.
 #[derive(Debug, Default)]
 struct Asked {
-    /// The statement that loses its answer was prepared; what follows executes it.
     prepared: AtomicBool,
-    executes: AtomicBool,
+    wrong_answer: AtomicBool,
 }
 
 impl Detour {
-    /// Everything takes `delay` each way, so that a call can be given up in the middle.
-    pub async fn slow(database_url: &str, delay: Duration) -> Self {
-        Self::start(database_url, Faults { delay, ..Faults::default() }).await
+    /// Answers to questions that contain `text` are late until [`heal`](Self::heal).
+    pub async fn late_answers(url: &str, text: &'static str, late: Duration) -> Self {
+        Self::start(url, text, Wrong::Late(late)).await
     }
 
-    /// The answers to statements that contain `text` are lost until [`heal`](Self::heal).
-    pub async fn losing_answers(database_url: &str, text: &'static str) -> Self {
-        Self::start(database_url, Faults { lost: Some(text), ..Faults::default() }).await
+    /// Answers to prepared statements that contain `text` are lost until [`heal`](Self::heal).
+    pub async fn lost_answers(url: &str, text: &'static str) -> Self {
+        Self::start(url, text, Wrong::Lost).await
     }
 
-    async fn start(database_url: &str, faults: Faults) -> Self {
+    async fn start(database_url: &str, text: &'static str, wrong: Wrong) -> Self {
+        let faults =
+            Faults { text, wrong, heals: AtomicBool::default(), count: AtomicUsize::default() };
         let mut url: Url = database_url.parse().unwrap();
         let port = url.port().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -86,8 +95,8 @@ impl Detour {
         self.faults.heals.store(true, Ordering::SeqCst);
     }
 
-    /// How many answers were lost.
-    pub fn lost(&self) -> usize {
+    /// How many answers were late or lost.
+    pub fn wrong_answers(&self) -> usize {
         self.faults.count.load(Ordering::SeqCst)
     }
 }
@@ -102,13 +111,14 @@ impl Faults {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
             let question = &buffer[..read];
-            if asked.prepared.load(Ordering::SeqCst) {
-                asked.executes.store(true, Ordering::SeqCst);
-            } else if let Some(text) = self.lost {
-                let holds = question.windows(text.len()).any(|part| part == text.as_bytes());
-                asked.prepared.store(holds, Ordering::SeqCst);
+            let holds = question.windows(self.text.len()).any(|part| part == self.text.as_bytes());
+            match self.wrong {
+                Wrong::Late(_) => asked.wrong_answer.store(holds, Ordering::SeqCst),
+                Wrong::Lost if asked.prepared.load(Ordering::SeqCst) => {
+                    asked.wrong_answer.store(true, Ordering::SeqCst);
+                }
+                Wrong::Lost => asked.prepared.store(holds, Ordering::SeqCst),
             }
-            tokio::time::sleep(self.delay).await;
             if to.write_all(question).await.is_err() {
                 return;
             }
@@ -123,11 +133,13 @@ impl Faults {
     ) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            if asked.executes.load(Ordering::SeqCst) && !self.heals.load(Ordering::SeqCst) {
+            if asked.wrong_answer.load(Ordering::SeqCst) && !self.heals.load(Ordering::SeqCst) {
                 self.count.fetch_add(1, Ordering::SeqCst);
-                return;
+                match self.wrong {
+                    Wrong::Late(late) => tokio::time::sleep(late).await,
+                    Wrong::Lost => return,
+                }
             }
-            tokio::time::sleep(self.delay).await;
             if to.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
