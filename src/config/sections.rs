@@ -334,7 +334,7 @@ impl Worker {
             ),
             poll_interval: settings.read(
                 "QUARTET_WORKER__POLL_INTERVAL",
-                "25ms",
+                "22ms",
                 positive_duration,
                 "How often one statement looks for due jobs of all queues that other processes \
                  made due",

@@ -76,7 +76,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(config.notify, notify);
     let worker = Worker {
         concurrency: 1000,
-        poll_interval: ms(25),
+        poll_interval: ms(22),
         heartbeat: s(5),
         dead_after: s(15),
         shutdown_grace: s(30),
