@@ -100,6 +100,7 @@ pub fn connect(
 /// counts the transaction only when the answer to BEGIN has come): a caller that goes away, as a
 /// request does that took too long and a worker that ends, would leave the connection in the pool inside an open
 /// transaction, in which later statements of others take place and then vanish.
+#[allow(clippy::disallowed_methods)] // The one place where it is safe.
 async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
     let pool = pool.clone();
     match tokio::spawn(async move { pool.begin().await }).await {

@@ -1,6 +1,9 @@
 //! Integration tests, black-box: over HTTP, SQL and processes. One binary, so that one embedded
 //! Postgres serves all of them.
 
+// Tests hold transactions of their own, which nobody cancels.
+#![allow(clippy::disallowed_methods)]
+
 mod auth;
 mod commands;
 mod crashes;
