@@ -278,7 +278,10 @@ async fn demo_runs_as_an_ordinary_user() {
     let readable = tempfile::tempdir().unwrap();
     fs::set_permissions(readable.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let binary = readable.path().join("quartet");
-    fs::copy(QUARTET, &binary).unwrap();
+    // By another process: a file that this one has open for writing may be inherited by a process
+    // that another test is just starting, and cannot be executed then (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(QUARTET).arg(&binary).status().unwrap();
+    assert!(copied.success());
     run_demo(&binary, Some(&user)).await;
 }
 
