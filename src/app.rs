@@ -66,7 +66,6 @@ pub struct App {
     state: Arc<ApiState>,
     context: Arc<JobContext>,
     definitions: Vec<JobDefinition>,
-    default_client: Option<DefaultClient>,
 }
 
 impl App {
@@ -83,7 +82,6 @@ impl App {
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
         let state = ApiState::new(&config, pools.requests, jobs::plan(&config), wakeups.clone());
-        let default_client = config.default_client.clone();
         let context = JobContext {
             pool: pools.jobs,
             lease_pool: pools.leases,
@@ -100,7 +98,6 @@ impl App {
             state: Arc::new(state),
             context: Arc::new(context),
             definitions,
-            default_client,
         })
     }
 
@@ -132,7 +129,7 @@ impl App {
         let stopping = self.context.stopping.clone();
         let work = async {
             let started = tokio::select! {
-                started = start(&self.state.pool, self.default_client.as_ref()) => started.map(|()| true),
+                started = start(&self.state.pool, self.context.config.default_client.as_ref()) => started.map(|()| true),
                 () = stop.cancelled() => Ok(false),
             };
             if !started? {

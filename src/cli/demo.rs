@@ -145,7 +145,6 @@ fn longest_life(stack: &Stack) -> Duration {
 /// The live view: a bar for the transactions and a line for each kind of job.
 struct View {
     total: u64,
-    bars: MultiProgress,
     transactions: ProgressBar,
     jobs: Vec<(JobKind, ProgressBar)>,
 }
@@ -164,7 +163,7 @@ impl View {
         };
         let transactions = bar("transactions ended");
         let jobs = JobKind::ALL.iter().map(|kind| (*kind, bar(kind.as_str()))).collect();
-        Self { total, bars, transactions, jobs }
+        Self { total, transactions, jobs }
     }
 
     fn draw(&self, progress: &Progress, counts: &[summary::JobCount]) {
@@ -190,12 +189,11 @@ impl View {
         }
     }
 
+    /// Leaves the last state on the screen, above the summary.
     fn finish(&self) {
         self.transactions.abandon();
         for (_, bar) in &self.jobs {
             bar.abandon();
         }
-        // Leaves the last state on the screen, above the summary.
-        drop(self.bars.clone());
     }
 }

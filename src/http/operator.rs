@@ -214,7 +214,10 @@ impl OperatorApi {
         /// Only those about this transaction.
         transaction_id: Query<Option<Uuid>>,
         /// Entries of a page.
-        #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "200")))]
+        #[oai(
+            default = "page::default_limit",
+            validator(minimum(value = "1"), maximum(value = "200"))
+        )]
         limit: Query<u32>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
@@ -282,10 +285,6 @@ impl OperatorApi {
         }
         Ok(ReplayDeadLetterResponse::Replayed(Json(letter.into())))
     }
-}
-
-fn default_limit() -> u32 {
-    page::DEFAULT_LIMIT
 }
 
 fn no_dead_letter() -> Problem {

@@ -8,7 +8,9 @@ use super::problem::{FieldProblem, Problem};
 use crate::store::transactions::Cursor;
 
 /// Entries of a page where no limit is given.
-pub const DEFAULT_LIMIT: u32 = 50;
+pub fn default_limit() -> u32 {
+    50
+}
 
 /// A cursor's text: opaque to callers, stable between releases.
 pub fn encode(cursor: Cursor) -> String {

@@ -221,7 +221,10 @@ impl TransactionsApi {
         /// Only those accepted before this time (RFC 3339).
         created_before: Query<Option<DateTime<Utc>>>,
         /// Entries of a page.
-        #[oai(default = "default_limit", validator(minimum(value = "1"), maximum(value = "200")))]
+        #[oai(
+            default = "page::default_limit",
+            validator(minimum(value = "1"), maximum(value = "200"))
+        )]
         limit: Query<u32>,
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
@@ -254,10 +257,6 @@ impl TransactionsApi {
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))
     }
-}
-
-fn default_limit() -> u32 {
-    page::DEFAULT_LIMIT
 }
 
 /// The client's transaction; another client's looks like none.

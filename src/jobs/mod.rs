@@ -135,10 +135,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
     let concurrency = config.worker.concurrency;
     let outbound = concurrency.min(config.third_party.max_in_flight);
     let third_party = &config.third_party;
-    let backoff = CrashDelay::Backoff(Backoff {
-        base: config.notify.base,
-        max_delay: config.notify.max_delay,
-    });
+    let backoff = CrashDelay::Backoff(retry_backoff(config));
     vec![
         JobDefinition::new(
             JobKind::CreateTransaction,
@@ -190,6 +187,12 @@ pub fn plan(config: &Config) -> JobPlan {
     })
 }
 
+/// The backoff of everything that is not the third party's: `NOTIFY__BASE`, doubled up to
+/// `NOTIFY__MAX_DELAY`.
+fn retry_backoff(config: &Config) -> Backoff {
+    Backoff { base: config.notify.base, max_delay: config.notify.max_delay }
+}
+
 /// What a job says that finds no transaction: create_transaction will write it, if anything does.
 /// Waiting for it costs none of the job's own attempts, but it is not waited for without end.
 fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
@@ -201,8 +204,6 @@ fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
             error: None,
         });
     }
-    let notify = &context.config.notify;
-    let backoff = Backoff { base: notify.base, max_delay: notify.max_delay };
-    let delay = backoff.delay(waits, rand::random());
+    let delay = retry_backoff(&context.config).delay(waits, rand::random());
     Outcome::new(Next::Snooze { delay, count: Some(SnoozeCount::Waits(waits)) })
 }

@@ -12,10 +12,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{Job, JobContext, transaction_missing};
+use super::{Job, JobContext, retry_backoff, transaction_missing};
 use crate::{
     clients::client_callback::{Notification, NotifyError},
-    domain::{Backoff, DeadLetterKind, EvidenceKind},
+    domain::{DeadLetterKind, EvidenceKind},
     signature::Secret,
     store::{
         StoreError, clients,
@@ -79,7 +79,5 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
 }
 
 fn backoff_delay(context: &JobContext, job: &Job) -> Duration {
-    let notify = &context.config.notify;
-    let backoff = Backoff { base: notify.base, max_delay: notify.max_delay };
-    backoff.delay(job.attempt(), rand::random())
+    retry_backoff(&context.config).delay(job.attempt(), rand::random())
 }

@@ -56,7 +56,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     let schedule = schedule(&context.config);
     let mut polls = job.claimed.polls;
     let mut seen_pending: u32 = 0;
-    let outcome = loop {
+    let mut outcome = loop {
         let Some(transaction) = transactions::get(&context.pool, id).await? else {
             return Ok(transaction_missing(&context, &job));
         };
@@ -100,7 +100,6 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         return Ok(outcome);
     }
     let detail = json!({ "status": Status::Pending.as_str(), "polls": seen_pending });
-    let mut outcome = outcome;
     outcome.evidence.insert(0, (EvidenceKind::PollStatus, detail));
     Ok(outcome)
 }

@@ -272,12 +272,6 @@ impl Ledger {
     pub(super) fn calls(&self, id: Uuid) -> Vec<Call> {
         self.records.get(&id).map(|record| record.calls.clone()).unwrap_or_default()
     }
-
-    /// The ids that are stored.
-    pub(super) fn stored(&self) -> Vec<Uuid> {
-        let stored = self.records.iter().filter(|(_, record)| record.status.is_some());
-        stored.map(|(id, _)| *id).collect()
-    }
 }
 
 impl Record {

@@ -249,11 +249,6 @@ impl ThirdParty {
         self.0.ledger().status(id)
     }
 
-    /// The ids that are stored, in no order.
-    pub fn stored_ids(&self) -> Vec<Uuid> {
-        self.0.ledger().stored()
-    }
-
     /// Creates received, however they were answered.
     pub fn creates_of(&self, id: Uuid) -> usize {
         self.0.ledger().counts(id).0
