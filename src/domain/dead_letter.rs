@@ -1,5 +1,7 @@
 //! The kinds and states of dead letters (table `failed_jobs`).
 
+use super::JobKind;
+
 super::words! {
     /// Why something is in front of an operator.
     DeadLetterKind {
@@ -17,6 +19,20 @@ super::words! {
         UnknownTransaction = "unknown_transaction",
         /// The payload or id cannot be read, or the job killed its worker too often.
         Poison = "poison",
+    }
+}
+
+impl DeadLetterKind {
+    /// Whether an operator may set the transaction's status when resolving one of this kind whose
+    /// job is of `queue`: where the status itself is in question. Whether a client was told, or a
+    /// transaction is here at all, is no such question.
+    pub fn allows_status(self, queue: Option<&str>) -> bool {
+        let about_status = |queue: &str| {
+            [JobKind::CreateAtThirdParty, JobKind::UpdateStatus]
+                .iter()
+                .any(|kind| kind.as_str() == queue)
+        };
+        self != Self::UnknownTransaction && queue.is_none_or(about_status)
     }
 }
 

@@ -1,16 +1,23 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
-//! transaction's content is, the four kinds of job, the schedules of polls and retries, and the
-//! vocabularies of evidence and dead letters. Imports nothing else of ours.
+//! transaction's content is, the four kinds of job, the schedules of polls and retries, the
+//! circuit breaker's decisions, and the vocabularies of evidence and dead letters. Imports nothing
+//! else of ours.
 
+pub mod circuit;
 pub mod dead_letter;
 pub mod evidence;
 pub mod job;
+pub mod maintenance;
+pub mod reconcile;
 pub mod schedule;
 pub mod transaction;
 
+pub use circuit::CircuitState;
 pub use dead_letter::{DeadLetterKind, DeadLetterState};
 pub use evidence::EvidenceKind;
-pub use job::JobKind;
+pub use job::{JobKind, JobState, RunOutcome};
+pub use maintenance::{Finding, MaintenanceTask};
+pub use reconcile::{Judgement, Seen};
 pub use schedule::{Backoff, PollSchedule};
 pub use transaction::{Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status};
 
