@@ -127,6 +127,16 @@ pub async fn find_by_api_key_hash(
     .await?)
 }
 
+/// The client of this name, enabled or not.
+pub async fn find_by_name(
+    executor: impl PgExecutor<'_>,
+    name: &str,
+) -> Result<Option<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT id FROM clients WHERE name = $1", name)
+        .fetch_optional(executor)
+        .await?)
+}
+
 /// Where to tell a client; a disabled client is still told about what was accepted.
 pub async fn callback(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Callback, StoreError> {
     Ok(sqlx::query_as!(

@@ -1,20 +1,21 @@
-//! The dead-letter store, `failed_jobs`: opening, closing, reading, replaying.
+//! The dead-letter store, `failed_jobs`: opening, closing, reading.
 //!
 //! A dead letter is opened in the SQL transaction of the state that it explains. A unique index
-//! over the open ones' cause keeps a second one for the same cause away.
+//! over the open ones' cause keeps a second one for the same cause away. What operators do to one
+//! is in [`super::dead_letter_actions`].
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{
     StoreError,
+    audit::Actor,
     evidence::{self, NewEvidence},
-    settle,
-    transactions::{self, Cursor},
+    transactions::Cursor,
 };
-use crate::domain::{DeadLetterKind, DeadLetterState, EvidenceKind, JobKind, SettledBy, Status};
+use crate::domain::{DeadLetterKind, DeadLetterState, EvidenceKind};
 
 /// One that does not come from a job row.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct DeadLetter {
     pub kind: DeadLetterKind,
     pub state: DeadLetterState,
     pub transaction_id: Option<Uuid>,
+    /// The name of the transaction's client, where both are known.
+    pub client: Option<String>,
     pub job_id: Option<String>,
     pub queue: Option<String>,
     pub job: Option<Value>,
@@ -53,8 +56,8 @@ pub async fn open(
 ) -> Result<bool, StoreError> {
     let opened = sqlx::query_scalar!(
         r#"
-        INSERT INTO failed_jobs (kind, cause, transaction_id, reason, detail)
-        VALUES ($1, $2, $3, $4, $5)
+        INSERT INTO failed_jobs (kind, cause, transaction_id, client_id, reason, detail)
+        VALUES ($1, $2, $3, (SELECT client_id FROM transactions WHERE id = $3), $4, $5)
         ON CONFLICT (cause) WHERE state = 'open' DO NOTHING
         RETURNING id
         "#,
@@ -85,9 +88,11 @@ pub async fn open_for_job(
     let opened = sqlx::query!(
         r#"
         INSERT INTO failed_jobs
-            (kind, cause, transaction_id, job_id, queue, job, reason, attempts)
+            (kind, cause, transaction_id, client_id, job_id, queue, job, reason, attempts)
         SELECT
-            $2, 'job:' || id, quartet_uuid(idempotency_key), id, job_type,
+            $2, 'job:' || id, quartet_uuid(idempotency_key),
+            (SELECT client_id FROM transactions WHERE id = quartet_uuid(idempotency_key)),
+            id, job_type,
             to_jsonb(jobs) - 'job' || jsonb_build_object('payload', encode(job, 'escape')),
             $3,
             COALESCE(last_result -> 'errors', '[]') || CASE
@@ -132,32 +137,60 @@ fn opened_evidence(
     }
 }
 
-/// Resolves the open dead letter of a job that has now succeeded.
-pub async fn resolve_for_job(
+/// Closes the open dead letter of a job, if it has one: the job has now succeeded, or runs again.
+/// Returns its id.
+pub async fn close_for_job(
     executor: impl PgExecutor<'_>,
     job_id: &str,
-    closed_by: &'static str,
-) -> Result<(), StoreError> {
-    sqlx::query!(
+    state: DeadLetterState,
+    by: Actor<'_>,
+) -> Result<Option<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!(
         r#"
-        WITH resolved AS (
+        WITH closed AS (
             UPDATE failed_jobs
-            SET state = 'resolved', closed_at = clock_timestamp(), closed_by = $2
+            SET state = $2, closed_at = clock_timestamp(), closed_by = $3, note = $4
             WHERE job_id = $1 AND state = 'open'
             RETURNING id, kind, transaction_id
+        ), evidence AS (
+            INSERT INTO transaction_events (transaction_id, kind, source, detail)
+            SELECT transactions.id, 'dead_letter_closed', $3,
+                jsonb_build_object('dead_letter_id', closed.id, 'kind', kind, 'state', $2::text)
+            FROM closed
+            JOIN transactions ON transactions.id = closed.transaction_id
         )
-        INSERT INTO transaction_events (transaction_id, kind, source, detail)
-        SELECT transactions.id, 'dead_letter_closed', $2,
-            jsonb_build_object('dead_letter_id', resolved.id, 'kind', kind, 'state', 'resolved')
-        FROM resolved
-        JOIN transactions ON transactions.id = resolved.transaction_id
+        SELECT id FROM closed
         "#,
         job_id,
-        closed_by,
+        state.as_str(),
+        by.operator,
+        by.note,
+    )
+    .fetch_optional(executor)
+    .await?)
+}
+
+/// Closes an open dead letter; tells whether it was open.
+pub(super) async fn close(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    state: DeadLetterState,
+    by: Actor<'_>,
+) -> Result<bool, StoreError> {
+    let closed = sqlx::query!(
+        r#"
+        UPDATE failed_jobs
+        SET state = $2, closed_at = clock_timestamp(), closed_by = $3, note = $4
+        WHERE id = $1 AND state = 'open'
+        "#,
+        id,
+        state.as_str(),
+        by.operator,
+        by.note,
     )
     .execute(executor)
     .await?;
-    Ok(())
+    Ok(closed.rows_affected() > 0)
 }
 
 /// One dead letter.
@@ -169,10 +202,12 @@ pub async fn get(
         DeadLetter,
         r#"
         SELECT
-            id, kind AS "kind: DeadLetterKind", state AS "state: DeadLetterState", transaction_id,
-            job_id, queue, job, reason, detail, attempts, opened_at, closed_at, closed_by, note
+            failed_jobs.id, kind AS "kind: DeadLetterKind", state AS "state: DeadLetterState",
+            transaction_id, clients.name AS "client?", job_id, queue, job, reason, detail, attempts,
+            opened_at, closed_at, closed_by, note
         FROM failed_jobs
-        WHERE id = $1
+        LEFT JOIN clients ON clients.id = client_id
+        WHERE failed_jobs.id = $1
         "#,
         id
     )
@@ -186,6 +221,12 @@ pub struct Filter {
     pub kind: Option<DeadLetterKind>,
     pub state: Option<DeadLetterState>,
     pub transaction_id: Option<Uuid>,
+    /// The client of the transaction.
+    pub client_id: Option<Uuid>,
+    /// At or after.
+    pub opened_after: Option<DateTime<Utc>>,
+    /// Before.
+    pub opened_before: Option<DateTime<Utc>>,
     pub cursor: Option<Cursor>,
 }
 
@@ -199,19 +240,27 @@ pub async fn list(
         DeadLetter,
         r#"
         SELECT
-            id, kind AS "kind: DeadLetterKind", state AS "state: DeadLetterState", transaction_id,
-            job_id, queue, job, reason, detail, attempts, opened_at, closed_at, closed_by, note
+            failed_jobs.id, kind AS "kind: DeadLetterKind", state AS "state: DeadLetterState",
+            transaction_id, clients.name AS "client?", job_id, queue, job, reason, detail, attempts,
+            opened_at, closed_at, closed_by, note
         FROM failed_jobs
+        LEFT JOIN clients ON clients.id = client_id
         WHERE ($1::text IS NULL OR kind = $1)
             AND ($2::text IS NULL OR state = $2)
             AND ($3::uuid IS NULL OR transaction_id = $3)
-            AND (opened_at, id) < (COALESCE($4, 'infinity'::timestamptz), $5)
-        ORDER BY opened_at DESC, id DESC
-        LIMIT $6
+            AND ($4::uuid IS NULL OR client_id = $4)
+            AND opened_at >= COALESCE($5, '-infinity'::timestamptz)
+            AND opened_at < COALESCE($6, 'infinity'::timestamptz)
+            AND (opened_at, failed_jobs.id) < (COALESCE($7, 'infinity'::timestamptz), $8)
+        ORDER BY opened_at DESC, failed_jobs.id DESC
+        LIMIT $9
         "#,
         filter.kind.map(DeadLetterKind::as_str),
         filter.state.map(DeadLetterState::as_str),
         filter.transaction_id,
+        filter.client_id,
+        filter.opened_after,
+        filter.opened_before,
         filter.cursor.map(|cursor| cursor.at),
         filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
         limit,
@@ -220,119 +269,54 @@ pub async fn list(
     .await?)
 }
 
-/// Why a dead letter was not replayed. Nothing was changed then.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
-    #[error("there is no dead letter with this id")]
-    NotFound,
-    #[error("the dead letter is {0} already")]
-    Closed(DeadLetterState),
-    #[error("a status_conflict has nothing to replay: an operator resolves or discards it")]
-    NothingToReplay,
-    #[error("the transaction that the webhook names is still unknown")]
-    StillUnknown,
-    #[error("its job row no longer exists")]
-    JobGone,
-    #[error("its job is running")]
-    JobRunning,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<sqlx::Error> for ReplayError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-/// Replays an open dead letter: its job row becomes due now with fresh attempts, or, for an
-/// `unknown_transaction`, the webhook's status is applied now. Returns the closed dead letter.
-pub async fn replay(
-    pool: &PgPool,
-    id: Uuid,
-    operator: &str,
-    note: Option<&str>,
-) -> Result<DeadLetter, ReplayError> {
-    let mut tx = super::begin(pool).await?;
-    // Lock order: the transaction's row before its jobs, those before the dead letter.
-    let letter = get(&mut *tx, id).await?.ok_or(ReplayError::NotFound)?;
-    let transaction = match letter.transaction_id {
-        Some(transaction_id) => transactions::lock(&mut tx, transaction_id).await?,
-        None => None,
-    };
-    match (letter.kind, &letter.job_id) {
-        (DeadLetterKind::StatusConflict, _) => return Err(ReplayError::NothingToReplay),
-        (DeadLetterKind::UnknownTransaction, _) => {
-            let transaction = transaction.as_ref().ok_or(ReplayError::StillUnknown)?;
-            let reported = letter.detail["status"].as_str().and_then(|word| word.parse().ok());
-            let reported: Status = reported.ok_or(ReplayError::NothingToReplay)?;
-            settle::apply(&mut tx, transaction, reported, SettledBy::Webhook, "operator").await?;
-        }
-        (_, Some(job_id)) => reactivate(&mut tx, job_id).await?,
-        (_, None) => return Err(ReplayError::NothingToReplay),
-    }
-    let closed = sqlx::query!(
+/// The ids of open dead letters, oldest first: what a bulk replay works off.
+pub async fn open_ids(
+    executor: impl PgExecutor<'_>,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!(
         r#"
-        UPDATE failed_jobs
-        SET state = 'replayed', closed_at = clock_timestamp(), closed_by = $2, note = $3
-        WHERE id = $1 AND state = 'open'
+        SELECT id
+        FROM failed_jobs
+        WHERE state = 'open'
+            AND ($1::text IS NULL OR kind = $1)
+            AND ($2::uuid IS NULL OR client_id = $2)
+            AND opened_at < COALESCE($3, 'infinity'::timestamptz)
+        ORDER BY opened_at, id
+        LIMIT $4
         "#,
-        id,
-        operator,
-        note,
+        filter.kind.map(DeadLetterKind::as_str),
+        filter.client_id,
+        filter.opened_before,
+        limit,
     )
-    .execute(&mut *tx)
-    .await?;
-    if closed.rows_affected() == 0 {
-        // Read again: somebody else may have closed it while this waited for the locks.
-        let state = get(&mut *tx, id).await?.map_or(letter.state, |letter| letter.state);
-        return Err(ReplayError::Closed(state));
-    }
-    if let Some(transaction_id) = letter.transaction_id {
-        let replayed = NewEvidence {
-            kind: EvidenceKind::Operator,
-            source: "operator",
-            detail: json!({
-                "action": "replay", "dead_letter_id": id, "kind": letter.kind.as_str(),
-                "operator": operator, "note": note,
-            }),
-        };
-        evidence::append(&mut *tx, transaction_id, &replayed).await?;
-    }
-    let closed = get(&mut *tx, id).await?.ok_or(ReplayError::NotFound)?;
-    tx.commit().await?;
-    Ok(closed)
+    .fetch_all(executor)
+    .await?)
 }
 
-/// Makes a stopped job due now, with fresh attempts.
-async fn reactivate(conn: &mut PgConnection, job_id: &str) -> Result<(), ReplayError> {
-    let status = sqlx::query_scalar!(
-        "SELECT status FROM apalis.jobs WHERE id = $1 FOR NO KEY UPDATE",
-        job_id
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    match status.as_deref() {
-        None => return Err(ReplayError::JobGone),
-        Some("Running" | "Queued") => return Err(ReplayError::JobRunning),
-        Some(_) => {}
-    }
-    sqlx::query!(
+/// How many dead letters of a kind are open.
+#[derive(Debug, Clone)]
+pub struct OpenCount {
+    pub kind: DeadLetterKind,
+    pub count: i64,
+    pub oldest_opened_at: DateTime<Utc>,
+}
+
+/// The open dead letters by kind; kinds without any are left out.
+pub async fn count_open(executor: impl PgExecutor<'_>) -> Result<Vec<OpenCount>, StoreError> {
+    Ok(sqlx::query_as!(
+        OpenCount,
         r#"
-        UPDATE apalis.jobs
-        SET status = 'Pending', run_at = now(), attempts = 0, done_at = NULL, last_result = NULL,
-            -- Polling starts anew, and with it the deadline.
-            metadata = CASE
-                WHEN job_type = $2 THEN hstore('poll_since', to_char(
-                    now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
-                ))
-            END
-        WHERE id = $1
-        "#,
-        job_id,
-        JobKind::UpdateStatus.as_str(),
+        SELECT
+            kind AS "kind: DeadLetterKind", count(*) AS "count!",
+            min(opened_at) AS "oldest_opened_at!"
+        FROM failed_jobs
+        WHERE state = 'open'
+        GROUP BY kind
+        ORDER BY kind
+        "#
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(executor)
+    .await?)
 }

@@ -12,7 +12,7 @@ use crate::domain::EvidenceKind;
 #[derive(Debug, Clone)]
 pub struct NewEvidence {
     pub kind: EvidenceKind,
-    /// Who saw or did it: `api`, `webhook`, `operator`, `lease`, or a job's kind.
+    /// Who saw or did it: `api`, `webhook`, `operator`, `lease`, `reconcile`, or a job's kind.
     pub source: &'static str,
     /// A JSON object.
     pub detail: Value,

@@ -1,4 +1,4 @@
-//! The job rows in `apalis.jobs`: planning the four, claiming, releasing, waking again.
+//! The job rows in `apalis.jobs`: planning the four, claiming, releasing, restoring what was pruned.
 //!
 //! A claim gives a [`Lease`]: the worker's name and the moment of the claim. Whatever ends a job
 //! matches both, so that a worker whose lease was given to another (or to its own later self)
@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::PgExecutor;
+use sqlx::{PgConnection, PgExecutor};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{StoreError, transactions::Transaction};
 use crate::domain::{JobKind, NewTransaction};
 
 /// When each of the four jobs is first due, and how often each may be attempted.
 #[derive(Debug, Clone)]
 pub struct JobPlan {
     terms: [JobTerms; 4],
+    /// No create is tried sooner than this after one that may have gone through.
+    pub create_backoff: Duration,
 }
 
 /// The terms of one kind of job.
@@ -41,8 +43,8 @@ pub(super) struct JobRows {
 
 impl JobPlan {
     /// A plan from the terms of each kind.
-    pub fn new(terms: impl Fn(JobKind) -> JobTerms) -> Self {
-        Self { terms: std::array::from_fn(|index| terms(JobKind::ALL[index])) }
+    pub fn new(create_backoff: Duration, terms: impl Fn(JobKind) -> JobTerms) -> Self {
+        Self { terms: std::array::from_fn(|index| terms(JobKind::ALL[index])), create_backoff }
     }
 
     /// The terms of one kind.
@@ -114,11 +116,22 @@ pub struct ClaimedJob {
     pub polls: u32,
     /// How often in a row it has waited for a transaction that is not there.
     pub waits: u32,
+    /// How many of its own calls in a row failed while the third party's circuit was open.
+    pub probes: u32,
     /// update_status: where the deadline counts from, if not from the accept.
     pub poll_since: Option<DateTime<Utc>>,
+    /// W3C trace context of the accept, where that was traced.
+    pub traceparent: Option<String>,
+    /// From when it was due to the claim, by the database's clock.
+    pub late: Duration,
 }
 
 impl ClaimedJob {
+    /// The number of this attempt, from 1.
+    pub fn attempt(&self) -> u32 {
+        u32::try_from(self.attempts).unwrap_or_default() + 1
+    }
+
     /// Whether no attempt is left after this one.
     pub fn is_last_attempt(&self) -> bool {
         self.attempts + 1 >= self.max_attempts
@@ -144,6 +157,7 @@ pub async fn claim(
             SELECT id
             FROM apalis.jobs
             WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()
+                AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue = $1)
             ORDER BY run_at
             LIMIT $3
             FOR UPDATE SKIP LOCKED
@@ -152,7 +166,10 @@ pub async fn claim(
             id, job, attempts, max_attempts, lock_at AS "lock_at!", idempotency_key,
             -- As text: one row with a strange value must not fail the claim of all the others.
             metadata -> 'polls' AS polls, metadata -> 'waits' AS waits,
-            metadata -> 'poll_since' AS poll_since
+            metadata -> 'probes' AS probes,
+            metadata -> 'poll_since' AS poll_since, metadata -> 'traceparent' AS traceparent,
+            -- Epochs rather than a difference of times: run_at may be infinite.
+            (extract(epoch FROM now()) - extract(epoch FROM run_at))::float8 AS "late!"
         "#,
         queue,
         worker,
@@ -170,12 +187,36 @@ pub async fn claim(
             idempotency_key: row.idempotency_key,
             polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
             waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
+            probes: row.probes.and_then(|probes| probes.parse().ok()).unwrap_or_default(),
             poll_since: row.poll_since.and_then(|since| since.parse().ok()),
+            traceparent: row.traceparent,
+            // Out of range for a job that an import made due at the beginning of time.
+            late: Duration::try_from_secs_f64(row.late).unwrap_or_default(),
         })
         .collect())
 }
 
-/// How long until the next job of each queue is due (zero when one is); `None` where none waits.
+/// The W3C trace context that a transaction's jobs continue, where its accept was traced.
+pub async fn traceparent(
+    executor: impl PgExecutor<'_>,
+    transaction_id: Uuid,
+) -> Result<Option<String>, StoreError> {
+    let found = sqlx::query_scalar!(
+        r#"
+        SELECT metadata -> 'traceparent'
+        FROM apalis.jobs
+        WHERE job_type = $1 AND idempotency_key = $2::uuid::text
+        "#,
+        JobKind::NotifyClient.as_str(),
+        transaction_id,
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(found.flatten())
+}
+
+/// How long until the next job of each queue is due (zero when one is); `None` where none waits or
+/// the queue is paused.
 /// In the order of `queues`.
 pub async fn next_due(
     executor: impl PgExecutor<'_>,
@@ -190,6 +231,7 @@ pub async fn next_due(
             SELECT run_at
             FROM apalis.jobs
             WHERE job_type = queue.name AND status = 'Pending'
+                AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue_pauses.queue = queue.name)
             ORDER BY run_at
             LIMIT 1
         ) AS next ON true
@@ -270,4 +312,43 @@ pub async fn release_unknown(
     .execute(executor)
     .await?;
     Ok(released.rows_affected())
+}
+
+/// Writes those of the four rows of `transaction` that are missing, as done: for whoever needs a
+/// job row of a transaction that was pruned. The caller holds the transaction's row locked. Where
+/// nothing is missing nothing changes. Returns how many were written.
+pub async fn restore(
+    conn: &mut PgConnection,
+    transaction: &Transaction,
+    plan: &JobPlan,
+) -> Result<u64, StoreError> {
+    let jobs = plan.rows(&transaction.as_new());
+    let restored = sqlx::query_scalar!(
+        r#"
+        WITH restored AS (
+            INSERT INTO apalis.jobs
+                (id, job_type, job, max_attempts, run_at, idempotency_key, status, done_at,
+                last_result)
+            -- Done now: retention counts anew from here.
+            SELECT
+                job.id, job.job_type, job.payload, job.max_attempts, now(), $1::uuid::text, 'Done',
+                clock_timestamp(), '{"Ok": null}'
+            FROM unnest($2::text[], $3::text[], $4::bytea[], $5::int[])
+                AS job (id, job_type, payload, max_attempts)
+            ON CONFLICT (job_type, idempotency_key) DO NOTHING
+            RETURNING id
+        ), unpruned AS (
+            UPDATE transactions SET pruned_at = NULL WHERE id = $1 AND pruned_at IS NOT NULL
+        )
+        SELECT count(*) AS "count!" FROM restored
+        "#,
+        transaction.id,
+        &jobs.ids,
+        &jobs.kinds,
+        &jobs.payloads,
+        &jobs.max_attempts,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(restored.unsigned_abs())
 }

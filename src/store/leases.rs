@@ -122,8 +122,15 @@ pub async fn rescue(
     .fetch_all(&mut *tx)
     .await?;
     for job in &taken {
-        tracing::warn!(job.id, job.job_type, job.attempts, transaction_id = ?job.transaction_id,
-            "{}", job.error);
+        let transaction_id = job.transaction_id.map(tracing::field::display);
+        tracing::warn!(
+            queue = job.job_type,
+            job_id = job.id,
+            transaction_id,
+            attempt = job.attempts,
+            "{}",
+            job.error
+        );
         if job.job_type == JobKind::CreateAtThirdParty.as_str() {
             append_ambiguous(&mut tx, job.transaction_id, &job.error).await?;
         }
@@ -155,4 +162,33 @@ async fn append_ambiguous(
         detail: json!({ "error": error }),
     };
     evidence::append(conn, transaction_id, &ambiguous).await
+}
+
+/// How many workers of a queue are alive.
+#[derive(Debug, Clone)]
+pub struct AliveWorkers {
+    pub queue: String,
+    pub workers: i64,
+}
+
+/// The workers that were seen within `dead_after`, by queue; a queue without any has no entry.
+pub async fn count_alive(
+    executor: impl PgExecutor<'_>,
+    dead_after: Duration,
+) -> Result<Vec<AliveWorkers>, StoreError> {
+    Ok(sqlx::query_as!(
+        AliveWorkers,
+        r#"
+        SELECT worker_type AS queue, count(*) AS "workers!"
+        FROM apalis.workers
+        WHERE last_seen >= clock_timestamp() - make_interval(secs => $1)
+            AND worker_type IN (
+                'create_transaction', 'create_at_third_party', 'update_status', 'notify_client'
+            )
+        GROUP BY worker_type
+        "#,
+        dead_after.as_secs_f64(),
+    )
+    .fetch_all(executor)
+    .await?)
 }

@@ -7,24 +7,40 @@
 //!
 //! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
 
+pub mod audit;
+pub mod circuit;
 pub mod clients;
+pub mod dead_letter_actions;
 pub mod dead_letters;
 pub mod evidence;
+pub mod figures;
+mod job_control;
+pub mod job_list;
 pub mod jobs;
 pub mod leases;
+pub mod maintenance;
+mod migrate;
 pub mod outcomes;
+pub mod queues;
+pub mod reconcile;
+pub mod retention;
+pub mod scrape;
 pub mod settle;
 pub mod summary;
+pub mod transaction_list;
 pub mod transactions;
 pub mod wakeups;
 pub mod webhooks;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{
-    PgPool, Postgres, Transaction,
+    PgExecutor, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+pub use self::migrate::{MigrateError, is_migrated, migrate};
 
 /// No statement of ours takes longer unless something is wrong.
 const STATEMENT_TIMEOUT_MS: &str = "5000";
@@ -109,6 +125,20 @@ async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreErr
     }
 }
 
+/// Begins a transaction that only reads, and sees the database as it is now until it ends.
+pub async fn begin_snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
+    let mut tx = begin(pool).await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx)
+}
+
+/// The database's clock.
+pub async fn now(executor: impl PgExecutor<'_>) -> Result<DateTime<Utc>, StoreError> {
+    Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(executor).await?)
+}
+
 /// How every connection of ours is opened.
 pub fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
     let options: PgConnectOptions = url.parse()?;
@@ -116,51 +146,6 @@ pub fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
         ("statement_timeout", STATEMENT_TIMEOUT_MS),
         ("idle_in_transaction_session_timeout", "10000"),
     ]))
-}
-
-/// Why the schema could not be brought up to date.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    #[error("apalis's migrations failed")]
-    Apalis(#[source] apalis_postgres::Error),
-    #[error("Quartet's migrations failed")]
-    Quartet(#[source] sqlx::migrate::MigrateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
-
-/// Applies apalis's migrations, then ours. Each migrator takes Postgres's advisory lock, so that
-/// two processes that migrate at once wait for each other.
-pub async fn migrate(url: &str) -> Result<(), MigrateError> {
-    // A migration may run longer than a statement of daily work: no statement timeout here.
-    let options: PgConnectOptions = url.parse().map_err(StoreError::from)?;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_with(options.application_name("quartet migrate"))
-        .await
-        .map_err(StoreError::from)?;
-    apalis_postgres::PostgresStorage::<()>::setup(&pool).await.map_err(MigrateError::Apalis)?;
-    MIGRATIONS.run(&pool).await.map_err(MigrateError::Quartet)?;
-    pool.close().await;
-    Ok(())
-}
-
-/// Whether every migration of this build has been applied.
-pub async fn is_migrated(pool: &PgPool) -> Result<bool, StoreError> {
-    let table = sqlx::query_scalar!("SELECT to_regclass('public._sqlx_migrations')::text")
-        .fetch_one(pool)
-        .await?;
-    if table.is_none() {
-        return Ok(false);
-    }
-    // Not a checked query: sqlx's own table is no part of the schema that queries are checked with.
-    let applied: Vec<i64> =
-        sqlx::query_scalar("SELECT version FROM public._sqlx_migrations WHERE success")
-            .fetch_all(pool)
-            .await?;
-    Ok(MIGRATIONS.iter().all(|migration| applied.contains(&migration.version)))
 }
 
 /// Answers when the database does.

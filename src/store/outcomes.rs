@@ -10,18 +10,23 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
-    StoreError, dead_letters,
+    StoreError,
+    audit::Actor,
+    dead_letters,
     evidence::{self, NewEvidence},
     jobs::{ClaimedJob, Lease},
     settle,
     transactions::{self, Transaction},
 };
-use crate::domain::{DeadLetterKind, Decision, EvidenceKind, JobKind, SettledBy, Status};
+use crate::domain::{
+    DeadLetterKind, DeadLetterState, Decision, EvidenceKind, JobKind, RunOutcome, SettledBy, Status,
+};
 
 /// How a run of a job ended.
 #[derive(Debug, Clone)]
@@ -58,15 +63,27 @@ pub enum SnoozeCount {
     Polls(u32),
     /// How often in a row it has waited for a transaction that is not there.
     Waits(u32),
+    /// create_at_third_party: its own calls in a row that failed while the circuit was open.
+    Probes(u32),
+    /// update_status, while the third party is left alone: polls done so far, where the deadline
+    /// counts from, because such time does not count, and as in [`Self::Probes`].
+    LeftAlone { polls: u32, poll_since: DateTime<Utc>, probes: u32 },
 }
 
 impl SnoozeCount {
-    /// The key and the value in the row's metadata.
-    fn entry(self) -> (&'static str, String) {
-        match self {
-            Self::Polls(count) => ("polls", count.to_string()),
-            Self::Waits(count) => ("waits", count.to_string()),
-        }
+    /// The keys and the values in the row's metadata.
+    fn entries(self) -> (Vec<String>, Vec<String>) {
+        let entries = match self {
+            Self::Polls(count) => vec![("polls", count.to_string())],
+            Self::Waits(count) => vec![("waits", count.to_string())],
+            Self::Probes(count) => vec![("probes", count.to_string())],
+            Self::LeftAlone { polls, poll_since, probes } => vec![
+                ("polls", polls.to_string()),
+                ("poll_since", poll_since.to_rfc3339()),
+                ("probes", probes.to_string()),
+            ],
+        };
+        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).unzip()
     }
 }
 
@@ -132,8 +149,16 @@ impl Outcome {
 /// What became of an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
-    /// It was written. Jobs of this process's queues that are now due after a delay.
-    Applied { due: Vec<(&'static str, Duration)> },
+    /// It was written.
+    Applied {
+        /// Jobs of this process's queues that are now due after a delay.
+        due: Vec<(&'static str, Duration)>,
+        /// How the run ended.
+        run: RunOutcome,
+        /// What settled the transaction, and how long after its accept (by this process's clock),
+        /// where this outcome did.
+        settled: Option<(SettledBy, Duration)>,
+    },
     /// The lease belongs to somebody else: nothing was written.
     LeaseLost,
 }
@@ -156,6 +181,18 @@ enum End<'a> {
         reason: String,
         error: Option<&'a str>,
     },
+}
+
+impl End<'_> {
+    fn outcome(&self) -> RunOutcome {
+        match self {
+            Self::Done => RunOutcome::Done,
+            Self::Again => RunOutcome::Again,
+            Self::Snooze { .. } => RunOutcome::Snoozed,
+            Self::Retry { .. } => RunOutcome::Retried,
+            Self::Dead { .. } => RunOutcome::Dead,
+        }
+    }
 }
 
 /// Writes `outcome` of `job`, a job of `queue` about `transaction_id`.
@@ -184,18 +221,21 @@ pub async fn write(
             evidence::append(&mut *tx, id, &seen).await?;
         }
     }
-    let mut due = Vec::new();
+    let (mut due, mut settled) = (Vec::new(), None);
     if let (Some(current), Some((status, by))) = (&current, report) {
         let decision = settle::apply(&mut tx, current, status, by, queue).await?;
         if decision == Decision::Settle {
             due.push((JobKind::NotifyClient.as_str(), Duration::ZERO));
+            settled = Some((by, current.age()));
         }
     }
     if let (Some(current), Some(Notified { version, delivered: true })) =
         (&current, outcome.notified)
     {
         transactions::record_notified(&mut *tx, current.id, version).await?;
-        dead_letters::resolve_for_job(&mut *tx, &job.lease.job_id, queue).await?;
+        let by = Actor { operator: queue, note: None };
+        let state = DeadLetterState::Resolved;
+        dead_letters::close_for_job(&mut *tx, &job.lease.job_id, state, by).await?;
     }
     tx.commit().await?;
 
@@ -204,7 +244,7 @@ pub async fn write(
         End::Snooze { delay, .. } | End::Retry { delay, .. } => due.push((queue, delay)),
         End::Done | End::Dead { .. } => {}
     }
-    Ok(Written::Applied { due })
+    Ok(Written::Applied { due, run: end.outcome(), settled })
 }
 
 fn decide<'a>(
@@ -293,15 +333,17 @@ async fn end_job(
             .await?
         }
         End::Snooze { delay, count } => {
-            let (key, value) = count.map(SnoozeCount::entry).unzip();
+            let (keys, values) = count.map(SnoozeCount::entries).unzip();
             sqlx::query!(
                 r#"
                 UPDATE apalis.jobs
                 SET status = 'Pending', run_at = clock_timestamp() + make_interval(secs => $4),
                     lock_by = NULL, lock_at = NULL,
-                    -- Strict: without a count the row's metadata stays. Waits are counted in a row.
+                    -- Strict: without a count the row's metadata stays. Waits and probes are counted
+                    -- in a row.
                     metadata = COALESCE(
-                        delete(COALESCE(metadata, ''), 'waits') || hstore($5::text, $6::text),
+                        delete(COALESCE(metadata, ''), ARRAY['waits', 'probes'])
+                            || hstore($5::text[], $6::text[]),
                         metadata
                     )
                 WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
@@ -310,8 +352,8 @@ async fn end_job(
                 worker,
                 locked_at,
                 delay.as_secs_f64(),
-                key,
-                value,
+                keys.as_deref(),
+                values.as_deref(),
             )
             .execute(conn)
             .await?

@@ -11,6 +11,7 @@ use super::{
     StoreError,
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
+    jobs::{self, JobPlan},
     transactions::Transaction,
 };
 use crate::domain::{DeadLetterKind, Decision, EvidenceKind, SettledBy, Status};
@@ -31,6 +32,21 @@ pub async fn apply(
         Decision::Conflict => open_conflict(conn, current, reported, by, source).await?,
     }
     Ok(decision)
+}
+
+/// Gives `current` the final status that an operator decided on; nothing where it has it. Job rows
+/// that were pruned are written again, so that the client is told.
+pub async fn set_by_operator(
+    conn: &mut PgConnection,
+    current: &Transaction,
+    status: Status,
+    plan: &JobPlan,
+) -> Result<(), StoreError> {
+    if current.status == status {
+        return Ok(());
+    }
+    jobs::restore(conn, current, plan).await?;
+    settle(conn, current, status, SettledBy::Operator, "operator").await
 }
 
 async fn settle(
@@ -56,12 +72,13 @@ async fn settle(
             WHERE job_type = 'update_status' AND idempotency_key = $1::uuid::text
                 AND status IN ('Pending', 'Queued', 'Running', 'Failed')
         ), notify_client AS (
-            -- A running one is left alone: it compares versions when it ends. One that an operator
-            -- cancelled, whose client is gone (410) or that kills its worker stays as it is.
+            -- A running one is left alone: it compares versions when it ends. One whose client is
+            -- gone (410) or that kills its worker stays as it is. One that an operator cancelled is
+            -- not: what was cancelled was an earlier status.
             UPDATE apalis.jobs
             SET status = 'Pending', run_at = now(), attempts = 0, done_at = NULL, last_result = NULL
             WHERE job_type = 'notify_client' AND idempotency_key = $1::uuid::text
-                AND status IN ('Pending', 'Done', 'Failed')
+                AND status IN ('Pending', 'Done', 'Failed', 'Killed')
                 AND NOT EXISTS (
                     SELECT FROM failed_jobs
                     WHERE job_id = apalis.jobs.id AND state = 'open'

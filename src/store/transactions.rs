@@ -1,6 +1,6 @@
 //! The `transactions` table: accepting with the four jobs in one statement, reading, locking.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, types::Json};
@@ -10,7 +10,7 @@ use super::{
     StoreError,
     jobs::{JobPayload, JobPlan},
 };
-use crate::domain::{JobKind, NewTransaction, SettledBy, Status};
+use crate::domain::{Content, JobKind, NewTransaction, SettledBy, Status};
 
 /// A row of `transactions`.
 #[derive(Debug, Clone)]
@@ -31,12 +31,35 @@ pub struct Transaction {
     pub updated_at: DateTime<Utc>,
 }
 
+impl Transaction {
+    /// What the client posted, besides the id.
+    pub fn content(&self) -> Content {
+        Content {
+            amount: self.amount,
+            currency: self.currency.clone(),
+            reference: self.reference.clone(),
+            metadata: self.metadata.clone().map(|metadata| metadata.0),
+        }
+    }
+
+    /// The transaction as it was accepted.
+    pub fn as_new(&self) -> NewTransaction {
+        NewTransaction { id: self.id, client_id: self.client_id, content: self.content() }
+    }
+
+    /// How long ago it was accepted, by this process's clock.
+    pub fn age(&self) -> Duration {
+        (Utc::now() - self.created_at).to_std().unwrap_or_default()
+    }
+}
+
 /// Writes the transaction, its four jobs and the evidence in one statement. `None` when the id
-/// exists already: nothing was written then.
+/// exists already: nothing was written then. The jobs continue the trace of `traceparent`.
 pub async fn accept(
     executor: impl PgExecutor<'_>,
     new: &NewTransaction,
     plan: &JobPlan,
+    traceparent: Option<&str>,
 ) -> Result<Option<Transaction>, StoreError> {
     let jobs = plan.rows(new);
     let content = &new.content;
@@ -53,10 +76,11 @@ pub async fn accept(
             -- Reads from `accepted`: a repeated id inserts no jobs either. The column's own
             -- timestamptz keeps the milliseconds that apalis's push would round away.
             INSERT INTO apalis.jobs
-                (id, job_type, job, max_attempts, run_at, idempotency_key)
+                (id, job_type, job, max_attempts, run_at, idempotency_key, metadata)
             SELECT
                 job.id, job.job_type, job.payload, job.max_attempts,
-                now() + make_interval(secs => job.delay), accepted.id::text
+                now() + make_interval(secs => job.delay), accepted.id::text,
+                CASE WHEN $13::text IS NOT NULL THEN hstore('traceparent', $13) END
             FROM accepted, unnest($8::text[], $9::text[], $10::bytea[], $11::int[], $12::float8[])
                 AS job (id, job_type, payload, max_attempts, delay)
         ), evidence AS (
@@ -82,6 +106,7 @@ pub async fn accept(
         &jobs.payloads,
         &jobs.max_attempts,
         &jobs.delays,
+        traceparent,
     )
     .fetch_optional(executor)
     .await?;

@@ -1,5 +1,7 @@
 //! Receiving a verified webhook, in one SQL transaction: remember its id, settle, wake the jobs.
 
+use std::time::Duration;
+
 use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -51,6 +53,8 @@ pub struct Received {
     pub outcome: WebhookOutcome,
     /// Whether this `webhook-id` came before; nothing was done then.
     pub duplicate: bool,
+    /// How long after its accept the transaction was settled, where this webhook did.
+    pub settled_after: Option<Duration>,
 }
 
 /// Receives a webhook. When this fails, nothing of it was written, and it may be sent again.
@@ -65,8 +69,9 @@ pub async fn receive(pool: &PgPool, webhook: &Webhook) -> Result<Received, Store
     if !remember(&mut tx, webhook, outcome).await? {
         tx.rollback().await?;
         let outcome = first_outcome(pool, &webhook.webhook_id).await?;
-        return Ok(Received { outcome, duplicate: true });
+        return Ok(Received { outcome, duplicate: true, settled_after: None });
     }
+    let mut settled_after = None;
     match &transaction {
         Some(current) => {
             let received = NewEvidence {
@@ -79,12 +84,14 @@ pub async fn receive(pool: &PgPool, webhook: &Webhook) -> Result<Received, Store
                 }),
             };
             evidence::append(&mut *tx, current.id, &received).await?;
-            settle::apply(&mut tx, current, reported, SettledBy::Webhook, SOURCE).await?;
+            let decision =
+                settle::apply(&mut tx, current, reported, SettledBy::Webhook, SOURCE).await?;
+            settled_after = (decision == Decision::Settle).then(|| current.age());
         }
         None => open_unknown(&mut tx, webhook).await?,
     }
     tx.commit().await?;
-    Ok(Received { outcome, duplicate: false })
+    Ok(Received { outcome, duplicate: false, settled_after })
 }
 
 /// Whether this `webhook-id` is new.

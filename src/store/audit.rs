@@ -1,0 +1,142 @@
+//! The audit of operators' actions, `operator_actions`: who did what, when and why.
+//!
+//! An action is recorded in the SQL transaction that it takes place in: one that failed or was
+//! refused leaves nothing, one that took place is never missing.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    evidence::{self, NewEvidence},
+};
+use crate::domain::{EvidenceKind, words};
+
+words! {
+    /// What an operator did.
+    OperatorAction {
+        Replay = "replay",
+        Resolve = "resolve",
+        Discard = "discard",
+        RetryJob = "retry_job",
+        CancelJob = "cancel_job",
+        PauseQueue = "pause_queue",
+        ResumeQueue = "resume_queue",
+    }
+}
+
+/// Who acts, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Actor<'a> {
+    /// As it is written into the audit, the evidence and `closed_by`.
+    pub operator: &'a str,
+    pub note: Option<&'a str>,
+}
+
+/// What an action was about.
+#[derive(Debug, Clone, Default)]
+pub struct Target<'a> {
+    pub transaction_id: Option<Uuid>,
+    pub dead_letter_id: Option<Uuid>,
+    pub job_id: Option<&'a str>,
+    pub queue: Option<&'a str>,
+    /// What changed.
+    pub detail: Map<String, Value>,
+}
+
+/// A row of `operator_actions`.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    pub id: i64,
+    pub at: DateTime<Utc>,
+    pub operator: String,
+    pub action: OperatorAction,
+    pub transaction_id: Option<Uuid>,
+    pub dead_letter_id: Option<Uuid>,
+    pub job_id: Option<String>,
+    pub queue: Option<String>,
+    pub note: Option<String>,
+    pub detail: Value,
+}
+
+/// Records an action, and adds it to the evidence of the transaction that it is about.
+pub async fn record(
+    conn: &mut PgConnection,
+    actor: Actor<'_>,
+    action: OperatorAction,
+    target: Target<'_>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        INSERT INTO operator_actions
+            (operator, action, transaction_id, dead_letter_id, job_id, queue, note, detail)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        "#,
+        actor.operator,
+        action.as_str(),
+        target.transaction_id,
+        target.dead_letter_id,
+        target.job_id,
+        target.queue,
+        actor.note,
+        Value::Object(target.detail.clone()),
+    )
+    .execute(&mut *conn)
+    .await?;
+    let Some(transaction_id) = target.transaction_id else { return Ok(()) };
+    let mut detail = target.detail;
+    detail.insert("action".to_owned(), action.as_str().into());
+    detail.insert("operator".to_owned(), actor.operator.into());
+    detail.insert("note".to_owned(), actor.note.into());
+    if let Some(id) = target.dead_letter_id {
+        detail.insert("dead_letter_id".to_owned(), id.to_string().into());
+    }
+    if let Some(queue) = target.queue {
+        detail.insert("queue".to_owned(), queue.into());
+    }
+    let acted = NewEvidence {
+        kind: EvidenceKind::Operator,
+        source: "operator",
+        detail: Value::Object(detail),
+    };
+    evidence::append(conn, transaction_id, &acted).await
+}
+
+/// What a list is narrowed to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter {
+    pub dead_letter_id: Option<Uuid>,
+    pub transaction_id: Option<Uuid>,
+    /// Only those before this one: the last id of the page before.
+    pub before: Option<i64>,
+}
+
+/// Actions, newest first.
+pub async fn list(
+    executor: impl PgExecutor<'_>,
+    filter: Filter,
+    limit: i64,
+) -> Result<Vec<Recorded>, StoreError> {
+    Ok(sqlx::query_as!(
+        Recorded,
+        r#"
+        SELECT
+            id, at, operator, action AS "action: OperatorAction", transaction_id, dead_letter_id,
+            job_id, queue, note, detail
+        FROM operator_actions
+        WHERE ($1::uuid IS NULL OR dead_letter_id = $1)
+            AND ($2::uuid IS NULL OR transaction_id = $2)
+            AND id < COALESCE($3, 9223372036854775807)
+        ORDER BY id DESC
+        LIMIT $4
+        "#,
+        filter.dead_letter_id,
+        filter.transaction_id,
+        filter.before,
+        limit,
+    )
+    .fetch_all(executor)
+    .await?)
+}

@@ -1,0 +1,175 @@
+//! The circuit breaker's state that all processes share, table `circuits`; all times are by the
+//! database's clock.
+//!
+//! Each change names the state that it begins from, so that of several processes that want the
+//! same change one makes it: a trip names the number of trips before it, and a probe's result the
+//! probe. A change that comes too late changes nothing. A probe that is never heard of again is
+//! free for another after `probe_until`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+
+use super::StoreError;
+use crate::domain::CircuitState;
+
+/// The third party's circuit, as last read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Circuit {
+    pub state: CircuitState,
+    /// When it opened; `None` while it is closed.
+    pub opened_at: Option<DateTime<Utc>>,
+    /// From then on a probe may be made; `None` while it is closed.
+    pub open_until: Option<DateTime<Utc>>,
+    /// Length of the present opening; `None` while it is closed.
+    pub open_for: Option<Duration>,
+    /// Why it is open, or last was.
+    pub reason: Option<String>,
+    /// How often it has opened.
+    pub trips: i32,
+    /// The probe under way, live or lost.
+    pub probe: Option<Probe>,
+    /// When it last opened, closed or was probed.
+    pub changed_at: DateTime<Utc>,
+    /// How long until it half-opens; zero where it is not open.
+    pub open_left: Duration,
+    /// How long until the probe under way counts as lost; zero without a live one.
+    pub probe_left: Duration,
+}
+
+/// A probe under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// The process and a ULID.
+    pub by: String,
+    /// From then on it counts as lost.
+    pub until: DateTime<Utc>,
+}
+
+/// The third party's circuit.
+pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
+    let row = sqlx::query!(
+        r#"
+        SELECT
+            CASE
+                WHEN opened_at IS NULL THEN 'closed'
+                WHEN open_until > clock_timestamp() THEN 'open'
+                ELSE 'half_open'
+            END AS "state!: CircuitState",
+            opened_at, open_until, open_for, reason, trips, probe_by, probe_until, changed_at,
+            extract(epoch FROM open_until - clock_timestamp())::float8 AS open_left,
+            extract(epoch FROM probe_until - clock_timestamp())::float8 AS probe_left
+        FROM circuits
+        WHERE name = 'third_party'
+        "#
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(Circuit {
+        state: row.state,
+        opened_at: row.opened_at,
+        open_until: row.open_until,
+        open_for: row.open_for.map(seconds),
+        reason: row.reason,
+        trips: row.trips,
+        probe: row.probe_by.zip(row.probe_until).map(|(by, until)| Probe { by, until }),
+        changed_at: row.changed_at,
+        open_left: row.open_left.map(seconds).unwrap_or_default(),
+        probe_left: row.probe_left.map(seconds).unwrap_or_default(),
+    })
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
+}
+
+/// Opens the circuit after its first `trips` openings; `false` where another process has done so.
+pub async fn trip(
+    executor: impl PgExecutor<'_>,
+    trips: i32,
+    open_for: Duration,
+    reason: &str,
+) -> Result<bool, StoreError> {
+    let tripped = sqlx::query!(
+        r#"
+        UPDATE circuits
+        SET opened_at = clock_timestamp(),
+            open_until = clock_timestamp() + make_interval(secs => $2),
+            open_for = $2, reason = $3, trips = trips + 1, changed_at = clock_timestamp()
+        -- The count too: calls of before an opening that has come and gone say nothing any more.
+        WHERE name = 'third_party' AND opened_at IS NULL AND trips = $1
+        "#,
+        trips,
+        open_for.as_secs_f64(),
+        reason,
+    )
+    .execute(executor)
+    .await?;
+    Ok(tripped.rows_affected() > 0)
+}
+
+/// Takes the probe as `probe`, which must be new, for at most `longest`, and returns the length of
+/// the opening before it; `None` where the circuit is not half-open or another probe is live.
+pub async fn take_probe(
+    executor: impl PgExecutor<'_>,
+    probe: &str,
+    longest: Duration,
+) -> Result<Option<Duration>, StoreError> {
+    let taken = sqlx::query_scalar!(
+        r#"
+        UPDATE circuits
+        SET probe_by = $1, probe_until = clock_timestamp() + make_interval(secs => $2),
+            changed_at = clock_timestamp()
+        -- Of two at once the second waits for the row's lock, and then sees the first one's probe.
+        WHERE name = 'third_party' AND open_until <= clock_timestamp()
+            AND (probe_until IS NULL OR probe_until <= clock_timestamp())
+        RETURNING open_for AS "open_for!"
+        "#,
+        probe,
+        longest.as_secs_f64(),
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(taken.map(seconds))
+}
+
+/// Closes the circuit, because `probe` was answered; `false` where that probe came too late.
+pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, StoreError> {
+    let closed = sqlx::query!(
+        r#"
+        UPDATE circuits
+        SET opened_at = NULL, open_until = NULL, open_for = NULL,
+            probe_by = NULL, probe_until = NULL, changed_at = clock_timestamp()
+        WHERE name = 'third_party' AND probe_by = $1
+        "#,
+        probe
+    )
+    .execute(executor)
+    .await?;
+    Ok(closed.rows_affected() > 0)
+}
+
+/// Opens the circuit again for `open_for`, because `probe` failed; `false` where that probe came
+/// too late.
+pub async fn reopen(
+    executor: impl PgExecutor<'_>,
+    probe: &str,
+    open_for: Duration,
+    reason: &str,
+) -> Result<bool, StoreError> {
+    let reopened = sqlx::query!(
+        r#"
+        UPDATE circuits
+        SET open_until = clock_timestamp() + make_interval(secs => $2), open_for = $2,
+            reason = $3, probe_by = NULL, probe_until = NULL, changed_at = clock_timestamp()
+        WHERE name = 'third_party' AND probe_by = $1
+        "#,
+        probe,
+        open_for.as_secs_f64(),
+        reason,
+    )
+    .execute(executor)
+    .await?;
+    Ok(reopened.rows_affected() > 0)
+}

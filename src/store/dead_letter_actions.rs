@@ -1,0 +1,195 @@
+//! What operators do to dead letters: replay, resolve, discard. Each is one SQL transaction with
+//! its audit; one that is refused changes nothing and says why.
+
+use serde_json::{Map, Value};
+use sqlx::{PgConnection, PgPool, Postgres};
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    audit::{self, Actor, OperatorAction, Target},
+    dead_letters::{self, DeadLetter},
+    job_control,
+    jobs::JobPlan,
+    settle,
+    transactions::{self, Transaction},
+};
+use crate::domain::{DeadLetterKind, DeadLetterState, JobKind, SettledBy, Status};
+
+/// Why nothing was done to a dead letter.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    #[error("there is no dead letter with this id")]
+    NotFound,
+    #[error("the dead letter is {0} already")]
+    Closed(DeadLetterState),
+    #[error("a status_conflict has nothing to replay: an operator resolves or discards it")]
+    NothingToReplay,
+    #[error("the transaction that the webhook names is still unknown")]
+    StillUnknown,
+    #[error("its job row no longer exists")]
+    JobGone,
+    #[error("its job is running")]
+    JobRunning,
+    #[error("the transaction is being created at the third party: wait until this try has ended")]
+    CreateRunning,
+    #[error("a status cannot be set here: this dead letter is not about a transaction's status")]
+    StatusNotAllowed,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for DeadLetterError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// An open dead letter and its transaction, which is locked.
+struct Opened {
+    tx: sqlx::Transaction<'static, Postgres>,
+    letter: DeadLetter,
+    transaction: Option<Transaction>,
+}
+
+impl Opened {
+    async fn begin(pool: &PgPool, id: Uuid) -> Result<Self, DeadLetterError> {
+        let mut tx = super::begin(pool).await?;
+        // Lock order: the transaction's row before its jobs, those before the dead letter.
+        let letter = dead_letters::get(&mut *tx, id).await?.ok_or(DeadLetterError::NotFound)?;
+        let transaction = match letter.transaction_id {
+            Some(transaction_id) => transactions::lock(&mut tx, transaction_id).await?,
+            None => None,
+        };
+        Ok(Self { tx, letter, transaction })
+    }
+
+    /// Closes the dead letter. Whoever closed it first wins: then this is an error.
+    async fn close(
+        &mut self,
+        state: DeadLetterState,
+        actor: Actor<'_>,
+    ) -> Result<(), DeadLetterError> {
+        if dead_letters::close(&mut *self.tx, self.letter.id, state, actor).await? {
+            return Ok(());
+        }
+        // Read again: somebody else may have closed it while this waited for the locks.
+        let letter = dead_letters::get(&mut *self.tx, self.letter.id).await?;
+        Err(DeadLetterError::Closed(letter.map_or(state, |letter| letter.state)))
+    }
+
+    /// Records the action and commits; returns the dead letter as it is now.
+    async fn commit(
+        mut self,
+        action: OperatorAction,
+        actor: Actor<'_>,
+        status: Option<Status>,
+    ) -> Result<DeadLetter, DeadLetterError> {
+        let mut detail = Map::new();
+        detail.insert("kind".to_owned(), self.letter.kind.as_str().into());
+        if let Some(status) = status {
+            detail.insert("status".to_owned(), status.as_str().into());
+            let before = self.transaction.as_ref().map(|before| before.status.as_str());
+            detail.insert("status_before".to_owned(), Value::from(before));
+        }
+        let target = Target {
+            transaction_id: self.letter.transaction_id,
+            dead_letter_id: Some(self.letter.id),
+            job_id: self.letter.job_id.as_deref(),
+            queue: self.letter.queue.as_deref(),
+            detail,
+        };
+        audit::record(&mut self.tx, actor, action, target).await?;
+        let closed = dead_letters::get(&mut *self.tx, self.letter.id).await?;
+        self.tx.commit().await?;
+        closed.ok_or(DeadLetterError::NotFound)
+    }
+}
+
+/// Replays an open dead letter: its job row becomes due now with fresh attempts, or, for an
+/// `unknown_transaction`, the webhook's status is applied now. A create that may have gone through
+/// is due at the end of its backoff. Returns the closed dead letter.
+pub async fn replay(
+    pool: &PgPool,
+    id: Uuid,
+    plan: &JobPlan,
+    actor: Actor<'_>,
+) -> Result<DeadLetter, DeadLetterError> {
+    let mut opened = Opened::begin(pool, id).await?;
+    if opened.letter.state != DeadLetterState::Open {
+        return Err(DeadLetterError::Closed(opened.letter.state));
+    }
+    let letter = &opened.letter;
+    match (letter.kind, &letter.job_id) {
+        (DeadLetterKind::StatusConflict, _) => return Err(DeadLetterError::NothingToReplay),
+        (DeadLetterKind::UnknownTransaction, _) => {
+            let transaction = opened.transaction.as_ref().ok_or(DeadLetterError::StillUnknown)?;
+            let reported = reported_status(letter).ok_or(DeadLetterError::NothingToReplay)?;
+            let by = SettledBy::Webhook;
+            settle::apply(&mut opened.tx, transaction, reported, by, "operator").await?;
+        }
+        (_, Some(job_id)) => reactivate(&mut opened.tx, job_id, plan).await?,
+        (_, None) => return Err(DeadLetterError::NothingToReplay),
+    }
+    opened.close(DeadLetterState::Replayed, actor).await?;
+    opened.commit(OperatorAction::Replay, actor, None).await
+}
+
+/// The status in the webhook that opened an `unknown_transaction`.
+pub fn reported_status(letter: &DeadLetter) -> Option<Status> {
+    letter.detail["status"].as_str()?.parse().ok()
+}
+
+/// Makes a stopped job due, with fresh attempts.
+async fn reactivate(
+    conn: &mut PgConnection,
+    job_id: &str,
+    plan: &JobPlan,
+) -> Result<(), DeadLetterError> {
+    match job_control::lock(&mut *conn, job_id).await?.as_deref() {
+        None => Err(DeadLetterError::JobGone),
+        Some("Running" | "Queued") => Err(DeadLetterError::JobRunning),
+        Some(_) => Ok(job_control::reactivate(conn, job_id, plan.create_backoff).await?),
+    }
+}
+
+/// Resolves an open dead letter. With a `status`, which must be final, the transaction gets it
+/// (unless it has it), polling ends, and the client is told; this needs a dead letter that is about
+/// the status of a transaction that is here. Returns the closed dead letter.
+pub async fn resolve(
+    pool: &PgPool,
+    id: Uuid,
+    status: Option<Status>,
+    plan: &JobPlan,
+    actor: Actor<'_>,
+) -> Result<DeadLetter, DeadLetterError> {
+    let mut opened = Opened::begin(pool, id).await?;
+    // First: a status explains other dead letters of the transaction, but this one has its own note.
+    opened.close(DeadLetterState::Resolved, actor).await?;
+    if let Some(status) = status {
+        let letter = &opened.letter;
+        let transaction = match &opened.transaction {
+            Some(transaction) if letter.kind.allows_status(letter.queue.as_deref()) => transaction,
+            _ => return Err(DeadLetterError::StatusNotAllowed),
+        };
+        // Its answer is about to say what an operator can only guess.
+        let create = JobKind::CreateAtThirdParty;
+        let running = job_control::lock_of(&mut *opened.tx, transaction.id, create).await?;
+        if matches!(running.as_deref(), Some("Running" | "Queued")) {
+            return Err(DeadLetterError::CreateRunning);
+        }
+        settle::set_by_operator(&mut opened.tx, transaction, status, plan).await?;
+    }
+    opened.commit(OperatorAction::Resolve, actor, status).await
+}
+
+/// Closes an open dead letter without doing anything about it. Returns the closed dead letter.
+pub async fn discard(
+    pool: &PgPool,
+    id: Uuid,
+    actor: Actor<'_>,
+) -> Result<DeadLetter, DeadLetterError> {
+    let mut opened = Opened::begin(pool, id).await?;
+    opened.close(DeadLetterState::Discarded, actor).await?;
+    opened.commit(OperatorAction::Discard, actor, None).await
+}

@@ -1,0 +1,198 @@
+//! The single-run leases of the periodic tasks, `maintenance_tasks`: acquiring, renewing, releasing.
+//!
+//! A row, not an advisory lock: it needs no session, so that it works through a pooler, and it shows
+//! who holds it. All times are the database's. A holder that is gone is replaced when its lease has
+//! ended; a holder that was replaced learns of it at its next renewal.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgExecutor;
+
+use super::StoreError;
+use crate::domain::MaintenanceTask;
+
+/// A row of `maintenance_tasks`.
+#[derive(Debug, Clone)]
+pub struct TaskState {
+    pub name: MaintenanceTask,
+    pub held_by: Option<String>,
+    pub held_until: Option<DateTime<Utc>>,
+    pub due_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub last_result: Option<Value>,
+    pub last_error: Option<String>,
+}
+
+/// All tasks, by name.
+pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<TaskState>, StoreError> {
+    Ok(sqlx::query_as!(
+        TaskState,
+        r#"
+        SELECT
+            name AS "name: MaintenanceTask", held_by, held_until, due_at, started_at, finished_at,
+            last_result, last_error
+        FROM maintenance_tasks
+        ORDER BY name
+        "#
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// How long until `task` is due and nobody holds it; zero when it may be acquired now.
+pub async fn until_free(
+    executor: impl PgExecutor<'_>,
+    task: MaintenanceTask,
+) -> Result<Duration, StoreError> {
+    let seconds = sqlx::query_scalar!(
+        r#"
+        SELECT extract(epoch FROM GREATEST(due_at, held_until) - clock_timestamp())::float8 AS "seconds!"
+        FROM maintenance_tasks
+        WHERE name = $1
+        "#,
+        task.as_str(),
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+}
+
+/// Who holds `task`, and until when unless the lease is renewed.
+pub async fn holder(
+    executor: impl PgExecutor<'_>,
+    task: MaintenanceTask,
+) -> Result<Option<(String, DateTime<Utc>)>, StoreError> {
+    let held = sqlx::query!(
+        r#"
+        SELECT held_by AS "held_by!", held_until AS "held_until!"
+        FROM maintenance_tasks
+        WHERE name = $1 AND held_until > clock_timestamp()
+        "#,
+        task.as_str(),
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(held.map(|held| (held.held_by, held.held_until)))
+}
+
+/// What a task is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// It is due.
+    Due,
+    /// Somebody wants it now.
+    OnDemand,
+    /// A run that writes nothing: the row only keeps others away meanwhile.
+    DryRun,
+}
+
+/// Takes `task` for `lease`, unless somebody holds it, or it is not due and the occasion asks for
+/// that. Tells whether it did. `holder` is new for each run.
+pub async fn acquire(
+    executor: impl PgExecutor<'_>,
+    task: MaintenanceTask,
+    holder: &str,
+    lease: Duration,
+    occasion: Occasion,
+) -> Result<bool, StoreError> {
+    let acquired = sqlx::query!(
+        r#"
+        UPDATE maintenance_tasks
+        SET held_by = $2, held_until = clock_timestamp() + make_interval(secs => $3),
+            started_at = CASE WHEN $5 THEN started_at ELSE clock_timestamp() END
+        WHERE name = $1
+            AND (held_until IS NULL OR held_until <= clock_timestamp())
+            AND (NOT $4 OR due_at <= clock_timestamp())
+        "#,
+        task.as_str(),
+        holder,
+        lease.as_secs_f64(),
+        occasion == Occasion::Due,
+        occasion == Occasion::DryRun,
+    )
+    .execute(executor)
+    .await?;
+    Ok(acquired.rows_affected() > 0)
+}
+
+/// Prolongs the lease; `false` when somebody else has taken over, and the run must stop. A lease
+/// that ended and that nobody took is still the holder's.
+pub async fn renew(
+    executor: impl PgExecutor<'_>,
+    task: MaintenanceTask,
+    holder: &str,
+    lease: Duration,
+) -> Result<bool, StoreError> {
+    let renewed = sqlx::query!(
+        r#"
+        UPDATE maintenance_tasks
+        SET held_until = clock_timestamp() + make_interval(secs => $3)
+        WHERE name = $1 AND held_by = $2
+        "#,
+        task.as_str(),
+        holder,
+        lease.as_secs_f64(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(renewed.rows_affected() > 0)
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    /// What it did, a JSON object; kept from before where there is none.
+    pub result: Option<Value>,
+    pub error: Option<String>,
+    /// When the task is due next, from now; `None` leaves that as it is.
+    pub due_in: Option<Duration>,
+}
+
+/// Gives `task` back after a dry run, as if it had not been taken.
+pub async fn release_dry_run(
+    executor: impl PgExecutor<'_>,
+    task: MaintenanceTask,
+    holder: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        UPDATE maintenance_tasks
+        SET held_by = NULL, held_until = NULL
+        WHERE name = $1 AND held_by = $2
+        "#,
+        task.as_str(),
+        holder,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Gives `task` back; nothing happens where somebody else has taken over.
+pub async fn release(
+    executor: impl PgExecutor<'_>,
+    task: MaintenanceTask,
+    holder: &str,
+    end: &RunEnd,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        UPDATE maintenance_tasks
+        SET held_by = NULL, held_until = NULL, finished_at = clock_timestamp(),
+            last_result = COALESCE($3, last_result), last_error = $4,
+            due_at = COALESCE(clock_timestamp() + make_interval(secs => $5), due_at)
+        WHERE name = $1 AND held_by = $2
+        "#,
+        task.as_str(),
+        holder,
+        end.result,
+        end.error,
+        end.due_in.map(|due_in| due_in.as_secs_f64()),
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}

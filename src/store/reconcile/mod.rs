@@ -1,0 +1,237 @@
+//! What reconciliation looks up, and writing what it saw: `reconcile_findings`.
+
+mod record;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+pub use self::record::record;
+use super::{StoreError, transactions::Cursor};
+use crate::domain::{Finding, ReportedStatus, Seen, Status, words};
+
+/// What is looked up.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// From here on a pending transaction is late.
+    pub deadline: Duration,
+    /// A sweep looks at those that failed, or that an operator decided, within this; at older ones
+    /// only where a dead letter is open.
+    pub failed_within: Duration,
+    /// On demand: everything that is open and began since then, whenever it was last looked up.
+    pub since: Option<DateTime<Utc>>,
+    pub limit: i64,
+}
+
+/// The transactions to look up: first those that never were, then those that wait longest.
+pub async fn candidates(
+    executor: impl PgExecutor<'_>,
+    scope: &Scope,
+) -> Result<Vec<Uuid>, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"
+        -- Each branch is an index range over what is open or recent, never over history: now()
+        -- rather than clock_timestamp(), which is no index condition.
+        WITH matter AS (
+            SELECT id AS transaction_id
+            FROM transactions
+            WHERE status = 'pending'
+                AND created_at < now() - make_interval(secs => $1)
+                AND created_at >= COALESCE($3, '-infinity'::timestamptz)
+            UNION
+            SELECT id
+            FROM transactions
+            WHERE status = 'failed' AND settled_by = 'creation_failure'
+                AND created_at >= COALESCE($3, now() - make_interval(secs => $2))
+                -- A sweep looks where a create may have gone through after all.
+                AND ($3 IS NOT NULL OR pruned_at IS NULL AND EXISTS (
+                    SELECT FROM transaction_events
+                    WHERE transaction_id = transactions.id AND kind = 'create_ambiguous'
+                ))
+            UNION
+            -- What an operator decided while a create was, or may have been, under way. By the time
+            -- of the decision: it may have come long after the transaction.
+            SELECT id
+            FROM transactions
+            WHERE settled_by = 'operator' AND status IN ('failed', 'declined')
+                AND settled_at >= COALESCE($3, now() - make_interval(secs => $2))
+                AND created_at >= COALESCE($3, '-infinity'::timestamptz)
+                AND ($3 IS NOT NULL OR pruned_at IS NULL AND EXISTS (
+                    SELECT FROM transaction_events
+                    WHERE transaction_id = transactions.id AND kind IN (
+                        'create_ambiguous', 'created_at_third_party', 'found_at_third_party'
+                    )
+                ))
+            UNION
+            SELECT transaction_id
+            FROM failed_jobs
+            WHERE state = 'open' AND transaction_id IS NOT NULL
+                AND opened_at >= COALESCE($3, '-infinity'::timestamptz)
+                AND (
+                    kind IN ('deadline', 'creation_failure', 'unknown_transaction')
+                    OR kind = 'exhausted' AND queue = 'create_at_third_party'
+                )
+        )
+        SELECT transaction_id AS "transaction_id!"
+        FROM matter
+        LEFT JOIN reconcile_findings USING (transaction_id)
+        WHERE $3 IS NOT NULL OR next_check_at IS NULL OR next_check_at <= now()
+        ORDER BY next_check_at NULLS FIRST, transaction_id
+        LIMIT $4
+        "#,
+        scope.deadline.as_secs_f64(),
+        scope.failed_within.as_secs_f64(),
+        scope.since,
+        scope.limit,
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// A row of `reconcile_findings`.
+#[derive(Debug, Clone)]
+pub struct FindingRow {
+    pub transaction_id: Uuid,
+    pub finding: Finding,
+    pub detail: Value,
+    pub first_found_at: DateTime<Utc>,
+    pub last_checked_at: DateTime<Utc>,
+    pub checks: i32,
+    pub next_check_at: DateTime<Utc>,
+}
+
+/// The open findings, newest first.
+pub async fn findings(
+    executor: impl PgExecutor<'_>,
+    cursor: Option<Cursor>,
+    limit: i64,
+) -> Result<Vec<FindingRow>, StoreError> {
+    Ok(sqlx::query_as!(
+        FindingRow,
+        r#"
+        SELECT
+            transaction_id, finding AS "finding: Finding", detail, first_found_at,
+            last_checked_at, checks, next_check_at
+        FROM reconcile_findings
+        WHERE closed_at IS NULL
+            AND (first_found_at, transaction_id) < (COALESCE($1, 'infinity'::timestamptz), $2)
+        ORDER BY first_found_at DESC, transaction_id DESC
+        LIMIT $3
+        "#,
+        cursor.map(|cursor| cursor.at),
+        cursor.map_or(Uuid::max(), |cursor| cursor.id),
+        limit
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// What a step of [`close_settled`] did.
+#[derive(Debug, Clone, Copy)]
+pub struct ClosedStep {
+    pub closed: i64,
+    /// Where the next step goes on.
+    pub last: Cursor,
+}
+
+/// Closes those of the next `limit` open findings whose matter was settled by something else since:
+/// the transaction is final, and no dead letter about its status is open. `None`: there were no
+/// more. In steps, because after a long outage there may be more than one statement can take.
+pub async fn close_settled(
+    executor: impl PgExecutor<'_>,
+    after: Option<Cursor>,
+    limit: i64,
+) -> Result<Option<ClosedStep>, StoreError> {
+    let step = sqlx::query!(
+        r#"
+        WITH step AS MATERIALIZED (
+            SELECT first_found_at, transaction_id
+            FROM reconcile_findings
+            WHERE closed_at IS NULL
+                AND (first_found_at, transaction_id) < (COALESCE($1, 'infinity'::timestamptz), $2)
+            ORDER BY first_found_at DESC, transaction_id DESC
+            LIMIT $3
+        ), closed AS (
+            UPDATE reconcile_findings
+            SET closed_at = clock_timestamp()
+            FROM step
+            WHERE reconcile_findings.transaction_id = step.transaction_id AND closed_at IS NULL
+                AND NOT EXISTS (
+                    SELECT FROM transactions
+                    WHERE id = step.transaction_id AND status = 'pending'
+                )
+                AND NOT EXISTS (
+                    SELECT FROM failed_jobs
+                    WHERE transaction_id = step.transaction_id AND state = 'open' AND (
+                        kind IN ('status_conflict', 'unknown_transaction')
+                        OR queue IN ('create_at_third_party', 'update_status')
+                    )
+                )
+            RETURNING 1
+        )
+        SELECT first_found_at, transaction_id, (SELECT count(*) FROM closed) AS "closed!"
+        FROM step
+        ORDER BY first_found_at, transaction_id
+        LIMIT 1
+        "#,
+        after.map(|cursor| cursor.at),
+        after.map_or(Uuid::max(), |cursor| cursor.id),
+        limit,
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(step.map(|step| ClosedStep {
+        closed: step.closed,
+        last: Cursor { at: step.first_found_at, id: step.transaction_id },
+    }))
+}
+
+words! {
+    /// What reconciliation did about a transaction.
+    Action {
+        /// It has the status that the third party reports.
+        Settled = "settled",
+        /// The contradiction is in front of an operator.
+        ConflictOpened = "conflict_opened",
+        /// Nothing but noting what was found.
+        Noted = "noted",
+        /// Nothing: somebody else is at it just now. The next sweep looks again.
+        Skipped = "skipped",
+    }
+}
+
+/// What was seen and done about one transaction.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    pub transaction_id: Uuid,
+    /// The status here before; `None`: not here.
+    pub ours: Option<Status>,
+    pub seen: Seen,
+    pub finding: Finding,
+    pub action: Action,
+}
+
+impl Checked {
+    /// What the third party shows, in a word.
+    pub fn theirs(&self) -> &'static str {
+        match &self.seen {
+            Seen::Found(status) => status.map_or("unknown status", ReportedStatus::as_str),
+            Seen::Absent => "absent",
+            Seen::Unanswered(_) => "no answer",
+        }
+    }
+}
+
+/// How what was seen is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub deadline: Duration,
+    /// The first gap between two checks; each further one is twice as long, up to 24 hours.
+    pub recheck: Duration,
+    /// No check before this has passed, where the third party asked for it.
+    pub retry_after: Duration,
+    pub dry_run: bool,
+}
