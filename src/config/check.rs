@@ -14,7 +14,7 @@ pub(super) struct Broken {
 
 /// Every relation between settings that does not hold.
 pub(super) fn relations(config: &Config) -> Vec<Broken> {
-    let Config { poll, notify, worker, .. } = config;
+    let Config { webhook, circuit, poll, notify, worker, retention, .. } = config;
     let mut broken = Vec::new();
     let mut require = |holds: bool, variable, value, other, rule: &str, limit| {
         if !holds {
@@ -26,6 +26,14 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
             });
         }
     };
+    require(
+        circuit.max_open_for >= circuit.open_for,
+        "QUARTET_CIRCUIT__MAX_OPEN_FOR",
+        circuit.max_open_for,
+        "QUARTET_CIRCUIT__OPEN_FOR",
+        "at least",
+        circuit.open_for,
+    );
     require(
         poll.max_delay >= poll.second,
         "QUARTET_POLL__MAX_DELAY",
@@ -57,6 +65,23 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         "QUARTET_WORKER__HEARTBEAT",
         "at least twice",
         worker.heartbeat,
+    );
+    require(
+        retention.evidence >= retention.jobs,
+        "QUARTET_RETENTION__EVIDENCE",
+        retention.evidence,
+        "QUARTET_RETENTION__JOBS",
+        "at least",
+        retention.jobs,
+    );
+    // A signature that is still good must not be taken twice.
+    require(
+        retention.webhooks >= webhook.tolerance,
+        "QUARTET_RETENTION__WEBHOOKS",
+        retention.webhooks,
+        "QUARTET_WEBHOOK__TOLERANCE",
+        "at least",
+        webhook.tolerance,
     );
     if let (Some(client), Some(operator_token)) = (&config.default_client, &config.operator_token)
         && client.api_key == *operator_token

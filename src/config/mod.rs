@@ -29,7 +29,10 @@ use self::{check::Broken, settings::Settings};
 pub use self::{
     default_client::DefaultClient,
     error::{ConfigError, Problem},
-    sections::{Database, Http, Log, Notify, Poll, Retention, ThirdParty, Webhook, Worker},
+    sections::{
+        Circuit, Database, Http, Log, Notify, Poll, Reconcile, Retention, ThirdParty, Traces,
+        Webhook, Worker,
+    },
     settings::SettingDoc,
     value::{BaseUrl, Redacted, http_url},
 };
@@ -54,6 +57,15 @@ impl Role {
         matches!(self, Self::All | Self::Api)
     }
 
+    /// As it is written on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+
     pub fn runs_jobs(self) -> bool {
         matches!(self, Self::All | Self::Worker)
     }
@@ -67,14 +79,17 @@ pub struct Config {
     /// `QUARTET_OPERATOR_TOKEN`: bearer token of the operator API, which is closed without it.
     pub operator_token: Option<Redacted<String>>,
     pub third_party: ThirdParty,
+    pub circuit: Circuit,
     pub webhook: Webhook,
     pub poll: Poll,
     pub notify: Notify,
     pub worker: Worker,
+    pub reconcile: Reconcile,
     pub retention: Retention,
     /// A client to create or update at start; none by default.
     pub default_client: Option<DefaultClient>,
     pub log: Log,
+    pub traces: Traces,
 }
 
 impl Default for Config {
@@ -128,13 +143,16 @@ impl Config {
             http: Http::read(settings),
             operator_token: sections::read_operator_token(settings),
             third_party: ThirdParty::read(settings),
+            circuit: Circuit::read(settings),
             webhook: Webhook::read(settings),
             poll: Poll::read(settings),
             notify: Notify::read(settings),
             worker: Worker::read(settings),
+            reconcile: Reconcile::read(settings),
             retention: Retention::read(settings),
             default_client: DefaultClient::read(settings),
             log: Log::read(settings),
+            traces: Traces::read(settings),
         }
     }
 
@@ -198,11 +216,15 @@ impl Config {
         const BACKOFF: Duration = Duration::from_millis(50);
         const MAX_DELAY: Duration = Duration::from_millis(20);
         const DEADLINE: Duration = Duration::from_secs(2);
+        const WINDOW: Duration = Duration::from_secs(1);
 
-        let Config { third_party, poll, notify, .. } = &mut config;
+        let Config { third_party, circuit, poll, notify, .. } = &mut config;
         scale(&mut third_party.timeout, TIMEOUT);
         scale(&mut third_party.lookup_timeout, TIMEOUT);
         scale(&mut third_party.create_backoff, BACKOFF);
+        scale(&mut circuit.window, WINDOW);
+        scale(&mut circuit.open_for, BACKOFF);
+        scale(&mut circuit.max_open_for, MAX_DELAY.max(circuit.open_for));
         scale(&mut poll.max_delay, MAX_DELAY.max(poll.second));
         // Twice the first wait: the deadline must come after it.
         scale(&mut poll.deadline, DEADLINE.max(poll.first * 2));

@@ -62,6 +62,14 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(config.third_party.create_retries, 3);
     assert_eq!(config.third_party.create_backoff, s(120));
     assert_eq!(config.third_party.max_in_flight, 1000);
+    let circuit = Circuit {
+        failure_ratio: 0.5,
+        window: s(60),
+        min_calls: 20,
+        open_for: s(15),
+        max_open_for: s(120),
+    };
+    assert_eq!(config.circuit, circuit);
     assert_eq!(config.webhook, Webhook { secrets: vec![], tolerance: s(300) });
     let poll = Poll {
         first: ms(200),
@@ -82,8 +90,18 @@ fn defaults_are_those_of_the_design() {
         shutdown_grace: s(30),
     };
     assert_eq!(config.worker, worker);
-    assert_eq!(config.retention.jobs, s(7 * 24 * 3600));
+    assert_eq!(config.reconcile, Reconcile { interval: s(300), rate: 10 });
+    let day = 24 * 3600;
+    let retention = Retention {
+        jobs: s(7 * day),
+        evidence: s(90 * day),
+        webhooks: s(30 * day),
+        dead_letters: s(90 * day),
+        interval: s(600),
+    };
+    assert_eq!(config.retention, retention);
     assert_eq!(config.default_client, None);
+    assert_eq!(config.traces, Traces { endpoint: None, sample_ratio: 1.0 });
     assert_eq!(config.log, Log { filter: "info".to_owned(), format: LogFormat::Human });
     assert_eq!(config, Config::default());
 }
@@ -113,6 +131,13 @@ fn every_wrong_value_names_its_variable_and_is_shown() {
         ("QUARTET_THIRD_PARTY__CREATE_RETRIES", "-1"),
         ("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "soon"),
         ("QUARTET_THIRD_PARTY__MAX_IN_FLIGHT", "0"),
+        ("QUARTET_CIRCUIT__FAILURE_RATIO", "0"),
+        ("QUARTET_CIRCUIT__FAILURE_RATIO", "1.01"),
+        ("QUARTET_CIRCUIT__FAILURE_RATIO", "NaN"),
+        ("QUARTET_CIRCUIT__WINDOW", "0s"),
+        ("QUARTET_CIRCUIT__MIN_CALLS", "0"),
+        ("QUARTET_CIRCUIT__OPEN_FOR", "15"),
+        ("QUARTET_CIRCUIT__MAX_OPEN_FOR", "never"),
         ("QUARTET_WEBHOOK__TOLERANCE", "500ms"),
         ("QUARTET_POLL__FIRST", "11years"),
         ("QUARTET_POLL__SECOND", "0ms"),
@@ -129,9 +154,17 @@ fn every_wrong_value_names_its_variable_and_is_shown() {
         ("QUARTET_WORKER__HEARTBEAT", "0s"),
         ("QUARTET_WORKER__DEAD_AFTER", "9s"),
         ("QUARTET_WORKER__SHUTDOWN_GRACE", "30"),
+        ("QUARTET_RECONCILE__INTERVAL", "0s"),
+        ("QUARTET_RECONCILE__RATE", "0"),
         ("QUARTET_RETENTION__JOBS", "0d"),
+        ("QUARTET_RETENTION__EVIDENCE", "6d"),
+        ("QUARTET_RETENTION__WEBHOOKS", "4m"),
+        ("QUARTET_RETENTION__DEAD_LETTERS", "0s"),
+        ("QUARTET_RETENTION__INTERVAL", "5"),
         ("QUARTET_LOG", "quartet=loud"),
         ("QUARTET_LOG_FORMAT", "xml"),
+        ("QUARTET_TRACES__ENDPOINT", "127.0.0.1:4318"),
+        ("QUARTET_TRACES__SAMPLE_RATIO", "1.5"),
     ];
     for (variable, value) in cases {
         let error = load(&[(variable, value)]).expect_err(variable);
@@ -147,6 +180,17 @@ fn a_missing_unit_is_named_as_the_reason() {
     let message = "QUARTET_POLL__FIRST: \"200\" has no unit; \
                    it must be a duration with its unit, such as 200ms, 15m or 7d";
     assert_eq!(error.problems()[0].message, message);
+}
+
+#[test]
+fn a_trace_endpoint_may_be_given_with_or_without_its_path() {
+    assert_eq!(load(&[]).unwrap().traces.settings(), None);
+    for given in ["http://collector:4318", "http://collector:4318/v1/traces"] {
+        let config = load(&[("QUARTET_TRACES__ENDPOINT", given)]).unwrap();
+        let settings = config.traces.settings().unwrap();
+        assert_eq!(settings.endpoint, "http://collector:4318/v1/traces", "{given}");
+        assert_eq!(settings.sample_ratio, 1.0);
+    }
 }
 
 #[test]
@@ -401,6 +445,9 @@ fn scaling_divides_the_long_waits_down_to_their_floors() {
     assert_eq!(fast.third_party.timeout, ms(350));
     assert_eq!(fast.third_party.lookup_timeout, ms(250));
     assert_eq!(fast.third_party.create_backoff, ms(1200));
+    assert_eq!(fast.circuit.window, ms(1000));
+    assert_eq!(fast.circuit.open_for, ms(150));
+    assert_eq!(fast.circuit.max_open_for, ms(1200));
     assert_eq!(fast.poll.max_delay, ms(600));
     assert_eq!(fast.poll.deadline, ms(9000));
     assert_eq!(fast.notify.base, ms(50));
@@ -475,6 +522,7 @@ proptest! {
         config.poll.first = Duration::from_millis(first);
         config.poll.second = Duration::from_millis(second);
         config.notify.base = Duration::from_millis(base);
+        config.circuit.open_for = Duration::from_millis(base);
         prop_assert!(check::relations(&config.scaled(speed)).is_empty());
     }
 }

@@ -131,6 +131,22 @@ pub(super) fn factor(text: &str) -> Parsed<f64> {
     }
 }
 
+/// A share above 0 and at most 1.
+pub(super) fn positive_ratio(text: &str) -> Parsed<f64> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err("must be a number above 0 and at most 1".to_owned()),
+    }
+}
+
+/// A share from 0 to 1.
+pub(super) fn ratio(text: &str) -> Parsed<f64> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("must be a number from 0 to 1".to_owned()),
+    }
+}
+
 /// A size in bytes from 1 B to 1 GiB: `65536`, `64KiB`, `1MiB`, or with powers of ten `64KB`, `1MB`.
 pub(super) fn size(text: &str) -> Parsed<usize> {
     let allowed = || "must be a size from 1B to 1GiB, such as 64KiB or 1MiB".to_owned();

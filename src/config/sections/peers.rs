@@ -1,91 +1,15 @@
-//! The settings by section: each field's meaning, unit and default, and how it is read.
+//! The third party and the clients: how they are called, and what is accepted from them.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use super::{
+use super::super::{
     settings::Settings,
     value::{
-        BaseUrl, Redacted, address, bearer_token, count, database_url, duration, factor,
-        log_filter, lookup_path, path, positive_duration, seconds, secrets, size,
+        BaseUrl, count, duration, factor, lookup_path, path, positive_duration, positive_ratio,
+        seconds, secrets,
     },
 };
-use crate::{signature::Secret, telemetry::LogFormat};
-
-/// `DATABASE_URL` and `QUARTET_DATABASE__…`: the connection to Postgres.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Database {
-    /// Where Postgres is; no default, `serve` needs it.
-    pub url: Option<Redacted<String>>,
-    /// Most connections of one process, 4 or more; 20.
-    pub max_connections: u32,
-}
-
-impl Database {
-    pub(super) fn read(settings: &mut Settings) -> Self {
-        Self {
-            url: settings.secret(
-                "DATABASE_URL",
-                database_url,
-                "Postgres to use, `postgres://user:password@host:5432/database`; required by `serve`",
-            ),
-            max_connections: settings.read(
-                "QUARTET_DATABASE__MAX_CONNECTIONS",
-                "20",
-                count(4, 10_000),
-                "Most database connections of one process, 4 or more: one for the leases, one to \
-                 look for due jobs, of the rest a quarter for requests",
-            ),
-        }
-    }
-}
-
-/// `QUARTET_HTTP__…`: Quartet's own API.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Http {
-    /// Address to listen on; `127.0.0.1:8080`. Port 0 lets the system choose.
-    pub listen: SocketAddr,
-    /// URL under which the third party reaches the API; by default the listen address. See
-    /// [`Config::webhook_url`](super::Config::webhook_url).
-    pub public_url: Option<BaseUrl>,
-    /// Largest request body, in bytes; 64 KiB.
-    pub max_body: usize,
-}
-
-impl Http {
-    pub(super) fn read(settings: &mut Settings) -> Self {
-        Self {
-            listen: settings.read(
-                "QUARTET_HTTP__LISTEN",
-                "127.0.0.1:8080",
-                address,
-                "Address and port to listen on; port 0 lets the system choose",
-            ),
-            public_url: settings.optional(
-                "QUARTET_HTTP__PUBLIC_URL",
-                BaseUrl::parse,
-                "URL under which the third party reaches the API, for `webhookUrl`; by default \
-                 `http://` and the listen address. Set it behind a proxy, and on workers that \
-                 run apart from the API",
-            ),
-            max_body: settings.read(
-                "QUARTET_HTTP__MAX_BODY",
-                "64KiB",
-                size,
-                "Largest request body: a size such as `64KiB`, or a number of bytes",
-            ),
-        }
-    }
-}
-
-/// Reads `QUARTET_OPERATOR_TOKEN`.
-pub(super) fn read_operator_token(settings: &mut Settings) -> Option<Redacted<String>> {
-    settings.secret(
-        "QUARTET_OPERATOR_TOKEN",
-        bearer_token,
-        "Bearer token of the operator API; 32 random characters or more are advisable. Without it \
-         the operator API is closed",
-    )
-}
+use crate::signature::Secret;
 
 /// `QUARTET_THIRD_PARTY__…`: the third party that creates transactions.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +33,7 @@ pub struct ThirdParty {
 }
 
 impl ThirdParty {
-    pub(super) fn read(settings: &mut Settings) -> Self {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
         Self {
             base_url: settings.optional(
                 "QUARTET_THIRD_PARTY__BASE_URL",
@@ -172,6 +96,60 @@ impl ThirdParty {
     }
 }
 
+/// `QUARTET_CIRCUIT__…`: when the third party is left alone because it does not answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Circuit {
+    /// Share of failed calls from which the circuit opens, above 0 and at most 1; 0.5.
+    pub failure_ratio: f64,
+    /// Over how long calls are counted; 60 s.
+    pub window: Duration,
+    /// With fewer calls in the window it stays closed; 20.
+    pub min_calls: u32,
+    /// First opening, doubled with each failed probe; 15 s.
+    pub open_for: Duration,
+    /// Longest opening; 2 min.
+    pub max_open_for: Duration,
+}
+
+impl Circuit {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
+        Self {
+            failure_ratio: settings.read(
+                "QUARTET_CIRCUIT__FAILURE_RATIO",
+                "0.5",
+                positive_ratio,
+                "Share of one process's calls to the third party, above 0 and at most 1, that \
+                 must fail for the circuit to open",
+            ),
+            window: settings.read(
+                "QUARTET_CIRCUIT__WINDOW",
+                "60s",
+                positive_duration,
+                "Over how long these calls are counted",
+            ),
+            min_calls: settings.read(
+                "QUARTET_CIRCUIT__MIN_CALLS",
+                "20",
+                count(1, 1_000_000_000),
+                "With fewer calls within the window the circuit stays closed",
+            ),
+            open_for: settings.read(
+                "QUARTET_CIRCUIT__OPEN_FOR",
+                "15s",
+                positive_duration,
+                "How long an open circuit lets no call through, at first; doubled with each \
+                 failed probe",
+            ),
+            max_open_for: settings.read(
+                "QUARTET_CIRCUIT__MAX_OPEN_FOR",
+                "2m",
+                positive_duration,
+                "Longest time between probes; at least `QUARTET_CIRCUIT__OPEN_FOR`",
+            ),
+        }
+    }
+}
+
 /// `QUARTET_WEBHOOK__…`: what the third party's webhooks are checked with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
@@ -183,7 +161,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    pub(super) fn read(settings: &mut Settings) -> Self {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
         Self {
             secrets: settings
                 .secret(
@@ -219,7 +197,7 @@ pub struct Poll {
 }
 
 impl Poll {
-    pub(super) fn read(settings: &mut Settings) -> Self {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
         Self {
             first: settings.read(
                 "QUARTET_POLL__FIRST",
@@ -272,7 +250,7 @@ pub struct Notify {
 }
 
 impl Notify {
-    pub(super) fn read(settings: &mut Settings) -> Self {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
         Self {
             first: settings.read(
                 "QUARTET_NOTIFY__FIRST",
@@ -303,108 +281,6 @@ impl Notify {
                 "10s",
                 positive_duration,
                 "Longest wait for the client's answer",
-            ),
-        }
-    }
-}
-
-/// `QUARTET_WORKER__…`: how jobs are run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Worker {
-    /// Most jobs of one queue at the same time in one process; 1000.
-    pub concurrency: u32,
-    /// How often one statement looks for jobs that other processes made due; 25 ms.
-    pub poll_interval: Duration,
-    /// How often a worker shows that it lives; 5 s.
-    pub heartbeat: Duration,
-    /// Silence after which a worker's jobs go to others; 15 s, at least two heartbeats.
-    pub dead_after: Duration,
-    /// How long running jobs may take to end at shutdown; 30 s.
-    pub shutdown_grace: Duration,
-}
-
-impl Worker {
-    pub(super) fn read(settings: &mut Settings) -> Self {
-        Self {
-            concurrency: settings.read(
-                "QUARTET_WORKER__CONCURRENCY",
-                "1000",
-                count(1, 1_000_000),
-                "Most jobs of one queue at the same time in one process",
-            ),
-            poll_interval: settings.read(
-                "QUARTET_WORKER__POLL_INTERVAL",
-                "22ms",
-                positive_duration,
-                "How often one statement looks for due jobs of all queues that other processes \
-                 made due",
-            ),
-            heartbeat: settings.read(
-                "QUARTET_WORKER__HEARTBEAT",
-                "5s",
-                positive_duration,
-                "How often a worker shows that it lives",
-            ),
-            dead_after: settings.read(
-                "QUARTET_WORKER__DEAD_AFTER",
-                "15s",
-                positive_duration,
-                "Silence after which a worker counts as dead and its jobs go to others; at least \
-                 twice `QUARTET_WORKER__HEARTBEAT`",
-            ),
-            shutdown_grace: settings.read(
-                "QUARTET_WORKER__SHUTDOWN_GRACE",
-                "30s",
-                duration,
-                "How long running jobs may take to end at shutdown",
-            ),
-        }
-    }
-}
-
-/// `QUARTET_RETENTION__…`: how long what has ended is kept.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retention {
-    /// How long the job rows of ended transactions are kept; 7 days.
-    pub jobs: Duration,
-}
-
-impl Retention {
-    pub(super) fn read(settings: &mut Settings) -> Self {
-        Self {
-            jobs: settings.read(
-                "QUARTET_RETENTION__JOBS",
-                "7d",
-                seconds,
-                "Age at which what has ended may be pruned; nothing is pruned in this version",
-            ),
-        }
-    }
-}
-
-/// `QUARTET_LOG` and `QUARTET_LOG_FORMAT`: what is logged and how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Log {
-    /// What is logged, as a `tracing_subscriber::EnvFilter`; `info`.
-    pub filter: String,
-    /// How a line is written, `human` or `json`; `human`.
-    pub format: LogFormat,
-}
-
-impl Log {
-    pub(super) fn read(settings: &mut Settings) -> Self {
-        Self {
-            filter: settings.read(
-                "QUARTET_LOG",
-                "info",
-                log_filter,
-                "What is logged: a filter such as `info` or `info,quartet=debug`",
-            ),
-            format: settings.read(
-                "QUARTET_LOG_FORMAT",
-                "human",
-                |text| text.parse().map_err(|_| "must be human or json".to_owned()),
-                "How a log line is written, `human` or `json`",
             ),
         }
     }

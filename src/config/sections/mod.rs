@@ -1,0 +1,12 @@
+//! The settings by section: each field's meaning, unit and default, and how it is read.
+
+mod access;
+mod peers;
+mod telemetry;
+mod upkeep;
+
+pub(super) use access::read_operator_token;
+pub use access::{Database, Http};
+pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};
+pub use telemetry::{Log, Traces};
+pub use upkeep::{Reconcile, Retention, Worker};

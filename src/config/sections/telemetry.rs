@@ -1,0 +1,73 @@
+//! What is logged, and where traces are sent.
+
+use super::super::{
+    settings::Settings,
+    value::{BaseUrl, log_filter, ratio},
+};
+use crate::telemetry::{LogFormat, TraceSettings};
+
+/// `QUARTET_LOG` and `QUARTET_LOG_FORMAT`: what is logged and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// What is logged, as a `tracing_subscriber::EnvFilter`; `info`.
+    pub filter: String,
+    /// How a line is written, `human` or `json`; `human`.
+    pub format: LogFormat,
+}
+
+impl Log {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
+        Self {
+            filter: settings.read(
+                "QUARTET_LOG",
+                "info",
+                log_filter,
+                "What is logged: a filter such as `info` or `info,quartet=debug`",
+            ),
+            format: settings.read(
+                "QUARTET_LOG_FORMAT",
+                "human",
+                |text| text.parse().map_err(|_| "must be human or json".to_owned()),
+                "How a log line is written, `human` or `json`",
+            ),
+        }
+    }
+}
+
+/// `QUARTET_TRACES__…`: where traces are sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// An OTLP collector that takes HTTP; none by default, and then there are no traces.
+    pub endpoint: Option<BaseUrl>,
+    /// Share of the traces that begin here which is sampled, 0 to 1; 1.
+    pub sample_ratio: f64,
+}
+
+impl Traces {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
+        Self {
+            endpoint: settings.optional(
+                "QUARTET_TRACES__ENDPOINT",
+                BaseUrl::parse,
+                "OTLP collector that takes HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` is \
+                 appended unless it is there. Without it there are no traces",
+            ),
+            sample_ratio: settings.read(
+                "QUARTET_TRACES__SAMPLE_RATIO",
+                "1",
+                ratio,
+                "Share of the traces that begin here which is sampled, 0 to 1; a trace that a \
+                 caller began is sampled as the caller says",
+            ),
+        }
+    }
+
+    /// How traces are exported; none without an endpoint.
+    pub fn settings(&self) -> Option<TraceSettings> {
+        const PATH: &str = "/v1/traces";
+        let endpoint = self.endpoint.as_ref()?;
+        let whole = endpoint.as_str().ends_with(PATH);
+        let endpoint = if whole { endpoint.to_string() } else { endpoint.join(PATH) };
+        Some(TraceSettings { endpoint, sample_ratio: self.sample_ratio })
+    }
+}
