@@ -1,22 +1,30 @@
 //! Telling a client: a signed `PUT` to its callback URL.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
+use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{SetupError, describe_answer, describe_failure, http_client, retry_after};
+use super::{
+    SetupError, call_span, describe_answer, describe_failure, http_client, retry_after, traced,
+};
 use crate::{
     domain::Status,
     signature::{self, Secret},
+    telemetry::{Metrics, labels::NotifyResult},
 };
 
 /// Calls clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CallbackClient {
     http: reqwest::Client,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// What a client is told.
@@ -54,11 +62,39 @@ struct Body {
 impl CallbackClient {
     /// A client whose calls take at most `timeout`.
     pub fn new(timeout: Duration) -> Result<Self, SetupError> {
-        Ok(Self { http: http_client(timeout)? })
+        Ok(Self { http: http_client(timeout)?, metrics: None })
+    }
+
+    /// The same, counting its calls in `metrics`.
+    pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// `PUT {url}`, signed with `secret`; `webhook-id` is `{id}_{version}`.
     pub async fn notify(
+        &self,
+        url: &str,
+        secret: &Secret,
+        notification: &Notification,
+    ) -> Result<(), NotifyError> {
+        let span = call_span!("notify_client", "PUT", notification.id);
+        let began = Instant::now();
+        let told = self.put(url, secret, notification).instrument(span.clone()).await;
+        let result = match &told {
+            Ok(()) => NotifyResult::Delivered,
+            Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
+            Err(NotifyError::Refused { .. }) => NotifyResult::Refused,
+            Err(NotifyError::Unreachable { .. }) => NotifyResult::Unreachable,
+        };
+        span.record("outcome", result.as_str());
+        if let Some(metrics) = &self.metrics {
+            metrics.notification(result, began.elapsed());
+        }
+        told
+    }
+
+    async fn put(
         &self,
         url: &str,
         secret: &Secret,
@@ -76,16 +112,15 @@ impl CallbackClient {
         let webhook_id = format!("{}_{}", notification.id, notification.version);
         let timestamp = Utc::now().timestamp();
         let signature = signature::sign(secret, &webhook_id, timestamp, &body);
-        let sent = self
+        let request = self
             .http
             .put(url)
             .header(CONTENT_TYPE, "application/json")
             .header(signature::ID_HEADER, webhook_id)
             .header(signature::TIMESTAMP_HEADER, timestamp)
             .header(signature::SIGNATURE_HEADER, signature)
-            .body(body)
-            .send()
-            .await;
+            .body(body);
+        let sent = traced(request).send().await;
         let response =
             sent.map_err(|error| NotifyError::Unreachable { reason: describe_failure(&error) })?;
         match response.status() {

@@ -7,10 +7,13 @@ pub mod third_party;
 use std::{error::Error as _, time::Duration};
 
 use chrono::{DateTime, Utc};
-use reqwest::{Response, header::RETRY_AFTER, redirect};
+use reqwest::{RequestBuilder, Response, header::RETRY_AFTER, redirect};
+use tracing::Span;
 
 pub use client_callback::CallbackClient;
 pub use third_party::ThirdPartyClient;
+
+use crate::telemetry::traces;
 
 /// A connection that takes longer than this to open is as good as none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +40,33 @@ fn http_client(timeout: Duration) -> Result<reqwest::Client, SetupError> {
         .user_agent(concat!("quartet/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(SetupError)
+}
+
+/// The span of an outbound call, while traces are on.
+macro_rules! call_span {
+    ($name:literal, $method:literal, $id:expr) => {
+        if crate::telemetry::traces::is_on() {
+            // Of the highest level: no log filter takes it away.
+            tracing::error_span!(
+                $name,
+                otel.kind = "client",
+                http.request.method = $method,
+                transaction_id = %$id,
+                outcome = tracing::field::Empty
+            )
+        } else {
+            tracing::Span::none()
+        }
+    };
+}
+use call_span;
+
+/// The request, as a part of the present span's trace.
+fn traced(request: RequestBuilder) -> RequestBuilder {
+    match traces::traceparent(&Span::current()) {
+        Some(traceparent) => request.header(traces::TRACEPARENT, traceparent),
+        None => request,
+    }
 }
 
 /// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3).

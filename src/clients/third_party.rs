@@ -4,17 +4,25 @@
 //! ([`CreateError::Ambiguous`]); a lookup that was not answered says nothing
 //! ([`LookupError`]), least of all that the transaction is not there.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use reqwest::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
+use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{SetupError, describe_answer, describe_failure, http_client, read_body, retry_after};
+use super::{
+    SetupError, call_span, describe_answer, describe_failure, http_client, read_body, retry_after,
+    traced,
+};
 use crate::{
     config,
     domain::{Content, ReportedStatus},
+    telemetry::{Metrics, labels::CallResult},
 };
 
 /// Calls the third party. Cheap to clone.
@@ -25,6 +33,7 @@ pub struct ThirdPartyClient {
     lookup_url: String,
     lookup_timeout: Duration,
     webhook_url: String,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// The transaction exists there now.
@@ -54,6 +63,28 @@ pub enum CreateError {
     Rejected { reason: String },
 }
 
+impl CreateError {
+    /// Whether the third party as a whole seems to be down: no answer, a 5xx, or a redirect to
+    /// nowhere. A refusal is an answer, and so is 'not so fast' (429).
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Ambiguous { .. } | Self::Unreachable { .. } => true,
+            Self::Busy { may_be_lost, .. } => *may_be_lost,
+            Self::AlreadyExists | Self::Rejected { .. } => false,
+        }
+    }
+
+    fn result(&self) -> CallResult {
+        match self {
+            Self::Ambiguous { .. } => CallResult::Ambiguous,
+            Self::Unreachable { .. } => CallResult::Unreachable,
+            Self::Busy { .. } => CallResult::Busy,
+            Self::AlreadyExists => CallResult::Exists,
+            Self::Rejected { .. } => CallResult::Rejected,
+        }
+    }
+}
+
 /// What a lookup found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
@@ -69,6 +100,8 @@ pub enum Lookup {
 pub struct LookupError {
     pub reason: String,
     pub retry_after: Option<Duration>,
+    /// Whether the third party as a whole seems to be down, as in [`CreateError::is_outage`].
+    pub is_outage: bool,
 }
 
 #[derive(Serialize)]
@@ -94,13 +127,46 @@ impl ThirdPartyClient {
             lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
             lookup_timeout: config.lookup_timeout,
             webhook_url,
+            metrics: None,
         })
+    }
+
+    /// The same, counting its calls in `metrics`.
+    pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// The URL that a transaction is posted to.
+    pub fn create_url(&self) -> &str {
+        &self.create_url
+    }
+
+    /// The URL of one transaction.
+    pub fn lookup_url(&self, id: Uuid) -> String {
+        self.lookup_url.replace(ID_PLACEHOLDER, &id.to_string())
     }
 
     /// `POST {base_url}/transaction`.
     pub async fn create(&self, id: Uuid, content: &Content) -> Result<Created, CreateError> {
+        let span = call_span!("create_at_third_party", "POST", id);
+        let began = Instant::now();
+        let created = self.post(id, content).instrument(span.clone()).await;
+        let result = match &created {
+            Ok(_) => CallResult::Created,
+            Err(error) => error.result(),
+        };
+        span.record("outcome", result.as_str());
+        if let Some(metrics) = &self.metrics {
+            metrics.third_party_create(result, began.elapsed());
+        }
+        created
+    }
+
+    async fn post(&self, id: Uuid, content: &Content) -> Result<Created, CreateError> {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
-        let sent = self.http.post(&self.create_url).json(&body).send().await;
+        let request = traced(self.http.post(&self.create_url).json(&body));
+        let sent = request.send().await;
         let response = sent.map_err(|error| {
             let reason = describe_failure(&error);
             if error.is_connect() || error.is_builder() {
@@ -135,25 +201,47 @@ impl ThirdPartyClient {
 
     /// `GET {base_url}/transaction/{id}`.
     pub async fn look_up(&self, id: Uuid) -> Result<Lookup, LookupError> {
-        let url = self.lookup_url.replace(ID_PLACEHOLDER, &id.to_string());
-        let sent = self.http.get(url).timeout(self.lookup_timeout).send().await;
-        let response = sent
-            .map_err(|error| LookupError { reason: describe_failure(&error), retry_after: None })?;
+        let span = call_span!("look_up_at_third_party", "GET", id);
+        let began = Instant::now();
+        let found = self.get(id).instrument(span.clone()).await;
+        let result = match &found {
+            Ok(Lookup::Found { .. }) => CallResult::Found,
+            Ok(Lookup::Absent) => CallResult::Absent,
+            Err(_) => CallResult::NoAnswer,
+        };
+        span.record("outcome", result.as_str());
+        if let Some(metrics) = &self.metrics {
+            metrics.third_party_lookup(result, began.elapsed());
+        }
+        found
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Lookup, LookupError> {
+        let request = traced(self.http.get(self.lookup_url(id)).timeout(self.lookup_timeout));
+        let response = request.send().await.map_err(|error| LookupError {
+            reason: describe_failure(&error),
+            retry_after: None,
+            is_outage: true,
+        })?;
         match response.status() {
             status if status.is_success() => {
-                let body = read_body(response).await.and_then(|body| parse_status(id, &body));
+                let body = read_body(response).await;
+                let is_outage = body.is_none();
+                let body = body.and_then(|body| parse_status(id, &body));
                 let status = body.ok_or_else(|| LookupError {
                     reason: format!("answered {status} without the transaction"),
                     retry_after: None,
+                    is_outage,
                 })?;
                 Ok(Lookup::Found { status })
             }
             StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::NOT_IMPLEMENTED => Ok(Lookup::Absent),
-            _ => {
+            status => {
                 let retry_after = retry_after(&response);
-                Err(LookupError { reason: describe_answer(response).await, retry_after })
+                let reason = describe_answer(response).await;
+                Err(LookupError { reason, retry_after, is_outage: !status.is_client_error() })
             }
         }
     }

@@ -9,6 +9,10 @@
 //! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
 //! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
 //!
+//! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
+//! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
+//! probe. A create never probes: only an answered lookup goes before it.
+//!
 //! A crash leaves the leased row; before the `POST` it is harmless, after it it is ambiguous, and
 //! treated as such.
 
@@ -16,13 +20,17 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{Job, JobContext, transaction_missing};
+use super::{
+    Job, JobContext,
+    circuit::{Admission, FREE_PROBES},
+    transaction_missing,
+};
 use crate::{
     clients::third_party::{CreateError, Created, Lookup, LookupError},
-    domain::{Content, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
+    domain::{DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
     store::{
         StoreError, evidence,
-        outcomes::{Next, Outcome},
+        outcomes::{Next, Outcome, SnoozeCount},
         transactions::{self, Transaction},
     },
 };
@@ -38,39 +46,62 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     let Some(transaction) = transactions::get(&context.pool, id).await? else {
         return Ok(transaction_missing(&context, &job));
     };
-    if was_settled_by_third_party(&transaction) {
-        // It reported a final status, so it has it.
+    if needs_no_create(&transaction) {
         return Ok(Outcome::done());
     }
     let backoff = context.config.third_party.create_backoff;
     let is_last_lookup = job.claimed.is_last_attempt();
 
-    match context.third_party.look_up(id).await {
-        Ok(Lookup::Found { status }) => return Ok(found(&transaction, status)),
+    let lookup_timeout = context.config.third_party.lookup_timeout;
+    let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
+        Admission::Granted(permit) => permit,
+        Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
+    };
+    let answer = context.third_party.look_up(id).await;
+    let outage = answer.as_ref().err().filter(|error| error.is_outage);
+    context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+    if let Some(LookupError { retry_after, .. }) = outage
+        && job.claimed.probes < FREE_PROBES
+        && let Some(wait) = context.circuit.wait()
+    {
+        return Ok(Outcome::new(Next::Snooze {
+            delay: wait.max(retry_after.unwrap_or_default()),
+            count: Some(SnoozeCount::Probes(job.claimed.probes + 1)),
+        }));
+    }
+
+    match answer {
+        Ok(Lookup::Found { status }) => return Ok(found(status)),
         Ok(Lookup::Absent) if is_last_lookup => {
             return Ok(give_up(&job, "it is not at the third party after the last try"));
         }
         Ok(Lookup::Absent) => {}
         Err(error) if is_last_lookup => return last_lookup_unanswered(&context, &job, error).await,
-        Err(LookupError { reason, retry_after }) => {
+        Err(LookupError { reason, retry_after, .. }) => {
             let delay = backoff.max(retry_after.unwrap_or_default());
             return Ok(Outcome::retry(delay, format!("the lookup got no answer: {reason}")));
         }
     }
 
+    let permit = match context.circuit.pass().await? {
+        Admission::Granted(permit) => permit,
+        Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
+    };
     if !job.lease.is_held() {
         // Frozen or cut off from the database for too long: another worker may have the job, and
         // may be past its own lookup.
         return Ok(Outcome::snooze(backoff));
     }
-    let created = context.third_party.create(id, &content(&transaction)).await;
+    let created = context.third_party.create(id, &transaction.content()).await;
+    let outage = created.as_ref().err().filter(|error| error.is_outage());
+    context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     Ok(match created {
         Ok(Created { status }) => {
             let detail = json!({ "status": status.map(ReportedStatus::as_str) });
             let outcome = Outcome::done().with_evidence(EvidenceKind::CreatedAtThirdParty, detail);
-            reported(outcome, &transaction, status)
+            reported(outcome, status)
         }
-        Err(CreateError::AlreadyExists) => found(&transaction, None),
+        Err(CreateError::AlreadyExists) => found(None),
         Err(CreateError::Ambiguous { reason }) => ambiguous(backoff, reason),
         Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
         Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
@@ -90,41 +121,31 @@ fn ambiguous(delay: Duration, reason: String) -> Outcome {
     Outcome::retry(delay, reason).with_evidence(EvidenceKind::CreateAmbiguous, detail)
 }
 
-fn was_settled_by_third_party(transaction: &Transaction) -> bool {
+/// The third party has reported a final status, so it has it; or an operator has decided how it
+/// ended, so that it must not be sent any more.
+fn needs_no_create(transaction: &Transaction) -> bool {
     matches!(
         transaction.settled_by,
-        Some(SettledBy::ThirdPartyResponse | SettledBy::Poll | SettledBy::Webhook)
+        Some(
+            SettledBy::ThirdPartyResponse
+                | SettledBy::Poll
+                | SettledBy::Webhook
+                | SettledBy::Operator
+        )
     )
 }
 
-fn content(transaction: &Transaction) -> Content {
-    Content {
-        amount: transaction.amount,
-        currency: transaction.currency.clone(),
-        reference: transaction.reference.clone(),
-        metadata: transaction.metadata.clone().map(|metadata| metadata.0),
-    }
-}
-
-fn found(transaction: &Transaction, status: Option<ReportedStatus>) -> Outcome {
+fn found(status: Option<ReportedStatus>) -> Outcome {
     let detail = json!({ "status": status.map(ReportedStatus::as_str) });
     let outcome = Outcome::done().with_evidence(EvidenceKind::FoundAtThirdParty, detail);
-    reported(outcome, transaction, status)
+    reported(outcome, status)
 }
 
-fn reported(
-    outcome: Outcome,
-    transaction: &Transaction,
-    status: Option<ReportedStatus>,
-) -> Outcome {
-    match status.map(Status::from) {
-        Some(status) => outcome.with_report(status, SettledBy::ThirdPartyResponse),
-        // Replayed after a creation failure, and it is there after all.
-        None if transaction.status == Status::Failed => {
-            outcome.with_report(Status::Pending, SettledBy::ThirdPartyResponse)
-        }
-        None => outcome,
-    }
+/// It is there, so that at least `pending` is reported: the transaction may have been called failed
+/// meanwhile, which that contradicts.
+fn reported(outcome: Outcome, status: Option<ReportedStatus>) -> Outcome {
+    let status = status.map_or(Status::Pending, Status::from);
+    outcome.with_report(status, SettledBy::ThirdPartyResponse)
 }
 
 fn give_up(job: &Job, reason: &str) -> Outcome {

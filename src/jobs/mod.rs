@@ -5,11 +5,13 @@
 //! and writes the outcome under the job's lease, together with all effects, in one SQL
 //! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
 //! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
-//! over those of dead ones, and the [`watcher`] learns what other processes made due.
+//! over those of dead ones, the [`watcher`] learns what other processes made due, and the
+//! [`circuit`] breaker stands before every call to the third party.
 //!
 //! A crash at any point leaves a leased row and nothing else; it is rescued after
 //! `WORKER__DEAD_AFTER` and run again.
 
+pub mod circuit;
 pub mod create_at_third_party;
 pub mod create_transaction;
 pub mod lease_keeper;
@@ -37,7 +39,9 @@ use crate::{
         outcomes::{Next, Outcome, SnoozeCount},
         wakeups::Wakeups,
     },
+    telemetry::Metrics,
 };
+pub use circuit::CircuitBreaker;
 pub use lease_keeper::{LeaseKeeper, WorkerLease};
 
 /// Attempts of the jobs whose work is all in the database: create_transaction, and update_status
@@ -54,8 +58,11 @@ pub struct JobContext {
     pub lease_pool: PgPool,
     pub config: Config,
     pub third_party: ThirdPartyClient,
+    /// To be asked before each call to the third party.
+    pub circuit: CircuitBreaker,
     pub callbacks: CallbackClient,
     pub wakeups: Wakeups,
+    pub metrics: Arc<Metrics>,
     /// Cancelled when the process stops: handlers that only wait end early.
     pub stopping: CancellationToken,
 }
@@ -77,7 +84,7 @@ impl Job {
 
     /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
-        u32::try_from(self.claimed.attempts).unwrap_or_default() + 1
+        self.claimed.attempt()
     }
 }
 
@@ -170,7 +177,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
 
 /// When each job is first due, and how often it may be attempted.
 pub fn plan(config: &Config) -> JobPlan {
-    JobPlan::new(|kind| match kind {
+    JobPlan::new(config.third_party.create_backoff, |kind| match kind {
         JobKind::CreateTransaction => {
             JobTerms { delay: Duration::ZERO, max_attempts: DATABASE_JOB_ATTEMPTS }
         }

@@ -33,10 +33,13 @@ use tokio_util::sync::CancellationToken;
 use tower_layer::Identity;
 
 use super::{LeaseKeeper, WorkerLease};
-use crate::store::{
-    StoreError,
-    jobs::{self, ClaimedJob},
-    wakeups::Wakeups,
+use crate::{
+    store::{
+        StoreError,
+        jobs::{self, ClaimedJob},
+        wakeups::Wakeups,
+    },
+    telemetry::Metrics,
 };
 
 /// Most jobs of one claim.
@@ -100,6 +103,7 @@ pub struct JobQueue {
     stopping: CancellationToken,
     /// Filled by `register`; shared with the clones that apalis makes for each call.
     lease: Arc<OnceLock<WorkerLease>>,
+    metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
     holds: Holds,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
@@ -116,6 +120,7 @@ impl JobQueue {
         pool: PgPool,
         keeper: Arc<LeaseKeeper>,
         wakeups: Wakeups,
+        metrics: Arc<Metrics>,
         stopping: CancellationToken,
     ) -> Self {
         Self {
@@ -124,6 +129,7 @@ impl JobQueue {
             keeper,
             wakeups,
             stopping,
+            metrics,
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(concurrency as usize)),
             holds: Holds::default(),
@@ -157,6 +163,7 @@ impl JobQueue {
                     let tasks = claimed.into_iter().filter_map(|claimed| {
                         // There are as many permits as claimed rows at least.
                         let slot = slots.split(1)?;
+                        self.metrics.claimed(self.queue, claimed.late);
                         let hold = Hold::new(&self.holds, &claimed);
                         let lease = lease.clone();
                         Some(Task::new(LeasedJob { claimed, lease, _slot: slot, _hold: hold }))

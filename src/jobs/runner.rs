@@ -9,23 +9,24 @@ use std::{
     any::Any,
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{CrashDelay, Job, JobContext, JobDefinition, queue::LeasedJob};
 use crate::{
-    domain::{DeadLetterKind, EvidenceKind},
+    domain::{DeadLetterKind, EvidenceKind, RunOutcome},
     store::{
         StoreError,
         jobs::{ClaimedJob, JobPayload},
         outcomes::{self, Next, Outcome, Written},
     },
+    telemetry::traces,
 };
 
 /// Delay of a job whose handler found the database away.
@@ -38,13 +39,16 @@ const WRITE_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 pub struct Runner {
     context: Arc<JobContext>,
     definition: JobDefinition,
+    /// The name of a run's span in a trace.
+    span_name: Arc<str>,
     started: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Runner {
     /// A runner of `definition`'s jobs.
     pub fn new(context: Arc<JobContext>, definition: JobDefinition) -> Self {
-        Self { context, definition, started: Arc::default() }
+        let span_name = format!("job {}", definition.queue).into();
+        Self { context, definition, span_name, started: Arc::default() }
     }
 
     /// The jobs whose handler has begun and whose outcome is not written.
@@ -58,9 +62,17 @@ impl Runner {
         self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(job_id.clone());
         let transaction_id =
             leased.claimed.idempotency_key.as_deref().and_then(|key| Uuid::parse_str(key).ok());
-        let span = tracing::info_span!("job", queue = self.definition.queue,
-            job_id = %job_id.escape_debug(), transaction_id = ?transaction_id);
-        async {
+        let (began, attempt) = (Instant::now(), leased.claimed.attempt());
+        let traceparent = leased.claimed.traceparent.as_deref();
+        // Of the highest level, so that the ids stand in each line, whatever is logged.
+        let span = tracing::error_span!("job",
+            otel.name = traces::is_on().then_some(&*self.span_name),
+            otel.kind = traces::is_on().then_some("consumer"),
+            queue = self.definition.queue, job_id = %job_id.escape_debug(),
+            transaction_id = transaction_id.map(display), attempt,
+            trace_id = traces::trace_id(traceparent), outcome = Empty);
+        traces::follow(&span, traceparent);
+        let run = async {
             let outcome = match decode(&leased.claimed) {
                 Ok(payload) => self.handle(&leased, payload).await,
                 Err(reason) => Outcome::new(Next::Dead {
@@ -69,10 +81,11 @@ impl Runner {
                     error: Some(reason),
                 }),
             };
-            self.write(&leased.claimed, transaction_id, outcome).await;
-        }
-        .instrument(span)
-        .await;
+            self.write(&leased.claimed, transaction_id, outcome).await
+        };
+        let run = run.instrument(span.clone()).await;
+        span.record("outcome", run.as_str());
+        self.context.metrics.run_ended(self.definition.queue, run, attempt, began.elapsed());
         self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&job_id);
     }
 
@@ -133,20 +146,28 @@ impl Runner {
         }
     }
 
-    async fn write(&self, job: &ClaimedJob, transaction_id: Option<Uuid>, mut outcome: Outcome) {
+    async fn write(
+        &self,
+        job: &ClaimedJob,
+        transaction_id: Option<Uuid>,
+        mut outcome: Outcome,
+    ) -> RunOutcome {
         let (pool, queue) = (&self.context.pool, self.definition.queue);
         let (mut wait, longest) = WRITE_RETRY;
         loop {
             match outcomes::write(pool, queue, job, transaction_id, &outcome).await {
-                Ok(Written::Applied { due }) => {
+                Ok(Written::Applied { due, run, settled }) => {
                     for (queue, delay) in due {
                         self.context.wakeups.hint(queue, delay);
                     }
-                    return;
+                    if let Some((by, after)) = settled {
+                        self.context.metrics.settled(by, after);
+                    }
+                    return run;
                 }
                 Ok(Written::LeaseLost) => {
                     tracing::info!("the job was ended or taken over meanwhile: nothing written");
-                    return;
+                    return RunOutcome::LeaseLost;
                 }
                 Err(error) if error.is_unavailable() => {
                     let error = &error as &dyn std::error::Error;

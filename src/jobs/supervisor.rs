@@ -112,6 +112,7 @@ async fn run_worker(
         context.pool.clone(),
         keeper.clone(),
         context.wakeups.clone(),
+        context.metrics.clone(),
         context.stopping.clone(),
     );
     let lease = job_queue.lease();

@@ -8,25 +8,37 @@
 //! At the deadline it polls once more; then the job ends with a `deadline` dead letter, and the
 //! transaction stays pending: a late webhook still settles it.
 //!
+//! While the third party's circuit is open no poll is made and the job is postponed. Such time does
+//! not count towards the deadline: the third party had no chance, and the create may wait as well.
+//!
 //! A crash loses nothing but the count of the polls since the last snooze.
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::{Job, JobContext, transaction_missing};
+use super::{
+    Job, JobContext,
+    circuit::{Admission, FREE_PROBES},
+    transaction_missing,
+};
 use crate::{
-    clients::third_party::Lookup,
+    clients::third_party::{Lookup, LookupError},
     config::Config,
-    domain::{DeadLetterKind, EvidenceKind, PollSchedule, ReportedStatus, SettledBy, Status},
+    domain::{
+        DeadLetterKind, EvidenceKind, JobKind, PollSchedule, ReportedStatus, SettledBy, Status,
+    },
     store::{
         StoreError,
         outcomes::{Next, Outcome, SnoozeCount},
+        queues,
         transactions::{self, Transaction},
     },
 };
 
+/// While one of these is paused, nothing can be found out.
+const THIRD_PARTY_QUEUES: [JobKind; 2] = [JobKind::CreateAtThirdParty, JobKind::UpdateStatus];
 /// From this wait on a job gives its slot back instead of sleeping.
 const SNOOZE_FROM: Duration = Duration::from_secs(1);
 
@@ -64,11 +76,29 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             break Outcome::done();
         }
         // The deadline is looked at before the poll: so the last poll comes after it.
-        let left = time_left(&context, &job, &transaction);
+        let left = time_left(&context, &job, &transaction).await?;
+        let lookup_timeout = context.config.third_party.lookup_timeout;
+        let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
+            Admission::Granted(permit) => permit,
+            Admission::Denied { wait } => {
+                break left_alone(&job, &transaction, wait, polls, job.claimed.probes);
+            }
+        };
         let answer = context.third_party.look_up(id).await;
         polls += 1;
+        let outage = answer.as_ref().err().filter(|error| error.is_outage);
+        context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
 
         let mut gap = schedule.gap(polls, rand::random());
+        if let Some(LookupError { retry_after, .. }) = outage
+            && let Some(wait) = context.circuit.wait()
+        {
+            let wait = wait.max(retry_after.unwrap_or_default());
+            if left.is_none() && job.claimed.probes >= FREE_PROBES {
+                break deadline_passed(&context, polls);
+            }
+            break left_alone(&job, &transaction, wait, polls, job.claimed.probes + 1);
+        }
         match answer {
             Ok(Lookup::Found { status: Some(status) }) if status != ReportedStatus::Pending => {
                 break settled(status, polls);
@@ -83,16 +113,13 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         let Some(left) = left else { break deadline_passed(&context, polls) };
         let wait = gap.min(left);
         if wait >= SNOOZE_FROM {
-            break Outcome::new(Next::Snooze {
-                delay: wait,
-                count: Some(SnoozeCount::Polls(polls)),
-            });
+            break postponed(wait, polls);
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             // The process stops: give the job back rather than hold its shutdown up.
             () = context.stopping.cancelled() => {
-                break Outcome::new(Next::Snooze { delay: wait, count: Some(SnoozeCount::Polls(polls)) });
+                break postponed(wait, polls);
             }
         }
     };
@@ -104,11 +131,47 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     Ok(outcome)
 }
 
-/// `None` once the deadline has passed.
-fn time_left(context: &JobContext, job: &Job, transaction: &Transaction) -> Option<Duration> {
-    let since = job.claimed.poll_since.unwrap_or(transaction.created_at);
+/// Goes on after `delay`.
+fn postponed(delay: Duration, polls: u32) -> Outcome {
+    Outcome::new(Next::Snooze { delay, count: Some(SnoozeCount::Polls(polls)) })
+}
+
+/// Goes on after `delay`, for which the deadline's clock stands still; unless too many of the job's
+/// own calls have failed (`probes`), so that it may be the only one that is not answered.
+fn left_alone(
+    job: &Job,
+    transaction: &Transaction,
+    delay: Duration,
+    polls: u32,
+    probes: u32,
+) -> Outcome {
+    let still = if probes < FREE_PROBES { delay } else { Duration::ZERO };
+    let poll_since = poll_since(job, transaction) + still;
+    let count = SnoozeCount::LeftAlone { polls, poll_since, probes };
+    Outcome::new(Next::Snooze { delay, count: Some(count) })
+}
+
+/// Where the deadline counts from.
+fn poll_since(job: &Job, transaction: &Transaction) -> DateTime<Utc> {
+    job.claimed.poll_since.unwrap_or(transaction.created_at)
+}
+
+/// `None` once the deadline has passed. Time in which an operator had paused this queue, or that of
+/// the creates, does not count.
+async fn time_left(
+    context: &JobContext,
+    job: &Job,
+    transaction: &Transaction,
+) -> Result<Option<Duration>, StoreError> {
+    let since = poll_since(job, transaction);
     let waited = (Utc::now() - since).to_std().unwrap_or_default();
-    context.config.poll.deadline.checked_sub(waited).filter(|left| !left.is_zero())
+    let deadline = context.config.poll.deadline;
+    let left = |deadline: Duration| deadline.checked_sub(waited).filter(|left| !left.is_zero());
+    if let Some(left) = left(deadline) {
+        return Ok(Some(left));
+    }
+    let paused = queues::paused_since(&context.pool, &THIRD_PARTY_QUEUES, since).await?;
+    Ok(left(deadline + paused))
 }
 
 fn settled(status: ReportedStatus, polls: u32) -> Outcome {

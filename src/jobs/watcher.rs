@@ -5,15 +5,20 @@
 //! is then awaited to the millisecond; one that another process has just made due is found within
 //! the interval. No LISTEN: nothing here depends on a session.
 //!
+//! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
+//!
 //! When the database is away it tries again, with a wait that doubles up to 2 s.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::MissedTickBehavior;
 
 use super::JobContext;
-use crate::store::{StoreError, jobs};
+use crate::store::{StoreError, circuit, jobs};
 
 /// First and longest wait before the database is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -51,6 +56,10 @@ async fn watch(
         *wait = RECONNECT.0;
         for (queue, delay) in queues.iter().zip(due) {
             context.wakeups.read(queue, delay);
+        }
+        if context.circuit.is_stale() {
+            let asked = Instant::now();
+            context.circuit.see(asked, &circuit::get(&mut connection).await?);
         }
     }
 }
