@@ -1,0 +1,369 @@
+//! Why a transaction waits: what is next, when, and what holds it up.
+//!
+//! Everything is read in one snapshot of the database; the rules are a pure function of it. The
+//! transaction's own state says which of its jobs matters: while it is pending the create, and then
+//! the polls; afterwards the notification.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::Operations;
+use crate::{
+    domain::{CircuitState, DeadLetterState, JobKind, JobState, words},
+    store::{
+        StoreError,
+        circuit::{self, Circuit},
+        dead_letters::{self, DeadLetter},
+        evidence::{self, Evidence},
+        job_list::{self, JobFilter, JobRow},
+        leases,
+        queues::{self, Pause},
+        transactions::{self, Transaction},
+    },
+};
+
+words! {
+    /// Whom a transaction waits for.
+    WaitsFor {
+        /// It has ended: final, and the client was told.
+        Nothing = "nothing",
+        /// The third party, to create it or to say how it ended.
+        ThirdParty = "third_party",
+        /// The client, to acknowledge its status.
+        Client = "client",
+        /// An operator: no job goes on by itself.
+        Operator = "operator",
+    }
+}
+
+words! {
+    /// What holds a transaction up.
+    CauseKind {
+        /// Nothing: it has ended.
+        Finished = "finished",
+        /// A worker runs the job now.
+        Running = "running",
+        /// The job is due and waits for a worker.
+        Due = "due",
+        /// The job's next time has not come.
+        Schedule = "schedule",
+        /// The job failed and is tried again later.
+        Backoff = "backoff",
+        /// An operator paused the queue.
+        PausedQueue = "paused_queue",
+        /// The third party's circuit is open.
+        CircuitOpen = "circuit_open",
+        /// No worker of the queue is alive.
+        NoWorker = "no_worker",
+        /// The job stopped.
+        DeadLetter = "dead_letter",
+        /// An operator cancelled the job.
+        Cancelled = "cancelled",
+        /// The job was done without an end: only a webhook or an operator goes on.
+        NothingScheduled = "nothing_scheduled",
+    }
+}
+
+/// What a transaction waits for.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    pub waits_for: WaitsFor,
+    /// One sentence.
+    pub summary: String,
+    pub next_action: Option<NextAction>,
+    pub cause: Cause,
+}
+
+/// What happens next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextAction {
+    pub queue: JobKind,
+    /// What that job will do.
+    pub action: &'static str,
+    /// When, at the earliest; in the past where it is due or running.
+    pub at: DateTime<Utc>,
+}
+
+/// What holds it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    pub kind: CauseKind,
+    /// One sentence.
+    pub detail: String,
+}
+
+/// Everything that an explanation goes by.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub transaction: Transaction,
+    /// The four job rows; none where they were pruned.
+    pub jobs: Vec<JobRow>,
+    /// Newest first.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Oldest first.
+    pub evidence: Vec<Evidence>,
+    pub pauses: Vec<(JobKind, Pause)>,
+    pub circuit: Circuit,
+    /// The queues that have a live worker.
+    pub alive: Vec<JobKind>,
+    /// When a worker's lease ends that is not renewed.
+    pub lease_ends: Vec<(String, DateTime<Utc>)>,
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+}
+
+/// Most dead letters that are shown of one transaction.
+const MAX_DEAD_LETTERS: i64 = 50;
+
+impl Operations {
+    /// Reads what is known about a transaction and explains it; `None` where there is none.
+    pub async fn explain(&self, id: Uuid) -> Result<Option<(Snapshot, Explanation)>, StoreError> {
+        let Some(snapshot) = self.snapshot(id).await? else { return Ok(None) };
+        let explanation = explain(&snapshot);
+        Ok(Some((snapshot, explanation)))
+    }
+
+    async fn snapshot(&self, id: Uuid) -> Result<Option<Snapshot>, StoreError> {
+        let mut tx = crate::store::begin_snapshot(&self.pool).await?;
+        let Some(transaction) = transactions::get(&mut *tx, id).await? else { return Ok(None) };
+        let of_transaction = JobFilter { transaction_id: Some(id), ..JobFilter::default() };
+        let jobs = job_list::list(&mut *tx, &of_transaction, JobKind::ALL.len() as i64).await?;
+        let about = dead_letters::Filter { transaction_id: Some(id), ..Default::default() };
+        let dead_letters = dead_letters::list(&mut *tx, &about, MAX_DEAD_LETTERS).await?;
+        let evidence = evidence::list(&mut *tx, id).await?;
+        let pauses = queues::pauses(&mut *tx).await?;
+        let circuit = circuit::get(&mut *tx).await?;
+        let alive = leases::count_alive(&mut *tx, self.dead_after).await?;
+        let now = crate::store::now(&mut *tx).await?;
+        let dead_after = chrono::Duration::from_std(self.dead_after).unwrap_or_default();
+        let lease_ends = jobs
+            .iter()
+            .filter_map(|job| Some((job.id.clone(), job.worker_seen_at? + dead_after)))
+            .collect();
+        let alive = alive.iter().filter_map(|alive| alive.queue.parse().ok()).collect();
+        Ok(Some(Snapshot {
+            transaction,
+            jobs,
+            dead_letters,
+            evidence,
+            pauses,
+            circuit,
+            alive,
+            lease_ends,
+            now,
+        }))
+    }
+}
+
+/// Explains a snapshot.
+pub fn explain(snapshot: &Snapshot) -> Explanation {
+    let transaction = &snapshot.transaction;
+    if transaction.status.is_final() {
+        if transaction.notified_version == transaction.version {
+            if let Some(letter) = snapshot.open_letter() {
+                return Explanation {
+                    waits_for: WaitsFor::Operator,
+                    summary: format!(
+                        "It is {} and the client knows, but that is in question.",
+                        transaction.status
+                    ),
+                    next_action: None,
+                    cause: Cause {
+                        kind: CauseKind::DeadLetter,
+                        detail: format!("Dead letter {} is open: {}.", letter.kind, letter.reason),
+                    },
+                };
+            }
+            return Explanation {
+                waits_for: WaitsFor::Nothing,
+                summary: format!("It is {} and the client knows.", transaction.status),
+                next_action: None,
+                cause: Cause {
+                    kind: CauseKind::Finished,
+                    detail: "All that was to be done is done.".to_owned(),
+                },
+            };
+        }
+        return explain_job(snapshot, JobKind::NotifyClient);
+    }
+    let create = snapshot.job(JobKind::CreateAtThirdParty);
+    let goes_on =
+        |job: &JobRow| matches!(job.state, JobState::Due | JobState::Scheduled | JobState::Running);
+    if create.is_some_and(goes_on) {
+        return explain_job(snapshot, JobKind::CreateAtThirdParty);
+    }
+    explain_job(snapshot, JobKind::UpdateStatus)
+}
+
+fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
+    let status = snapshot.transaction.status;
+    let Some(job) = snapshot.job(queue) else {
+        return Explanation {
+            waits_for: WaitsFor::Operator,
+            summary: format!("It is {status} and its {queue} job does not exist."),
+            next_action: None,
+            cause: Cause {
+                kind: CauseKind::NothingScheduled,
+                detail: "The job row was pruned or deleted.".to_owned(),
+            },
+        };
+    };
+    let cause = cause(snapshot, job);
+    let stopped = matches!(
+        cause.kind,
+        CauseKind::DeadLetter | CauseKind::Cancelled | CauseKind::NothingScheduled
+    );
+    let whom = match queue {
+        JobKind::NotifyClient => WaitsFor::Client,
+        _ => WaitsFor::ThirdParty,
+    };
+    let waits_for = if stopped { WaitsFor::Operator } else { whom };
+    let next_action = (!stopped).then(|| NextAction {
+        queue,
+        action: action(queue),
+        at: match cause.kind {
+            CauseKind::CircuitOpen => {
+                snapshot.circuit.open_until.map_or(job.run_at, |until| until.max(job.run_at))
+            }
+            _ => job.run_at,
+        },
+    });
+    let summary = match (stopped, queue) {
+        (true, JobKind::NotifyClient) => {
+            format!("It is {status}, but the client was not told, and nothing goes on by itself.")
+        }
+        (true, _) => "It is pending; a webhook still settles it, but nothing else goes on by \
+                      itself."
+            .to_owned(),
+        (false, JobKind::NotifyClient) => {
+            format!("It is {status}; the client is still to be told.")
+        }
+        (false, JobKind::CreateAtThirdParty) => {
+            "It is pending: it is still to be created at the third party.".to_owned()
+        }
+        (false, _) => match snapshot.job(JobKind::CreateAtThirdParty).map(|job| job.state) {
+            Some(JobState::Failed) => "It is pending: its create stopped, see its dead letter; \
+                                       polling goes on."
+                .to_owned(),
+            Some(JobState::Cancelled) => {
+                "It is pending: its create was cancelled; polling goes on.".to_owned()
+            }
+            _ => "It is pending: the third party has not said how it ended.".to_owned(),
+        },
+    };
+    Explanation { waits_for, summary, next_action, cause }
+}
+
+fn action(queue: JobKind) -> &'static str {
+    match queue {
+        JobKind::CreateTransaction => "write the transaction if it is not here",
+        JobKind::CreateAtThirdParty => {
+            "look it up at the third party, and create it if it is absent"
+        }
+        JobKind::UpdateStatus => "ask the third party how it stands",
+        JobKind::NotifyClient => "tell the client its status",
+    }
+}
+
+fn cause(snapshot: &Snapshot, job: &JobRow) -> Cause {
+    let (kind, detail) = match job.state {
+        JobState::Running => (CauseKind::Running, running(snapshot, job)),
+        JobState::Failed => (CauseKind::DeadLetter, stopped(snapshot, job)),
+        JobState::Cancelled => {
+            (CauseKind::Cancelled, format!("An operator cancelled {}.", job.queue))
+        }
+        JobState::Done => (CauseKind::NothingScheduled, format!("The {} job is done.", job.queue)),
+        JobState::Due | JobState::Scheduled => waiting(snapshot, job),
+    };
+    Cause { kind, detail }
+}
+
+fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
+    let queue = job.queue;
+    if let Some((_, pause)) = snapshot.pauses.iter().find(|(paused, _)| *paused == queue) {
+        let note = pause.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+        let since = pause.at.format("%F %T UTC");
+        let detail = format!("The queue {queue} is paused since {since} by {}{note}.", pause.by);
+        return (CauseKind::PausedQueue, detail);
+    }
+    let asks_third_party = matches!(queue, JobKind::CreateAtThirdParty | JobKind::UpdateStatus);
+    if asks_third_party && snapshot.circuit.state != CircuitState::Closed {
+        let reason = snapshot.circuit.reason.as_deref().unwrap_or("it did not answer");
+        let detail = match (snapshot.circuit.state, snapshot.circuit.open_until) {
+            (CircuitState::Open, Some(until)) => {
+                let until = until.format("%F %T UTC");
+                format!("The third party's circuit is open until {until}: {reason}.")
+            }
+            _ => format!("The third party's circuit is half-open, one call is tried: {reason}."),
+        };
+        return (CauseKind::CircuitOpen, detail);
+    }
+    if !snapshot.alive.contains(&queue) {
+        let detail = format!("No worker of {queue} is alive: start `quartet serve`.");
+        return (CauseKind::NoWorker, detail);
+    }
+    if job.state == JobState::Due {
+        return (CauseKind::Due, format!("The {queue} job is due and waits for a free worker."));
+    }
+    match &job.last_error {
+        Some(error) => {
+            let (attempts, most) = (job.attempts, job.max_attempts);
+            let detail = format!("Attempt {attempts} of {most} failed: {error}.");
+            (CauseKind::Backoff, detail)
+        }
+        None if queue == JobKind::UpdateStatus => {
+            let polls = job.polls.unwrap_or_default();
+            (CauseKind::Schedule, format!("The next poll's time has not come; {polls} were made."))
+        }
+        None => (CauseKind::Schedule, "Its time has not come.".to_owned()),
+    }
+}
+
+fn running(snapshot: &Snapshot, job: &JobRow) -> String {
+    let worker = job.worker.as_deref().unwrap_or("a worker");
+    let since = job.leased_at.map(|at| format!(" since {}", at.format("%F %T UTC")));
+    let ends = snapshot.lease_ends.iter().find(|(id, _)| *id == job.id);
+    let ends = ends.map(|(_, at)| {
+        let at_text = at.format("%F %T UTC");
+        if *at < snapshot.now {
+            format!("; its lease ended at {at_text} and will be taken over")
+        } else {
+            format!("; its lease holds until {at_text} and is renewed while it lives")
+        }
+    });
+    format!("{worker} runs {}{}{}.", job.queue, since.unwrap_or_default(), ends.unwrap_or_default())
+}
+
+fn stopped(snapshot: &Snapshot, job: &JobRow) -> String {
+    let letter = snapshot
+        .dead_letters
+        .iter()
+        .find(|letter| letter.job_id.as_deref() == Some(job.id.as_str()));
+    match letter {
+        Some(letter) if letter.state == DeadLetterState::Open => {
+            format!("{} stopped, dead letter {}: {}.", job.queue, letter.kind, letter.reason)
+        }
+        Some(letter) => format!(
+            "{} stopped, its dead letter {} was {}: {}.",
+            job.queue, letter.kind, letter.state, letter.reason
+        ),
+        None => format!(
+            "{} stopped: {}.",
+            job.queue,
+            job.last_error.as_deref().unwrap_or("no error is recorded")
+        ),
+    }
+}
+
+impl Snapshot {
+    fn open_letter(&self) -> Option<&DeadLetter> {
+        self.dead_letters.iter().find(|letter| letter.state == DeadLetterState::Open)
+    }
+
+    fn job(&self, queue: JobKind) -> Option<&JobRow> {
+        self.jobs.iter().find(|job| job.queue == queue)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Whatever the snapshot, an explanation hangs together.
+
+use chrono::{DateTime, Utc};
+use proptest::{prelude::*, sample::select, strategy::ValueTree};
+use serde_json::json;
+
+use super::*;
+use crate::domain::{CircuitState, Status};
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_428_000 + seconds, 0).unwrap()
+}
+
+fn job(queue: JobKind, state: JobState, failed: bool) -> JobRow {
+    let running = state == JobState::Running;
+    JobRow {
+        id: queue.to_string(),
+        queue,
+        state,
+        transaction_id: None,
+        attempts: failed.into(),
+        max_attempts: 5,
+        run_at: at(if state == JobState::Scheduled { 30 } else { -5 }),
+        done_at: None,
+        last_error: failed.then(|| "answered 504".to_owned()),
+        errors: json!([]),
+        worker: running.then(|| "worker".to_owned()),
+        leased_at: running.then(|| at(-1)),
+        worker_seen_at: running.then(|| at(-1)),
+        polls: None,
+    }
+}
+
+prop_compose! {
+    fn snapshots()(
+        status in select(Status::ALL),
+        told in any::<bool>(),
+        states in proptest::collection::vec((select(JobState::ALL), any::<bool>()), 4),
+        pruned in prop::bool::weighted(0.1),
+        paused in proptest::collection::vec(select(JobKind::ALL), 0..3),
+        circuit in select(CircuitState::ALL),
+        alive in proptest::collection::vec(select(JobKind::ALL), 0..4),
+    ) -> Snapshot {
+        let version = if status.is_final() { 2 } else { 1 };
+        let opened = circuit != CircuitState::Closed;
+        let jobs: Vec<JobRow> = JobKind::ALL
+            .iter()
+            .zip(states)
+            .map(|(queue, (state, failed))| job(*queue, state, failed))
+            .collect();
+        let lease_ends = jobs
+            .iter()
+            .filter(|job| job.worker.is_some())
+            .map(|job| (job.id.clone(), at(14)))
+            .collect();
+        Snapshot {
+            transaction: Transaction {
+                id: Uuid::nil(),
+                client_id: Uuid::nil(),
+                content_hash: Vec::new(),
+                amount: None,
+                currency: None,
+                reference: None,
+                metadata: None,
+                status,
+                version,
+                notified_version: if told { version } else { version - 1 },
+                settled_at: status.is_final().then(|| at(0)),
+                settled_by: None,
+                created_at: at(-60),
+                updated_at: at(0),
+            },
+            jobs: if pruned { Vec::new() } else { jobs },
+            dead_letters: Vec::new(),
+            evidence: Vec::new(),
+            pauses: paused
+                .into_iter()
+                .map(|queue| (queue, Pause { at: at(-9), by: "operator".to_owned(), note: None }))
+                .collect(),
+            circuit: Circuit {
+                state: circuit,
+                opened_at: opened.then(|| at(-20)),
+                open_until: opened.then(|| at(if circuit == CircuitState::Open { 40 } else { -1 })),
+                open_for: None,
+                reason: None,
+                trips: 1,
+                probe: None,
+                changed_at: at(-20),
+                open_left: Default::default(),
+                probe_left: Default::default(),
+            },
+            alive,
+            lease_ends,
+            now: at(0),
+        }
+    }
+}
+
+proptest! {
+    /// It waits for an operator exactly where nothing goes on by itself, and for nothing exactly
+    /// where all is done; what is next is a job that has not ended.
+    #[test]
+    fn an_explanation_hangs_together(snapshot in snapshots()) {
+        let explained = explain(&snapshot);
+        let transaction = &snapshot.transaction;
+        let finished = transaction.status.is_final()
+            && transaction.notified_version == transaction.version;
+        prop_assert_eq!(explained.waits_for == WaitsFor::Nothing, finished);
+        prop_assert_eq!(explained.cause.kind == CauseKind::Finished, finished);
+        let stopped = matches!(
+            explained.cause.kind,
+            CauseKind::DeadLetter | CauseKind::Cancelled | CauseKind::NothingScheduled
+        );
+        prop_assert_eq!(explained.waits_for == WaitsFor::Operator, stopped);
+        prop_assert_eq!(explained.next_action.is_none(), stopped || finished);
+        if let Some(next) = &explained.next_action {
+            let job = snapshot.job(next.queue).unwrap();
+            let goes_on = [JobState::Due, JobState::Scheduled, JobState::Running];
+            prop_assert!(goes_on.contains(&job.state));
+            prop_assert!(next.at >= job.run_at);
+            let notifies = next.queue == JobKind::NotifyClient;
+            prop_assert_eq!(notifies, transaction.status.is_final());
+            prop_assert_eq!(notifies, explained.waits_for == WaitsFor::Client);
+        }
+        prop_assert!(explained.summary.ends_with('.') && explained.cause.detail.ends_with('.'));
+    }
+
+    /// A pause is named before anything else that holds a waiting job up.
+    #[test]
+    fn a_pause_is_the_first_cause(mut snapshot in snapshots()) {
+        let pause = Pause { at: at(-9), by: "operator".to_owned(), note: None };
+        snapshot.pauses = JobKind::ALL.iter().map(|queue| (*queue, pause.clone())).collect();
+        let explained = explain(&snapshot);
+        if let Some(next) = &explained.next_action
+            && snapshot.job(next.queue).unwrap().state != JobState::Running
+        {
+            prop_assert_eq!(explained.cause.kind, CauseKind::PausedQueue);
+        }
+    }
+}
+
+#[test]
+fn an_open_circuit_moves_the_next_action() {
+    let runner = &mut proptest::test_runner::TestRunner::deterministic();
+    let mut snapshot = snapshots().new_tree(runner).unwrap().current();
+    snapshot.transaction.status = Status::Pending;
+    snapshot.jobs = JobKind::ALL.iter().map(|queue| job(*queue, JobState::Due, false)).collect();
+    snapshot.pauses.clear();
+    snapshot.circuit.state = CircuitState::Open;
+    snapshot.circuit.open_until = Some(at(40));
+    let explained = explain(&snapshot);
+    assert_eq!(explained.cause.kind, CauseKind::CircuitOpen);
+    assert_eq!(explained.next_action.unwrap().at, at(40));
+}

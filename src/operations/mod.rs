@@ -1,0 +1,34 @@
+//! What operators do and ask that takes more than SQL: looking before a replay, replaying many,
+//! explaining why a transaction waits, reconciling with the third party.
+//!
+//! The API, the command line and the console all act through these functions and those of `store`,
+//! so that all of them do the same. An operator's preview may wait for the third party, bounded in
+//! time; no client's request ever does.
+//!
+//! [`maintenance`] runs the periodic tasks of a worker process, each in one process at a time:
+//! [`reconcile`] looks up what is open, [`retention`] removes what has ended. The command line runs
+//! the first one on demand, under the same lease. A crash leaves a lease, which ends by itself, and
+//! whatever was committed: each step is one SQL transaction, and may be done again.
+
+pub mod explain;
+pub mod maintenance;
+pub mod reconcile;
+pub mod replay;
+pub mod retention;
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use crate::{clients::ThirdPartyClient, store::jobs::JobPlan};
+
+/// What operators' actions work with.
+#[derive(Debug, Clone)]
+pub struct Operations {
+    pub pool: PgPool,
+    pub plan: JobPlan,
+    /// `None` where no third party is configured: then nothing is looked up there.
+    pub third_party: Option<ThirdPartyClient>,
+    /// Silence after which a worker counts as dead.
+    pub dead_after: Duration,
+}

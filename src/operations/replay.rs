@@ -1,0 +1,372 @@
+//! Replaying dead letters: a preview of what each replay would do, and replaying many.
+//!
+//! A preview asks the third party what it shows about each transaction, a few at a time and within
+//! a bound, and changes nothing. A bulk replay is one SQL transaction for each dead letter: killed
+//! half-way it leaves some replayed and the others open, never one that is both.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Operations;
+use crate::{
+    clients::third_party::Lookup,
+    domain::{
+        CircuitState, DeadLetterKind, DeadLetterState, Decision, JobKind, ReportedStatus,
+        SettledBy, Status, words,
+    },
+    store::{
+        StoreError,
+        audit::Actor,
+        circuit, clients,
+        dead_letter_actions::{self, DeadLetterError},
+        dead_letters::{self, DeadLetter, Filter},
+        transactions::{self, Transaction},
+    },
+};
+
+/// Most dead letters of one bulk replay or preview.
+pub const MAX_BULK: u32 = 1_000;
+/// Lookups of a preview at once.
+const LOOKUPS_AT_ONCE: usize = 16;
+/// How long the lookups of a preview may take in all; what is left then is not asked.
+const PREVIEW_LIMIT: Duration = Duration::from_secs(10);
+
+words! {
+    /// What the third party shows of a transaction.
+    AtThirdParty {
+        /// It is there.
+        Found = "found",
+        /// It is not there, or lookups are not offered.
+        Absent = "absent",
+        /// No answer: it may be there or not.
+        Unanswered = "unanswered",
+        /// Nobody asked: it does not matter here, no third party is configured, its circuit is
+        /// open, or time was up.
+        NotAsked = "not_asked",
+    }
+}
+
+words! {
+    /// What became of a dead letter in a bulk replay.
+    ItemOutcome {
+        /// Dry run: it would be replayed.
+        Planned = "planned",
+        /// It was replayed.
+        Replayed = "replayed",
+        /// It cannot be replayed; nothing was done.
+        Refused = "refused",
+    }
+}
+
+/// Longest wait for the database in one step: a connection that swallows packets must not hold an
+/// operator's request for ever.
+const DATABASE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which dead letters to replay: open ones alone, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// These, instead of all that match the rest.
+    pub ids: Option<Vec<Uuid>>,
+    pub kind: Option<DeadLetterKind>,
+    pub client_id: Option<Uuid>,
+    /// Opened before.
+    pub created_before: Option<DateTime<Utc>>,
+    /// At most [`MAX_BULK`].
+    pub limit: u32,
+}
+
+/// What a replay would do.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    pub letter: DeadLetter,
+    /// The calls that it would make.
+    pub call: Option<String>,
+    pub at_third_party: AtThirdParty,
+    /// The status there, where it told one.
+    pub third_party_status: Option<ReportedStatus>,
+    /// The transaction's status after it, as far as can be told now.
+    pub resulting_status: Option<Status>,
+    /// What it would do, or why it is refused.
+    pub effect: String,
+    pub outcome: ItemOutcome,
+}
+
+/// What became of one dead letter.
+#[derive(Debug, Clone)]
+pub struct Replayed {
+    pub letter: DeadLetter,
+    pub outcome: ItemOutcome,
+    /// Why it was refused.
+    pub reason: Option<String>,
+}
+
+/// Why a bulk replay did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    #[error("{found} dead letters match, not {expected}: nothing was replayed")]
+    CountChanged { expected: u32, found: usize },
+    #[error("interrupted: {replayed} of {matched} dead letters were replayed, the others are open")]
+    Interrupted {
+        replayed: usize,
+        matched: usize,
+        #[source]
+        source: StoreError,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Operations {
+    /// What replaying each selected dead letter would do. Changes nothing.
+    pub async fn preview(&self, selection: &Selection) -> Result<Vec<Preview>, StoreError> {
+        let ids = self.select(selection).await?;
+        // A third party that is down is left alone by previews, too.
+        let is_open = bounded(circuit::get(&self.pool)).await?.state == CircuitState::Open;
+        let limit = if is_open { Duration::ZERO } else { PREVIEW_LIMIT };
+        let deadline = Instant::now() + limit;
+        stream::iter(ids)
+            .map(|id| self.preview_one(id, deadline))
+            .buffered(LOOKUPS_AT_ONCE)
+            // One that has vanished since it was selected is left out.
+            .try_filter_map(|preview| async move { Ok(preview) })
+            .try_collect()
+            .await
+    }
+
+    /// Replays the selected dead letters. With `expected`, only if that many are selected: so
+    /// many were shown to whoever confirms. `each` hears of every one.
+    pub async fn replay_many(
+        &self,
+        selection: &Selection,
+        expected: Option<u32>,
+        actor: Actor<'_>,
+        mut each: impl FnMut(&Replayed),
+    ) -> Result<Vec<Replayed>, BulkError> {
+        let ids = self.select(selection).await?;
+        if let Some(expected) = expected
+            && expected as usize != ids.len()
+        {
+            return Err(BulkError::CountChanged { expected, found: ids.len() });
+        }
+        let matched = ids.len();
+        let (mut items, mut replayed) = (Vec::with_capacity(matched), 0);
+        for id in ids {
+            let interrupted = |source| BulkError::Interrupted { replayed, matched, source };
+            let replay = dead_letter_actions::replay(&self.pool, id, &self.plan, actor);
+            let item = match bounded(replay).await {
+                Ok(letter) => {
+                    replayed += 1;
+                    Replayed { letter, outcome: ItemOutcome::Replayed, reason: None }
+                }
+                Err(DeadLetterError::Store(error)) => return Err(interrupted(error)),
+                Err(refused) => {
+                    let letter = bounded(dead_letters::get(&self.pool, id)).await;
+                    let letter = letter.map_err(interrupted)?;
+                    let Some(letter) = letter else { continue };
+                    let reason = Some(refused.to_string());
+                    Replayed { letter, outcome: ItemOutcome::Refused, reason }
+                }
+            };
+            each(&item);
+            items.push(item);
+        }
+        Ok(items)
+    }
+
+    async fn select(&self, selection: &Selection) -> Result<Vec<Uuid>, StoreError> {
+        if let Some(ids) = &selection.ids {
+            let mut seen = HashSet::new();
+            return Ok(ids.iter().copied().filter(|id| seen.insert(*id)).collect());
+        }
+        let filter = Filter {
+            kind: selection.kind,
+            client_id: selection.client_id,
+            opened_before: selection.created_before,
+            ..Filter::default()
+        };
+        let limit = selection.limit.min(MAX_BULK).into();
+        bounded(dead_letters::open_ids(&self.pool, &filter, limit)).await
+    }
+
+    async fn preview_one(
+        &self,
+        id: Uuid,
+        deadline: Instant,
+    ) -> Result<Option<Preview>, StoreError> {
+        let read = async {
+            let Some(letter) = dead_letters::get(&self.pool, id).await? else { return Ok(None) };
+            let transaction = match letter.transaction_id {
+                Some(transaction_id) => transactions::get(&self.pool, transaction_id).await?,
+                None => None,
+            };
+            Ok::<_, StoreError>(Some((letter, transaction)))
+        };
+        let Some((letter, transaction)) = bounded(read).await? else { return Ok(None) };
+        let (at_third_party, third_party_status) = match letter.transaction_id {
+            Some(transaction_id) if concerns_third_party(&letter) => {
+                self.look_up(transaction_id, deadline).await
+            }
+            _ => (AtThirdParty::NotAsked, None),
+        };
+        let seen = (at_third_party, third_party_status);
+        let plan = plan_replay(&letter, transaction.as_ref(), seen);
+        let call = match (plan.outcome, &transaction) {
+            (ItemOutcome::Planned, Some(transaction)) => {
+                bounded(self.describe_call(&letter, transaction)).await?
+            }
+            _ => None,
+        };
+        Ok(Some(Preview {
+            letter,
+            call,
+            at_third_party,
+            third_party_status,
+            resulting_status: plan.status,
+            effect: plan.effect,
+            outcome: plan.outcome,
+        }))
+    }
+
+    async fn look_up(&self, id: Uuid, deadline: Instant) -> (AtThirdParty, Option<ReportedStatus>) {
+        let Some(third_party) = self.third_party.as_ref().filter(|_| Instant::now() < deadline)
+        else {
+            return (AtThirdParty::NotAsked, None);
+        };
+        match tokio::time::timeout_at(deadline, third_party.look_up(id)).await {
+            Ok(Ok(Lookup::Found { status })) => (AtThirdParty::Found, status),
+            Ok(Ok(Lookup::Absent)) => (AtThirdParty::Absent, None),
+            Ok(Err(_)) | Err(_) => (AtThirdParty::Unanswered, None),
+        }
+    }
+
+    /// The calls that the dead letter's job makes.
+    async fn describe_call(
+        &self,
+        letter: &DeadLetter,
+        transaction: &Transaction,
+    ) -> Result<Option<String>, StoreError> {
+        let queue = letter.queue.as_deref().and_then(|queue| queue.parse::<JobKind>().ok());
+        Ok(match (queue, &self.third_party) {
+            (Some(JobKind::NotifyClient), _) => {
+                let url = clients::callback(&self.pool, transaction.client_id).await?.url;
+                Some(format!("PUT {url} (version {})", transaction.version))
+            }
+            (Some(JobKind::CreateAtThirdParty), Some(third_party)) => Some(format!(
+                "GET {}, and if it is not there POST {}",
+                third_party.lookup_url(transaction.id),
+                third_party.create_url()
+            )),
+            (Some(JobKind::UpdateStatus), Some(third_party)) => {
+                Some(format!("GET {}", third_party.lookup_url(transaction.id)))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Waits for the database, but not without end.
+async fn bounded<T, E: From<StoreError>>(
+    query: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let timed_out = |_| StoreError::from(sqlx::Error::PoolTimedOut);
+    tokio::time::timeout(DATABASE_LIMIT, query).await.map_err(timed_out)?
+}
+
+/// Whether what the third party shows matters to the dead letter.
+fn concerns_third_party(letter: &DeadLetter) -> bool {
+    let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
+    match queue {
+        Some(JobKind::CreateAtThirdParty | JobKind::UpdateStatus) => true,
+        Some(JobKind::CreateTransaction | JobKind::NotifyClient) => false,
+        // A webhook opened it, or a contradiction.
+        None => true,
+    }
+}
+
+/// What a replay comes to.
+struct Plan {
+    outcome: ItemOutcome,
+    effect: String,
+    status: Option<Status>,
+}
+
+/// What replaying `letter` would do, going by what the third party showed.
+fn plan_replay(
+    letter: &DeadLetter,
+    transaction: Option<&Transaction>,
+    (at_third_party, found): (AtThirdParty, Option<ReportedStatus>),
+) -> Plan {
+    let status = transaction.map(|transaction| transaction.status);
+    let refused = |error: DeadLetterError| Plan {
+        outcome: ItemOutcome::Refused,
+        effect: error.to_string(),
+        status,
+    };
+    let planned = |effect: &str, status| Plan {
+        outcome: ItemOutcome::Planned,
+        effect: effect.to_owned(),
+        status,
+    };
+    if letter.state != DeadLetterState::Open {
+        return refused(DeadLetterError::Closed(letter.state));
+    }
+    // What a report does to the present status.
+    let report = |reported: Status, by| match status.map(|status| status.decide(reported, by)) {
+        Some(Decision::Settle) => {
+            let effect = format!("the transaction becomes {reported} and the client is told");
+            planned(&effect, Some(reported))
+        }
+        Some(Decision::Conflict) => {
+            planned("the status stays and a status_conflict is opened", status)
+        }
+        _ => planned("the status stays", status),
+    };
+    match letter.kind {
+        DeadLetterKind::StatusConflict => return refused(DeadLetterError::NothingToReplay),
+        DeadLetterKind::UnknownTransaction => {
+            return match (status, dead_letter_actions::reported_status(letter)) {
+                (None, _) => refused(DeadLetterError::StillUnknown),
+                (Some(_), None) => refused(DeadLetterError::NothingToReplay),
+                (Some(_), Some(reported)) => report(reported, SettledBy::Webhook),
+            };
+        }
+        _ => {}
+    }
+    let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
+    match (queue, at_third_party) {
+        (None, _) => refused(DeadLetterError::NothingToReplay),
+        (Some(JobKind::CreateTransaction), _) => planned(
+            "the transaction is written if it is not here",
+            status.or(Some(Status::Pending)),
+        ),
+        (Some(JobKind::NotifyClient), _) => {
+            planned("the client is told the present status", status)
+        }
+        (Some(JobKind::CreateAtThirdParty), AtThirdParty::Found) => {
+            let reported = found.map_or(Status::Pending, Status::from);
+            report(reported, SettledBy::ThirdPartyResponse)
+        }
+        (Some(JobKind::CreateAtThirdParty), AtThirdParty::Absent)
+            if status == Some(Status::Failed) =>
+        {
+            // The client was told `failed`, and an operator's replay does not take that back.
+            planned("it is created at the third party, and a status_conflict is opened", status)
+        }
+        (Some(JobKind::CreateAtThirdParty), AtThirdParty::Absent) => {
+            planned("it is created at the third party", status)
+        }
+        (Some(JobKind::CreateAtThirdParty), _) => {
+            planned("it is looked up, and created if it is not there", status)
+        }
+        (Some(JobKind::UpdateStatus), _) => match found {
+            Some(found) if found != ReportedStatus::Pending => {
+                report(Status::from(found), SettledBy::Poll)
+            }
+            _ => planned("it is polled again until a final status or the deadline", status),
+        },
+    }
+}
