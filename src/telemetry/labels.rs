@@ -1,0 +1,117 @@
+//! The words that stand in metrics for what happened.
+
+use crate::domain::words;
+
+words! {
+    /// How a `POST /v1/transactions` was answered.
+    AcceptResult {
+        /// 202: stored with its four jobs.
+        Accepted = "accepted",
+        /// 200: it was posted before.
+        Replayed = "replayed",
+        /// 409: posted before with other content, or by another client.
+        Conflict = "conflict",
+        /// 400, 413, 415 or 422.
+        Invalid = "invalid",
+        /// 401.
+        Unauthorized = "unauthorized",
+        /// 503: the database was away.
+        Unavailable = "unavailable",
+        /// Anything else.
+        Failed = "failed",
+    }
+}
+
+impl AcceptResult {
+    /// What an answer's status says.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            202 => Self::Accepted,
+            200 => Self::Replayed,
+            409 => Self::Conflict,
+            400 | 413 | 415 | 422 => Self::Invalid,
+            401 => Self::Unauthorized,
+            503 => Self::Unavailable,
+            _ => Self::Failed,
+        }
+    }
+}
+
+words! {
+    /// What became of a webhook.
+    WebhookResult {
+        /// It settled the transaction.
+        Settled = "settled",
+        /// It said what was known.
+        Unchanged = "unchanged",
+        /// It contradicts the present status.
+        Conflict = "conflict",
+        /// It names an id that is not here.
+        UnknownTransaction = "unknown_transaction",
+        /// It came before.
+        Duplicate = "duplicate",
+        /// 401: its signature is wrong, missing or too old.
+        BadSignature = "bad_signature",
+        /// 400, 413, 415 or 422.
+        Invalid = "invalid",
+        /// 503: the database was away.
+        Unavailable = "unavailable",
+        /// Anything else.
+        Failed = "failed",
+    }
+}
+
+impl WebhookResult {
+    /// What the status of an answer other than 200 says.
+    pub fn of_refusal(status: u16) -> Self {
+        match status {
+            400 | 413 | 415 | 422 => Self::Invalid,
+            401 => Self::BadSignature,
+            503 => Self::Unavailable,
+            _ => Self::Failed,
+        }
+    }
+}
+
+words! {
+    /// How the third party answered a create or a lookup.
+    CallResult {
+        /// Create: 2xx.
+        Created = "created",
+        /// Create: 409.
+        Exists = "exists",
+        /// Create: it may have gone through.
+        Ambiguous = "ambiguous",
+        /// Create: no connection.
+        Unreachable = "unreachable",
+        /// Create: 429 or 503.
+        Busy = "busy",
+        /// Create: another 4xx.
+        Rejected = "rejected",
+        /// Lookup: it is there.
+        Found = "found",
+        /// Lookup: it is not there, or lookups are not offered.
+        Absent = "absent",
+        /// Lookup: no usable answer.
+        NoAnswer = "no_answer",
+    }
+}
+
+impl CallResult {
+    /// How many of [`Self::ALL`], from the first, belong to a create.
+    pub const CREATES: usize = 6;
+}
+
+words! {
+    /// How a client answered a notification.
+    NotifyResult {
+        /// 2xx.
+        Delivered = "delivered",
+        /// 410: it wants no more.
+        Gone = "gone",
+        /// Another answer.
+        Refused = "refused",
+        /// No answer.
+        Unreachable = "unreachable",
+    }
+}

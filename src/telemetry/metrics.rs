@@ -1,0 +1,410 @@
+//! The metrics of one application, in Prometheus's model.
+//!
+//! Children of labelled metrics are resolved when the application is built: counting is an atomic
+//! addition, without a lock or an allocation. Whatever has no fixed set of labels (HTTP statuses)
+//! resolves its child at its first use. What only the database knows is read when somebody
+//! scrapes; see [`super::reading`].
+
+use std::time::Duration;
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder, process_collector::ProcessCollector, proto::MetricFamily,
+};
+use sqlx::PgPool;
+
+use super::{
+    labels::{AcceptResult, CallResult, NotifyResult, WebhookResult},
+    operations::OperationMetrics,
+    reading::DatabaseReading,
+};
+use crate::domain::{JobKind, RunOutcome, SettledBy, Words};
+
+/// Seconds of what is done here: a request, a run of a job that calls nobody.
+const SHORT: [f64; 13] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0];
+/// Seconds of what others do: calls and the runs of jobs around them.
+const LONG: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 35.0];
+/// Seconds that a due job waited.
+const LATENESS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+/// Seconds from accept to final status: fine enough to draw a median from.
+const TO_FINAL: [f64; 20] = [
+    0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0,
+    300.0, 600.0, 900.0,
+];
+/// Attempts that a job took.
+const ATTEMPTS: [f64; 8] = [1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 15.0];
+
+/// Counters of one metric, one for each word of a label.
+#[derive(Debug)]
+struct ByWord<L> {
+    children: Vec<(L, IntCounter)>,
+}
+
+impl<L: Words + PartialEq> ByWord<L> {
+    fn new(words: &[L], child: impl Fn(&'static str) -> IntCounter) -> Self {
+        Self { children: words.iter().map(|word| (*word, child(word.as_str()))).collect() }
+    }
+
+    fn inc(&self, word: L) {
+        if let Some((_, counter)) = self.children.iter().find(|(known, _)| *known == word) {
+            counter.inc();
+        }
+    }
+}
+
+/// What is counted about the jobs of one queue.
+#[derive(Debug)]
+struct QueueMetrics {
+    runs: ByWord<RunOutcome>,
+    duration: Histogram,
+    lateness: Histogram,
+    attempts: Histogram,
+}
+
+/// A connection pool that is shown.
+#[derive(Debug)]
+pub struct NamedPool {
+    /// What it is for.
+    pub name: &'static str,
+    pub pool: PgPool,
+}
+
+/// How often something was counted so far, under the name it has in the figures per minute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Total {
+    /// `accepted`, `jobs` or `final`.
+    pub figure: &'static str,
+    pub label: String,
+    pub count: u64,
+}
+
+/// The metrics of one application.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pools: Vec<NamedPool>,
+    accepts: ByWord<AcceptResult>,
+    webhooks: ByWord<WebhookResult>,
+    queues: [QueueMetrics; JobKind::ALL.len()],
+    creates: ByWord<CallResult>,
+    lookups: ByWord<CallResult>,
+    create_duration: Histogram,
+    lookup_duration: Histogram,
+    notifications: ByWord<NotifyResult>,
+    notify_duration: Histogram,
+    time_to_final: Vec<(SettledBy, Histogram)>,
+    requests: IntCounterVec,
+    request_durations: HistogramVec,
+    connections: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Metrics at zero, of a process of this role with these pools.
+    pub fn new(role: &str, pools: Vec<NamedPool>) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let make = Maker { registry: &registry };
+        let build = make.gauge(
+            Opts::new("quartet_build_info", "Always 1; what runs here.")
+                .const_label("version", env!("CARGO_PKG_VERSION"))
+                .const_label("role", role),
+        )?;
+        build.set(1.0);
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+
+        let accepts = make.counters(
+            "quartet_accepts_total",
+            "Transactions posted, by how the post was answered.",
+            &["result"],
+        )?;
+        let webhooks = make.counters(
+            "quartet_webhooks_total",
+            "Webhooks of the third party, by what became of them.",
+            &["outcome"],
+        )?;
+        let runs = make.counters(
+            "quartet_job_runs_total",
+            "Runs of jobs that ended, by queue and outcome.",
+            &["queue", "outcome"],
+        )?;
+        let durations = make.histograms(
+            "quartet_job_duration_seconds",
+            "From the start of a job's run to its written outcome.",
+            &["queue"],
+            &LONG,
+        )?;
+        let lateness = make.histograms(
+            "quartet_job_lateness_seconds",
+            "From when a job was due to its claim, by the database's clock.",
+            &["queue"],
+            &LATENESS,
+        )?;
+        let attempts = make.histograms(
+            "quartet_job_attempts",
+            "Attempts that a job took until it was done or became a dead letter.",
+            &["queue"],
+            &ATTEMPTS,
+        )?;
+        let queue = |kind: &JobKind| {
+            let queue = kind.as_str();
+            QueueMetrics {
+                runs: ByWord::new(RunOutcome::ALL, |word| runs.with_label_values(&[queue, word])),
+                duration: durations.with_label_values(&[queue]),
+                lateness: lateness.with_label_values(&[queue]),
+                attempts: attempts.with_label_values(&[queue]),
+            }
+        };
+        let calls = make.counters(
+            "quartet_third_party_calls_total",
+            "Calls of the third party, by call and result.",
+            &["call", "result"],
+        )?;
+        let call_durations = make.histograms(
+            "quartet_third_party_call_duration_seconds",
+            "Time that calls of the third party took, answered or not.",
+            &["call"],
+            &LONG,
+        )?;
+        let (creates, lookups) = CallResult::ALL.split_at(CallResult::CREATES);
+        let notifications = make.counters(
+            "quartet_notifications_total",
+            "Notifications sent to clients, by result.",
+            &["result"],
+        )?;
+        let notify_duration = make.histograms(
+            "quartet_notification_duration_seconds",
+            "Time that notifications took, answered or not.",
+            &[],
+            &LONG,
+        )?;
+        let time_to_final = make.histograms(
+            "quartet_time_to_final_seconds",
+            "From accept to final status, by what settled the transaction.",
+            &["settled_by"],
+            &TO_FINAL,
+        )?;
+        let settled_by = |by: &SettledBy| (*by, time_to_final.with_label_values(&[by.as_str()]));
+        let requests = make.counters(
+            "quartet_http_requests_total",
+            "HTTP requests answered, by operation and status.",
+            &["operation", "status"],
+        )?;
+        let request_durations = make.histograms(
+            "quartet_http_request_duration_seconds",
+            "Time to answer HTTP requests, by operation.",
+            &["operation"],
+            &SHORT,
+        )?;
+        let connections = make.gauges(
+            "quartet_database_connections",
+            "Connections of this process to the database, by pool and state; `max` is the limit.",
+            &["pool", "state"],
+        )?;
+        Ok(Self {
+            pools,
+            accepts: ByWord::new(AcceptResult::ALL, |word| accepts.with_label_values(&[word])),
+            webhooks: ByWord::new(WebhookResult::ALL, |word| webhooks.with_label_values(&[word])),
+            queues: std::array::from_fn(|index| queue(&JobKind::ALL[index])),
+            creates: ByWord::new(creates, |word| calls.with_label_values(&["create", word])),
+            lookups: ByWord::new(lookups, |word| calls.with_label_values(&["lookup", word])),
+            create_duration: call_durations.with_label_values(&["create"]),
+            lookup_duration: call_durations.with_label_values(&["lookup"]),
+            notifications: ByWord::new(NotifyResult::ALL, |word| {
+                notifications.with_label_values(&[word])
+            }),
+            notify_duration: notify_duration.with_label_values::<&str>(&[]),
+            time_to_final: SettledBy::ALL.iter().map(settled_by).collect(),
+            requests,
+            request_durations,
+            connections,
+            registry,
+        })
+    }
+
+    /// The counters of one HTTP operation.
+    pub fn operation(&self, operation: &str) -> OperationMetrics {
+        OperationMetrics::new(operation, &self.requests, &self.request_durations)
+    }
+
+    /// A counter of the caller's own, `quartet_…_total`, by one label.
+    pub fn counter(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        Maker { registry: &self.registry }.counters(name, help, &[label])
+    }
+
+    /// A posted transaction was answered.
+    pub fn accept(&self, result: AcceptResult) {
+        self.accepts.inc(result);
+    }
+
+    /// A webhook was answered.
+    pub fn webhook(&self, result: WebhookResult) {
+        self.webhooks.inc(result);
+    }
+
+    /// A job was claimed this long after it was due.
+    pub fn claimed(&self, queue: &str, late: Duration) {
+        if let Some(queue) = self.queue(queue) {
+            queue.lateness.observe(late.as_secs_f64());
+        }
+    }
+
+    /// A run of a job ended after `took`; it was attempt number `attempt`.
+    pub fn run_ended(&self, queue: &str, outcome: RunOutcome, attempt: u32, took: Duration) {
+        let Some(queue) = self.queue(queue) else { return };
+        queue.runs.inc(outcome);
+        queue.duration.observe(took.as_secs_f64());
+        if matches!(outcome, RunOutcome::Done | RunOutcome::Dead) {
+            queue.attempts.observe(attempt.into());
+        }
+    }
+
+    /// A create was answered, or not, after `took`.
+    pub fn third_party_create(&self, result: CallResult, took: Duration) {
+        self.creates.inc(result);
+        self.create_duration.observe(took.as_secs_f64());
+    }
+
+    /// A lookup was answered, or not, after `took`.
+    pub fn third_party_lookup(&self, result: CallResult, took: Duration) {
+        self.lookups.inc(result);
+        self.lookup_duration.observe(took.as_secs_f64());
+    }
+
+    /// A notification was answered, or not, after `took`.
+    pub fn notification(&self, result: NotifyResult, took: Duration) {
+        self.notifications.inc(result);
+        self.notify_duration.observe(took.as_secs_f64());
+    }
+
+    /// A transaction became final this long after its accept.
+    pub fn settled(&self, by: SettledBy, after: Duration) {
+        if let Some((_, histogram)) = self.time_to_final.iter().find(|(known, _)| *known == by) {
+            histogram.observe(after.as_secs_f64());
+        }
+    }
+
+    fn queue(&self, queue: &str) -> Option<&QueueMetrics> {
+        let kind = JobKind::ALL.iter().find(|kind| kind.as_str() == queue)?;
+        self.queues.get(kind.index())
+    }
+
+    /// What the figures per minute are made of, always the same ones in the same order.
+    pub fn totals(&self) -> Vec<Total> {
+        let accepts = self.accepts.children.iter();
+        let accepted = accepts.filter(|(result, _)| *result == AcceptResult::Accepted);
+        let mut totals: Vec<Total> = accepted
+            .map(|(_, counter)| Total {
+                figure: "accepted",
+                label: String::new(),
+                count: counter.get(),
+            })
+            .collect();
+        for (kind, queue) in JobKind::ALL.iter().zip(&self.queues) {
+            totals.extend(queue.runs.children.iter().map(|(outcome, counter)| Total {
+                figure: "jobs",
+                label: format!("{kind}/{outcome}"),
+                count: counter.get(),
+            }));
+        }
+        for (by, histogram) in &self.time_to_final {
+            totals.extend(buckets(histogram).into_iter().map(|(bound, count)| Total {
+                figure: "final",
+                label: format!("{by}/{bound}"),
+                count,
+            }));
+        }
+        totals
+    }
+
+    /// Everything in Prometheus's text format, with what was read of the database; without it
+    /// where it could not be read.
+    pub fn expose(&self, reading: Option<&DatabaseReading>) -> Result<String, prometheus::Error> {
+        for NamedPool { name, pool } in &self.pools {
+            let idle = pool.num_idle().min(pool.size() as usize) as i64;
+            let set = |state, value| {
+                self.connections.with_label_values(&[*name, state]).set(value);
+            };
+            set("idle", idle);
+            set("in_use", i64::from(pool.size()) - idle);
+            set("max", i64::from(pool.options().get_max_connections()));
+        }
+        let mut families: Vec<MetricFamily> = self.registry.gather();
+        families.extend(super::reading::families(reading)?);
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+/// Each bucket of a histogram by its upper bound in ms, without what the ones below it hold.
+fn buckets(histogram: &Histogram) -> Vec<(String, u64)> {
+    use prometheus::core::Metric as _;
+
+    let metric = histogram.metric();
+    let histogram = metric.get_histogram();
+    let mut below = 0;
+    let mut counts = Vec::new();
+    for bucket in histogram.get_bucket() {
+        let bound = bucket.upper_bound();
+        if bound.is_finite() {
+            let count = bucket.cumulative_count().saturating_sub(below);
+            counts.push((format!("{:.0}", bound * 1_000.0), count));
+            below = bucket.cumulative_count();
+        }
+    }
+    counts.push(("inf".to_owned(), histogram.get_sample_count().saturating_sub(below)));
+    counts
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let histograms = HistogramVec::new(opts, labels)?;
+        self.registry.register(Box::new(histograms.clone()))?;
+        Ok(histograms)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
+    fn gauge(&self, opts: Opts) -> Result<Gauge, prometheus::Error> {
+        let gauge = Gauge::with_opts(opts)?;
+        self.registry.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+}
