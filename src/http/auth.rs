@@ -10,8 +10,16 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use super::{ApiState, problem::Problem};
+use super::{
+    ApiState,
+    problem::{FieldProblem, Problem},
+};
 use crate::store::clients;
+
+/// The header in which operators say who they are.
+const OPERATOR_NAME: &str = "Operator-Name";
+/// Most characters of that name.
+const MAX_OPERATOR_NAME: usize = 100;
 
 /// A new API key, `qk_` and 32 random bytes.
 pub fn generate_api_key() -> String {
@@ -35,19 +43,26 @@ pub struct ClientAuth(
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "OperatorToken", checker = "check_operator")]
 pub struct OperatorAuth(
-    /// The name that is written into evidence and dead letters.
-    pub &'static str,
+    /// Who acts, as it is written into the audit, evidence and dead letters: `operator`, with the
+    /// name of the `Operator-Name` header in brackets.
+    pub String,
 );
 
 async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
     find_client(request, &bearer).await?.ok_or_else(|| Problem::unauthorized().into())
 }
 
-async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<&'static str> {
+async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<String> {
     let expected = &ApiState::of(request).operator_token_hash;
     let given = hash_api_key(&bearer.token);
     if expected.as_ref().is_some_and(|expected| bool::from(expected.ct_eq(&given))) {
-        return Ok("operator");
+        // UTF-8, which HTTP's own reading of a header would drop.
+        let name = request.headers().get(OPERATOR_NAME).map_or(&b""[..], |name| name.as_bytes());
+        let name = std::str::from_utf8(name).ok().and_then(operator_name);
+        return name.ok_or_else(|| {
+            let detail = "must be at most 100 printable characters, in UTF-8";
+            Problem::invalid(vec![FieldProblem::parameter(OPERATOR_NAME, detail)]).into()
+        });
     }
     match find_client(request, &bearer).await? {
         Some(_) => {
@@ -56,6 +71,17 @@ async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<&'sta
         }
         None => Err(Problem::unauthorized().into()),
     }
+}
+
+/// Who acts: `operator`, or `operator (name)`. The token says that it is an operator, the name only
+/// which one they say they are. `None` where the name is none that the audit takes.
+pub fn operator_name(name: &str) -> Option<String> {
+    let name = name.trim();
+    if name.is_empty() {
+        return Some("operator".to_owned());
+    }
+    let allowed = name.chars().count() <= MAX_OPERATOR_NAME && !name.chars().any(char::is_control);
+    allowed.then(|| format!("operator ({name})"))
 }
 
 async fn find_client(request: &Request, bearer: &Bearer) -> Result<Option<Uuid>, Problem> {

@@ -1,11 +1,13 @@
 //! Keyset pages: `limit`, `cursor` and `next_cursor`, alike for all lists.
 
+use std::fmt;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use uuid::Uuid;
 
 use super::problem::{FieldProblem, Problem};
-use crate::store::transactions::Cursor;
+use crate::store::{job_list::JobCursor, transactions::Cursor};
 
 /// Entries of a page where no limit is given.
 pub fn default_limit() -> u32 {
@@ -14,25 +16,46 @@ pub fn default_limit() -> u32 {
 
 /// A cursor's text: opaque to callers, stable between releases.
 pub fn encode(cursor: Cursor) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}.{}", cursor.at.timestamp_micros(), cursor.id))
+    encode_parts(cursor.at, cursor.id)
+}
+
+fn encode_parts(at: DateTime<Utc>, id: impl fmt::Display) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}.{id}", at.timestamp_micros()))
 }
 
 /// Reads the `cursor` parameter.
 pub fn decode(text: &str) -> Result<Cursor, Problem> {
-    parse(text).ok_or_else(|| {
-        let detail = "must be the `next_cursor` of an earlier page";
-        Problem::invalid(vec![FieldProblem::parameter("cursor", detail)])
-    })
+    parse(text).ok_or_else(wrong_cursor)
+}
+
+/// Reads the `cursor` parameter of a list of jobs.
+pub fn decode_job(text: &str) -> Result<JobCursor, Problem> {
+    let (at, id) = parse_parts(text).ok_or_else(wrong_cursor)?;
+    // NUL is no text for Postgres, and it has no times before 4713 BC. Those of jobs are from the
+    // first year on.
+    let storable = !id.contains('\0') && at.year() > 0;
+    if storable { Ok(JobCursor { at, id }) } else { Err(wrong_cursor()) }
+}
+
+/// 422: the cursor is none of ours.
+pub fn wrong_cursor() -> Problem {
+    let detail = "must be the `next_cursor` of an earlier page";
+    Problem::invalid(vec![FieldProblem::parameter("cursor", detail)])
 }
 
 fn parse(text: &str) -> Option<Cursor> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (micros, id) = text.split_once('.')?;
-    let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    let (at, id) = parse_parts(text)?;
     if storable(at) != at {
         return None;
     }
-    Some(Cursor { at, id: Uuid::parse_str(id).ok()? })
+    Some(Cursor { at, id: Uuid::parse_str(&id).ok()? })
+}
+
+fn parse_parts(text: &str) -> Option<(DateTime<Utc>, String)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (micros, id) = text.split_once('.')?;
+    let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    Some((at, id.to_owned()))
 }
 
 /// A time to compare rows with: no row is older than 1970, and Postgres has no times before 4713 BC.
@@ -42,12 +65,33 @@ pub fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
 
 /// Cuts `rows`, read with one more than `limit`, to the page; the cursor where more follow.
 pub fn cut<T>(rows: &mut Vec<T>, limit: u32, cursor: impl FnOnce(&T) -> Cursor) -> Option<String> {
+    cut_at(rows, limit, |row| encode(cursor(row)))
+}
+
+/// [`cut`] for a list of jobs.
+pub fn cut_jobs<T>(
+    rows: &mut Vec<T>,
+    limit: u32,
+    cursor: impl FnOnce(&T) -> JobCursor,
+) -> Option<String> {
+    cut_at(rows, limit, |row| {
+        let JobCursor { at, id } = cursor(row);
+        encode_parts(at, id)
+    })
+}
+
+/// [`cut`] with the cursor's text.
+pub fn cut_at<T>(
+    rows: &mut Vec<T>,
+    limit: u32,
+    cursor: impl FnOnce(&T) -> String,
+) -> Option<String> {
     let limit = limit as usize;
     if rows.len() <= limit {
         return None;
     }
     rows.truncate(limit);
-    rows.last().map(|row| encode(cursor(row)))
+    rows.last().map(cursor)
 }
 
 #[cfg(test)]

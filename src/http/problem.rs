@@ -2,7 +2,8 @@
 //!
 //! Everything that goes wrong in a request ends here: what operations raise themselves, and what
 //! poem raises before an operation runs (unknown path, wrong method, unreadable parameter, panic).
-//! A 500 is opaque; its cause is logged once, here.
+//! A 500 is opaque; its cause goes with the answer to the edge, where [`super::observe`] logs it
+//! once.
 
 use poem::{
     IntoResponse, Response,
@@ -37,7 +38,14 @@ pub struct Problem {
     pub detail: String,
     /// Where fields or parameters are at fault, one entry each.
     pub errors: Option<Vec<FieldProblem>>,
+    /// What is logged about it; never sent.
+    #[oai(skip)]
+    pub cause: Option<Box<str>>,
 }
+
+/// Why a request failed, beside the answer that does not say it.
+#[derive(Debug, Clone)]
+pub struct Cause(pub Box<str>);
 
 /// What is wrong with one field or parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Object)]
@@ -72,7 +80,14 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: None,
+            cause: None,
         }
+    }
+
+    /// The same, with a cause for the log.
+    pub fn because(mut self, cause: impl Into<Box<str>>) -> Self {
+        self.cause = Some(cause.into());
+        self
     }
 
     /// 404.
@@ -108,8 +123,8 @@ impl Problem {
 
     /// 500, opaque. The cause goes to the log.
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error = cause, "request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the cause is in the log")
+            .because(describe(cause))
     }
 
     /// What poem raised outside an operation.
@@ -136,8 +151,8 @@ impl Problem {
         }
         match error.status() {
             status if status.is_server_error() => {
-                tracing::error!(%error, "request failed");
                 Self::new(status, "the request failed; the cause is in the log")
+                    .because(error.to_string())
             }
             status => Self::new(status, error.to_string()),
         }
@@ -167,10 +182,26 @@ fn explain(reason: &str) -> String {
     inner.split(" (occurred while parsing").next().unwrap_or(inner).to_owned()
 }
 
+/// An error with its causes, on one line.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source;
+    }
+    text
+}
+
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let response = Response::builder().status(status).content_type(ProblemJson::CONTENT_TYPE);
+        let response = match self.cause.take() {
+            Some(cause) => response.extension(Cause(cause)),
+            None => response,
+        };
         let response = match status {
             StatusCode::UNAUTHORIZED => response.header(header::WWW_AUTHENTICATE, "Bearer"),
             StatusCode::SERVICE_UNAVAILABLE => {
@@ -184,7 +215,13 @@ impl IntoResponse for Problem {
 
 impl From<Problem> for poem::Error {
     fn from(problem: Problem) -> Self {
-        Self::from_response(problem.into_response())
+        let cause = problem.cause.clone();
+        let mut error = Self::from_response(problem.into_response());
+        if let Some(cause) = cause {
+            // An error's extensions take the place of its response's.
+            error.set_data(Cause(cause));
+        }
+        error
     }
 }
 
@@ -192,9 +229,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(cause) => {
-                let cause = &cause as &dyn std::error::Error;
-                tracing::warn!(error = cause, "the database is away");
-                Self::unavailable()
+                Self::unavailable().because(format!("the database is away: {}", describe(&cause)))
             }
             StoreError::Query(cause) => Self::internal(&cause),
         }

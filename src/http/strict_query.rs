@@ -12,7 +12,10 @@ use poem::{
 };
 use serde_json::Value;
 
-use super::problem::{FieldProblem, Problem};
+use super::{
+    path_template::PathTemplate,
+    problem::{FieldProblem, Problem},
+};
 
 /// The middleware, made from an OpenAPI document.
 pub struct StrictQuery {
@@ -21,8 +24,7 @@ pub struct StrictQuery {
 
 #[derive(Debug, Clone)]
 struct PathRules {
-    /// `None` stands for a parameter.
-    segments: Vec<Option<String>>,
+    path: PathTemplate,
     /// Method in capitals, and the query parameters that it takes.
     operations: Vec<(String, BTreeSet<String>)>,
 }
@@ -38,8 +40,6 @@ impl StrictQuery {
 
 impl PathRules {
     fn new(path: &str, item: &Value) -> Self {
-        let segments =
-            path.split('/').map(|segment| (!segment.starts_with('{')).then(|| segment.to_owned()));
         let operations = item.as_object().into_iter().flatten().map(|(method, operation)| {
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             let names = parameters
@@ -48,16 +48,7 @@ impl PathRules {
                 .collect();
             (method.to_uppercase(), names)
         });
-        Self { segments: segments.collect(), operations: operations.collect() }
-    }
-
-    fn matches(&self, path: &str) -> bool {
-        let mut given = path.split('/');
-        self.segments.iter().all(|segment| match (segment, given.next()) {
-            (Some(fixed), Some(given)) => fixed == given,
-            (None, Some(given)) => !given.is_empty(),
-            (_, None) => false,
-        }) && given.next().is_none()
+        Self { path: PathTemplate::new(path), operations: operations.collect() }
     }
 
     fn check(&self, request: &Request) -> Option<Response> {
@@ -108,7 +99,7 @@ impl<E: Endpoint> Endpoint for StrictQueryEndpoint<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let rules = self.paths.iter().find(|rules| rules.matches(request.uri().path()));
+        let rules = self.paths.iter().find(|rules| rules.path.matches(request.uri().path()));
         match rules.and_then(|rules| rules.check(&request)) {
             Some(refused) => Ok(refused),
             None => self.inner.call(request).await.map(IntoResponse::into_response),

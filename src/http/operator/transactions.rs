@@ -1,0 +1,181 @@
+//! All clients' transactions, and why one waits.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use poem::web::Data;
+use poem_openapi::{
+    Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+};
+use uuid::Uuid;
+
+use super::{
+    answers, client_id,
+    schema::{Circuit, DeadLetter, Job, OperatorTransactionList},
+};
+use crate::{
+    domain::{JobKind, Status},
+    http::{
+        ApiState,
+        auth::OperatorAuth,
+        page,
+        problem::Problem,
+        transaction_schema::{Event, Transaction},
+        words::Word,
+    },
+    operations::explain::{self, CauseKind, Snapshot, WaitsFor},
+    store::{
+        transaction_list,
+        transactions::{Cursor, Filter},
+    },
+};
+
+/// The operators' operations on transactions.
+pub struct OperatorTransactionsApi;
+
+/// What a transaction waits for.
+#[derive(Debug, Object)]
+pub struct Explanation {
+    /// The transaction.
+    pub transaction: Transaction,
+    /// Whom it waits for.
+    pub waits_for: Word<WaitsFor>,
+    /// One sentence.
+    pub summary: String,
+    /// What happens next by itself; null where nothing does.
+    pub next_action: Option<NextAction>,
+    /// What holds it up.
+    pub cause: Cause,
+    /// Its jobs, in the order of its life; none where they were pruned.
+    pub jobs: Vec<Job>,
+    /// Its dead letters, newest first.
+    pub dead_letters: Vec<DeadLetter>,
+    /// The evidence, oldest first.
+    pub evidence: Vec<Event>,
+    /// The third party's circuit breaker.
+    pub circuit: Circuit,
+}
+
+/// What happens next.
+#[derive(Debug, Object)]
+pub struct NextAction {
+    /// The job that does it.
+    pub queue: Word<JobKind>,
+    /// What it does.
+    pub action: String,
+    /// When, at the earliest.
+    pub at: DateTime<Utc>,
+}
+
+/// What holds a transaction up.
+#[derive(Debug, Object)]
+pub struct Cause {
+    /// What kind of thing it is.
+    pub kind: Word<CauseKind>,
+    /// One sentence.
+    pub detail: String,
+}
+
+impl Explanation {
+    /// From what was read and what it means.
+    pub fn new(
+        snapshot: Snapshot,
+        explanation: explain::Explanation,
+        dead_after: std::time::Duration,
+    ) -> Self {
+        Self {
+            transaction: snapshot.transaction.into(),
+            waits_for: Word(explanation.waits_for),
+            summary: explanation.summary,
+            next_action: explanation.next_action.map(|next| NextAction {
+                queue: Word(next.queue),
+                action: next.action.to_owned(),
+                at: next.at,
+            }),
+            cause: Cause { kind: Word(explanation.cause.kind), detail: explanation.cause.detail },
+            jobs: snapshot.jobs.into_iter().map(|job| Job::new(job, dead_after)).collect(),
+            dead_letters: snapshot.dead_letters.into_iter().map(Into::into).collect(),
+            evidence: snapshot.evidence.into_iter().map(Into::into).collect(),
+            circuit: snapshot.circuit.into(),
+        }
+    }
+}
+
+answers! { list
+    /// Answers of `GET /v1/operator/transactions`.
+    ListOperatorTransactionsResponse {
+        /// A page of transactions.
+        Page(OperatorTransactionList)
+    }
+}
+
+answers! { read
+    /// Answers of `GET /v1/operator/transactions/{id}/explain`.
+    ExplainTransactionResponse {
+        /// What it waits for.
+        Explained(Explanation)
+    }
+}
+
+#[OpenApi(prefix_path = "/v1/operator", tag = "crate::http::Tag::Operator")]
+impl OperatorTransactionsApi {
+    /// List the transactions of all clients, newest first.
+    #[oai(path = "/transactions", method = "get", operation_id = "list_operator_transactions")]
+    #[allow(clippy::too_many_arguments)] // One for each query parameter of the contract.
+    async fn list_operator_transactions(
+        &self,
+        _operator: OperatorAuth,
+        state: Data<&Arc<ApiState>>,
+        /// Only those with this status.
+        status: Query<Option<Word<Status>>>,
+        /// Only those of the client of this name.
+        client: Query<Option<String>>,
+        /// Only those accepted at this time or later (RFC 3339).
+        created_after: Query<Option<DateTime<Utc>>>,
+        /// Only those accepted before this time (RFC 3339).
+        created_before: Query<Option<DateTime<Utc>>>,
+        /// Entries of a page.
+        #[oai(
+            default = "page::default_limit",
+            validator(minimum(value = "1"), maximum(value = "200"))
+        )]
+        limit: Query<u32>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> poem::Result<ListOperatorTransactionsResponse> {
+        let client_id = client_id(&state, client.0.as_deref()).await?;
+        let filter = Filter {
+            status: status.0.map(|status| status.0),
+            created_after: created_after.0.map(page::storable),
+            created_before: created_before.0.map(page::storable),
+            cursor: cursor.0.as_deref().map(page::decode).transpose()?,
+        };
+        let limit_and_one = i64::from(limit.0) + 1;
+        let list = transaction_list::list(&state.pool, client_id, &filter, limit_and_one);
+        let mut rows = state.within_limit(list).await?;
+        let next_cursor =
+            page::cut(&mut rows, limit.0, |row| Cursor { at: row.created_at, id: row.id });
+        let items = rows.into_iter().map(Into::into).collect();
+        let page = OperatorTransactionList { items, next_cursor };
+        Ok(ListOperatorTransactionsResponse::Page(Json(page)))
+    }
+
+    /// Explain what a transaction waits for: what is next, when, and what holds it up.
+    #[oai(path = "/transactions/:id/explain", method = "get", operation_id = "explain_transaction")]
+    async fn explain_transaction(
+        &self,
+        _operator: OperatorAuth,
+        state: Data<&Arc<ApiState>>,
+        /// Its id.
+        id: Path<Uuid>,
+    ) -> poem::Result<ExplainTransactionResponse> {
+        let explained = state.within_limit(state.operations.explain(id.0)).await?;
+        let (snapshot, explanation) =
+            explained.ok_or_else(|| Problem::not_found("there is no transaction with this id"))?;
+        let dead_after = state.operations.dead_after;
+        let explanation = Explanation::new(snapshot, explanation, dead_after);
+        Ok(ExplainTransactionResponse::Explained(Json(explanation)))
+    }
+}
