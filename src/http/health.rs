@@ -9,7 +9,7 @@ use super::{
     ApiState,
     problem::{Problem, ProblemJson},
 };
-use crate::store;
+use crate::store::{self, StoreError};
 
 /// Health checks.
 pub struct HealthApi;
@@ -60,11 +60,15 @@ impl HealthApi {
     async fn check_ready(&self, state: Data<&Arc<ApiState>>) -> ReadyResponse {
         let ready = async {
             store::ping(&state.pool).await?;
-            Ok(state.started.load(std::sync::atomic::Ordering::Acquire))
+            Ok::<_, StoreError>(state.started.load(std::sync::atomic::Ordering::Acquire))
         };
         match state.within_limit(ready).await {
             Ok(true) => ReadyResponse::Ready(Json(Health { status: "ok".to_owned() })),
-            Ok(false) | Err(_) => ReadyResponse::NotReady(ProblemJson(Problem::unavailable())),
+            Ok(false) => {
+                let problem = Problem::unavailable().because("the start is not over");
+                ReadyResponse::NotReady(ProblemJson(problem))
+            }
+            Err(problem) => ReadyResponse::NotReady(ProblemJson(problem)),
         }
     }
 }

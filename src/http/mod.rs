@@ -6,9 +6,13 @@
 
 pub mod auth;
 pub mod body;
+pub mod console;
 pub mod health;
+pub mod metrics;
+pub mod observe;
 pub mod operator;
 pub mod page;
+pub mod path_template;
 pub mod problem;
 pub mod strict_query;
 pub mod transaction_schema;
@@ -29,10 +33,13 @@ use poem::{
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use sqlx::PgPool;
 
-use self::{problem::Problem, strict_query::StrictQuery};
+use self::{observe::Observe, problem::Problem, strict_query::StrictQuery};
 use crate::{
     config::{self, Config, Role},
-    store::{StoreError, jobs::JobPlan, wakeups::Wakeups},
+    domain::JobKind,
+    operations::Operations,
+    store::{jobs::JobPlan, wakeups::Wakeups},
+    telemetry::Metrics,
 };
 
 /// How long one request may wait for the database in all.
@@ -43,27 +50,43 @@ const DATABASE_LIMIT: Duration = Duration::from_millis(1_800);
 pub struct ApiState {
     pub pool: PgPool,
     pub plan: JobPlan,
+    pub operations: Operations,
     pub wakeups: Wakeups,
     pub webhook: config::Webhook,
     /// SHA-256 of the operator token, where one is configured.
     pub operator_token_hash: Option<[u8; 32]>,
     /// Largest request body, in bytes.
     pub max_body: usize,
+    pub metrics: Arc<Metrics>,
+    /// Silence after which a worker counts as dead.
+    pub dead_after: Duration,
+    /// Whether browsers reach this process by https.
+    pub public_is_https: bool,
     /// Whether the start is over: the schema is up to date and the default client registered.
     pub started: AtomicBool,
 }
 
 impl ApiState {
     /// State from the configuration.
-    pub fn new(config: &Config, pool: PgPool, plan: JobPlan, wakeups: Wakeups) -> Self {
+    pub fn new(
+        config: &Config,
+        operations: Operations,
+        wakeups: Wakeups,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let token = config.operator_token.as_ref();
+        let public_url = config.http.public_url.as_ref();
         Self {
-            pool,
-            plan,
+            pool: operations.pool.clone(),
+            plan: operations.plan.clone(),
+            operations,
             wakeups,
             webhook: config.webhook.clone(),
             operator_token_hash: token.map(|token| auth::hash_api_key(token.expose())),
             max_body: config.http.max_body,
+            metrics,
+            dead_after: config.worker.dead_after,
+            public_is_https: public_url.is_some_and(|url| url.as_str().starts_with("https:")),
             started: AtomicBool::new(false),
         }
     }
@@ -74,17 +97,21 @@ impl ApiState {
         request.data::<Arc<Self>>().expect("routes() adds the state to every request")
     }
 
+    /// An operator has made jobs due: the workers of this process look now.
+    fn wake_workers(&self) {
+        for kind in JobKind::ALL {
+            self.wakeups.hint(kind.as_str(), Duration::ZERO);
+        }
+    }
+
     /// Waits for the database, but not longer than a client should.
-    async fn within_limit<T>(
+    async fn within_limit<T, E: Into<Problem>>(
         &self,
-        query: impl Future<Output = Result<T, StoreError>>,
+        query: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Problem> {
         match tokio::time::timeout(DATABASE_LIMIT, query).await {
-            Ok(result) => result.map_err(Problem::from),
-            Err(_) => {
-                tracing::warn!("the database took too long");
-                Err(Problem::unavailable())
-            }
+            Ok(result) => result.map_err(Into::into),
+            Err(_) => Err(Problem::unavailable().because("the database took too long")),
         }
     }
 }
@@ -95,7 +122,8 @@ enum Tag {
     Transactions,
     /// For the third party.
     Webhooks,
-    /// For operators: what a machine must not decide.
+    /// For operators: dead letters, jobs, queues, and why a transaction waits. The name in an
+    /// `Operator-Name` header, at most 100 characters, goes into the audit.
     Operator,
     /// For load balancers and orchestrators.
     Health,
@@ -113,7 +141,12 @@ configured otherwise. Callbacks and webhooks are signed as \
 type Api = (
     transactions::TransactionsApi,
     webhooks::WebhooksApi,
-    operator::OperatorApi,
+    operator::queues::QueuesApi,
+    operator::jobs::JobsApi,
+    operator::dead_letters::DeadLettersApi,
+    operator::bulk_replay::BulkReplayApi,
+    operator::transactions::OperatorTransactionsApi,
+    operator::maintenance::MaintenanceApi,
     health::HealthApi,
 );
 
@@ -121,7 +154,12 @@ fn service() -> OpenApiService<Api, ()> {
     let api = (
         transactions::TransactionsApi,
         webhooks::WebhooksApi,
-        operator::OperatorApi,
+        operator::queues::QueuesApi,
+        operator::jobs::JobsApi,
+        operator::dead_letters::DeadLettersApi,
+        operator::bulk_replay::BulkReplayApi,
+        operator::transactions::OperatorTransactionsApi,
+        operator::maintenance::MaintenanceApi,
         health::HealthApi,
     );
     OpenApiService::new(api, "Quartet", env!("CARGO_PKG_VERSION"))
@@ -137,13 +175,14 @@ pub fn openapi() -> String {
     spec
 }
 
-/// All routes that a process of `role` serves: a worker has the health checks alone.
+/// All routes that a process of `role` serves: a worker has the health checks and the metrics alone.
 pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Response> + use<> {
     let (route, spec) = if role.serves_api() {
         let service = service();
         let spec = openapi();
         let served = spec.clone();
         let route = Route::new()
+            .nest("/console", console::routes(&state))
             .nest("/docs", service.swagger_ui())
             .at(
                 "/openapi.json",
@@ -158,7 +197,9 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         let spec = health.spec();
         (Route::new().nest("/", health), spec)
     };
+    let observe = Observe::new(&spec, state.metrics.clone());
     route
+        .at("/metrics", poem::get(metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
         .data(state)
         .catch_all_error(|error| async move {
@@ -169,12 +210,13 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
             }
         })
         .with(CatchPanic::new().with_handler(panicked))
-        .into_endpoint()
         .map_to_response()
+        .with(observe)
+        .into_endpoint()
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    // The panic hook has logged it.
     let detail = "the request failed; the cause is in the log";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response()
+    let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
+    problem.because("a panic, logged before this").into_response()
 }

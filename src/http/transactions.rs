@@ -10,6 +10,7 @@ use poem_openapi::{
     payload::Json,
 };
 use tokio::time::Instant;
+use tracing::{Span, field::display};
 use uuid::Uuid;
 
 use super::{
@@ -27,6 +28,7 @@ use crate::{
         evidence,
         transactions::{self, Cursor, Filter},
     },
+    telemetry::traces,
 };
 
 /// How often a waiting request looks, at first and at most.
@@ -157,9 +159,13 @@ impl TransactionsApi {
         let content = Content { amount, currency, reference, metadata };
         let new = NewTransaction { id, client_id: client.0, content };
         let location = format!("/v1/transactions/{id}");
+        let span = Span::current();
+        span.record("transaction_id", display(id));
+        let traceparent = traces::traceparent(&span);
 
         for _ in 0..ACCEPT_TRIES {
-            let accept = transactions::accept(&state.pool, &new, &state.plan);
+            let accept =
+                transactions::accept(&state.pool, &new, &state.plan, traceparent.as_deref());
             if let Some(accepted) = state.within_limit(accept).await? {
                 for kind in JobKind::ALL {
                     state.wakeups.hint(kind.as_str(), state.plan.terms(*kind).delay);
@@ -178,7 +184,7 @@ impl TransactionsApi {
             let existing = Json(existing.into());
             return Ok(CreateTransactionResponse::Replayed(existing, location, true));
         }
-        Err(Problem::unavailable().into())
+        Err(Problem::unavailable().because("the id was held by posts that were rolled back").into())
     }
 
     /// Read a transaction.
@@ -265,6 +271,7 @@ async fn own_transaction(
     client_id: Uuid,
     id: Uuid,
 ) -> Result<transactions::Transaction, Problem> {
+    Span::current().record("transaction_id", display(id));
     let transaction = state.within_limit(transactions::get(&state.pool, id)).await?;
     transaction
         .filter(|transaction| transaction.client_id == client_id)

@@ -13,6 +13,7 @@ use poem_openapi::{
     types::{Example, Type},
 };
 use serde_json::Value;
+use tracing::{Span, field::display};
 use uuid::Uuid;
 
 use super::{
@@ -22,9 +23,13 @@ use super::{
     words::Word,
 };
 use crate::{
-    domain::{JobKind, ReportedStatus},
+    domain::{JobKind, ReportedStatus, SettledBy},
     signature::{self, SignedHeaders},
-    store::webhooks::{self, Webhook, WebhookOutcome},
+    store::{
+        jobs,
+        webhooks::{self, Received, Webhook, WebhookOutcome},
+    },
+    telemetry::{labels::WebhookResult, traces},
 };
 
 /// Most characters of a `webhook-id`.
@@ -65,7 +70,11 @@ fn status(value: Value) -> Result<Word<ReportedStatus>, FieldFault> {
 }
 
 /// A webhook whose signature is good.
-pub struct SignedWebhook(Webhook);
+pub struct SignedWebhook {
+    webhook: Webhook,
+    /// The trace that it came with, while traces are exported.
+    traceparent: Option<String>,
+}
 
 impl<'a> ApiExtractor<'a> for SignedWebhook {
     const TYPES: &'static [ApiExtractorType] =
@@ -128,11 +137,13 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         }
         body::check_content_type(request)?;
         let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)?;
-        Ok(Self(Webhook {
+        let webhook = Webhook {
             webhook_id: webhook_id.to_owned(),
             transaction_id: parsed.id,
             status: parsed.status.0,
-        }))
+        };
+        let traceparent = request.header(traces::TRACEPARENT).filter(|_| traces::is_on());
+        Ok(Self { webhook, traceparent: traceparent.map(str::to_owned) })
     }
 }
 
@@ -205,13 +216,43 @@ impl WebhooksApi {
         state: Data<&Arc<ApiState>>,
         webhook: SignedWebhook,
     ) -> poem::Result<ReceiveWebhookResponse> {
-        let received = state.within_limit(webhooks::receive(&state.pool, &webhook.0)).await?;
+        let SignedWebhook { webhook, traceparent } = webhook;
+        Span::current().record("transaction_id", display(webhook.transaction_id));
+        if traces::is_on() {
+            join_trace(&state, webhook.transaction_id, traceparent.as_deref()).await;
+        }
+        let received = state.within_limit(webhooks::receive(&state.pool, &webhook)).await?;
         if received.outcome == WebhookOutcome::Settled && !received.duplicate {
             state.wakeups.hint(JobKind::NotifyClient.as_str(), std::time::Duration::ZERO);
+        }
+        state.metrics.webhook(result(received));
+        if let Some(after) = received.settled_after {
+            state.metrics.settled(SettledBy::Webhook, after);
         }
         Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
             outcome: Word(received.outcome),
             duplicate: received.duplicate,
         })))
+    }
+}
+
+/// Makes the request a part of the trace that the transaction's accept began; the trace that the
+/// third party sent stays as a link. Where that cannot be read the webhook has a trace of its own.
+async fn join_trace(state: &ApiState, id: Uuid, incoming: Option<&str>) {
+    let span = Span::current();
+    let read = state.within_limit(jobs::traceparent(&state.pool, id)).await;
+    if let Ok(Some(traceparent)) = read {
+        traces::join(&span, &traceparent, incoming);
+    }
+    traces::record_trace_id(&span);
+}
+
+fn result(received: Received) -> WebhookResult {
+    match received.outcome {
+        _ if received.duplicate => WebhookResult::Duplicate,
+        WebhookOutcome::Settled => WebhookResult::Settled,
+        WebhookOutcome::Unchanged => WebhookResult::Unchanged,
+        WebhookOutcome::Conflict => WebhookResult::Conflict,
+        WebhookOutcome::UnknownTransaction => WebhookResult::UnknownTransaction,
     }
 }

@@ -1,0 +1,226 @@
+//! Dead letters: filtered, and one with its whole story. What is done about them is in
+//! [`super::dead_letter_actions`].
+
+use std::sync::Arc;
+
+use askama::Template;
+use chrono::{DateTime, TimeDelta, Utc};
+use poem::{
+    Response, handler,
+    web::{Data, Path},
+};
+use uuid::Uuid;
+
+use super::{
+    evidence::{Attempt, Step, attempts, timeline},
+    fields::Fields,
+    layout::{self, Layout, Section},
+    refusal::Refusal,
+    session::Session,
+    shown::{self, Chip},
+};
+use crate::{
+    domain::{DeadLetterKind, DeadLetterState},
+    http::{ApiState, page},
+    store::{
+        audit::{self, Recorded},
+        clients::{self, Client},
+        dead_letters::{self, DeadLetter, Filter},
+        evidence,
+        transactions::Cursor,
+    },
+};
+
+const PAGE: u32 = 50;
+/// Most audit entries that are shown of one dead letter.
+const MAX_ACTIONS: i64 = 20;
+
+/// Ages to filter by: the parameter's word, what the page says, and the age in minutes.
+const AGES: [(&str, &str, i64); 4] = [
+    ("15m", "more than 15 min", 15),
+    ("1h", "more than 1 h", 60),
+    ("1d", "more than 1 d", 24 * 60),
+    ("7d", "more than 7 d", 7 * 24 * 60),
+];
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+struct ListPage {
+    layout: Layout,
+    query: Fields,
+    /// `None`: all states.
+    state: Option<DeadLetterState>,
+    clients: Vec<Client>,
+    rows: Vec<DeadLetter>,
+    next: Option<String>,
+}
+
+impl ListPage {
+    fn kinds(&self) -> &'static [DeadLetterKind] {
+        DeadLetterKind::ALL
+    }
+
+    fn states(&self) -> &'static [DeadLetterState] {
+        DeadLetterState::ALL
+    }
+
+    fn ages(&self) -> [(&'static str, &'static str, i64); 4] {
+        AGES
+    }
+
+    fn is_filtered(&self) -> bool {
+        let names = ["kind", "transaction", "client", "age", "cursor"];
+        names.iter().any(|name| self.query.get(name).is_some())
+    }
+
+    fn is_state(&self, state: &DeadLetterState) -> bool {
+        self.state == Some(*state)
+    }
+
+    fn shows_open(&self) -> bool {
+        self.state == Some(DeadLetterState::Open)
+    }
+
+    fn has_open(&self) -> bool {
+        self.rows.iter().any(is_open)
+    }
+}
+
+fn is_open(letter: &DeadLetter) -> bool {
+    letter.state == DeadLetterState::Open
+}
+
+/// The list; open ones unless told otherwise.
+#[handler]
+pub async fn list_dead_letters(
+    Data(state): Data<&Arc<ApiState>>,
+    Data(session): Data<&Session>,
+    Data(query): Data<&Fields>,
+) -> poem::Result<Response> {
+    let in_state = match query.get("state") {
+        None => Some(DeadLetterState::Open),
+        Some("any") => None,
+        Some(_) => query.word("state")?,
+    };
+    let filter = Filter {
+        kind: query.word("kind")?,
+        state: in_state,
+        transaction_id: query.uuid("transaction")?,
+        client_id: query.uuid("client")?,
+        opened_before: opened_before(query, Utc::now())?,
+        cursor: query.cursor()?,
+        ..Filter::default()
+    };
+    let read = async {
+        let clients = clients::list(&state.pool).await?;
+        let rows = dead_letters::list(&state.pool, &filter, i64::from(PAGE) + 1).await?;
+        Ok((clients, rows))
+    };
+    let (clients, mut rows) = state.fetch(read).await?;
+    let next = page::cut(&mut rows, PAGE, |row| Cursor { at: row.opened_at, id: row.id });
+    let next = next.map(|cursor| query.with("cursor", &cursor));
+    let layout = Layout::new(session, Section::DeadLetters, "Dead letters").with_done(query);
+    layout::page(&ListPage { layout, query: query.clone(), state: in_state, clients, rows, next })
+}
+
+fn opened_before(query: &Fields, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Refusal> {
+    let Some(given) = query.get("age") else { return Ok(None) };
+    let age = AGES.iter().find(|(word, ..)| *word == given);
+    let (_, _, minutes) = age.ok_or_else(|| {
+        let words: Vec<&str> = AGES.iter().map(|(word, ..)| *word).collect();
+        Refusal::invalid(format!("age must be one of {}", words.join(", ")))
+    })?;
+    Ok(Some(now - TimeDelta::minutes(*minutes)))
+}
+
+#[derive(Template)]
+#[template(path = "dead_letter.html")]
+struct LetterPage {
+    layout: Layout,
+    letter: DeadLetter,
+    attempts: Vec<Attempt>,
+    timeline: Vec<Step>,
+    actions: Vec<Recorded>,
+}
+
+impl LetterPage {
+    fn is_open(&self) -> bool {
+        is_open(&self.letter)
+    }
+
+    fn meaning(&self) -> &'static str {
+        meaning(self.letter.kind)
+    }
+
+    /// The job row as it was, and what else is known, as JSON.
+    fn job(&self) -> Option<String> {
+        self.letter.job.as_ref().map(shown::pretty)
+    }
+
+    fn details(&self) -> Vec<(String, String)> {
+        let pairs = self.letter.detail.as_object().into_iter().flatten();
+        pairs.map(|(name, value)| (name.replace('_', " "), shown::plain(value))).collect()
+    }
+}
+
+/// One dead letter with its whole story.
+#[handler]
+pub async fn show_dead_letter(
+    Data(state): Data<&Arc<ApiState>>,
+    Data(session): Data<&Session>,
+    Data(query): Data<&Fields>,
+    Path(id): Path<Uuid>,
+) -> poem::Result<Response> {
+    let pool = &state.pool;
+    let read = async {
+        let Some(letter) = dead_letters::get(pool, id).await? else { return Ok(None) };
+        let evidence = match letter.transaction_id {
+            Some(transaction_id) => evidence::list(pool, transaction_id).await?,
+            None => Vec::new(),
+        };
+        let of_it = audit::Filter { dead_letter_id: Some(id), ..audit::Filter::default() };
+        let actions = audit::list(pool, of_it, MAX_ACTIONS).await?;
+        Ok(Some((letter, evidence, actions)))
+    };
+    let found = state.fetch(read).await?;
+    let (letter, evidence, actions) = found.ok_or_else(not_found)?;
+    layout::page(&LetterPage {
+        layout: Layout::new(session, Section::DeadLetters, format!("Dead letter: {}", letter.kind))
+            .with_done(query),
+        attempts: attempts(&letter.attempts),
+        timeline: timeline(evidence),
+        letter,
+        actions,
+    })
+}
+
+pub fn not_found() -> Refusal {
+    Refusal::not_found("there is no dead letter with this id; closed ones are pruned by age")
+}
+
+/// What a kind says, in one sentence for whoever sees it for the first time.
+pub fn meaning(kind: DeadLetterKind) -> &'static str {
+    match kind {
+        DeadLetterKind::Exhausted => "The attempts of its job are used up.",
+        DeadLetterKind::Rejected => {
+            "The third party refused the transaction, or the client answered 410 (gone)."
+        }
+        DeadLetterKind::CreationFailure => {
+            "The tries to create it at the third party are used up; the transaction is failed."
+        }
+        DeadLetterKind::Deadline => {
+            "No final status came within the deadline. It is still pending; a late webhook \
+             settles it."
+        }
+        DeadLetterKind::StatusConflict => {
+            "Another final status was reported than the present one, which stays until you \
+             resolve this."
+        }
+        DeadLetterKind::UnknownTransaction => {
+            "A verified webhook names a transaction that is not here."
+        }
+        DeadLetterKind::Poison => {
+            "The payload or id of its job cannot be read, or the job killed its worker."
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What stands before every page of the console: the session, the check of forms, the headers.
+//!
+//! A page without a session leads to the sign-in, and from there back. A `POST` is refused unless it
+//! comes from this site and carries the session's token; handlers get its fields, and the session,
+//! as data of the request, so that none can forget the checks.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::Utc;
+use poem::{
+    Endpoint, IntoResponse, Request, Response,
+    error::{MethodNotAllowedError, ReadBodyError},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+};
+
+use super::{
+    Console,
+    fields::Fields,
+    layout::{self, Layout},
+    refusal::Refusal,
+    session::{COOKIE, Session},
+};
+
+/// Largest form: a page of selected dead letters and a note are far below.
+const MAX_FORM: usize = 64 * 1024;
+/// How long a form may take to arrive.
+const FORM_PATIENCE: Duration = Duration::from_secs(10);
+/// Nothing from elsewhere, nothing inline; forms and links stay here, and nobody frames a page.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+    frame-ancestors 'none'";
+
+/// Answers a request with its page, or with a page that says why not.
+pub async fn call<E: Endpoint>(pages: Arc<E>, mut request: Request) -> poem::Result<Response> {
+    // The endpoint inside `routes()` always has it.
+    let console = request.data::<Arc<Console>>().expect("routes() adds the console").clone();
+    let session = console.session(request.headers());
+    let mut response = match admit(&console, session.as_ref(), &mut request).await {
+        Ok(None) => match pages.call(request).await {
+            Ok(page) => page.into_response(),
+            Err(error) => refused(session.as_ref(), error)?,
+        },
+        Ok(Some(elsewhere)) => elsewhere,
+        Err(error) => refused(session.as_ref(), error)?,
+    };
+    harden(response.headers_mut());
+    Ok(response)
+}
+
+impl Console {
+    fn session(&self, headers: &HeaderMap) -> Option<Session> {
+        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+        cookies
+            .flat_map(|line| line.split(';'))
+            .filter_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+            .find_map(|value| self.sessions.as_ref()?.resume(value, Utc::now()))
+    }
+}
+
+/// Checks what a request needs and hands it on; or answers where to go instead.
+async fn admit(
+    console: &Console,
+    session: Option<&Session>,
+    request: &mut Request,
+) -> poem::Result<Option<Response>> {
+    let path = request.uri().path().to_owned();
+    if path.starts_with("/assets/") {
+        return Ok(None);
+    }
+    if console.sessions.is_none() {
+        let reason = "the console is closed: this process has no operator token. Set \
+            QUARTET_OPERATOR_TOKEN and start it again";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, reason).into());
+    }
+    let posted = !matches!(*request.method(), Method::GET | Method::HEAD);
+    if posted && !is_same_site(request.headers()) {
+        return Err(Refusal::forged().into());
+    }
+    if posted && path != "/sign-in" && session.is_none() {
+        let reason = "your session is over: sign in and do it again; nothing was done";
+        return Err(Refusal::new(StatusCode::UNAUTHORIZED, reason).into());
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let fields = if posted { read_form(request).await? } else { Fields::parse(query.as_bytes()) };
+    if path != "/sign-in" {
+        match session {
+            None => {
+                let back = request.original_uri().path_and_query().map(ToString::to_string);
+                let query = Fields::default().with("to", &back.unwrap_or_default());
+                return Ok(Some(layout::see_other(&format!("/console/sign-in?{query}"))));
+            }
+            Some(session) => {
+                let token = fields.get("csrf").unwrap_or_default();
+                if posted && !session.is_csrf_token(token) {
+                    return Err(Refusal::forged().into());
+                }
+                request.set_data(session.clone());
+            }
+        }
+    }
+    request.set_data(fields);
+    Ok(None)
+}
+
+async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
+    let form = "application/x-www-form-urlencoded";
+    if !request.content_type().is_some_and(|given| given.starts_with(form)) {
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {form}")));
+    }
+    let body = request.take_body().into_bytes_limit(MAX_FORM);
+    match tokio::time::timeout(FORM_PATIENCE, body).await {
+        Ok(Ok(body)) => Ok(Fields::parse(&body)),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => {
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long"))
+        }
+        Ok(Err(_)) | Err(_) => {
+            Err(Refusal::new(StatusCode::BAD_REQUEST, "the form did not arrive complete"))
+        }
+    }
+}
+
+/// Whether a form was sent by a page of this site, as far as the browser tells.
+///
+/// Our pages' `Referrer-Policy` lets browsers send the true `Origin` with our own forms; `null` is
+/// somebody else's.
+fn is_same_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    if let Some(site) = text("sec-fetch-site") {
+        return matches!(site, "same-origin" | "none");
+    }
+    match text("origin") {
+        None => true,
+        Some(origin) => {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            host.is_some() && host == text("host")
+        }
+    }
+}
+
+fn refused(session: Option<&Session>, error: poem::Error) -> poem::Result<Response> {
+    if error.is_from_response() {
+        return Ok(error.into_response());
+    }
+    let refusal = match error.downcast::<Refusal>() {
+        Ok(refusal) => refusal,
+        Err(error) if error.is::<MethodNotAllowedError>() => {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this page does not take this method")
+        }
+        Err(error) if error.status().is_server_error() => Refusal::failed(error),
+        // Another path, or an id in it that cannot be read.
+        Err(_) => Refusal::not_found("there is no such page"),
+    };
+    layout::refused(&Layout::for_refusal(session, refusal.status), &refusal)
+}
+
+fn harden(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // Pages are never kept; assets say themselves how long they are.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}

@@ -1,0 +1,76 @@
+//! The operators' console at `/console`: pages for a browser on the same functions as the API.
+//!
+//! Server-rendered (askama escapes whatever is put into a page), with one style sheet and one small
+//! script embedded in the binary; it works without the script. Every page but the sign-in needs a
+//! session (`session`), every form carries that session's token, and nothing on a page comes from
+//! another site or stands inline (`guard`). An action answers with a redirect to a page that shows
+//! what came of it, or with its reason and an error status.
+//!
+//! Live updates are the page itself, fetched again every two seconds by the script, which swaps the
+//! parts marked `data-live`. A crash leaves nothing behind: there is no state but the cookie.
+
+mod assets;
+mod audit;
+mod charts;
+mod dead_letter_actions;
+mod dead_letters;
+mod evidence;
+mod fields;
+mod guard;
+mod jobs;
+mod layout;
+mod overview;
+mod quantiles;
+mod queues;
+mod refusal;
+mod session;
+mod shown;
+mod sign_in;
+mod transactions;
+
+use std::sync::Arc;
+
+use poem::{Endpoint, EndpointExt, Response, Route, get, post};
+
+use self::{session::Sessions, sign_in::Gate};
+use super::ApiState;
+
+/// What the console works with, besides what all requests do.
+#[derive(Debug)]
+struct Console {
+    /// `None` where no operator token is configured: the console is closed.
+    sessions: Option<Sessions>,
+    gate: Gate,
+    /// Whether the public URL is https.
+    public_is_https: bool,
+}
+
+/// All pages, below `/console`.
+pub fn routes(state: &ApiState) -> impl Endpoint<Output = Response> + use<> {
+    let console = Console {
+        sessions: state.operator_token_hash.map(Sessions::new),
+        gate: Gate::default(),
+        public_is_https: state.public_is_https,
+    };
+    Route::new()
+        .at("/sign-in", get(sign_in::show_form).post(sign_in::sign_in))
+        .at("/sign-out", post(sign_in::sign_out))
+        .at("/assets/:hash/:name", get(assets::show_asset))
+        .at("/", get(overview::show_overview))
+        .at("/transactions", get(transactions::list_transactions))
+        .at("/transactions/:id", get(transactions::show_transaction))
+        .at("/dead-letters", get(dead_letters::list_dead_letters))
+        .at("/dead-letters/:id", get(dead_letters::show_dead_letter))
+        .at("/dead-letters/confirm", get(dead_letter_actions::confirm_action))
+        .at("/dead-letters/act", post(dead_letter_actions::act))
+        .at("/dead-letters/result", get(dead_letter_actions::show_result))
+        .at("/jobs", get(jobs::list_jobs))
+        .at("/jobs/:id", get(jobs::show_job))
+        .at("/jobs/:id/:action", get(jobs::show_job_of_action).post(jobs::act_on_job))
+        .at("/queues", get(queues::list_queues))
+        .at("/queues/:queue/:change", get(queues::confirm_change).post(queues::change_queue))
+        .at("/audit", get(audit::list_actions))
+        .around(guard::call)
+        .data(Arc::new(console))
+        .map_to_response()
+}

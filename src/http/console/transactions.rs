@@ -1,0 +1,148 @@
+//! Transactions: found by id, listed by status and client, and one with its whole story.
+
+use std::sync::Arc;
+
+use askama::Template;
+use poem::{
+    Response, handler,
+    web::{Data, Path},
+};
+use uuid::Uuid;
+
+use super::{
+    evidence::{Step, timeline},
+    fields::Fields,
+    layout::{self, Layout, Section},
+    refusal::Refusal,
+    session::Session,
+    shown::{self, Chip},
+};
+use crate::{
+    domain::Status,
+    http::{ApiState, page},
+    operations::explain::{Explanation, Snapshot, WaitsFor},
+    store::{
+        clients::{self, Client},
+        transaction_list::{self, TransactionRow},
+        transactions::{Cursor, Filter, Transaction},
+    },
+};
+
+const PAGE: u32 = 50;
+
+#[derive(Template)]
+#[template(path = "transactions.html")]
+struct ListPage {
+    layout: Layout,
+    query: Fields,
+    clients: Vec<Client>,
+    rows: Vec<TransactionRow>,
+    next: Option<String>,
+}
+
+impl ListPage {
+    fn statuses(&self) -> &'static [Status] {
+        Status::ALL
+    }
+
+    fn is_filtered(&self) -> bool {
+        ["status", "client", "cursor"].iter().any(|name| self.query.get(name).is_some())
+    }
+}
+
+/// The list; a search by id leads to the transaction.
+#[handler]
+pub async fn list_transactions(
+    Data(state): Data<&Arc<ApiState>>,
+    Data(session): Data<&Session>,
+    Data(query): Data<&Fields>,
+) -> poem::Result<Response> {
+    if let Some(id) = query.uuid("id")? {
+        return Ok(layout::see_other(&format!("/console/transactions/{id}")));
+    }
+    let client = query.uuid("client")?;
+    let filter =
+        Filter { status: query.word("status")?, cursor: query.cursor()?, ..Filter::default() };
+    let read = async {
+        let clients = clients::list(&state.pool).await?;
+        let rows =
+            transaction_list::list(&state.pool, client, &filter, i64::from(PAGE) + 1).await?;
+        Ok((clients, rows))
+    };
+    let (clients, mut rows) = state.fetch(read).await?;
+    let next = page::cut(&mut rows, PAGE, |row| Cursor { at: row.created_at, id: row.id });
+    let next = next.map(|cursor| query.with("cursor", &cursor));
+    let layout = Layout::new(session, Section::Transactions, "Transactions");
+    layout::page(&ListPage { layout, query: query.clone(), clients, rows, next })
+}
+
+#[derive(Template)]
+#[template(path = "transaction.html")]
+struct TransactionPage {
+    layout: Layout,
+    client: String,
+    known: Snapshot,
+    explanation: Explanation,
+    timeline: Vec<Step>,
+}
+
+/// One transaction: what it waits for, its jobs, its dead letters and its evidence.
+#[handler]
+pub async fn show_transaction(
+    Data(state): Data<&Arc<ApiState>>,
+    Data(session): Data<&Session>,
+    Path(id): Path<Uuid>,
+) -> poem::Result<Response> {
+    let read = async {
+        let Some((known, explanation)) = state.operations.explain(id).await? else {
+            return Ok(None);
+        };
+        let clients = clients::list(&state.pool).await?;
+        Ok(Some((known, explanation, clients)))
+    };
+    let unknown = || {
+        Refusal::not_found(format!(
+            "there is no transaction {id}: it was never accepted here. A webhook about it would \
+             be a dead letter"
+        ))
+    };
+    let (mut known, explanation, clients) = state.fetch(read).await?.ok_or_else(unknown)?;
+    let client = clients.into_iter().find(|client| client.id == known.transaction.client_id);
+    layout::page(&TransactionPage {
+        layout: Layout::new(session, Section::Transactions, format!("Transaction {id}")),
+        client: client.map(|client| client.name).unwrap_or_default(),
+        timeline: timeline(std::mem::take(&mut known.evidence)),
+        known,
+        explanation,
+    })
+}
+
+impl TransactionPage {
+    fn transaction(&self) -> &Transaction {
+        &self.known.transaction
+    }
+
+    fn is_told(&self) -> bool {
+        self.transaction().notified_version == self.transaction().version
+    }
+
+    fn amount(&self) -> Option<String> {
+        let Transaction { amount, currency, .. } = self.transaction();
+        Some(shown::amount(amount.as_ref()?, currency.as_deref()?))
+    }
+
+    fn time_to_final(&self) -> Option<String> {
+        let took = self.transaction().settled_at? - self.transaction().created_at;
+        Some(shown::words(took.to_std().unwrap_or_default()))
+    }
+
+    /// What it waits for, with the colour of how urgent that is.
+    fn waits_for(&self) -> Chip {
+        match self.explanation.waits_for {
+            WaitsFor::Nothing => Chip::toned("ended", "good"),
+            WaitsFor::ThirdParty => Chip::toned("waits for the third party", "busy"),
+            WaitsFor::Client => Chip::toned("waits for the client", "busy"),
+            WaitsFor::Operator => Chip::toned("waits for an operator", "bad"),
+        }
+    }
+}
