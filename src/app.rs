@@ -10,17 +10,26 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use poem::{Server, listener::TcpAcceptor};
 use sqlx::PgPool;
 use tokio::{net::TcpListener, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     clients::{CallbackClient, SetupError, ThirdPartyClient},
     config::{Config, ConfigError, DefaultClient, Role},
+    figures,
     http::{self, ApiState, auth},
-    jobs::{self, JobContext, JobDefinition, supervisor, supervisor::SupervisorError},
+    jobs::{
+        self, CircuitBreaker, JobContext, JobDefinition, supervisor, supervisor::SupervisorError,
+    },
+    operations::{
+        Operations,
+        maintenance::{self, MaintenanceContext},
+    },
     store::{self, StoreError, clients::NewClient, wakeups::Wakeups},
+    telemetry::{Metrics, metrics::NamedPool},
 };
 
 /// First and longest wait while the database is away at the start.
@@ -46,6 +55,8 @@ pub enum AppError {
     },
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error("the metrics could not be set up")]
+    Metrics(#[from] prometheus::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the database schema is not up to date: run `quartet migrate`")]
@@ -81,13 +92,24 @@ impl App {
 
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
-        let state = ApiState::new(&config, pools.requests, jobs::plan(&config), wakeups.clone());
+        let metrics = Arc::new(Metrics::new(role.as_str(), pools.named())?);
+        let third_party = ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?
+            .with_metrics(metrics.clone());
+        let operations = Operations {
+            pool: pools.requests,
+            plan: jobs::plan(&config),
+            third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
+            dead_after: config.worker.dead_after,
+        };
+        let state = ApiState::new(&config, operations, wakeups.clone(), metrics.clone());
         let context = JobContext {
+            circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             pool: pools.jobs,
             lease_pool: pools.leases,
-            third_party: ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?,
-            callbacks: CallbackClient::new(config.notify.timeout)?,
+            third_party,
+            callbacks: CallbackClient::new(config.notify.timeout)?.with_metrics(metrics.clone()),
             wakeups,
+            metrics,
             stopping: CancellationToken::new(),
             config,
         };
@@ -126,6 +148,12 @@ impl App {
         });
         tracing::info!(address = %self.address, role = ?self.role, "listening");
 
+        let figures_stop = CancellationToken::new();
+        let figures = AbortOnDropHandle::new(tokio::spawn(figures::run(
+            self.state.pool.clone(),
+            self.state.metrics.clone(),
+            figures_stop.clone(),
+        )));
         let stopping = self.context.stopping.clone();
         let work = async {
             let started = tokio::select! {
@@ -138,7 +166,13 @@ impl App {
             self.state.started.store(true, Ordering::Release);
             let workers = supervisor::run(self.context.clone(), self.definitions);
             if self.role.runs_jobs() {
-                workers.await?;
+                let tasks = maintenance::run(MaintenanceContext {
+                    pool: self.context.pool.clone(),
+                    config: self.context.config.clone(),
+                    third_party: self.context.third_party.clone(),
+                    stopping: stopping.clone(),
+                });
+                tokio::try_join!(workers, tasks.map(Ok))?;
             } else {
                 stop.cancelled().await;
             }
@@ -162,6 +196,9 @@ impl App {
         while let Some(ended) = server.join_next().await {
             ended.map_err(AppError::HttpTask)?.map_err(AppError::Http)?;
         }
+        // Nothing is counted any more. A panic there was logged, and costs figures alone.
+        figures_stop.cancel();
+        let _ = figures.await;
         for pool in [&self.state.pool, &self.context.pool, &self.context.lease_pool] {
             pool.close().await;
         }
@@ -194,6 +231,12 @@ impl Pools {
             // A heartbeat that finds no connection fails before the next one is due.
             leases: store::connect(url, 1, config.worker.heartbeat)?,
         })
+    }
+
+    /// For the metrics.
+    fn named(&self) -> Vec<NamedPool> {
+        let pools = [("requests", &self.requests), ("jobs", &self.jobs), ("leases", &self.leases)];
+        pools.map(|(name, pool)| NamedPool { name, pool: pool.clone() }).into()
     }
 }
 

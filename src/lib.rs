@@ -6,7 +6,8 @@
 //! [`cli`] holds the commands and what they print.
 //!
 //! [`config`] reads the settings from the environment over a TOML file and names the variable of
-//! every wrong one. [`telemetry`] sets the logs up.
+//! every wrong one. [`telemetry`] is logs, metrics and traces; [`figures`] writes the figures per
+//! minute that the console draws.
 //!
 //! [`domain`] is the rules, pure: statuses and their legal transitions, schedules, backoff.
 //! [`signature`] signs and verifies Standard Webhooks, pure.
@@ -14,22 +15,28 @@
 //! [`store`] is all SQL: the accept statement, claims and leases, settling, outcomes, dead letters.
 //!
 //! [`jobs`] is the four kinds of job and what runs them: the claim behind an apalis worker, the
-//! runner, the supervisor, the lease keeper.
+//! runner, the supervisor, the lease keeper, the circuit breaker.
+//!
+//! [`operations`] is what operators do and ask beyond SQL: previews, bulk replay, explaining.
 //!
 //! [`clients`] calls out: to the third party, and to clients' callback URLs.
 //!
-//! [`http`] is the API: all routes, strict bodies, problem+json, Swagger UI.
+//! [`http`] is the API: all routes, strict bodies, problem+json, Swagger UI; and the operators'
+//! console, [`http::console`].
 //!
 //! [`sandbox`] is the simulated third party and client, over HTTP. [`dev`] is the embedded Postgres.
 //!
 //! # Who may import whom
 //!
 //! `domain` and `signature` import nothing of ours. `store` imports `domain`. `clients` imports
-//! `domain`, `signature` and `config`, never `store`. `http` imports `domain`, `store`, `signature`
-//! and `config`, never `clients` or `jobs`: no request waits for a third party. `jobs` imports
+//! `domain`, `signature` and `config`, never `store`. `operations` imports `domain`, `store`,
+//! `clients` and `config`. `http` imports `domain`, `store`, `signature`,
+//! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third
+//! party; an operator's preview does, bounded. `jobs` imports
 //! `domain`, `store`, `clients`, `signature` and `config`, never `http`. `sandbox` imports
-//! `signature` alone: it speaks HTTP, so that it cannot agree with us by sharing types. Only `app`,
-//! `cli` and `main` see everything.
+//! `signature` alone: it speaks HTTP, so that it cannot agree with us by sharing types. `telemetry`
+//! imports `domain`, and everything but `domain` and `signature` may import it; `figures` imports
+//! `telemetry` and `store`. Only `app`, `cli` and `main` see everything.
 
 pub mod app;
 pub mod cli;
@@ -37,8 +44,10 @@ pub mod clients;
 pub mod config;
 pub mod dev;
 pub mod domain;
+pub mod figures;
 pub mod http;
 pub mod jobs;
+pub mod operations;
 pub mod sandbox;
 pub mod signature;
 pub mod store;

@@ -35,6 +35,7 @@ pub(super) async fn run(
     let stack = Stack::start(options, stop.clone()).await?;
     let url = format!("http://{}", stack.address);
     println!("API and Swagger UI:  {url}/docs");
+    println!("Operators' console:  {url}/console");
     println!("API key (client):    {}", stack.api_key);
     println!("Operator token:      {}", stack.operator_token);
     println!("Webhook secret:      {}", stack.sandbox.config().webhook_secret.reveal());

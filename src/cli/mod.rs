@@ -1,9 +1,16 @@
 //! The command line: what each command takes, and its dispatch.
 
+mod audit;
+mod circuit;
 mod clients;
 mod dead_letters;
 mod demo;
 mod dev;
+mod explain;
+mod jobs;
+mod operator;
+mod queues;
+mod reconcile;
 mod report;
 mod sandbox;
 mod serve;
@@ -21,9 +28,13 @@ use crate::{
     config::{self, Config, ConfigError, Role},
     dev::postgres,
     http,
+    operations::{maintenance::RunError, replay::BulkError},
     sandbox::{SandboxArgs, SandboxError},
-    store::{self, MigrateError, StoreError, dead_letters::ReplayError},
-    telemetry::{self, TelemetryError},
+    store::{
+        self, MigrateError, StoreError, dead_letter_actions::DeadLetterError,
+        job_list::JobActionError,
+    },
+    telemetry::{self, Telemetry, TelemetryError},
 };
 
 /// How long a command waits for the database.
@@ -62,6 +73,20 @@ enum Command {
     /// Work off dead letters; needs DATABASE_URL
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// List, retry and cancel jobs; needs DATABASE_URL
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
+    /// Show, pause and resume the queues; needs DATABASE_URL
+    #[command(subcommand)]
+    Queues(queues::QueuesCommand),
+    /// Show the third party's circuit breaker; needs DATABASE_URL
+    Circuit(circuit::CircuitArgs),
+    /// Show what operators did, newest first; needs DATABASE_URL
+    Audit(audit::AuditArgs),
+    /// Explain what a transaction waits for; needs DATABASE_URL
+    Explain(explain::ExplainArgs),
+    /// Compare what is open with the third party, now; needs DATABASE_URL
+    Reconcile(reconcile::ReconcileArgs),
     /// Sign the body on standard input as the third party does; prints three header lines
     SignWebhook(sign_webhook::SignWebhookArgs),
     /// Print the OpenAPI document
@@ -82,7 +107,15 @@ pub enum CliError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Replay(#[from] ReplayError),
+    DeadLetter(#[from] DeadLetterError),
+    #[error(transparent)]
+    BulkReplay(#[from] BulkError),
+    #[error(transparent)]
+    Job(#[from] JobActionError),
+    #[error(transparent)]
+    Client(#[from] crate::clients::SetupError),
+    #[error(transparent)]
+    Reconcile(#[from] RunError),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
@@ -117,8 +150,10 @@ impl Cli {
             Command::Serve { role } => {
                 tokio::spawn(cancel_on_signal(stop.clone()));
                 let config = Config::load_for(role, config::environment(), file.as_deref())?;
-                telemetry::init(&config.log.filter, config.log.format)?;
-                serve::run(config, role, stop).await
+                let telemetry = start_telemetry(&config)?;
+                let ended = serve::run(config, role, stop).await;
+                telemetry.shutdown().await;
+                ended
             }
             Command::Migrate => {
                 let config = load(file)?;
@@ -128,11 +163,22 @@ impl Cli {
             }
             Command::Sandbox(args) => {
                 tokio::spawn(cancel_on_signal(stop.clone()));
-                telemetry::init("info", telemetry::LogFormat::Human)?;
-                sandbox::run(*args, stop).await
+                let telemetry = telemetry::init("info", telemetry::LogFormat::Human, None)?;
+                let ended = sandbox::run(*args, stop).await;
+                telemetry.shutdown().await;
+                ended
             }
             Command::Clients(command) => clients::run(&load(file)?, command).await,
             Command::DeadLetters(command) => dead_letters::run(&load(file)?, command).await,
+            Command::Jobs(command) => jobs::run(&load(file)?, command).await,
+            Command::Queues(command) => queues::run(&load(file)?, command).await,
+            Command::Circuit(args) => circuit::run(&load(file)?, args).await,
+            Command::Audit(args) => audit::run(&load(file)?, args).await,
+            Command::Explain(args) => explain::run(&load(file)?, args).await,
+            Command::Reconcile(args) => {
+                tokio::spawn(cancel_on_signal(stop.clone()));
+                reconcile::run(&load(file)?, args, stop).await
+            }
             Command::SignWebhook(args) => sign_webhook::run(&load(file)?, args),
             Command::Openapi => {
                 print!("{}", http::openapi());
@@ -144,6 +190,14 @@ impl Cli {
 
 fn load(file: Option<PathBuf>) -> Result<Config, CliError> {
     Ok(Config::load(config::environment(), file.as_deref())?)
+}
+
+/// Logs and traces, as configured, for a process that serves.
+fn start_telemetry(config: &Config) -> Result<Telemetry, CliError> {
+    let traces = config.traces.settings();
+    let telemetry = telemetry::init(&config.log.filter, config.log.format, traces.as_ref())?;
+    telemetry::log_panics();
+    Ok(telemetry)
 }
 
 /// A connection for a command that a person waits for.

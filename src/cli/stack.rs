@@ -14,7 +14,8 @@ use crate::{
     dev::postgres::{EmbeddedPostgres, Options},
     http::auth,
     sandbox::{Sandbox, SandboxConfig},
-    store, telemetry,
+    store,
+    telemetry::Telemetry,
 };
 
 /// A running stack.
@@ -29,6 +30,7 @@ pub(super) struct Stack {
     ended: CancellationToken,
     stop: CancellationToken,
     postgres: Option<EmbeddedPostgres>,
+    telemetry: Telemetry,
 }
 
 /// How a stack is started.
@@ -66,7 +68,7 @@ impl Stack {
         let signing_secret = sandbox.config().client_secret.reveal();
         set_default("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", signing_secret);
         let config = Config::load(env.clone(), options.file.as_deref())?;
-        telemetry::init(&config.log.filter, config.log.format)?;
+        let telemetry = super::start_telemetry(&config)?;
 
         let (postgres, config) = match &config.database.url {
             Some(_) => (None, config),
@@ -103,6 +105,7 @@ impl Stack {
             ended,
             stop,
             postgres,
+            telemetry,
         })
     }
 
@@ -120,6 +123,7 @@ impl Stack {
         if let Some(postgres) = self.postgres {
             postgres.stop().await?;
         }
+        self.telemetry.shutdown().await;
         match ended {
             Ok(ended) => Ok(ended?),
             Err(error) => Err(CliError::Failed(format!("Quartet ended: {error}"))),

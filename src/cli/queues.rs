@@ -1,0 +1,112 @@
+//! `quartet queues`: the queues' figures, pause and resume, on the command line.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::{
+    CliError,
+    operator::{note, operator, pool, print_json, table},
+};
+use crate::{
+    config::Config,
+    domain::JobKind,
+    http::operator::schema::{Queue, QueueList},
+    store::{
+        audit::Actor,
+        queues::{self, QueueFigures},
+    },
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueuesCommand {
+    /// Show the queues; counts stop at 10,000
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pause one for all processes: no job of it begins; what runs ends
+    Pause {
+        /// create_transaction, create_at_third_party, update_status or notify_client
+        queue: JobKind,
+        /// Why
+        #[arg(long, value_parser = note)]
+        note: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Resume one for all processes
+    Resume {
+        /// create_transaction, create_at_third_party, update_status or notify_client
+        queue: JobKind,
+        /// Why
+        #[arg(long, value_parser = note)]
+        note: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn run(config: &Config, command: QueuesCommand) -> Result<(), CliError> {
+    let (pool, operator) = (pool(config)?, operator());
+    match command {
+        QueuesCommand::List { json } => print(queues::list(&pool).await?, json),
+        QueuesCommand::Pause { queue, note, json } => {
+            let actor = Actor { operator: &operator, note: note.as_deref() };
+            print_one(queues::pause(&pool, queue, actor).await?, json);
+        }
+        QueuesCommand::Resume { queue, note, json } => {
+            let actor = Actor { operator: &operator, note: note.as_deref() };
+            print_one(queues::resume(&pool, queue, actor).await?, json);
+        }
+    }
+    Ok(())
+}
+
+fn print_one(figures: QueueFigures, json: bool) {
+    if json {
+        print_json(&Queue::from(figures));
+    } else {
+        print(vec![figures], json);
+    }
+}
+
+fn print(figures: Vec<QueueFigures>, json: bool) {
+    if json {
+        let items = figures.into_iter().map(Into::into).collect();
+        return print_json(&QueueList { items, next_cursor: None });
+    }
+    let mut table = table([
+        "queue",
+        "due",
+        "scheduled",
+        "running",
+        "failed",
+        "oldest due",
+        "done/min",
+        "paused",
+    ]);
+    for queue in figures {
+        let oldest = queue.oldest_due_age.map(|age| {
+            humantime::format_duration(Duration::from_millis(age.as_millis() as u64)).to_string()
+        });
+        let paused = queue.paused.map(|pause| {
+            let note = pause.note.map(|note| format!(": {note}")).unwrap_or_default();
+            format!("since {} by {}{note}", pause.at.to_rfc3339(), pause.by)
+        });
+        table.add_row([
+            queue.queue.to_string(),
+            queue.due.to_string(),
+            queue.scheduled.to_string(),
+            queue.running.to_string(),
+            queue.failed.to_string(),
+            oldest.unwrap_or_default(),
+            queue.done_per_minute.to_string(),
+            paused.unwrap_or_default(),
+        ]);
+    }
+    println!("{table}");
+}
