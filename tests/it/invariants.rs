@@ -49,6 +49,12 @@ async fn every_way_to_break_the_database_is_reported() {
             "1: not exactly the four jobs",
             "DELETE FROM apalis.jobs WHERE job_type = 'notify_client'",
         ),
+        ("1: not exactly the four jobs", "UPDATE transactions SET pruned_at = now()"),
+        (
+            "1: not exactly the four jobs",
+            "UPDATE transactions SET pruned_at = now();
+             DELETE FROM apalis.jobs WHERE job_type <> 'notify_client'",
+        ),
         (
             "1: a job without its transaction",
             "UPDATE apalis.jobs SET idempotency_key = gen_random_uuid()::text
@@ -142,6 +148,18 @@ async fn every_way_to_break_the_database_is_reported() {
         );
     }
     assert_eq!(check(&app, &[id]).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pruned_transaction_violates_nothing() {
+    let (app, id) = at_rest().await;
+    for prune in [
+        "DELETE FROM apalis.jobs; UPDATE transactions SET pruned_at = now()",
+        "DELETE FROM transaction_events; UPDATE transactions SET evidence_pruned_at = now()",
+    ] {
+        sqlx::raw_sql(prune).execute(&app.pool).await.unwrap();
+        assert_eq!(check(&app, &[id]).await, Vec::<String>::new(), "{prune}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

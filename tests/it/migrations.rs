@@ -1,9 +1,21 @@
 //! The migrations: on a database with data in it, again, and what they promise about the schema.
 
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
 use quartet::store;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
+use tokio::join;
 
 use crate::support::{World, postgres::TestDatabase};
+
+/// Migrations from here on are not in the release before.
+const SINCE_RELEASE: i64 = 20_261_124_000_000;
+/// Transactions of the release before: enough for the builds of the indexes to take a while.
+const OLD_ROWS: i32 = 20_000;
 
 /// A database on which nothing of ours or apalis's was applied.
 async fn empty_database() -> (TestDatabase, PgConnection) {
@@ -129,4 +141,109 @@ async fn everything_of_ours_is_commented_and_every_constraint_is_named() {
     let checks = "SELECT conname::text FROM pg_constraint
         WHERE contype = 'c' AND connamespace = 'public'::regnamespace";
     assert!(texts(&mut connection, checks).await.len() > 10);
+}
+
+/// A database as the release before leaves it, with transactions, their notify jobs and dead
+/// letters, whose clients it does not know.
+async fn released_database() -> (TestDatabase, PgConnection) {
+    let (database, mut connection) = empty_database().await;
+    apalis_postgres::PostgresStorage::<()>::setup(&database.pool()).await.unwrap();
+    let all = Migrator::new(Path::new("migrations")).await.unwrap();
+    let released = all.iter().filter(|migration| migration.version < SINCE_RELEASE).cloned();
+    Migrator::with_migrations(released.collect()).run(&mut connection).await.unwrap();
+    let fill = "
+        INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
+        VALUES ('old', sha256('old'), 'http://127.0.0.1/', 'whsec_b2xk');
+        INSERT INTO transactions (id, client_id, content_hash)
+        SELECT md5(n::text)::uuid, clients.id, sha256('x')
+        FROM clients, generate_series(1, $1) AS n;
+        INSERT INTO apalis.jobs (id, job_type, job, idempotency_key, status)
+        SELECT '01ARZ3NDEKTSV4RRFF' || lpad(n::text, 8, '0'), 'notify_client', '{}',
+            md5(n::text)::uuid::text, 'Done'
+        FROM generate_series(1, $1) AS n;
+        INSERT INTO failed_jobs (kind, cause, transaction_id, reason)
+        SELECT 'deadline', 'old:' || n, md5(n::text)::uuid, 'old'
+        FROM generate_series(1, 100) AS n;";
+    let fill = fill.replace("$1", &OLD_ROWS.to_string());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(&mut connection).await.unwrap();
+    (database, connection)
+}
+
+/// Does what the end of a notification does, in its order, again and again; returns how often.
+async fn keep_ending_jobs(pool: &PgPool, nth: i32, done: &AtomicBool) -> Result<u32, sqlx::Error> {
+    let end = "UPDATE apalis.jobs SET attempts = attempts + 1
+        WHERE job_type = 'notify_client' AND idempotency_key = md5($1::int::text)::uuid::text";
+    let told = "UPDATE transactions SET notified_version = 1 WHERE id = md5($1::int::text)::uuid";
+    let close =
+        "UPDATE failed_jobs SET note = 'told' WHERE transaction_id = md5($1::int::text)::uuid";
+    let mut times = 0;
+    while !done.load(Ordering::Relaxed) {
+        let mut tx = pool.begin().await?;
+        for query in [end, told, close] {
+            sqlx::query(query).bind(nth).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        times += 1;
+    }
+    Ok(times)
+}
+
+/// A migration that takes two strong locks in one transaction meets a job that ends between them;
+/// one that waits for the advisory lock in a statement meets the build of an index.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_apply_twice_at_once_beside_a_system_that_runs() {
+    let (database, mut connection) = released_database().await;
+    let pools = [database.pool(), database.pool()];
+    let done = AtomicBool::new(false);
+    let migrate = async {
+        let migrated = join!(store::migrate(database.url()), store::migrate(database.url()));
+        done.store(true, Ordering::Relaxed);
+        migrated
+    };
+    let (migrated, one, other) = join!(
+        migrate,
+        keep_ending_jobs(&pools[0], 1, &done),
+        keep_ending_jobs(&pools[1], 2, &done)
+    );
+    migrated.0.unwrap();
+    migrated.1.unwrap();
+    assert!(one.unwrap() > 10 && other.unwrap() > 10);
+    let template = TestDatabase::create().await;
+    let mut fresh = PgConnection::connect(template.url()).await.unwrap();
+    assert_eq!(schema(&mut connection).await, schema(&mut fresh).await);
+    let unknown = "SELECT cause FROM failed_jobs WHERE client_id IS NULL";
+    assert_eq!(texts(&mut connection, unknown).await, Vec::<String>::new());
+    let invalid = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
+        UNION ALL SELECT conname FROM pg_constraint WHERE NOT convalidated";
+    assert_eq!(texts(&mut connection, invalid).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_whose_build_was_cut_off_is_built_anew() {
+    let (database, mut connection) = released_database().await;
+    // A build that fails leaves the same as one that is cut off.
+    let cut_off =
+        "CREATE UNIQUE INDEX CONCURRENTLY transactions_by_status ON transactions (status)";
+    sqlx::raw_sql(cut_off).execute(&mut connection).await.unwrap_err();
+    let index = "SELECT indisvalid || ' ' || pg_get_indexdef(indexrelid) FROM pg_index
+        WHERE indexrelid = 'transactions_by_status'::regclass";
+    assert!(texts(&mut connection, index).await[0].starts_with("false CREATE UNIQUE"));
+    store::migrate(database.url()).await.unwrap();
+    let built = texts(&mut connection, index).await;
+    assert!(built[0].starts_with("true CREATE INDEX"), "{built:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_transaction_is_not_waited_for_and_another_run_goes_on() {
+    let (database, mut connection) = released_database().await;
+    let mut reader = connection.begin().await.unwrap();
+    sqlx::query("LOCK TABLE transactions IN ACCESS SHARE MODE")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(10), store::migrate(database.url()));
+    let refused = refused.await.expect("it does not wait for long").unwrap_err().to_string();
+    assert!(refused.contains("run `quartet migrate` again"), "{refused}");
+    reader.rollback().await.unwrap();
+    store::migrate(database.url()).await.unwrap();
 }

@@ -11,6 +11,7 @@ pub async fn contents(pool: &PgPool) -> Vec<String> {
         UNION ALL SELECT 'events ' || xmin || to_jsonb(t) FROM transaction_events t
         UNION ALL SELECT 'webhooks ' || xmin || to_jsonb(t) FROM webhook_deliveries t
         UNION ALL SELECT 'failed_jobs ' || xmin || to_jsonb(t) FROM failed_jobs t
+        UNION ALL SELECT 'findings ' || xmin || to_jsonb(t) FROM reconcile_findings t
         ORDER BY 1
     "#;
     sqlx::query_scalar(query).fetch_all(pool).await.unwrap()

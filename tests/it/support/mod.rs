@@ -4,11 +4,15 @@
 //! - [`wait_until`], [`wait_for`]: polling with a bound, instead of sleeping
 //! - [`invariants`]: DESIGN section 5 on a database at rest
 
+pub mod aged;
 pub mod app;
+pub mod browser;
 pub mod client;
+pub mod collector;
 pub mod command;
 pub mod contents;
 pub mod detour;
+pub mod exposition;
 pub mod invariants;
 pub mod job_rows;
 pub mod jobs;

@@ -27,6 +27,8 @@ use url::Url;
 /// This server is never crashed (see [`own_server`]), and databases come and go quickly without
 /// waiting for the disk.
 const UNSAFE_BUT_FAST: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes", "off")];
+/// Periodic tasks wait until a test makes them due.
+const LATER: &str = "UPDATE maintenance_tasks SET due_at = now() + interval '1 year'";
 /// How long the server may take to stop at exit.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -135,7 +137,12 @@ async fn serve(inbox: &mpsc::Receiver<Order>, started: &mpsc::Sender<Url>) {
     let template = database_name("template");
     let mut admin = PgConnection::connect(&url).await.unwrap();
     execute(&mut admin, format!("CREATE DATABASE {template}")).await;
-    store::migrate(&database_url(&server_url, &template)).await.unwrap();
+    let template_url = database_url(&server_url, &template);
+    store::migrate(&template_url).await.unwrap();
+    // Else they would run in some tests, depending on how long the others take.
+    let mut connection = PgConnection::connect(&template_url).await.unwrap();
+    execute(&mut connection, LATER.to_owned()).await;
+    connection.close().await.unwrap();
     started.send(server_url).unwrap();
 
     for order in inbox {

@@ -1,0 +1,9 @@
+//! The operators' console: over HTTP without a browser, and in a real one.
+
+mod accessibility;
+mod browser;
+mod data;
+mod forms;
+mod pages;
+mod sessions;
+pub mod visitor;
