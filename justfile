@@ -46,6 +46,10 @@ sqlx:
 sqlx-check:
     .ci/sqlx-prepare --check
 
+# Reads /metrics and the alert rules with Prometheus's own tools
+metrics-check:
+    .ci/metrics-check
+
 # Runs all that CI runs
 ci:
     .ci/run
