@@ -285,9 +285,9 @@ async fn evidence_webhooks_and_closed_dead_letters_go_by_their_own_ages() {
     app.make_older(middle, 29 * DAY).await;
     app.make_older(open, 91 * DAY).await;
 
+    let evidence = app.client().event_kinds(old).await.len();
+    assert!(evidence >= 4, "{evidence}");
     let removed = prune(&app).await;
-    let evidence = removed["evidence"].as_i64().unwrap();
-    assert!(evidence > 4, "{removed}");
     let expected = json!({
         "transactions": 2, "evidence": evidence, "dead_letters": 1, "webhooks": 2, "findings": 1,
     });
@@ -348,7 +348,9 @@ async fn many_are_removed_in_batches_while_work_goes_on() {
     let app = world.app().role(Role::Api).spawn().await;
     fill(&app.pool, OLD_ONES).await;
     app.make_task_due("retention").await;
-    let _worker = app.sibling().role(Role::Worker).spawn().await;
+    // A lease that a busy machine does not lose: what is counted here is one run.
+    let worker = app.sibling().role(Role::Worker).set("QUARTET_WORKER__DEAD_AFTER", "10s");
+    let _worker = worker.spawn().await;
     // Accepting goes on until the last batch is gone.
     let mut ids = Vec::new();
     let task = loop {
