@@ -228,16 +228,6 @@ impl Metrics {
         OperationMetrics::new(operation, &self.requests, &self.request_durations)
     }
 
-    /// A counter of the caller's own, `quartet_…_total`, by one label.
-    pub fn counter(
-        &self,
-        name: &str,
-        help: &str,
-        label: &str,
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        Maker { registry: &self.registry }.counters(name, help, &[label])
-    }
-
     /// A posted transaction was answered.
     pub fn accept(&self, result: AcceptResult) {
         self.accepts.inc(result);
