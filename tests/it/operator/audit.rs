@@ -23,6 +23,7 @@ async fn list_operator_actions_pages_newest_first() {
             assert!(item["at"].is_string());
             notes.push(item["note"].as_str().unwrap().to_owned());
         }
+        assert!(notes.len() <= 5, "pages overlap");
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         query = format!("limit=2&cursor={cursor}");
     }

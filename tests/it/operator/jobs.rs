@@ -70,6 +70,7 @@ async fn list_jobs_filters_orders_and_pages() {
         loop {
             let answer = app.operator().get(&format!("/v1/operator/jobs?{next}")).await;
             paged.extend(answer.expect(200)["items"].as_array().unwrap().clone());
+            assert!(paged.len() <= whole.len(), "{query}: pages overlap");
             let Some(cursor) = answer.body["next_cursor"].as_str() else { break };
             next = format!("{query}&limit=2&cursor={cursor}");
         }

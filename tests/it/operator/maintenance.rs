@@ -30,6 +30,7 @@ async fn list_reconciliation_findings_shows_open_ones_and_pages() {
             assert_eq!(item["detail"]["status"], "pending");
             found.push(item["transaction_id"].clone());
         }
+        assert!(found.len() <= ids.len(), "pages overlap");
         let Some(cursor) = page["next_cursor"].as_str() else { break };
         query = format!("limit=2&cursor={cursor}");
     }

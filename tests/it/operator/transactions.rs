@@ -37,6 +37,7 @@ async fn list_operator_transactions_filters_and_pages_over_all_clients() {
         loop {
             let (items, cursor) = list(&next).await;
             paged.extend(items);
+            assert!(paged.len() <= whole.len(), "{query}: pages overlap");
             let Some(cursor) = cursor else { break };
             next = format!("{query}&limit=1&cursor={cursor}");
         }
