@@ -4,8 +4,8 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::{
-    CliError,
-    operator::{pool, print_json, table},
+    CliError, connect,
+    operator::{print_json, table},
 };
 use crate::{
     config::Config,
@@ -35,7 +35,7 @@ pub(super) async fn run(config: &Config, args: AuditArgs) -> Result<(), CliError
         dead_letter_id: args.dead_letter_id,
         before: None,
     };
-    let actions = audit::list(&pool(config)?, filter, args.limit.into()).await?;
+    let actions = audit::list(&connect(config)?, filter, args.limit.into()).await?;
     if args.json {
         let items = actions.into_iter().map(Into::into).collect();
         print_json(&ActionList { items, next_cursor: None });

@@ -2,10 +2,7 @@
 
 use clap::Args;
 
-use super::{
-    CliError,
-    operator::{pool, print_json},
-};
+use super::{CliError, connect, operator::print_json};
 use crate::{
     config::Config,
     domain::CircuitState,
@@ -21,7 +18,7 @@ pub(super) struct CircuitArgs {
 }
 
 pub(super) async fn run(config: &Config, args: CircuitArgs) -> Result<(), CliError> {
-    let circuit = circuit::get(&pool(config)?).await?;
+    let circuit = circuit::get(&connect(config)?).await?;
     if args.json {
         print_json(&schema::Circuit::from(circuit));
     } else {

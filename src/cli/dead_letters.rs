@@ -10,8 +10,8 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    CliError,
-    operator::{note, operations, operator, pool, print_json, reason, table},
+    CliError, connect,
+    operator::{note, operations, operator, print_json, reason, table},
 };
 use crate::{
     config::Config,
@@ -133,9 +133,9 @@ pub(super) struct ReplayArgs {
 pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<(), CliError> {
     let operator = operator();
     match command {
-        DeadLettersCommand::List(args) => list(&pool(config)?, args).await,
+        DeadLettersCommand::List(args) => list(&connect(config)?, args).await,
         DeadLettersCommand::Show { id, json } => {
-            let letter = story(&pool(config)?, id).await?;
+            let letter = story(&connect(config)?, id).await?;
             let letter = letter.ok_or(dead_letter_actions::DeadLetterError::NotFound)?;
             if json {
                 print_json(&letter);
@@ -152,14 +152,14 @@ pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<
                 return Err(CliError::Failed(text));
             }
             let actor = Actor { operator: &operator, note: Some(&note) };
-            let (pool, plan) = (pool(config)?, jobs::plan(config));
+            let (pool, plan) = (connect(config)?, jobs::plan(config));
             let letter = dead_letter_actions::resolve(&pool, id, status, &plan, actor).await?;
             print_closed(letter, json);
             Ok(())
         }
         DeadLettersCommand::Discard { id, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            let letter = dead_letter_actions::discard(&pool(config)?, id, actor).await?;
+            let letter = dead_letter_actions::discard(&connect(config)?, id, actor).await?;
             print_closed(letter, json);
             Ok(())
         }

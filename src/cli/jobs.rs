@@ -4,8 +4,8 @@ use clap::Subcommand;
 use uuid::Uuid;
 
 use super::{
-    CliError,
-    operator::{note, operator, pool, print_json, table},
+    CliError, connect,
+    operator::{note, operator, print_json, table},
 };
 use crate::{
     config::Config,
@@ -71,7 +71,7 @@ pub(super) enum JobsCommand {
 }
 
 pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), CliError> {
-    let (pool, operator) = (pool(config)?, operator());
+    let (pool, operator) = (connect(config)?, operator());
     let job = |row: JobRow| Job::new(row, config.worker.dead_after);
     match command {
         JobsCommand::List { queue, state, transaction_id, limit, json } => {

@@ -1,7 +1,6 @@
 //! What the operators' commands share: who acts, and with what.
 
 use comfy_table::{ContentArrangement, Table};
-use sqlx::PgPool;
 
 use super::{CliError, connect};
 use crate::{
@@ -23,16 +22,11 @@ pub(super) fn operations(config: &Config) -> Result<Operations, CliError> {
         None => None,
     };
     Ok(Operations {
-        pool: pool(config)?,
+        pool: connect(config)?,
         plan: jobs::plan(config),
         third_party,
         dead_after: config.worker.dead_after,
     })
-}
-
-/// Connections for a command.
-pub(super) fn pool(config: &Config) -> Result<PgPool, CliError> {
-    connect(config)
 }
 
 /// Who acts on the command line: the operating system's name of the user, where there is one.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::{
-    CliError,
-    operator::{note, operator, pool, print_json, table},
+    CliError, connect,
+    operator::{note, operator, print_json, table},
 };
 use crate::{
     config::Config,
@@ -51,7 +51,7 @@ pub(super) enum QueuesCommand {
 }
 
 pub(super) async fn run(config: &Config, command: QueuesCommand) -> Result<(), CliError> {
-    let (pool, operator) = (pool(config)?, operator());
+    let (pool, operator) = (connect(config)?, operator());
     match command {
         QueuesCommand::List { json } => print(queues::list(&pool).await?, json),
         QueuesCommand::Pause { queue, note, json } => {
