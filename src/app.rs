@@ -19,8 +19,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     clients::{CallbackClient, SetupError, ThirdPartyClient},
     config::{Config, ConfigError, DefaultClient, Role},
+    domain::JobKind,
     figures,
-    http::{self, ApiState, auth},
+    http::{self, ApiState, RequestWriters, auth},
     jobs::{
         self, CircuitBreaker, JobContext, JobDefinition, supervisor, supervisor::SupervisorError,
     },
@@ -28,7 +29,11 @@ use crate::{
         Operations,
         maintenance::{self, MaintenanceContext},
     },
-    store::{self, StoreError, clients::NewClient, wakeups::Wakeups},
+    store::{
+        self, StoreError, accept::Accepts, announce::Announcer, clients::NewClient,
+        coalesce::Coalescer, outcomes::Outcomes, transactions::Reads, wakeups::Wakeups,
+        webhooks::Webhooks,
+    },
     telemetry::{Metrics, metrics::NamedPool},
 };
 
@@ -39,6 +44,14 @@ const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
 /// How long a job waits for a connection: it has time, but it must not wait unseen.
 const JOB_ACQUIRE: Duration = Duration::from_secs(10);
+
+/// Writers of accepted transactions.
+const ACCEPT_WRITERS: u32 = 2;
+/// Connections of requests besides their pool: the writers of accepts and of webhooks.
+const REQUEST_CONNECTIONS: u32 = ACCEPT_WRITERS + 1;
+/// Connections of jobs besides their pool: one a queue for claims, and those for outcomes, reads,
+/// leases and the watcher.
+const JOB_CONNECTIONS: u32 = JobKind::ALL.len() as u32 + 4;
 
 /// Why the application does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -92,20 +105,34 @@ impl App {
 
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
+        let announcer = Announcer::new(wakeups.clone());
         let metrics = Arc::new(Metrics::new(role.as_str(), pools.named())?);
         let third_party = ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?
             .with_metrics(metrics.clone());
+        let plan = jobs::plan(&config);
+        let writers = RequestWriters {
+            accepts: Coalescer::start(
+                Accepts { plan: plan.clone() },
+                ACCEPT_WRITERS,
+                &pools.requests,
+            ),
+            webhooks: Coalescer::start(Webhooks, 1, &pools.requests),
+        };
         let operations = Operations {
             pool: pools.requests,
-            plan: jobs::plan(&config),
+            plan,
             third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
             dead_after: config.worker.dead_after,
         };
-        let state = ApiState::new(&config, operations, wakeups.clone(), metrics.clone());
+        let state = ApiState::new(&config, operations, writers, announcer.clone(), metrics.clone());
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
+            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs),
+            reads: Coalescer::start(Reads, 1, &pools.jobs),
             pool: pools.jobs,
             lease_pool: pools.leases,
+            watch_pool: pools.watch,
+            announcer,
             third_party,
             callbacks: CallbackClient::new(config.notify.timeout)?.with_metrics(metrics.clone()),
             wakeups,
@@ -154,6 +181,10 @@ impl App {
             self.state.metrics.clone(),
             figures_stop.clone(),
         )));
+        let (announcer, pool) = (self.state.announcer.clone(), self.state.pool.clone());
+        let _announcing = AbortOnDropHandle::new(tokio::spawn(async move {
+            announcer.run(&pool).await;
+        }));
         let stopping = self.context.stopping.clone();
         let work = async {
             let started = tokio::select! {
@@ -199,7 +230,8 @@ impl App {
         // Nothing is counted any more. A panic there was logged, and costs figures alone.
         figures_stop.cancel();
         let _ = figures.await;
-        for pool in [&self.state.pool, &self.context.pool, &self.context.lease_pool] {
+        let JobContext { pool, lease_pool, watch_pool, .. } = &*self.context;
+        for pool in [&self.state.pool, pool, lease_pool, watch_pool] {
             pool.close().await;
         }
         result
@@ -211,17 +243,19 @@ struct Pools {
     requests: PgPool,
     jobs: PgPool,
     leases: PgPool,
+    watch: PgPool,
 }
 
 impl Pools {
     fn new(url: &str, role: Role, config: &Config) -> Result<Self, StoreError> {
-        let max_connections = config.database.max_connections;
-        // One for the leases and one for the watcher, where jobs are run; of the rest a quarter
-        // for requests, where both are served. A pool that is not used opens no connection.
-        let rest =
-            if role.runs_jobs() { max_connections.saturating_sub(2) } else { max_connections };
+        // A pool or a writer that is not used opens no connection.
+        let own_of_requests = if role.serves_api() { REQUEST_CONNECTIONS } else { 0 };
+        let own_of_jobs = if role.runs_jobs() { JOB_CONNECTIONS } else { 0 };
+        let own = own_of_requests + own_of_jobs;
+        let rest = config.database.max_connections.saturating_sub(own);
+        // A third for requests, where both are served.
         let (requests, jobs) = match role {
-            Role::All => (rest / 4, rest - rest / 4),
+            Role::All => (rest / 3, rest - rest / 3),
             Role::Api => (rest, 1),
             Role::Worker => (1, rest - 1.min(rest)),
         };
@@ -230,6 +264,7 @@ impl Pools {
             jobs: store::connect(url, jobs.max(1), JOB_ACQUIRE)?,
             // A heartbeat that finds no connection fails before the next one is due.
             leases: store::connect(url, 1, config.worker.heartbeat)?,
+            watch: store::connect(url, 1, JOB_ACQUIRE)?,
         })
     }
 

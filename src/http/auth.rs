@@ -3,6 +3,11 @@
 //! API keys are stored as SHA-256; the key's entropy makes a slow hash unnecessary. A wrong key and
 //! no key look the same (401). A client's key on an operator's call is 403.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use poem::{Request, http::StatusCode};
 use poem_openapi::{SecurityScheme, auth::Bearer};
@@ -39,6 +44,55 @@ pub struct ClientAuth(
     pub Uuid,
 );
 
+/// A client's API key, for posts: it may have been looked up a while ago, so that the statement that
+/// writes the post checks it again.
+#[derive(SecurityScheme)]
+#[oai(ty = "bearer", rename = "ClientKey", checker = "check_poster")]
+pub struct PosterAuth(pub Poster);
+
+/// A client that posts.
+#[derive(Debug)]
+pub struct Poster {
+    /// The client's id.
+    pub id: Uuid,
+    pub api_key_hash: [u8; 32],
+}
+
+impl Poster {
+    /// Whether the key is the client's now.
+    pub async fn is_still_known(&self, state: &ApiState) -> Result<bool, Problem> {
+        let found = clients::find_by_api_key_hash(&state.pool, &self.api_key_hash);
+        let is_known = state.within_limit(found).await? == Some(self.id);
+        if !is_known {
+            state.known_keys.forget(&self.api_key_hash);
+        }
+        Ok(is_known)
+    }
+}
+
+/// Clients by the hash of their API key. As many as there are keys in use.
+#[derive(Debug, Default)]
+pub(super) struct KnownKeys(Mutex<HashMap<[u8; 32], Uuid>>);
+
+impl KnownKeys {
+    fn find(&self, hash: &[u8; 32]) -> Option<Uuid> {
+        self.keys().get(hash).copied()
+    }
+
+    fn add(&self, hash: [u8; 32], client_id: Uuid) {
+        self.keys().insert(hash, client_id);
+    }
+
+    fn forget(&self, hash: &[u8; 32]) {
+        self.keys().remove(hash);
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashMap<[u8; 32], Uuid>> {
+        // Nothing that is done under the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The operator token of the configuration: `Authorization: Bearer …`.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "OperatorToken", checker = "check_operator")]
@@ -50,6 +104,17 @@ pub struct OperatorAuth(
 
 async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
     find_client(request, &bearer).await?.ok_or_else(|| Problem::unauthorized().into())
+}
+
+async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Poster> {
+    let known_keys = &ApiState::of(request).known_keys;
+    let api_key_hash = hash_api_key(&bearer.token);
+    if let Some(id) = known_keys.find(&api_key_hash) {
+        return Ok(Poster { id, api_key_hash });
+    }
+    let id = check_client(request, bearer).await?;
+    known_keys.add(api_key_hash, id);
+    Ok(Poster { id, api_key_hash })
 }
 
 async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<String> {

@@ -33,12 +33,15 @@ use poem::{
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use sqlx::PgPool;
 
-use self::{observe::Observe, problem::Problem, strict_query::StrictQuery};
+use self::{auth::KnownKeys, observe::Observe, problem::Problem, strict_query::StrictQuery};
 use crate::{
     config::{self, Config, Role},
     domain::JobKind,
     operations::Operations,
-    store::{jobs::JobPlan, wakeups::Wakeups},
+    store::{
+        accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
+        webhooks::Webhooks,
+    },
     telemetry::Metrics,
 };
 
@@ -51,8 +54,15 @@ pub struct ApiState {
     pub pool: PgPool,
     pub plan: JobPlan,
     pub operations: Operations,
-    pub wakeups: Wakeups,
+    /// Where posts are written.
+    pub accepts: Coalescer<Accepts>,
+    /// Where webhooks are received.
+    pub webhooks: Coalescer<Webhooks>,
+    pub announcer: Announcer,
     pub webhook: config::Webhook,
+    /// The clients that were recently found by a key's hash. Whoever goes by it has it checked by
+    /// the statement that writes.
+    known_keys: KnownKeys,
     /// SHA-256 of the operator token, where one is configured.
     pub operator_token_hash: Option<[u8; 32]>,
     /// Largest request body, in bytes.
@@ -66,21 +76,33 @@ pub struct ApiState {
     pub started: AtomicBool,
 }
 
+/// Where requests that come often are written.
+#[derive(Debug)]
+pub struct RequestWriters {
+    pub accepts: Coalescer<Accepts>,
+    pub webhooks: Coalescer<Webhooks>,
+}
+
 impl ApiState {
     /// State from the configuration.
     pub fn new(
         config: &Config,
         operations: Operations,
-        wakeups: Wakeups,
+        writers: RequestWriters,
+        announcer: Announcer,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let RequestWriters { accepts, webhooks } = writers;
         let token = config.operator_token.as_ref();
         let public_url = config.http.public_url.as_ref();
         Self {
             pool: operations.pool.clone(),
             plan: operations.plan.clone(),
             operations,
-            wakeups,
+            accepts,
+            webhooks,
+            announcer,
+            known_keys: KnownKeys::default(),
             webhook: config.webhook.clone(),
             operator_token_hash: token.map(|token| auth::hash_api_key(token.expose())),
             max_body: config.http.max_body,
@@ -97,10 +119,10 @@ impl ApiState {
         request.data::<Arc<Self>>().expect("routes() adds the state to every request")
     }
 
-    /// An operator has made jobs due: the workers of this process look now.
+    /// An operator has made jobs due: the workers look now.
     fn wake_workers(&self) {
         for kind in JobKind::ALL {
-            self.wakeups.hint(kind.as_str(), Duration::ZERO);
+            self.announcer.announce(kind.as_str(), Duration::ZERO);
         }
     }
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    auth::ClientAuth,
+    auth::{ClientAuth, PosterAuth},
     body::StrictJson,
     page,
     problem::{Problem, ProblemJson},
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     domain::{Content, JobKind, NewTransaction, Status},
     store::{
+        accept::Post,
         evidence,
         transactions::{self, Cursor, Filter},
     },
@@ -151,27 +152,35 @@ impl TransactionsApi {
     #[oai(path = "/", method = "post", operation_id = "create_transaction")]
     async fn create_transaction(
         &self,
-        client: ClientAuth,
+        client: PosterAuth,
         state: Data<&Arc<ApiState>>,
         body: StrictJson<CreateTransaction>,
     ) -> poem::Result<CreateTransactionResponse> {
         let CreateTransaction { id, amount, currency, reference, metadata } = body.0;
         let content = Content { amount, currency, reference, metadata };
-        let new = NewTransaction { id, client_id: client.0, content };
+        let new = NewTransaction { id, client_id: client.0.id, content };
         let location = format!("/v1/transactions/{id}");
         let span = Span::current();
         span.record("transaction_id", display(id));
         let traceparent = traces::traceparent(&span);
 
         for _ in 0..ACCEPT_TRIES {
-            let accept =
-                transactions::accept(&state.pool, &new, &state.plan, traceparent.as_deref());
-            if let Some(accepted) = state.within_limit(accept).await? {
+            let post = Post {
+                new: new.clone(),
+                api_key_hash: client.0.api_key_hash,
+                traceparent: traceparent.clone(),
+            };
+            if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
                 for kind in JobKind::ALL {
-                    state.wakeups.hint(kind.as_str(), state.plan.terms(*kind).delay);
+                    state.announcer.announce(kind.as_str(), state.plan.terms(*kind).delay);
                 }
                 let accepted = Json(accepted.into());
                 return Ok(CreateTransactionResponse::Accepted(accepted, location));
+            }
+            if !client.0.is_still_known(&state).await? {
+                return Ok(CreateTransactionResponse::Unauthorized(ProblemJson(
+                    Problem::unauthorized(),
+                )));
             }
             let existing = state.within_limit(transactions::get(&state.pool, id)).await?;
             // None: the post that held the id was rolled back after it had blocked this one.

@@ -2,7 +2,7 @@
 //!
 //! The signature is checked over the raw bytes before anything is parsed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use poem::{Request, RequestBody, http::StatusCode, web::Data};
@@ -27,7 +27,7 @@ use crate::{
     signature::{self, SignedHeaders},
     store::{
         jobs,
-        webhooks::{self, Received, Webhook, WebhookOutcome},
+        webhooks::{Received, Webhook, WebhookOutcome},
     },
     telemetry::{labels::WebhookResult, traces},
 };
@@ -221,9 +221,9 @@ impl WebhooksApi {
         if traces::is_on() {
             join_trace(&state, webhook.transaction_id, traceparent.as_deref()).await;
         }
-        let received = state.within_limit(webhooks::receive(&state.pool, &webhook)).await?;
+        let received = state.within_limit(state.webhooks.submit(webhook)).await?;
         if received.outcome == WebhookOutcome::Settled && !received.duplicate {
-            state.wakeups.hint(JobKind::NotifyClient.as_str(), std::time::Duration::ZERO);
+            state.announcer.announce(JobKind::NotifyClient.as_str(), Duration::ZERO);
         }
         state.metrics.webhook(result(received));
         if let Some(after) = received.settled_after {

@@ -181,10 +181,16 @@ impl CircuitBreaker {
         self.local().view.and_then(|view| self.wait_in(view))
     }
 
+    /// How often the view is to be read again.
+    pub fn refresh_interval(&self) -> Duration {
+        // A short opening must not be missed.
+        REFRESH.min(self.rule.open_for / 4)
+    }
+
     /// Whether the view is due to be read again.
     pub fn is_stale(&self) -> bool {
-        // A short opening must not be missed.
-        let refresh = REFRESH.min(self.rule.open_for / 4);
+        // Whoever looks in that interval is a little early or late.
+        let refresh = self.refresh_interval() * 9 / 10;
         self.local().view.is_none_or(|view| view.asked.elapsed() >= refresh)
     }
 

@@ -31,7 +31,7 @@ use crate::{
     store::{
         StoreError, evidence,
         outcomes::{Next, Outcome, SnoozeCount},
-        transactions::{self, Transaction},
+        transactions::Transaction,
     },
 };
 
@@ -43,10 +43,10 @@ pub fn max_attempts(create_retries: u32) -> u32 {
 /// Runs the job.
 pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
     let id = job.transaction_id();
-    let Some(transaction) = transactions::get(&context.pool, id).await? else {
+    let Some(transaction) = job.transaction() else {
         return Ok(transaction_missing(&context, &job));
     };
-    if needs_no_create(&transaction) {
+    if needs_no_create(transaction) {
         return Ok(Outcome::done());
     }
     let backoff = context.config.third_party.create_backoff;

@@ -21,6 +21,8 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         let reason = "the payload does not hold the transaction".to_owned();
         return Ok(Outcome::new(Next::Dead { kind: DeadLetterKind::Poison, reason, error: None }));
     };
-    transactions::insert_if_absent(&context.pool, new).await?;
+    if job.transaction().is_none() {
+        transactions::insert_if_absent(&context.pool, new).await?;
+    }
     Ok(Outcome::done())
 }

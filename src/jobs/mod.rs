@@ -35,8 +35,11 @@ use crate::{
     domain::{Backoff, DeadLetterKind, JobKind},
     store::{
         StoreError,
+        announce::Announcer,
+        coalesce::Coalescer,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
-        outcomes::{Next, Outcome, SnoozeCount},
+        outcomes::{Next, Outcome, Outcomes, SnoozeCount},
+        transactions::{Reads, Transaction},
         wakeups::Wakeups,
     },
     telemetry::Metrics,
@@ -54,8 +57,15 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: PgPool,
+    /// Where outcomes are written.
+    pub outcomes: Coalescer<Outcomes>,
+    /// Where transactions are read by whoever does so often.
+    pub reads: Coalescer<Reads>,
     /// For the leases alone: their renewal must not wait behind jobs.
     pub lease_pool: PgPool,
+    /// For the watcher alone.
+    pub watch_pool: PgPool,
+    pub announcer: Announcer,
     pub config: Config,
     pub third_party: ThirdPartyClient,
     /// To be asked before each call to the third party.
@@ -70,7 +80,7 @@ pub struct JobContext {
 /// A job as its handler gets it.
 #[derive(Debug, Clone)]
 pub struct Job {
-    pub claimed: ClaimedJob,
+    pub claimed: Arc<ClaimedJob>,
     pub payload: JobPayload,
     /// The lease of the worker that runs it.
     pub lease: WorkerLease,
@@ -80,6 +90,11 @@ impl Job {
     /// The transaction that the job is about.
     pub fn transaction_id(&self) -> Uuid {
         self.payload.transaction_id()
+    }
+
+    /// What it is about, where that exists, as it was when the job was claimed.
+    pub fn transaction(&self) -> Option<&Transaction> {
+        self.claimed.transaction.as_ref()
     }
 
     /// The number of this attempt, from 1.

@@ -18,19 +18,17 @@ use crate::{
     domain::{DeadLetterKind, EvidenceKind},
     signature::Secret,
     store::{
-        StoreError, clients,
+        StoreError,
         outcomes::{Next, Outcome},
-        transactions,
     },
 };
 
 /// Runs the job.
 pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
     let id = job.transaction_id();
-    let Some(transaction) = transactions::get(&context.pool, id).await? else {
+    let (Some(transaction), Some(callback)) = (job.transaction(), &job.claimed.callback) else {
         return Ok(transaction_missing(&context, &job));
     };
-    let callback = clients::callback(&context.pool, transaction.client_id).await?;
     let Ok(secret) = callback.signing_secret.parse::<Secret>() else {
         let error = "the client's signing secret cannot be read";
         return Ok(Outcome::retry(backoff_delay(&context, &job), error));

@@ -27,7 +27,6 @@ use apalis_core::backend::{
 };
 use chrono::{DateTime, Utc};
 use futures_util::future;
-use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Identity;
@@ -36,7 +35,8 @@ use super::{LeaseKeeper, WorkerLease};
 use crate::{
     store::{
         StoreError,
-        jobs::{self, ClaimedJob},
+        claims::{Claim, Claims},
+        jobs::ClaimedJob,
         wakeups::Wakeups,
     },
     telemetry::Metrics,
@@ -52,7 +52,7 @@ const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 /// A claimed job in its slot, which is free again when this is dropped.
 #[derive(Debug)]
 pub struct LeasedJob {
-    pub claimed: ClaimedJob,
+    pub claimed: Arc<ClaimedJob>,
     pub lease: WorkerLease,
     _slot: OwnedSemaphorePermit,
     _hold: Hold,
@@ -97,7 +97,7 @@ pub enum QueueError {
 #[derive(Clone)]
 pub struct JobQueue {
     queue: &'static str,
-    pool: PgPool,
+    claims: Arc<Claims>,
     keeper: Arc<LeaseKeeper>,
     wakeups: Wakeups,
     stopping: CancellationToken,
@@ -117,7 +117,7 @@ impl JobQueue {
     pub fn new(
         queue: &'static str,
         concurrency: u32,
-        pool: PgPool,
+        claims: Claims,
         keeper: Arc<LeaseKeeper>,
         wakeups: Wakeups,
         metrics: Arc<Metrics>,
@@ -125,7 +125,7 @@ impl JobQueue {
     ) -> Self {
         Self {
             queue,
-            pool,
+            claims: Arc::new(claims),
             keeper,
             wakeups,
             stopping,
@@ -155,17 +155,20 @@ impl JobQueue {
             };
             let limit = slots.num_permits();
             match self.claim(lease, limit as i64).await {
-                Ok(claimed) => {
-                    self.more.store(claimed.len() == limit, Ordering::Release);
-                    if claimed.is_empty() {
+                Ok(Claim { jobs, next_due }) => {
+                    self.more.store(jobs.len() == limit, Ordering::Release);
+                    if let Some(delay) = next_due {
+                        self.wakeups.hint(self.queue, delay);
+                    }
+                    if jobs.is_empty() {
                         continue;
                     }
-                    let tasks = claimed.into_iter().filter_map(|claimed| {
+                    let tasks = jobs.into_iter().filter_map(|claimed| {
                         // There are as many permits as claimed rows at least.
                         let slot = slots.split(1)?;
                         self.metrics.claimed(self.queue, claimed.late);
                         let hold = Hold::new(&self.holds, &claimed);
-                        let lease = lease.clone();
+                        let (claimed, lease) = (Arc::new(claimed), lease.clone());
                         Some(Task::new(LeasedJob { claimed, lease, _slot: slot, _hold: hold }))
                     });
                     return Ok(tasks.collect());
@@ -186,16 +189,14 @@ impl JobQueue {
     }
 
     /// Claims what is due, after giving back what an unanswered claim may have taken.
-    async fn claim(&self, lease: &WorkerLease, limit: i64) -> Result<Vec<ClaimedJob>, StoreError> {
-        if self.unsure.load(Ordering::Acquire) {
-            let holds: Vec<_> = {
-                let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-                holds.iter().cloned().collect()
-            };
-            jobs::release_unknown(&self.pool, lease.worker(), &holds).await?;
-            self.unsure.store(false, Ordering::Release);
-        }
-        jobs::claim(&self.pool, self.queue, lease.worker(), limit).await
+    async fn claim(&self, lease: &WorkerLease, limit: i64) -> Result<Claim, StoreError> {
+        let holds = self.unsure.load(Ordering::Acquire).then(|| {
+            let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+            holds.iter().cloned().collect::<Vec<_>>()
+        });
+        let claim = self.claims.claim(self.queue, lease.worker(), limit, holds.as_deref()).await?;
+        self.unsure.store(false, Ordering::Release);
+        Ok(claim)
     }
 
     /// All free slots up to a batch; waits for the first. `None` never comes: nobody closes it.

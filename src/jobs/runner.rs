@@ -24,7 +24,7 @@ use crate::{
     store::{
         StoreError,
         jobs::{ClaimedJob, JobPayload},
-        outcomes::{self, Next, Outcome, Written},
+        outcomes::{EndedRun, Next, Outcome, Written},
     },
     telemetry::traces,
 };
@@ -60,8 +60,7 @@ impl Runner {
     pub async fn run(self, leased: LeasedJob) {
         let job_id = leased.claimed.lease.job_id.clone();
         self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(job_id.clone());
-        let transaction_id =
-            leased.claimed.idempotency_key.as_deref().and_then(|key| Uuid::parse_str(key).ok());
+        let transaction_id = leased.claimed.transaction_id();
         let (began, attempt) = (Instant::now(), leased.claimed.attempt());
         let traceparent = leased.claimed.traceparent.as_deref();
         // Of the highest level, so that the ids stand in each line, whatever is logged.
@@ -148,14 +147,16 @@ impl Runner {
 
     async fn write(
         &self,
-        job: &ClaimedJob,
+        job: &Arc<ClaimedJob>,
         transaction_id: Option<Uuid>,
         mut outcome: Outcome,
     ) -> RunOutcome {
-        let (pool, queue) = (&self.context.pool, self.definition.queue);
+        let queue = self.definition.queue;
         let (mut wait, longest) = WRITE_RETRY;
         loop {
-            match outcomes::write(pool, queue, job, transaction_id, &outcome).await {
+            let run =
+                EndedRun { queue, job: job.clone(), transaction_id, outcome: outcome.clone() };
+            match self.context.outcomes.submit(run).await {
                 Ok(Written::Applied { due, run, settled }) => {
                     for (queue, delay) in due {
                         self.context.wakeups.hint(queue, delay);

@@ -21,7 +21,7 @@ use super::{
     runner::Runner,
     watcher,
 };
-use crate::store::{StoreError, jobs, leases};
+use crate::store::{StoreError, claims::Claims, jobs, leases};
 
 /// First and longest wait before a worker that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -109,7 +109,7 @@ async fn run_worker(
     let job_queue = JobQueue::new(
         queue,
         definition.concurrency,
-        context.pool.clone(),
+        Claims::new(&context.pool),
         keeper.clone(),
         context.wakeups.clone(),
         context.metrics.clone(),

@@ -33,7 +33,7 @@ use crate::{
         StoreError,
         outcomes::{Next, Outcome, SnoozeCount},
         queues,
-        transactions::{self, Transaction},
+        transactions::Transaction,
     },
 };
 
@@ -68,20 +68,21 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     let schedule = schedule(&context.config);
     let mut polls = job.claimed.polls;
     let mut seen_pending: u32 = 0;
+    let mut transaction = job.transaction().cloned();
     let mut outcome = loop {
-        let Some(transaction) = transactions::get(&context.pool, id).await? else {
+        let Some(current) = transaction else {
             return Ok(transaction_missing(&context, &job));
         };
-        if transaction.status.is_final() {
+        if current.status.is_final() {
             break Outcome::done();
         }
         // The deadline is looked at before the poll: so the last poll comes after it.
-        let left = time_left(&context, &job, &transaction).await?;
+        let left = time_left(&context, &job, &current).await?;
         let lookup_timeout = context.config.third_party.lookup_timeout;
         let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
             Admission::Granted(permit) => permit,
             Admission::Denied { wait } => {
-                break left_alone(&job, &transaction, wait, polls, job.claimed.probes);
+                break left_alone(&job, &current, wait, polls, job.claimed.probes);
             }
         };
         let answer = context.third_party.look_up(id).await;
@@ -97,7 +98,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             if left.is_none() && job.claimed.probes >= FREE_PROBES {
                 break deadline_passed(&context, polls);
             }
-            break left_alone(&job, &transaction, wait, polls, job.claimed.probes + 1);
+            break left_alone(&job, &current, wait, polls, job.claimed.probes + 1);
         }
         match answer {
             Ok(Lookup::Found { status: Some(status) }) if status != ReportedStatus::Pending => {
@@ -122,6 +123,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
                 break postponed(wait, polls);
             }
         }
+        transaction = context.reads.submit(id).await?;
     };
     if seen_pending == 0 {
         return Ok(outcome);

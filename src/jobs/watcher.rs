@@ -1,9 +1,12 @@
 //! Learns when jobs fall due that other processes wrote or changed.
 //!
-//! Every `WORKER__POLL_INTERVAL` one statement reads the earliest waiting job of every queue, on a
-//! connection of its own, and passes it to the [`crate::store::wakeups`]. A job that is due later
-//! is then awaited to the millisecond; one that another process has just made due is found within
-//! the interval. No LISTEN: nothing here depends on a session.
+//! On a connection of its own it hears what others announce ([`crate::store::announce`]), and looks
+//! once a second for the earliest waiting job of every queue, in one statement: so a job whose
+//! announcement was lost is found then. What is due later is awaited to the millisecond.
+//!
+//! Where nothing is heard, because a pooler between here and Postgres keeps no sessions, it looks
+//! every `WORKER__POLL_INTERVAL` instead. It finds that out by itself: each heartbeat it sends
+//! something that it must hear.
 //!
 //! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
 //!
@@ -14,14 +17,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{ConnectOptions, PgConnection};
-use tokio::time::MissedTickBehavior;
-
 use super::JobContext;
-use crate::store::{StoreError, circuit, jobs};
+use crate::store::{
+    StoreError,
+    announce::{Heard, Listener},
+    circuit, jobs,
+};
 
 /// First and longest wait before the database is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How often it looks while it hears.
+const LOOK: Duration = Duration::from_secs(1);
+/// What was sent and is not heard by then is not heard at all.
+const DEAF_AFTER: Duration = Duration::from_secs(1);
 
 /// Watches `queues` until the process stops.
 pub async fn run(context: Arc<JobContext>, queues: Vec<String>) {
@@ -47,19 +55,85 @@ async fn watch(
     queues: &[String],
     wait: &mut Duration,
 ) -> Result<(), StoreError> {
-    let mut connection: PgConnection = context.pool.connect_options().connect().await?;
-    let mut ticks = tokio::time::interval(context.config.worker.poll_interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut listener = context.announcer.listen(&context.watch_pool).await?;
+    let mut hearing = Hearing::default();
     loop {
-        ticks.tick().await;
-        let due = jobs::next_due(&mut connection, queues).await?;
+        if hearing.is_due(context.config.worker.heartbeat) {
+            listener.probe().await?;
+            hearing.sent_at = Some(Instant::now());
+        }
+        let connection = listener.connection().await?;
+        let due = jobs::next_due(&mut *connection, queues).await?;
         *wait = RECONNECT.0;
         for (queue, delay) in queues.iter().zip(due) {
-            context.wakeups.read(queue, delay);
+            if let Some(delay) = delay {
+                context.wakeups.hint(queue, delay);
+            }
         }
         if context.circuit.is_stale() {
             let asked = Instant::now();
-            context.circuit.see(asked, &circuit::get(&mut connection).await?);
+            context.circuit.see(asked, &circuit::get(connection).await?);
+        }
+        let pause = if hearing.hears {
+            LOOK.min(context.circuit.refresh_interval())
+        } else {
+            context.config.worker.poll_interval
+        };
+        listen_for(pause, &mut listener, &mut hearing).await?;
+    }
+}
+
+/// Whether announcements reach this process.
+#[derive(Debug, Default)]
+struct Hearing {
+    hears: bool,
+    /// When something was last sent that must be heard.
+    sent_at: Option<Instant>,
+    /// Whether that was heard.
+    heard: bool,
+}
+
+impl Hearing {
+    /// Whether it is time to try again.
+    fn is_due(&mut self, interval: Duration) -> bool {
+        let Some(sent_at) = self.sent_at else { return true };
+        if !self.heard && sent_at.elapsed() >= DEAF_AFTER {
+            self.hears = false;
+        }
+        let is_due = sent_at.elapsed() >= interval.max(DEAF_AFTER);
+        if is_due {
+            self.heard = false;
+        }
+        is_due
+    }
+
+    fn hear_own(&mut self) {
+        (self.hears, self.heard) = (true, true);
+    }
+}
+
+/// Listens for as long as nothing says that it is time to look, but for `pause` at most.
+async fn listen_for(
+    pause: Duration,
+    listener: &mut Listener,
+    hearing: &mut Hearing,
+) -> Result<(), StoreError> {
+    let end = tokio::time::sleep(pause);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            () = &mut end => return Ok(()),
+            heard = listener.hear() => match heard? {
+                Heard::Announcement => {}
+                Heard::Own => {
+                    let heard_before = hearing.hears;
+                    hearing.hear_own();
+                    if !heard_before {
+                        return Ok(());
+                    }
+                }
+                Heard::Change => return Ok(()),
+            }
         }
     }
 }

@@ -21,7 +21,8 @@ use crate::{
     store::{
         StoreError,
         audit::Actor,
-        circuit, clients,
+        circuit,
+        clients::{self, Callback},
         dead_letter_actions::{self, DeadLetterError},
         dead_letters::{self, DeadLetter, Filter},
         transactions::{self, Transaction},
@@ -252,8 +253,11 @@ impl Operations {
         let queue = letter.queue.as_deref().and_then(|queue| queue.parse::<JobKind>().ok());
         Ok(match (queue, &self.third_party) {
             (Some(JobKind::NotifyClient), _) => {
-                let url = clients::callback(&self.pool, transaction.client_id).await?.url;
-                Some(format!("PUT {url} (version {})", transaction.version))
+                let client = transaction.client_id;
+                let callbacks = clients::callbacks(&self.pool, &[client]).await?;
+                callbacks.get(&client).map(|Callback { url, .. }| {
+                    format!("PUT {url} (version {})", transaction.version)
+                })
             }
             (Some(JobKind::CreateAtThirdParty), Some(third_party)) => Some(format!(
                 "GET {}, and if it is not there POST {}",

@@ -1,5 +1,7 @@
 //! The client registry, `clients`.
 
+use std::{collections::HashMap, fmt};
+
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -26,10 +28,16 @@ pub struct Client {
 }
 
 /// Where and how a client is told.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Callback {
     pub url: String,
     pub signing_secret: String,
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Callback").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 /// Adds a client. A name that is taken violates `clients_name_key`.
@@ -137,13 +145,19 @@ pub async fn find_by_name(
         .await?)
 }
 
-/// Where to tell a client; a disabled client is still told about what was accepted.
-pub async fn callback(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Callback, StoreError> {
-    Ok(sqlx::query_as!(
-        Callback,
-        "SELECT callback_url AS url, signing_secret FROM clients WHERE id = $1",
-        id
+/// Where to tell clients; a disabled client is still told about what was accepted.
+pub async fn callbacks(
+    executor: impl PgExecutor<'_>,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Callback>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT id, callback_url, signing_secret FROM clients WHERE id = ANY ($1::uuid[])",
+        ids
     )
-    .fetch_one(executor)
-    .await?)
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id, Callback { url: row.callback_url, signing_secret: row.signing_secret }))
+        .collect())
 }

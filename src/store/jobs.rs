@@ -1,6 +1,6 @@
-//! The job rows in `apalis.jobs`: planning the four, claiming, releasing, restoring what was pruned.
+//! The job rows in `apalis.jobs`: planning the four, giving back, restoring what was pruned.
 //!
-//! A claim gives a [`Lease`]: the worker's name and the moment of the claim. Whatever ends a job
+//! A claim ([`super::claims`]) gives a [`Lease`]: the worker's name and the moment of the claim. Whatever ends a job
 //! matches both, so that a worker whose lease was given to another (or to its own later self)
 //! changes nothing.
 
@@ -12,7 +12,7 @@ use sqlx::{PgConnection, PgExecutor};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{StoreError, transactions::Transaction};
+use super::{StoreError, claims, clients::Callback, transactions::Transaction};
 use crate::domain::{JobKind, NewTransaction};
 
 /// When each of the four jobs is first due, and how often each may be attempted.
@@ -32,13 +32,46 @@ pub struct JobTerms {
     pub max_attempts: u32,
 }
 
-/// The columns of four job rows, for `unnest`.
+/// The columns of job rows, for `unnest`: four rows for each transaction.
+#[derive(Debug, Default)]
 pub(super) struct JobRows {
+    pub transaction_ids: Vec<Uuid>,
     pub ids: Vec<String>,
-    pub kinds: Vec<String>,
+    pub kinds: Vec<&'static str>,
     pub payloads: Vec<Vec<u8>>,
     pub max_attempts: Vec<i32>,
     pub delays: Vec<f64>,
+}
+
+impl JobRows {
+    /// Rows for each transaction.
+    pub const EACH: usize = JobKind::ALL.len();
+
+    /// Room for the rows of so many transactions.
+    pub fn with_capacity(transactions: usize) -> Self {
+        let rows = transactions * Self::EACH;
+        Self {
+            transaction_ids: Vec::with_capacity(rows),
+            ids: Vec::with_capacity(rows),
+            kinds: Vec::with_capacity(rows),
+            payloads: Vec::with_capacity(rows),
+            max_attempts: Vec::with_capacity(rows),
+            delays: Vec::with_capacity(rows),
+        }
+    }
+
+    /// Adds the four rows of a transaction.
+    pub fn push(&mut self, plan: &JobPlan, new: &NewTransaction) {
+        for kind in JobKind::ALL {
+            let terms = plan.terms(*kind);
+            self.transaction_ids.push(new.id);
+            self.ids.push(Ulid::generate().to_string());
+            self.kinds.push(kind.as_str());
+            self.payloads.push(JobPayload::for_kind(*kind, new).encode());
+            self.max_attempts.push(i32::try_from(terms.max_attempts).unwrap_or(i32::MAX));
+            self.delays.push(terms.delay.as_secs_f64());
+        }
+    }
 }
 
 impl JobPlan {
@@ -50,22 +83,6 @@ impl JobPlan {
     /// The terms of one kind.
     pub fn terms(&self, kind: JobKind) -> JobTerms {
         self.terms[kind.index()]
-    }
-
-    pub(super) fn rows(&self, new: &NewTransaction) -> JobRows {
-        let terms = || JobKind::ALL.iter().map(|kind| self.terms(*kind));
-        JobRows {
-            ids: JobKind::ALL.iter().map(|_| Ulid::generate().to_string()).collect(),
-            kinds: JobKind::ALL.iter().map(|kind| kind.as_str().to_owned()).collect(),
-            payloads: JobKind::ALL
-                .iter()
-                .map(|kind| JobPayload::for_kind(*kind, new).encode())
-                .collect(),
-            max_attempts: terms()
-                .map(|terms| i32::try_from(terms.max_attempts).unwrap_or(i32::MAX))
-                .collect(),
-            delays: terms().map(|terms| terms.delay.as_secs_f64()).collect(),
-        }
     }
 }
 
@@ -124,9 +141,18 @@ pub struct ClaimedJob {
     pub traceparent: Option<String>,
     /// From when it was due to the claim, by the database's clock.
     pub late: Duration,
+    /// What it is about, where that exists, as it was when the job was claimed.
+    pub transaction: Option<Transaction>,
+    /// notify_client: where and how the transaction's client is told.
+    pub callback: Option<Callback>,
 }
 
 impl ClaimedJob {
+    /// The id in its idempotency key, where that is one.
+    pub fn transaction_id(&self) -> Option<Uuid> {
+        self.idempotency_key.as_deref().and_then(|key| Uuid::parse_str(key).ok())
+    }
+
     /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         u32::try_from(self.attempts).unwrap_or_default() + 1
@@ -136,64 +162,6 @@ impl ClaimedJob {
     pub fn is_last_attempt(&self) -> bool {
         self.attempts + 1 >= self.max_attempts
     }
-}
-
-/// Leases up to `limit` due jobs of `queue` to `worker`. Fails on the foreign key when the worker
-/// is no longer registered, which is what it must learn.
-pub async fn claim(
-    executor: impl PgExecutor<'_>,
-    queue: &str,
-    worker: &str,
-    limit: i64,
-) -> Result<Vec<ClaimedJob>, StoreError> {
-    let rows = sqlx::query!(
-        r#"
-        UPDATE apalis.jobs
-        SET status = 'Running', lock_by = $2, lock_at = now()
-        -- An array rather than a join: Postgres then looks the few ids up, where it would plan to
-        -- hash the table for a LIMIT it does not know. SKIP LOCKED: what another worker is just
-        -- claiming is its own.
-        WHERE id = ANY (ARRAY(
-            SELECT id
-            FROM apalis.jobs
-            WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()
-                AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue = $1)
-            ORDER BY run_at
-            LIMIT $3
-            FOR UPDATE SKIP LOCKED
-        ))
-        RETURNING
-            id, job, attempts, max_attempts, lock_at AS "lock_at!", idempotency_key,
-            -- As text: one row with a strange value must not fail the claim of all the others.
-            metadata -> 'polls' AS polls, metadata -> 'waits' AS waits,
-            metadata -> 'probes' AS probes,
-            metadata -> 'poll_since' AS poll_since, metadata -> 'traceparent' AS traceparent,
-            -- Epochs rather than a difference of times: run_at may be infinite.
-            (extract(epoch FROM now()) - extract(epoch FROM run_at))::float8 AS "late!"
-        "#,
-        queue,
-        worker,
-        limit
-    )
-    .fetch_all(executor)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ClaimedJob {
-            lease: Lease { job_id: row.id, worker: worker.to_owned(), locked_at: row.lock_at },
-            payload: row.job,
-            attempts: row.attempts,
-            max_attempts: row.max_attempts,
-            idempotency_key: row.idempotency_key,
-            polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
-            waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
-            probes: row.probes.and_then(|probes| probes.parse().ok()).unwrap_or_default(),
-            poll_since: row.poll_since.and_then(|since| since.parse().ok()),
-            traceparent: row.traceparent,
-            // Out of range for a job that an import made due at the beginning of time.
-            late: Duration::try_from_secs_f64(row.late).unwrap_or_default(),
-        })
-        .collect())
 }
 
 /// The W3C trace context that a transaction's jobs continue, where its accept was traced.
@@ -241,10 +209,7 @@ pub async fn next_due(
     )
     .fetch_all(executor)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| row.seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))))
-        .collect())
+    Ok(rows.into_iter().map(|row| row.seconds.map(claims::seconds)).collect())
 }
 
 /// Gives back what `worker` still holds, without costing an attempt. A create that was `started`
@@ -287,33 +252,6 @@ pub async fn release(
     Ok(released.count.unsigned_abs())
 }
 
-/// Gives back the running jobs of `worker` other than those it `holds` (job id and time of claim):
-/// they were claimed by a statement whose answer never came. No handler has seen them: this costs
-/// neither an attempt nor time. Returns how many there were.
-pub async fn release_unknown(
-    executor: impl PgExecutor<'_>,
-    worker: &str,
-    holds: &[(String, DateTime<Utc>)],
-) -> Result<u64, StoreError> {
-    let (ids, times): (Vec<String>, Vec<DateTime<Utc>>) = holds.iter().cloned().unzip();
-    let released = sqlx::query!(
-        r#"
-        UPDATE apalis.jobs
-        SET status = 'Pending', lock_by = NULL, lock_at = NULL
-        WHERE lock_by = $1 AND NOT EXISTS (
-            SELECT FROM unnest($2::text[], $3::timestamptz[]) AS held (id, locked_at)
-            WHERE held.id = jobs.id AND held.locked_at = jobs.lock_at
-        )
-        "#,
-        worker,
-        &ids,
-        &times,
-    )
-    .execute(executor)
-    .await?;
-    Ok(released.rows_affected())
-}
-
 /// Writes those of the four rows of `transaction` that are missing, as done: for whoever needs a
 /// job row of a transaction that was pruned. The caller holds the transaction's row locked. Where
 /// nothing is missing nothing changes. Returns how many were written.
@@ -322,7 +260,8 @@ pub async fn restore(
     transaction: &Transaction,
     plan: &JobPlan,
 ) -> Result<u64, StoreError> {
-    let jobs = plan.rows(&transaction.as_new());
+    let mut jobs = JobRows::default();
+    jobs.push(plan, &transaction.as_new());
     let restored = sqlx::query_scalar!(
         r#"
         WITH restored AS (
@@ -344,7 +283,7 @@ pub async fn restore(
         "#,
         transaction.id,
         &jobs.ids,
-        &jobs.kinds,
+        &jobs.kinds as _,
         &jobs.payloads,
         &jobs.max_attempts,
     )

@@ -7,9 +7,13 @@
 //!
 //! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
 
+pub mod accept;
+pub mod announce;
 pub mod audit;
 pub mod circuit;
+pub mod claims;
 pub mod clients;
+pub mod coalesce;
 pub mod dead_letter_actions;
 pub mod dead_letters;
 pub mod evidence;

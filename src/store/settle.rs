@@ -2,10 +2,12 @@
 //!
 //! A report (an answer, a poll, a webhook, giving up) is applied to the locked row. Settling
 //! changes the status, ends update_status, makes notify_client due and closes the dead letters that
-//! the report explains, in one statement; a contradiction opens a dead letter and changes nothing.
+//! the report explains, in one statement, for any number of transactions; a contradiction opens a dead letter and changes
+//! nothing.
 
 use serde_json::json;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{
     StoreError,
@@ -28,7 +30,9 @@ pub async fn apply(
     let decision = current.status.decide(reported, by);
     match decision {
         Decision::Unchanged => {}
-        Decision::Settle => settle(conn, current, reported, by, source).await?,
+        Decision::Settle => {
+            settle(conn, &[Settlement { id: current.id, status: reported, by, source }]).await?;
+        }
         Decision::Conflict => open_conflict(conn, current, reported, by, source).await?,
     }
     Ok(decision)
@@ -46,30 +50,61 @@ pub async fn set_by_operator(
         return Ok(());
     }
     jobs::restore(conn, current, plan).await?;
-    settle(conn, current, status, SettledBy::Operator, "operator").await
+    let by = SettledBy::Operator;
+    settle(conn, &[Settlement { id: current.id, status, by, source: "operator" }]).await
 }
 
-async fn settle(
+/// A status that leaves `pending`, or that an operator sets.
+#[derive(Debug)]
+pub(super) struct Settlement {
+    pub id: Uuid,
+    pub status: Status,
+    pub by: SettledBy,
+    /// Who reports, for the evidence.
+    pub source: &'static str,
+}
+
+/// Settles transactions, each at most once, whose rows the caller holds locked and for which
+/// [`Status::decide`] said so.
+pub(super) async fn settle(
     conn: &mut PgConnection,
-    current: &Transaction,
-    status: Status,
-    by: SettledBy,
-    source: &'static str,
+    settlements: &[Settlement],
 ) -> Result<(), StoreError> {
+    if settlements.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = settlements.iter().map(|settlement| settlement.id).collect();
+    let keys: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    let statuses: Vec<&str> =
+        settlements.iter().map(|settlement| settlement.status.as_str()).collect();
+    let bys: Vec<&str> = settlements.iter().map(|settlement| settlement.by.as_str()).collect();
+    let sources: Vec<&str> = settlements.iter().map(|settlement| settlement.source).collect();
     sqlx::query!(
         r#"
-        WITH settled AS (
+        WITH report AS (
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+                AS report (id, status, settled_by, source)
+        ), settled AS (
             UPDATE transactions
-            SET status = $2, version = version + 1, settled_at = now(), settled_by = $3,
-                updated_at = now()
-            WHERE id = $1
-            RETURNING id, version
+            SET status = report.status, version = version + 1, settled_at = now(),
+                settled_by = report.settled_by, updated_at = now()
+            FROM report
+            WHERE transactions.id = report.id AND transactions.id = ANY ($1)
+            RETURNING report.*, version
         ), update_status AS (
             -- Also when it is running: clearing the lease fences its outcome out.
             UPDATE apalis.jobs
             SET status = 'Done', done_at = now(), lock_by = NULL, lock_at = NULL,
                 last_result = '{"Ok": null}'
-            WHERE job_type = 'update_status' AND idempotency_key = $1::uuid::text
+            WHERE id = ANY (ARRAY(
+                    SELECT job.id
+                    FROM unnest($5::text[]) AS key
+                    -- The limit keeps this a lookup by both columns, one key after the other.
+                    CROSS JOIN LATERAL (
+                        SELECT id FROM apalis.jobs
+                        WHERE job_type = 'update_status' AND idempotency_key = key LIMIT 1
+                    ) AS job
+                ))
                 AND status IN ('Pending', 'Queued', 'Running', 'Failed')
         ), notify_client AS (
             -- A running one is left alone: it compares versions when it ends. One whose client is
@@ -77,35 +112,46 @@ async fn settle(
             -- not: what was cancelled was an earlier status.
             UPDATE apalis.jobs
             SET status = 'Pending', run_at = now(), attempts = 0, done_at = NULL, last_result = NULL
-            WHERE job_type = 'notify_client' AND idempotency_key = $1::uuid::text
+            WHERE id = ANY (ARRAY(
+                    SELECT job.id
+                    FROM unnest($5) AS key
+                    CROSS JOIN LATERAL (
+                        SELECT id FROM apalis.jobs
+                        WHERE job_type = 'notify_client' AND idempotency_key = key LIMIT 1
+                    ) AS job
+                ))
                 AND status IN ('Pending', 'Done', 'Failed', 'Killed')
-                AND NOT EXISTS (
-                    SELECT FROM failed_jobs
-                    WHERE job_id = apalis.jobs.id AND state = 'open'
-                        AND kind IN ('rejected', 'poison')
-                )
+                AND id <> ALL (ARRAY(
+                    SELECT job_id FROM failed_jobs
+                    -- Not `state`: the indexes of the open ones hold all of them.
+                    WHERE transaction_id = ANY ($1) AND closed_at IS NULL
+                        AND job_id IS NOT NULL AND kind IN ('rejected', 'poison')
+                ))
         ), explained AS (
             UPDATE failed_jobs
-            SET state = 'resolved', closed_at = clock_timestamp(), closed_by = $3
+            SET state = 'resolved', closed_at = clock_timestamp(), closed_by = settled_by
+            FROM report
             -- Giving up explains nothing about the create that it gives up on.
-            WHERE transaction_id = $1 AND state = 'open' AND (
+            WHERE transaction_id = report.id AND transaction_id = ANY ($1) AND closed_at IS NULL AND (
                 queue = 'update_status'
-                OR queue = 'create_at_third_party' AND $3 <> 'creation_failure'
+                OR queue = 'create_at_third_party' AND settled_by <> 'creation_failure'
             )
-            RETURNING id, kind
+            RETURNING failed_jobs.id, kind, transaction_id, source
         )
         INSERT INTO transaction_events (transaction_id, kind, source, detail)
-        SELECT id, 'settled', $4, jsonb_build_object('status', $2::text, 'version', version, 'settled_by', $3::text)
+        SELECT id, 'settled', source,
+            jsonb_build_object('status', status, 'version', version, 'settled_by', settled_by)
         FROM settled
         UNION ALL
-        SELECT $1, 'dead_letter_closed', $4,
+        SELECT transaction_id, 'dead_letter_closed', source,
             jsonb_build_object('dead_letter_id', id, 'kind', kind, 'state', 'resolved')
         FROM explained
         "#,
-        current.id,
-        status.as_str(),
-        by.as_str(),
-        source,
+        &ids,
+        &statuses as _,
+        &bys as _,
+        &sources as _,
+        &keys,
     )
     .execute(conn)
     .await?;

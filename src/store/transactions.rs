@@ -1,6 +1,9 @@
-//! The `transactions` table: accepting with the four jobs in one statement, reading, locking.
+//! The `transactions` table: reading, locking, writing what an accept has not.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, types::Json};
@@ -8,7 +11,8 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    jobs::{JobPayload, JobPlan},
+    coalesce::{BY_INDEX, Batch, Locked},
+    jobs::JobPayload,
 };
 use crate::domain::{Content, JobKind, NewTransaction, SettledBy, Status};
 
@@ -51,66 +55,6 @@ impl Transaction {
     pub fn age(&self) -> Duration {
         (Utc::now() - self.created_at).to_std().unwrap_or_default()
     }
-}
-
-/// Writes the transaction, its four jobs and the evidence in one statement. `None` when the id
-/// exists already: nothing was written then. The jobs continue the trace of `traceparent`.
-pub async fn accept(
-    executor: impl PgExecutor<'_>,
-    new: &NewTransaction,
-    plan: &JobPlan,
-    traceparent: Option<&str>,
-) -> Result<Option<Transaction>, StoreError> {
-    let jobs = plan.rows(new);
-    let content = &new.content;
-    let accepted = sqlx::query_as!(
-        Transaction,
-        r#"
-        WITH accepted AS (
-            INSERT INTO transactions
-                (id, client_id, content_hash, amount, currency, reference, metadata)
-            VALUES ($1, $2, $3, $4, $5, $6, $7)
-            ON CONFLICT (id) DO NOTHING
-            RETURNING *
-        ), new_jobs AS (
-            -- Reads from `accepted`: a repeated id inserts no jobs either. The column's own
-            -- timestamptz keeps the milliseconds that apalis's push would round away.
-            INSERT INTO apalis.jobs
-                (id, job_type, job, max_attempts, run_at, idempotency_key, metadata)
-            SELECT
-                job.id, job.job_type, job.payload, job.max_attempts,
-                now() + make_interval(secs => job.delay), accepted.id::text,
-                CASE WHEN $13::text IS NOT NULL THEN hstore('traceparent', $13) END
-            FROM accepted, unnest($8::text[], $9::text[], $10::bytea[], $11::int[], $12::float8[])
-                AS job (id, job_type, payload, max_attempts, delay)
-        ), evidence AS (
-            INSERT INTO transaction_events (transaction_id, kind, source)
-            SELECT id, 'accepted', 'api' FROM accepted
-        )
-        SELECT
-            id, client_id, content_hash, amount, currency, reference,
-            metadata AS "metadata: Json<BTreeMap<String, String>>",
-            status AS "status: Status", version, notified_version, settled_at,
-            settled_by AS "settled_by: SettledBy", created_at, updated_at
-        FROM accepted
-        "#,
-        new.id,
-        new.client_id,
-        &content.hash()[..],
-        content.amount,
-        content.currency,
-        content.reference,
-        content.metadata.as_ref().map(Json) as _,
-        &jobs.ids,
-        &jobs.kinds,
-        &jobs.payloads,
-        &jobs.max_attempts,
-        &jobs.delays,
-        traceparent,
-    )
-    .fetch_optional(executor)
-    .await?;
-    Ok(accepted)
 }
 
 /// Writes the transaction if it does not exist (the create_transaction job); tells whether it did.
@@ -167,6 +111,134 @@ pub async fn get(
     .await?)
 }
 
+/// Reads of one transaction each, for those who ask often.
+#[derive(Debug)]
+pub struct Reads;
+
+impl Batch for Reads {
+    type Request = Uuid;
+    type Answer = Option<Transaction>;
+
+    const MOST: usize = 500;
+    const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    async fn run(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[Uuid],
+        _: Locked,
+    ) -> Result<Vec<Option<Option<Transaction>>>, StoreError> {
+        let found = get_all(conn, ids).await?;
+        Ok(ids.iter().map(|id| Some(found.get(id).cloned())).collect())
+    }
+}
+
+/// Locked transactions.
+#[derive(Debug, Default)]
+pub(super) struct LockedTransactions {
+    held: HashMap<Uuid, Transaction>,
+    /// Those that somebody else has locked.
+    skipped: HashSet<Uuid>,
+}
+
+impl LockedTransactions {
+    /// The transaction; `None` where it does not exist or was skipped.
+    pub fn get(&self, id: Uuid) -> Option<&Transaction> {
+        self.held.get(&id)
+    }
+
+    /// Whether somebody else has locked it.
+    pub fn is_skipped(&self, id: Uuid) -> bool {
+        self.skipped.contains(&id)
+    }
+}
+
+/// Those of `ids` that exist, locked as by [`lock`], in the order of their ids: whoever locks
+/// several does so in one order.
+pub(super) async fn lock_all(
+    conn: &mut PgConnection,
+    ids: &[Uuid],
+    locked: Locked,
+) -> Result<LockedTransactions, StoreError> {
+    if ids.is_empty() {
+        return Ok(LockedTransactions::default());
+    }
+    let found = match locked {
+        Locked::Wait => {
+            sqlx::query_as!(
+                Transaction,
+                r#"
+            SELECT
+                id, client_id, content_hash, amount, currency, reference,
+                metadata AS "metadata: Json<BTreeMap<String, String>>",
+                status AS "status: Status", version, notified_version, settled_at,
+                settled_by AS "settled_by: SettledBy", created_at, updated_at
+            FROM transactions
+            WHERE id = ANY ($1::uuid[])
+            ORDER BY id
+            FOR NO KEY UPDATE
+            "#,
+                ids
+            )
+            .fetch_all(&mut *conn)
+            .await?
+        }
+        Locked::Skip => {
+            sqlx::query_as!(
+                Transaction,
+                r#"
+            SELECT
+                id, client_id, content_hash, amount, currency, reference,
+                metadata AS "metadata: Json<BTreeMap<String, String>>",
+                status AS "status: Status", version, notified_version, settled_at,
+                settled_by AS "settled_by: SettledBy", created_at, updated_at
+            FROM transactions
+            WHERE id = ANY ($1::uuid[])
+            ORDER BY id
+            FOR NO KEY UPDATE SKIP LOCKED
+            "#,
+                ids
+            )
+            .fetch_all(&mut *conn)
+            .await?
+        }
+    };
+    let held: HashMap<Uuid, Transaction> =
+        found.into_iter().map(|transaction| (transaction.id, transaction)).collect();
+    let missing: Vec<Uuid> = ids.iter().copied().filter(|id| !held.contains_key(id)).collect();
+    let skipped = match locked {
+        Locked::Skip => get_all(conn, &missing).await?.into_keys().collect(),
+        Locked::Wait => HashSet::new(),
+    };
+    Ok(LockedTransactions { held, skipped })
+}
+
+/// Those of `ids` that exist.
+pub(super) async fn get_all(
+    executor: impl PgExecutor<'_>,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Transaction>, StoreError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found = sqlx::query_as!(
+        Transaction,
+        r#"
+        SELECT
+            id, client_id, content_hash, amount, currency, reference,
+            metadata AS "metadata: Json<BTreeMap<String, String>>",
+            status AS "status: Status", version, notified_version, settled_at,
+            settled_by AS "settled_by: SettledBy", created_at, updated_at
+        FROM transactions
+        WHERE id = ANY ($1::uuid[])
+        "#,
+        ids
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(found.into_iter().map(|transaction| (transaction.id, transaction)).collect())
+}
+
 /// One transaction, locked until the SQL transaction ends: whoever decides about a status holds it.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transaction>, StoreError> {
     Ok(sqlx::query_as!(
@@ -186,22 +258,6 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transactio
     )
     .fetch_optional(conn)
     .await?)
-}
-
-/// Records that the client acknowledged `version`.
-pub async fn record_notified(
-    executor: impl PgExecutor<'_>,
-    id: Uuid,
-    version: i32,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "UPDATE transactions SET notified_version = GREATEST(notified_version, $2) WHERE id = $1",
-        id,
-        version
-    )
-    .execute(executor)
-    .await?;
-    Ok(())
 }
 
 /// Where a page of a list ends: the next one starts after it.

@@ -1,21 +1,17 @@
 //! In-process knowledge of when each queue's next job is due.
 //!
-//! Two sources feed it: hints, given by whoever in this process has just committed something that
-//! makes a job due (exact, at once), and readings, taken every `WORKER__POLL_INTERVAL` by the
-//! watcher of `jobs` for all queues in one statement (they bring what other processes wrote).
-//! Neither has to be right: a worker that is woken asks the database, and a lost hint costs one
-//! poll interval.
+//! Whoever learns that a job falls due says so: what has just committed something (at once), each
+//! claim (which tells when the next job of its queue falls due), and the watcher of `jobs` (which
+//! hears of other processes and looks from time to time). Nothing of it has to be right: a worker
+//! that is woken asks the database, and a hint that was lost costs a look of the watcher.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
-
-/// Hints further ahead than this are left to the readings, which will bring them in time.
-const HORIZON: Duration = Duration::from_secs(2);
 
 /// The wake-ups of all queues of this process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -25,17 +21,9 @@ pub struct Wakeups {
 
 #[derive(Debug, Default)]
 struct QueueSignal {
-    state: Mutex<SignalState>,
+    /// When the earliest job is due that is known of.
+    next: Mutex<Option<Instant>>,
     changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct SignalState {
-    /// Exact times at which jobs fall due, from this process.
-    hints: BTreeSet<Instant>,
-    /// When the earliest job is due, as last read. Taken by the worker that acts on it, so that
-    /// one reading causes one claim.
-    reading: Option<Instant>,
 }
 
 impl Wakeups {
@@ -47,70 +35,45 @@ impl Wakeups {
 
     /// A job of `queue` is due after `delay`; call this after the commit.
     pub fn hint(&self, queue: &str, delay: Duration) {
-        if delay > HORIZON {
-            return;
-        }
-        if let Some(signal) = self.queues.get(queue) {
-            signal.update(|state| {
-                state.hints.insert(Instant::now() + delay);
-            });
-        }
-    }
-
-    /// The earliest job of `queue` is due after `delay`, or none waits.
-    pub fn read(&self, queue: &str, delay: Option<Duration>) {
-        if let Some(signal) = self.queues.get(queue) {
-            signal.update(|state| state.reading = delay.map(|delay| Instant::now() + delay));
+        let Some(signal) = self.queues.get(queue) else { return };
+        let due = Instant::now() + delay;
+        let mut next = signal.next();
+        if next.is_none_or(|next| due < next) {
+            *next = Some(due);
+            drop(next);
+            signal.changed.notify_one();
         }
     }
 
-    /// Returns when a job of `queue` is likely due.
+    /// Returns when a job of `queue` is likely due. What was known is forgotten then: the claim that
+    /// follows tells more.
     pub async fn due(&self, queue: &str) {
         let Some(signal) = self.queues.get(queue) else { return std::future::pending().await };
         loop {
             let changed = signal.changed.notified();
-            match signal.take_due() {
-                Next::Due => return,
-                Next::At(instant) => {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(instant.into()) => {}
-                        () = changed => {}
-                    }
+            let next = {
+                let mut next = signal.next();
+                if next.is_some_and(|next| next <= Instant::now()) {
+                    *next = None;
+                    return;
                 }
-                Next::Unknown => changed.await,
+                *next
+            };
+            match next {
+                Some(next) => tokio::select! {
+                    () = tokio::time::sleep_until(next.into()) => {}
+                    () = changed => {}
+                },
+                None => changed.await,
             }
         }
     }
 }
 
-enum Next {
-    Due,
-    At(Instant),
-    Unknown,
-}
-
 impl QueueSignal {
-    fn update(&self, change: impl FnOnce(&mut SignalState)) {
+    fn next(&self) -> MutexGuard<'_, Option<Instant>> {
         // Nothing that is done under the lock can panic half-way through a change.
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_one();
-    }
-
-    fn take_due(&self) -> Next {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let later = state.hints.split_off(&(now + Duration::from_nanos(1)));
-        let hinted = !state.hints.is_empty();
-        state.hints = later;
-        let read = state.reading.is_some_and(|reading| reading <= now);
-        if read {
-            state.reading = None;
-        }
-        if hinted || read {
-            return Next::Due;
-        }
-        let earliest = [state.hints.first().copied(), state.reading].into_iter().flatten().min();
-        earliest.map_or(Next::Unknown, Next::At)
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,9 +94,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waits_until_the_earliest_of_hints_and_readings() {
+    async fn waits_until_the_earliest() {
         let wakeups = Wakeups::new([QUEUE]);
-        wakeups.read(QUEUE, Some(Duration::from_secs(60)));
+        wakeups.hint(QUEUE, Duration::from_secs(60));
         wakeups.hint(QUEUE, Duration::from_millis(20));
         let start = Instant::now();
         wakeups.due(QUEUE).await;
@@ -142,17 +105,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_later_reading_replaces_an_earlier_one() {
-        let wakeups = Wakeups::new([QUEUE]);
-        wakeups.read(QUEUE, Some(Duration::ZERO));
-        wakeups.read(QUEUE, None);
-        assert!(wakeups.due(QUEUE).now_or_never().is_none());
-    }
-
-    #[tokio::test]
     async fn a_waiting_worker_is_woken_by_an_earlier_job() {
         let wakeups = Wakeups::new([QUEUE]);
-        wakeups.read(QUEUE, Some(Duration::from_secs(60)));
+        wakeups.hint(QUEUE, Duration::from_secs(60));
         let waiting = tokio::spawn({
             let wakeups = wakeups.clone();
             async move { wakeups.due(QUEUE).await }

@@ -1,16 +1,22 @@
-//! Receiving a verified webhook, in one SQL transaction: remember its id, settle, wake the jobs.
+//! Receiving verified webhooks, in one SQL transaction: remember the id, settle, wake the jobs.
+//! Those that wait together are received together (see [`super::coalesce`]).
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use serde_json::json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
     StoreError,
+    coalesce::{BY_INDEX, Batch, Locked},
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
-    settle, transactions,
+    settle::{self, Settlement},
+    transactions,
 };
 use crate::domain::{
     DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, words,
@@ -57,71 +63,156 @@ pub struct Received {
     pub settled_after: Option<Duration>,
 }
 
-/// Receives a webhook. When this fails, nothing of it was written, and it may be sent again.
-pub async fn receive(pool: &PgPool, webhook: &Webhook) -> Result<Received, StoreError> {
-    let mut tx = super::begin(pool).await?;
-    let transaction = transactions::lock(&mut tx, webhook.transaction_id).await?;
-    let reported = Status::from(webhook.status);
-    let outcome = match &transaction {
-        Some(current) => current.status.decide(reported, SettledBy::Webhook).into(),
-        None => WebhookOutcome::UnknownTransaction,
-    };
-    if !remember(&mut tx, webhook, outcome).await? {
-        tx.rollback().await?;
-        let outcome = first_outcome(pool, &webhook.webhook_id).await?;
-        return Ok(Received { outcome, duplicate: true, settled_after: None });
-    }
-    let mut settled_after = None;
-    match &transaction {
-        Some(current) => {
-            let received = NewEvidence {
-                kind: EvidenceKind::Webhook,
-                source: SOURCE,
-                detail: json!({
-                    "webhook_id": webhook.webhook_id,
-                    "status": reported.as_str(),
-                    "outcome": outcome.as_str(),
-                }),
-            };
-            evidence::append(&mut *tx, current.id, &received).await?;
-            let decision =
-                settle::apply(&mut tx, current, reported, SettledBy::Webhook, SOURCE).await?;
-            settled_after = (decision == Decision::Settle).then(|| current.age());
+/// Receives webhooks. When this fails nothing of it was written, and they may be sent again; one
+/// that was written, without its answer having come, is a duplicate then.
+#[derive(Debug)]
+pub struct Webhooks;
+
+impl Batch for Webhooks {
+    type Request = Webhook;
+    type Answer = Received;
+
+    const MOST: usize = 200;
+    const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    async fn run(
+        &self,
+        conn: &mut PgConnection,
+        webhooks: &[Webhook],
+        locked: Locked,
+    ) -> Result<Vec<Option<Received>>, StoreError> {
+        let (mut transactions, mut webhook_ids) = (HashSet::new(), HashSet::new());
+        let taken: Vec<usize> = (0..webhooks.len())
+            .filter(|index| {
+                let webhook = &webhooks[*index];
+                transactions.insert(webhook.transaction_id)
+                    && webhook_ids.insert(webhook.webhook_id.as_str())
+            })
+            .collect();
+        let mut tx = conn.begin().await?;
+        let batch = taken.iter().map(|index| &webhooks[*index]).collect();
+        let received = receive(&mut tx, batch, locked).await?;
+        tx.commit().await?;
+        let mut answers = vec![None; webhooks.len()];
+        for (index, received) in taken.into_iter().zip(received) {
+            answers[index] = received;
         }
-        None => open_unknown(&mut tx, webhook).await?,
+        Ok(answers)
     }
-    tx.commit().await?;
-    Ok(Received { outcome, duplicate: false, settled_after })
 }
 
-/// Whether this `webhook-id` is new.
-async fn remember(
+/// Receives webhooks with different ids about different transactions.
+async fn receive(
     conn: &mut PgConnection,
-    webhook: &Webhook,
-    outcome: WebhookOutcome,
-) -> Result<bool, StoreError> {
-    let remembered = sqlx::query!(
+    webhooks: Vec<&Webhook>,
+    locked: Locked,
+) -> Result<Vec<Option<Received>>, StoreError> {
+    let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.transaction_id).collect();
+    let transactions = transactions::lock_all(conn, &ids, locked).await?;
+    let is_taken = |webhook: &&Webhook| !transactions.is_skipped(webhook.transaction_id);
+    let judged: Vec<_> = webhooks
+        .iter()
+        .copied()
+        .filter(is_taken)
+        .map(|webhook| {
+            let current = transactions.get(webhook.transaction_id);
+            let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
+                current.status.decide(webhook.status.into(), SettledBy::Webhook).into()
+            });
+            (webhook, current, outcome)
+        })
+        .collect();
+    let new =
+        remember(conn, judged.iter().map(|(webhook, _, outcome)| (*webhook, *outcome))).await?;
+
+    let (mut evidence, mut settlements) = (Vec::new(), Vec::new());
+    let mut received = HashMap::new();
+    for (webhook, current, outcome) in judged {
+        let webhook_id = webhook.webhook_id.as_str();
+        if !new.contains(webhook_id) {
+            let outcome = first_outcome(&mut *conn, webhook_id).await?;
+            received.insert(webhook_id, Received { outcome, duplicate: true, settled_after: None });
+            continue;
+        }
+        let mut settled_after = None;
+        match current {
+            Some(current) => {
+                let status = Status::from(webhook.status);
+                let detail = json!({
+                    "webhook_id": webhook_id,
+                    "status": status.as_str(),
+                    "outcome": outcome.as_str(),
+                });
+                let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
+                match outcome {
+                    WebhookOutcome::Conflict => {
+                        // In the order in which it happened.
+                        evidence::append(&mut *conn, current.id, &seen).await?;
+                        let by = SettledBy::Webhook;
+                        settle::open_conflict(conn, current, status, by, SOURCE).await?;
+                    }
+                    WebhookOutcome::Settled => {
+                        evidence.push((current.id, seen));
+                        settlements.push(Settlement {
+                            id: current.id,
+                            status,
+                            by: SettledBy::Webhook,
+                            source: SOURCE,
+                        });
+                        settled_after = Some(current.age());
+                    }
+                    _ => evidence.push((current.id, seen)),
+                }
+            }
+            None => open_unknown(&mut *conn, webhook).await?,
+        }
+        received.insert(webhook_id, Received { outcome, duplicate: false, settled_after });
+    }
+    evidence::append_all(&mut *conn, &evidence).await?;
+    settle::settle(conn, &settlements).await?;
+    Ok(webhooks.iter().map(|webhook| received.remove(webhook.webhook_id.as_str())).collect())
+}
+
+/// Returns the ids of those that are new.
+async fn remember<'a>(
+    conn: &mut PgConnection,
+    webhooks: impl Iterator<Item = (&'a Webhook, WebhookOutcome)> + Clone,
+) -> Result<HashSet<String>, StoreError> {
+    let ids: Vec<&str> = webhooks.clone().map(|(webhook, _)| webhook.webhook_id.as_str()).collect();
+    let transactions: Vec<Uuid> =
+        webhooks.clone().map(|(webhook, _)| webhook.transaction_id).collect();
+    let statuses: Vec<&str> =
+        webhooks.clone().map(|(webhook, _)| webhook.status.as_str()).collect();
+    let outcomes: Vec<&str> = webhooks.map(|(_, outcome)| outcome.as_str()).collect();
+    let remembered = sqlx::query_scalar!(
         r#"
         INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
-        VALUES ($1, $2, $3, $4)
+        SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[])
+            AS received (webhook_id, transaction_id, status, outcome)
+        -- Batches that hold the same ids wait for each other in one order.
+        ORDER BY received.webhook_id
         ON CONFLICT (webhook_id) DO NOTHING
+        RETURNING webhook_id
         "#,
-        webhook.webhook_id,
-        webhook.transaction_id,
-        webhook.status.as_str(),
-        outcome.as_str(),
+        &ids as _,
+        &transactions,
+        &statuses as _,
+        &outcomes as _,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(remembered.rows_affected() > 0)
+    Ok(remembered.into_iter().collect())
 }
 
-async fn first_outcome(pool: &PgPool, webhook_id: &str) -> Result<WebhookOutcome, StoreError> {
+async fn first_outcome(
+    conn: &mut PgConnection,
+    webhook_id: &str,
+) -> Result<WebhookOutcome, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"SELECT outcome AS "outcome: WebhookOutcome" FROM webhook_deliveries WHERE webhook_id = $1"#,
         webhook_id
     )
-    .fetch_one(pool)
+    .fetch_one(conn)
     .await?)
 }
 

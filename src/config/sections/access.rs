@@ -12,7 +12,7 @@ use super::super::{
 pub struct Database {
     /// Where Postgres is; no default, `serve` needs it.
     pub url: Option<Redacted<String>>,
-    /// Most connections of one process, 4 or more; 20.
+    /// Most connections of one process, 13 or more; 20.
     pub max_connections: u32,
 }
 
@@ -27,9 +27,9 @@ impl Database {
             max_connections: settings.read(
                 "QUARTET_DATABASE__MAX_CONNECTIONS",
                 "20",
-                count(4, 10_000),
-                "Most database connections of one process, 4 or more: one for the leases, one to \
-                 look for due jobs, of the rest a quarter for requests",
+                count(13, 10_000),
+                "Most database connections of one process, 13 or more: three that write what \
+                 requests bring, eight that claim, watch and write jobs, of the rest a third for requests",
             ),
         }
     }

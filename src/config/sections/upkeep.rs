@@ -35,8 +35,8 @@ impl Worker {
                 "QUARTET_WORKER__POLL_INTERVAL",
                 "22ms",
                 positive_duration,
-                "How often one statement looks for due jobs of all queues that other processes \
-                 made due",
+                "How often one statement looks for due jobs that other processes made due, where \
+                 their announcements (`NOTIFY`) are not heard; where they are, it looks once a second",
             ),
             heartbeat: settings.read(
                 "QUARTET_WORKER__HEARTBEAT",

@@ -23,7 +23,7 @@ pub const OPERATOR_TOKEN: &str = "test_operator";
 
 /// Durations that suit a test; each can be overridden.
 const FAST: [(&str, &str); 14] = [
-    ("QUARTET_DATABASE__MAX_CONNECTIONS", "6"),
+    ("QUARTET_DATABASE__MAX_CONNECTIONS", "15"),
     ("QUARTET_THIRD_PARTY__TIMEOUT", "1s"),
     ("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "500ms"),
     ("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "300ms"),

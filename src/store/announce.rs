@@ -1,0 +1,168 @@
+//! Telling the other processes when jobs fall due.
+//!
+//! What a request has committed is announced on the channel `quartet_due` after the commit, by a
+//! task of its own: at once, and then at most every [`SPACING`], so that the cost does not grow with
+//! the rate. A trigger announces what others write into the job table. Nothing depends on it: a
+//! process that hears nothing, as behind a pooler that keeps no sessions, looks by itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    PgConnection, PgExecutor, PgPool,
+    postgres::{PgListener, PgNotification},
+};
+use tokio::sync::Notify;
+use ulid::Ulid;
+
+use super::{StoreError, wakeups::Wakeups};
+
+const CHANNEL: &str = "quartet_due";
+/// The shortest time between two announcements.
+const SPACING: Duration = Duration::from_millis(5);
+/// Longest delay that is announced: by then everybody has looked.
+const HORIZON: Duration = Duration::from_secs(2);
+/// Wait after an announcement that failed.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Announces what this process commits. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Announcer {
+    shared: Arc<Shared>,
+    wakeups: Wakeups,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Tells this process's announcements from those of others.
+    sender: String,
+    /// When the earliest job of each queue is due that was not announced yet.
+    due: Mutex<HashMap<&'static str, Instant>>,
+    changed: Notify,
+}
+
+impl Announcer {
+    /// Announces to the others, and to `wakeups` of this process.
+    pub fn new(wakeups: Wakeups) -> Self {
+        let shared = Shared {
+            sender: Ulid::generate().to_string(),
+            due: Mutex::default(),
+            changed: Notify::new(),
+        };
+        Self { shared: Arc::new(shared), wakeups }
+    }
+
+    /// A job of `queue` is due after `delay`; call this after the commit.
+    pub fn announce(&self, queue: &'static str, delay: Duration) {
+        self.wakeups.hint(queue, delay);
+        if delay > HORIZON {
+            return;
+        }
+        let due = Instant::now() + delay;
+        self.due()
+            .entry(queue)
+            .and_modify(|earliest| *earliest = due.min(*earliest))
+            .or_insert(due);
+        self.shared.changed.notify_one();
+    }
+
+    /// Sends what is announced, without end.
+    pub async fn run(&self, pool: &PgPool) {
+        loop {
+            self.shared.changed.notified().await;
+            let due = std::mem::take(&mut *self.due());
+            let now = Instant::now();
+            let mut message = self.shared.sender.clone();
+            for (queue, due) in due {
+                let delay = due.saturating_duration_since(now).as_millis();
+                message.push_str(&format!(" {queue}={delay}"));
+            }
+            let spacing = match notify(pool, &message).await {
+                Ok(()) => SPACING,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "due jobs were not announced");
+                    RETRY
+                }
+            };
+            tokio::time::sleep(spacing).await;
+        }
+    }
+
+    /// Hears what others announce.
+    pub async fn listen(&self, pool: &PgPool) -> Result<Listener, StoreError> {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Listener { listener, announcer: self.clone() })
+    }
+
+    fn due(&self) -> MutexGuard<'_, HashMap<&'static str, Instant>> {
+        // Nothing that is done under the lock can panic half-way through a change.
+        self.shared.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn notify(executor: impl PgExecutor<'_>, message: &str) -> Result<(), StoreError> {
+    sqlx::query!(r#"SELECT pg_notify($1, $2) AS "sent!: ()""#, CHANNEL, message)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// What was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Another process's jobs: the wake-ups of this one know of them.
+    Announcement,
+    /// Jobs changed, and it was not said how: look.
+    Change,
+    /// What this process sent: its session is kept.
+    Own,
+}
+
+/// A session that hears announcements.
+pub struct Listener {
+    listener: PgListener,
+    announcer: Announcer,
+}
+
+impl Listener {
+    /// Waits for an announcement. Fails where the session is lost. Nothing is lost where this is
+    /// dropped.
+    pub async fn hear(&mut self) -> Result<Heard, StoreError> {
+        match self.listener.try_recv().await? {
+            Some(notification) => Ok(self.read(&notification)),
+            None => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed)),
+        }
+    }
+
+    /// Sends something that this very session hears, if it is one.
+    pub async fn probe(&mut self) -> Result<(), StoreError> {
+        let sender = self.announcer.shared.sender.clone();
+        notify(self.connection().await?, &sender).await
+    }
+
+    /// The session, for a statement.
+    pub async fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
+        Ok(sqlx::Acquire::acquire(&mut self.listener).await?)
+    }
+
+    fn read(&self, notification: &PgNotification) -> Heard {
+        let mut words = notification.payload().split(' ');
+        match words.next() {
+            None | Some("") => return Heard::Change,
+            Some(sender) if sender == self.announcer.shared.sender => return Heard::Own,
+            Some(_) => {}
+        }
+        for word in words {
+            // Whatever a later version of this program may say besides is skipped.
+            let Some((queue, delay)) = word.split_once('=') else { continue };
+            let Ok(delay) = delay.parse() else { continue };
+            self.announcer.wakeups.hint(queue, Duration::from_millis(delay));
+        }
+        Heard::Announcement
+    }
+}
