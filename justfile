@@ -14,6 +14,10 @@ dev *args:
 test *args:
     cargo test --locked {{args}}
 
+# Measures; --quick looks at correctness alone, --only accept,e2e runs some sections
+bench *args:
+    cargo bench --locked --bench quartet -- {{args}}
+
 # Formats
 fmt:
     cargo fmt

@@ -1,0 +1,202 @@
+//! What every section stands on: the options, the database server, and [`Run`].
+
+use std::{cell::Cell, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    database::{Database, Server, Work},
+    error::BenchError,
+    invariants,
+    load::Load,
+    section::{Section, Unit},
+    serve::Serve,
+    stubs::{Script, Stubs},
+    usage::{self, Cpu},
+    wait::wait_until,
+};
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Correctness alone, in short: no figure means anything.
+    pub quick: bool,
+    /// Also what takes long.
+    pub full: bool,
+    /// Also peers that take minutes to build.
+    pub peers: bool,
+    /// How often each figure is measured.
+    pub repeats: usize,
+}
+
+/// Shared by all sections.
+pub struct Bench {
+    pub extent: Extent,
+    pub server: Server,
+    /// Whole transactions per second, once measured.
+    pub maximum: Cell<Option<f64>>,
+}
+
+impl Bench {
+    /// Nothing measured yet.
+    pub fn new(extent: Extent, server: Server) -> Self {
+        Self { extent, server, maximum: Cell::new(None) }
+    }
+
+    /// `measured`, or `quick` where only correctness is looked at.
+    pub fn pick<T>(&self, measured: T, quick: T) -> T {
+        if self.extent.quick { quick } else { measured }
+    }
+
+    /// A new migrated database, stubs that follow `script`, and one `quartet serve` of this role.
+    pub async fn run(
+        &self,
+        name: &str,
+        script: impl Into<Script>,
+        role: &str,
+    ) -> Result<Run, BenchError> {
+        let database = self.server.database(name).await?;
+        self.run_on(database, script, role, &[]).await
+    }
+
+    /// The same on this database, with `settings` over the defaults.
+    pub async fn run_on(
+        &self,
+        database: Database,
+        script: impl Into<Script>,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Run, BenchError> {
+        let stubs = Stubs::start(script.into()).await?;
+        let serve = Serve::start(&database, &stubs, role, settings).await?;
+        Ok(Run { postmaster: self.server.postmaster, database, stubs, serves: vec![serve] })
+    }
+}
+
+/// A database, the stubs, and the processes of Quartet on them. Figures go through the first.
+pub struct Run {
+    postmaster: u32,
+    pub database: Database,
+    pub stubs: Stubs,
+    pub serves: Vec<Serve>,
+}
+
+/// The readings at the begin of a measurement.
+pub struct Began {
+    at: Instant,
+    cpu: Cpu,
+    work: Work,
+    /// How many ends the client had heard.
+    told: usize,
+}
+
+/// What a measurement of whole transactions found.
+pub struct Measured {
+    pub elapsed: Duration,
+    pub told: usize,
+    pub cpu: Cpu,
+    pub work: Work,
+    pub peak_memory_mb: f64,
+}
+
+impl Run {
+    /// Starts another process of Quartet.
+    pub async fn add(&mut self, role: &str) -> Result<(), BenchError> {
+        let serve = Serve::start(&self.database, &self.stubs, role, &[]).await?;
+        self.stubs.webhooks_to(self.serves[0].address());
+        self.serves.push(serve);
+        Ok(())
+    }
+
+    /// Load on the first process.
+    pub fn load(&self) -> Load {
+        Load { address: self.serves[0].address(), ledger: self.stubs.ledger.clone() }
+    }
+
+    fn cpu(&self) -> Result<Cpu, BenchError> {
+        let mut quartet = 0.0;
+        for serve in &self.serves {
+            quartet += serve.cpu()?;
+        }
+        let postgres = usage::of_postgres(self.postmaster)?;
+        Ok(Cpu { quartet, postgres, bench: usage::of_self()? })
+    }
+
+    /// Begins a measurement.
+    pub async fn begin(&mut self) -> Result<Began, BenchError> {
+        self.database.checkpoint().await?;
+        for serve in &self.serves {
+            serve.reset_peak_memory()?;
+        }
+        let (_, told) = self.stubs.ledger.counts();
+        let (work, cpu) = (self.database.work().await?, self.cpu()?);
+        Ok(Began { at: Instant::now(), cpu, work, told })
+    }
+
+    /// Ends a measurement now.
+    pub async fn end(&mut self, began: &Began) -> Result<Measured, BenchError> {
+        let elapsed = began.at.elapsed();
+        let cpu = self.cpu()?.since(began.cpu);
+        let work = self.database.work().await?.since(began.work);
+        let mut peak_memory_mb = 0.0;
+        for serve in &self.serves {
+            peak_memory_mb += serve.peak_memory_mb()?;
+        }
+        let (_, told) = self.stubs.ledger.counts();
+        Ok(Measured { elapsed, told: told - began.told, cpu, work, peak_memory_mb })
+    }
+
+    /// Waits until the client has heard the end of everything that was accepted.
+    pub async fn wait_told(&self, bound: Duration) -> Result<(), BenchError> {
+        let ledger = &self.stubs.ledger;
+        wait_until("the client hears the end of every transaction", bound, async || {
+            let (accepted, told) = ledger.counts();
+            Ok(told >= accepted)
+        })
+        .await
+    }
+
+    /// Waits until no job runs or waits, and checks every invariant on what is left.
+    pub async fn check(&mut self, section: &mut Section) -> Result<(), BenchError> {
+        invariants::wait_at_rest(&self.database).await?;
+        let violations = invariants::check_ended(&self.database, &self.stubs.ledger).await?;
+        section.violations.extend(violations);
+        Ok(())
+    }
+
+    /// Ends everything in good order.
+    pub async fn stop(self) -> Result<(), BenchError> {
+        for serve in self.serves {
+            serve.stop().await?;
+        }
+        self.database.discard().await
+    }
+}
+
+impl Measured {
+    /// Ended transactions per second.
+    pub fn rate(&self) -> f64 {
+        self.told as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Samples of the CPU seconds per 1,000 transactions, of memory, and of the database's work.
+    pub fn sample_cost(&self, section: &mut Section, name: &str) {
+        let thousands = self.told as f64 / 1000.0;
+        let cpu = [
+            ("Quartet", self.cpu.quartet),
+            ("Postgres", self.cpu.postgres),
+            ("load generator and stubs", self.cpu.bench),
+        ];
+        for (whose, seconds) in cpu {
+            let name = format!("{name}: CPU of {whose}");
+            section.sample(&name, Unit::CpuSeconds, seconds / thousands);
+        }
+        let memory = format!("{name}: peak memory of Quartet");
+        section.sample(&memory, Unit::Megabytes, self.peak_memory_mb);
+        let told = self.told as f64;
+        let statements = format!("{name}: statements per transaction");
+        section.sample(&statements, Unit::Count, self.work.statements / told);
+        let wal = format!("{name}: WAL per transaction");
+        section.sample(&wal, Unit::Bytes, self.work.wal_bytes / told);
+    }
+}

@@ -1,0 +1,156 @@
+//! Quartet's benchmark: the real program in processes of its own, real HTTP, a real Postgres.
+//!
+//! `just bench` measures everything; `--only accept,e2e` some sections, `--quick` looks at
+//! correctness alone. Everything runs on loopback, is bounded in time and ends by itself.
+//!
+//! The load generator and the simulated third party and client are in this process, on one thread,
+//! as cheap as can be; on a machine with few cores they still take their share, which is reported.
+//! Postgres is an embedded one, with `fsync` and `synchronous_commit` on.
+//!
+//! A complete run writes `RESULTS.md` and the plots beside this directory, `--out` writes them
+//! elsewhere.
+//!
+//! After each run every invariant is checked, in the database and in what the simulated peers saw;
+//! a violation makes the benchmark fail. A target that is not reached does not.
+//!
+//! # Adding a section
+//!
+//! A section is one function in `sections/`, `pub async fn run(bench: &Bench) -> Result<Section,
+//! BenchError>`, entered in `sections::ALL` under the name that `--only` takes. It measures
+//! `bench.extent.repeats` times, gives each value to [`section::Section::sample`] (samples of the
+//! same name make one figure), names peers and targets, and puts what went wrong into
+//! `violations`. `bench.run(…)` gives it a database, stubs and a `quartet serve`;
+//! `bench.server.database(…)` a migrated database alone.
+
+mod bench;
+mod clock;
+mod database;
+mod error;
+mod http;
+mod invariants;
+mod load;
+mod machine;
+mod peers;
+mod pgbench;
+mod plain_sql;
+mod plot;
+mod quantiles;
+mod queue;
+mod report;
+mod section;
+mod sections;
+mod seed;
+mod serve;
+mod stubs;
+mod usage;
+mod wait;
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::{
+    bench::{Bench, Extent},
+    database::Server,
+    error::BenchError,
+    section::Section,
+};
+
+/// Measures Quartet.
+#[derive(Parser)]
+struct Options {
+    /// Looks at correctness alone: everything once and short, no figure is judged or kept
+    #[arg(long)]
+    quick: bool,
+    /// How often each figure is measured
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Sections to run, separated by commas; all by default
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Also what takes long: 10 million finished jobs, 10 minutes of load
+    #[arg(long)]
+    full: bool,
+    /// Also peers that take minutes to build
+    #[arg(long)]
+    peers: bool,
+    /// Where RESULTS.md and the plots are written; benches/ by default, after a complete run
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(&Options::parse()).await {
+        Ok(sections) => {
+            let violations: usize = sections.iter().map(|section| section.violations.len()).sum();
+            if violations == 0 {
+                println!("\nAll invariants hold.");
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("\nInvariants are VIOLATED.");
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause: &dyn Error = &error;
+            while let Some(source) = cause.source() {
+                eprintln!("  because: {source}");
+                cause = source;
+            }
+        }
+    }
+    ExitCode::FAILURE
+}
+
+async fn run(options: &Options) -> Result<Vec<Section>, BenchError> {
+    let known = |name: &String| sections::ALL.iter().any(|(known, _)| known == name);
+    if let Some(unknown) = options.only.iter().find(|name| !known(name)) {
+        return Err(BenchError::UnknownSection(unknown.clone()));
+    }
+    let repeats = if options.quick { 1 } else { options.repeats.max(1) };
+    let Options { quick, full, peers, .. } = *options;
+    let extent = Extent { quick, full, peers, repeats };
+    allow_open_files();
+    let bench = Bench::new(extent, Server::start().await?);
+    let mut setting = machine::describe();
+    setting.extend(bench.server.describe().await?);
+    setting.push(("repeats".to_owned(), repeats.to_string()));
+    for (name, value) in &setting {
+        println!("{name}: {value}");
+    }
+    let mut sections = Vec::new();
+    for (name, section) in sections::ALL {
+        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
+            let began = Instant::now();
+            let section = section(&bench).await?;
+            report::print(&section, !options.quick);
+            println!("  in {:.0} s", began.elapsed().as_secs_f64());
+            sections.push(section);
+        }
+    }
+    bench.server.stop().await?;
+    let complete = options.only.is_empty() && !options.quick;
+    let beside = complete.then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches"));
+    if let Some(directory) = options.out.clone().or(beside) {
+        report::write(&directory, &setting, &sections, !options.quick)?;
+        println!("\nWritten to {}", directory.display());
+    }
+    Ok(sections)
+}
+
+/// Connections are files: as many as this process, and those that it starts, may have.
+fn allow_open_files() {
+    // Where that fails, fewer connections are made.
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}

@@ -1,0 +1,156 @@
+//! The report: tables on the terminal, `RESULTS.md` and the plots in a directory.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use crate::{
+    error::{BenchError, Doing},
+    plot,
+    section::{Figure, Section, Spread, Target},
+};
+
+/// Heads of the columns of [`cells`].
+const HEADS: [&str; 5] = ["", "median", "min–max", "compared", "target"];
+
+/// A whole number with its thousands set apart.
+pub fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = if value <= -0.5 { "-".to_owned() } else { String::new() };
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number with as many digits as it deserves.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 99.95 || value.fract() == 0.0 => grouped(value),
+        size if size >= 9.995 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// The target of a figure, and whether it is reached.
+fn target(figure: &Figure, judged: bool) -> String {
+    let symbol = figure.unit.symbol();
+    let Some(target) = figure.target else { return String::new() };
+    let text = match target {
+        Target::AtLeast(least) => format!("≥ {} {symbol}", number(least)),
+        Target::AtMost(most) => format!("≤ {} {symbol}", number(most)),
+        Target::TimesPeer(times) => format!("≥ {times:.1} ×"),
+        Target::AbovePeer(most) => format!("≤ {} {symbol} above", number(most)),
+    };
+    let verdict = match figure.is_reached() {
+        _ if !judged => "not judged",
+        Some(true) => "reached",
+        Some(false) => "NOT reached",
+        None => "not compared",
+    };
+    format!("{text}: {verdict}")
+}
+
+/// The cells of a figure: name, median, spread, comparison, target.
+fn cells(figure: &Figure, judged: bool) -> [String; 5] {
+    let spread = Spread::of(&figure.samples);
+    let range = match figure.samples.len() {
+        0 | 1 => String::new(),
+        _ => format!("{}–{}", number(spread.min), number(spread.max)),
+    };
+    let compared = match (&figure.peer, figure.ratio()) {
+        (Some(peer), Some(ratio)) => {
+            let median = Spread::of(&peer.samples).median;
+            format!("{ratio:.2} × {} ({})", peer.name, number(median))
+        }
+        _ => String::new(),
+    };
+    let value = format!("{} {}", number(spread.median), figure.unit.symbol());
+    let value = value.trim_end().to_owned();
+    [figure.name.clone(), value, range, compared, target(figure, judged)]
+}
+
+/// Prints one section; `judged` is whether its figures mean anything.
+pub fn print(section: &Section, judged: bool) {
+    println!("\n{}: {}", section.name, section.title);
+    let heads = HEADS.map(str::to_owned);
+    let rows = section.figures.iter().map(|figure| cells(figure, judged));
+    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
+    let widths: [usize; 5] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    });
+    for row in rows {
+        let mut line = "  ".to_owned();
+        for (cell, width) in row.iter().zip(widths).filter(|(_, width)| *width > 0) {
+            // Writing to a `String` cannot fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        println!("{}", line.trim_end());
+    }
+    for note in &section.notes {
+        println!("  {note}");
+    }
+    for violation in &section.violations {
+        println!("  VIOLATED {violation}");
+    }
+}
+
+/// Writes `RESULTS.md` and the plots.
+pub fn write(
+    directory: &Path,
+    setting: &[(String, String)],
+    sections: &[Section],
+    judged: bool,
+) -> Result<(), BenchError> {
+    fs::create_dir_all(directory).doing("create the directory for the results")?;
+    let mut text = "# Results\n\nWritten by `just bench`; the median of the repeats, with the \
+        least and the greatest. Everything runs on one machine: Quartet, Postgres, and the load \
+        generator with the simulated third party and client.\n"
+        .to_owned();
+    table(&mut text, &["", ""], setting.iter().map(|(name, value)| [name, value]));
+    targets(&mut text, sections, judged);
+    for section in sections {
+        // Writing to a `String` cannot fail.
+        let _ = write!(text, "\n## {}\n\n`--only {}`\n", section.title, section.name);
+        for plot in &section.plots {
+            let file = format!("{}.svg", plot.file);
+            fs::write(directory.join(&file), plot::svg(plot)).doing(format!("write {file}"))?;
+            let _ = write!(text, "\n![{}]({file})\n", plot.title);
+        }
+        table(&mut text, &HEADS, section.figures.iter().map(|figure| cells(figure, judged)));
+        for note in &section.notes {
+            let _ = write!(text, "\n{note}.\n");
+        }
+        for violation in &section.violations {
+            let _ = write!(text, "\nVIOLATED: {violation}\n");
+        }
+    }
+    fs::write(directory.join("RESULTS.md"), text).doing("write RESULTS.md")
+}
+
+/// Every target, in one place.
+fn targets(text: &mut String, sections: &[Section], judged: bool) {
+    text.push_str("\n## Targets\n");
+    let figures = sections.iter().flat_map(|section| {
+        let figures = section.figures.iter().filter(|figure| figure.target.is_some());
+        figures.map(|figure| {
+            let [name, median, _, compared, target] = cells(figure, judged);
+            [format!("{}: {name}", section.name), median, compared, target]
+        })
+    });
+    table(text, &["", "median", "compared", "target"], figures);
+}
+
+fn table<const N: usize>(
+    text: &mut String,
+    heads: &[&str; N],
+    rows: impl Iterator<Item = [impl AsRef<str>; N]>,
+) {
+    // Writing to a `String` cannot fail.
+    let _ = write!(text, "\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(N));
+    for row in rows {
+        let cells = row.map(|cell| cell.as_ref().replace('|', "\\|"));
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+}

@@ -1,0 +1,93 @@
+//! Whole transactions: from accept to the client's acknowledged final status, as fast as it goes.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    bench::{Bench, Measured, Run},
+    error::BenchError,
+    load::Until,
+    section::{Section, Spread, Target, Unit},
+    stubs::Ending,
+};
+
+/// Each with how many transactions may be under way: so many that only Quartet bounds the rate
+/// where the first poll comes 200 ms after the accept.
+const VARIANTS: [(Ending, usize); 3] =
+    [(Ending::Answer, 2_000), (Ending::Webhook, 2_000), (Ending::Poll { pending_polls: 0 }, 3_000)];
+const CONNECTIONS: usize = 64;
+const MOST_ACCEPTS: usize = 20_000;
+/// How long is accepted at most; what is under way then still ends.
+const ACCEPTING: Duration = Duration::from_secs(7);
+const DRAIN: Duration = Duration::from_secs(120);
+/// A transaction has four jobs.
+const JOBS: f64 = 4.0;
+/// What stands for the maximum where no figure means anything.
+const QUICK_MAXIMUM: f64 = 60.0;
+
+/// Runs the section.
+pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
+    let mut section =
+        Section::new("e2e", "End to end, accept to the client's final update (`serve --role all`)");
+    for _ in 0..bench.extent.repeats {
+        for (ending, under_way) in VARIANTS {
+            let mut run = bench.run("bench_e2e", ending, "all").await?;
+            let measured = drive(bench, &mut run, under_way, ACCEPTING).await?;
+            let name = ending.name();
+            section.sample(name, Unit::PerSecond, measured.rate());
+            section.sample(&format!("{name}: jobs"), Unit::PerSecond, measured.rate() * JOBS);
+            measured.sample_cost(&mut section, name);
+            run.check(&mut section).await?;
+            run.stop().await?;
+        }
+    }
+    section.target("answer", Target::AtLeast(1500.0));
+    let answer = section.figure("answer").map(|figure| figure.samples.clone()).unwrap_or_default();
+    for other in ["webhook", "poll"] {
+        section.peer(other, "answer", &answer);
+        section.target(other, Target::TimesPeer(0.7));
+    }
+    bench.maximum.set(Some(Spread::of(&answer).median));
+    Ok(section)
+}
+
+/// Whole transactions per second where the third party answers at once: the section's figure, or
+/// measured in short.
+pub async fn maximum(bench: &Bench) -> Result<f64, BenchError> {
+    if let Some(maximum) = bench.maximum.get() {
+        return Ok(maximum);
+    }
+    let maximum = maximum_with(bench, Ending::Answer).await?;
+    bench.maximum.set(Some(maximum));
+    Ok(maximum)
+}
+
+/// The same with another ending, measured in short.
+pub async fn maximum_with(bench: &Bench, ending: Ending) -> Result<f64, BenchError> {
+    if bench.extent.quick {
+        return Ok(QUICK_MAXIMUM);
+    }
+    let mut run = bench.run("bench_maximum", ending, "all").await?;
+    let under_way = VARIANTS.map(|(_, under_way)| under_way).into_iter().max().unwrap_or_default();
+    let maximum = drive(bench, &mut run, under_way, ACCEPTING).await?.rate();
+    run.stop().await?;
+    Ok(maximum)
+}
+
+/// Accepts in a closed loop, for a number of transactions or a time, until all have ended.
+pub async fn drive(
+    bench: &Bench,
+    run: &mut Run,
+    under_way: usize,
+    accepting: Duration,
+) -> Result<Measured, BenchError> {
+    let window = Arc::new(Semaphore::new(under_way));
+    run.stubs.ledger.set_window(Some(window.clone()));
+    let accepts = bench.pick(MOST_ACCEPTS, 150);
+    let until = Until { elapsed: accepting, accepts, window: Some(window) };
+    let began = run.begin().await?;
+    run.load().closed(CONNECTIONS, &until).await?;
+    run.wait_told(DRAIN).await?;
+    run.end(&began).await
+}
