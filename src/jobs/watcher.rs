@@ -137,3 +137,37 @@ async fn listen_for(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn ago(seconds: u64) -> Option<Instant> {
+        Instant::now().checked_sub(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn whoever_has_not_tried_yet_tries_and_is_deaf() {
+        let mut hearing = Hearing::default();
+        assert!(hearing.is_due(INTERVAL));
+        assert!(!hearing.hears);
+    }
+
+    #[test]
+    fn what_was_heard_counts_until_something_is_not() {
+        let mut hearing = Hearing { sent_at: ago(0), ..Hearing::default() };
+        hearing.hear_own();
+        hearing.sent_at = ago(3);
+        assert!(!hearing.is_due(INTERVAL));
+        assert!(hearing.hears);
+
+        hearing.sent_at = ago(6);
+        assert!(hearing.is_due(INTERVAL), "time to try again");
+        assert!(hearing.hears, "until the answer is late");
+        hearing.sent_at = ago(2);
+        assert!(!hearing.is_due(INTERVAL));
+        assert!(!hearing.hears, "not heard within a second");
+    }
+}

@@ -1,7 +1,7 @@
 //! Telling the other processes when jobs fall due.
 //!
 //! What a request has committed is announced on the channel `quartet_due` after the commit, by a
-//! task of its own: at once, and then at most every [`SPACING`], so that the cost does not grow with
+//! task of its own: at once, and then at most every 5 ms, so that the cost does not grow with
 //! the rate. A trigger announces what others write into the job table. Nothing depends on it: a
 //! process that hears nothing, as behind a pooler that keeps no sessions, looks by itself.
 

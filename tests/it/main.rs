@@ -6,6 +6,7 @@
 
 mod auth;
 mod circuit;
+mod coalescing;
 mod commands;
 mod console;
 mod crashes;
