@@ -1,5 +1,5 @@
 //! How a job ended, and writing it: the fence, the job row and all effects in one SQL transaction
-//! ([`mod@write`]).
+//! (`write`).
 //!
 //! The fence is the lease, matched by worker and time of claim. Where it does not match (the job
 //! was rescued, or a webhook ended it) nothing is written, but for one thing: a final status that
