@@ -85,9 +85,10 @@ pub(super) async fn settle(
             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
                 AS report (id, status, settled_by, source)
         ), settled AS (
+            -- It may have been accepted after this SQL transaction began.
             UPDATE transactions
-            SET status = report.status, version = version + 1, settled_at = now(),
-                settled_by = report.settled_by, updated_at = now()
+            SET status = report.status, version = version + 1, settled_at = GREATEST(now(), created_at),
+                settled_by = report.settled_by, updated_at = GREATEST(now(), created_at)
             FROM report
             WHERE transactions.id = report.id AND transactions.id = ANY ($1)
             RETURNING report.*, version
