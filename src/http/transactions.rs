@@ -159,6 +159,7 @@ impl TransactionsApi {
         let CreateTransaction { id, amount, currency, reference, metadata } = body.0;
         let content = Content { amount, currency, reference, metadata };
         let new = NewTransaction { id, client_id: client.0.id, content };
+        let content_hash = new.content.hash();
         let location = format!("/v1/transactions/{id}");
         let span = Span::current();
         span.record("transaction_id", display(id));
@@ -167,6 +168,7 @@ impl TransactionsApi {
         for _ in 0..ACCEPT_TRIES {
             let post = Post {
                 new: new.clone(),
+                content_hash,
                 api_key_hash: client.0.api_key_hash,
                 traceparent: traceparent.clone(),
             };
@@ -185,7 +187,7 @@ impl TransactionsApi {
             let existing = state.within_limit(transactions::get(&state.pool, id)).await?;
             // None: the post that held the id was rolled back after it had blocked this one.
             let Some(existing) = existing else { continue };
-            if existing.client_id != new.client_id || existing.content_hash != new.content.hash() {
+            if existing.client_id != new.client_id || existing.content_hash != content_hash {
                 let detail = "this id was posted before with other content or by another client";
                 let problem = Problem::new(StatusCode::CONFLICT, detail);
                 return Ok(CreateTransactionResponse::Conflict(ProblemJson(problem)));

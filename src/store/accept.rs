@@ -21,6 +21,8 @@ use crate::domain::{NewTransaction, Status};
 #[derive(Debug)]
 pub struct Post {
     pub new: NewTransaction,
+    /// The hash of its content.
+    pub content_hash: [u8; 32],
     /// The key that the client was known by; it must still be the client's.
     pub api_key_hash: [u8; 32],
     /// The trace that the jobs continue.
@@ -56,19 +58,19 @@ impl Batch for Accepts {
         order.dedup_by_key(|index| posts[*index].new.id);
         let accepted = insert(conn, order.iter().map(|index| &posts[*index]), &self.plan).await?;
         let mut accepted: HashMap<Uuid, DateTime<Utc>> = accepted.into_iter().collect();
-        let answer =
-            |post: &Post| accepted.remove(&post.new.id).map(|at| accepted_at(&post.new, at));
+        let answer = |post: &Post| accepted.remove(&post.new.id).map(|at| accepted_at(post, at));
         Ok(posts.iter().map(answer).map(Some).collect())
     }
 }
 
 /// The transaction as it was just written.
-fn accepted_at(new: &NewTransaction, created_at: DateTime<Utc>) -> Transaction {
+fn accepted_at(post: &Post, created_at: DateTime<Utc>) -> Transaction {
+    let new = &post.new;
     let content = new.content.clone();
     Transaction {
         id: new.id,
         client_id: new.client_id,
-        content_hash: new.content.hash().to_vec(),
+        content_hash: post.content_hash.to_vec(),
         amount: content.amount,
         currency: content.currency,
         reference: content.reference,
@@ -97,7 +99,7 @@ async fn insert<'a>(
     }
     let ids: Vec<Uuid> = news.clone().map(|new| new.id).collect();
     let client_ids: Vec<Uuid> = news.clone().map(|new| new.client_id).collect();
-    let hashes: Vec<Vec<u8>> = contents.clone().map(|content| content.hash().to_vec()).collect();
+    let hashes: Vec<&[u8]> = posts.clone().map(|post| &post.content_hash[..]).collect();
     let amounts: Vec<Option<i64>> = contents.clone().map(|content| content.amount).collect();
     let currencies: Vec<Option<&str>> =
         contents.clone().map(|content| content.currency.as_deref()).collect();
@@ -153,7 +155,7 @@ async fn insert<'a>(
         "#,
         &ids,
         &client_ids,
-        &hashes,
+        &hashes as _,
         &amounts as _,
         &currencies as _,
         &references as _,

@@ -57,6 +57,19 @@ pub enum Locked {
     Wait,
 }
 
+/// The answers to `requests`, of which those at `taken` were done and the others left out.
+pub(super) fn spread<Q, A: Clone>(
+    requests: &[Q],
+    taken: Vec<usize>,
+    done: Vec<Option<A>>,
+) -> Vec<Option<A>> {
+    let mut answers = vec![None; requests.len()];
+    for (index, answer) in taken.into_iter().zip(done) {
+        answers[index] = answer;
+    }
+    answers
+}
+
 /// What a coalescer does with a batch.
 pub trait Batch: Send + Sync + 'static {
     type Request: Send + Sync + 'static;

@@ -5,6 +5,9 @@
 //! ([`transactions::lock`]), then rows of `apalis.jobs`, then dead letters. `FOR NO KEY UPDATE` is
 //! enough for the transaction, and lets evidence (a foreign key to it) be written beside it.
 //!
+//! What comes often and together (accepts, webhooks, outcomes) is written together, by the writers of
+//! [`coalesce`].
+//!
 //! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
 
 pub mod accept;

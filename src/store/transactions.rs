@@ -94,21 +94,7 @@ pub async fn get(
     executor: impl PgExecutor<'_>,
     id: Uuid,
 ) -> Result<Option<Transaction>, StoreError> {
-    Ok(sqlx::query_as!(
-        Transaction,
-        r#"
-        SELECT
-            id, client_id, content_hash, amount, currency, reference,
-            metadata AS "metadata: Json<BTreeMap<String, String>>",
-            status AS "status: Status", version, notified_version, settled_at,
-            settled_by AS "settled_by: SettledBy", created_at, updated_at
-        FROM transactions
-        WHERE id = $1
-        "#,
-        id
-    )
-    .fetch_optional(executor)
-    .await?)
+    Ok(get_all(executor, &[id]).await?.remove(&id))
 }
 
 /// Reads of one transaction each, for those who ask often.
@@ -176,6 +162,7 @@ pub(super) async fn lock_all(
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
+            -- Not FOR UPDATE: evidence is written beside it under a foreign key.
             FOR NO KEY UPDATE
             "#,
                 ids
@@ -241,23 +228,7 @@ pub(super) async fn get_all(
 
 /// One transaction, locked until the SQL transaction ends: whoever decides about a status holds it.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transaction>, StoreError> {
-    Ok(sqlx::query_as!(
-        Transaction,
-        r#"
-        SELECT
-            id, client_id, content_hash, amount, currency, reference,
-            metadata AS "metadata: Json<BTreeMap<String, String>>",
-            status AS "status: Status", version, notified_version, settled_at,
-            settled_by AS "settled_by: SettledBy", created_at, updated_at
-        FROM transactions
-        WHERE id = $1
-        -- Not FOR UPDATE: evidence is written beside it under a foreign key.
-        FOR NO KEY UPDATE
-        "#,
-        id
-    )
-    .fetch_optional(conn)
-    .await?)
+    Ok(lock_all(conn, &[id], Locked::Wait).await?.held.remove(&id))
 }
 
 /// Where a page of a list ends: the next one starts after it.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    coalesce::{BY_INDEX, Batch, Locked},
+    coalesce::{BY_INDEX, Batch, Locked, spread},
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
     settle::{self, Settlement},
@@ -93,11 +93,7 @@ impl Batch for Webhooks {
         let batch = taken.iter().map(|index| &webhooks[*index]).collect();
         let received = receive(&mut tx, batch, locked).await?;
         tx.commit().await?;
-        let mut answers = vec![None; webhooks.len()];
-        for (index, received) in taken.into_iter().zip(received) {
-            answers[index] = received;
-        }
-        Ok(answers)
+        Ok(spread(webhooks, taken, received))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     domain::{DeadLetterKind, Decision, JobKind, SettledBy, Status},
     store::{
         StoreError,
-        coalesce::{BY_INDEX, Batch, Locked},
+        coalesce::{BY_INDEX, Batch, Locked, spread},
         dead_letters,
         evidence::{self, NewEvidence},
         jobs::Lease,
@@ -50,7 +50,6 @@ impl Batch for Outcomes {
         let taken: Vec<usize> = (0..runs.len())
             .filter(|index| runs[*index].locks().is_none_or(|id| transactions.insert(id)))
             .collect();
-        let mut answers = vec![None; runs.len()];
         let batch = taken.iter().map(|index| &runs[*index]);
         let written = if batch.clone().all(EndedRun::is_plain) {
             write(conn, batch, locked).await?
@@ -60,10 +59,7 @@ impl Batch for Outcomes {
             tx.commit().await?;
             written
         };
-        for (index, written) in taken.into_iter().zip(written) {
-            answers[index] = written;
-        }
-        Ok(answers)
+        Ok(spread(runs, taken, written))
     }
 }
 
