@@ -80,7 +80,7 @@ impl Runner {
                     error: Some(reason),
                 }),
             };
-            self.write(&leased.claimed, transaction_id, outcome).await
+            self.write(&leased.claimed, outcome).await
         };
         let run = run.instrument(span.clone()).await;
         span.record("outcome", run.as_str());
@@ -145,17 +145,11 @@ impl Runner {
         }
     }
 
-    async fn write(
-        &self,
-        job: &Arc<ClaimedJob>,
-        transaction_id: Option<Uuid>,
-        mut outcome: Outcome,
-    ) -> RunOutcome {
+    async fn write(&self, job: &Arc<ClaimedJob>, mut outcome: Outcome) -> RunOutcome {
         let queue = self.definition.queue;
         let (mut wait, longest) = WRITE_RETRY;
         loop {
-            let run =
-                EndedRun { queue, job: job.clone(), transaction_id, outcome: outcome.clone() };
+            let run = EndedRun { queue, job: job.clone(), outcome: outcome.clone() };
             match self.context.outcomes.submit(run).await {
                 Ok(Written::Applied { due, run, settled }) => {
                     for (queue, delay) in due {

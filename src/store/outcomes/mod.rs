@@ -15,7 +15,6 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::{jobs::ClaimedJob, transactions::Transaction};
 use crate::domain::{DeadLetterKind, EvidenceKind, JobKind, RunOutcome, SettledBy, Status};
@@ -180,8 +179,6 @@ impl End<'_> {
 pub struct EndedRun {
     pub queue: &'static str,
     pub job: Arc<ClaimedJob>,
-    /// What the job is about, where that is known.
-    pub transaction_id: Option<Uuid>,
     pub outcome: Outcome,
 }
 

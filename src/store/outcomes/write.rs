@@ -68,7 +68,7 @@ impl EndedRun {
     /// it may change this job's row.
     fn locks(&self) -> Option<Uuid> {
         let settles = self.queue != JobKind::CreateTransaction.as_str();
-        self.transaction_id.filter(|_| settles || !self.is_plain())
+        self.job.transaction_id().filter(|_| settles || !self.is_plain())
     }
 
     /// Whether this changes the job row alone, whatever becomes of the transaction.
