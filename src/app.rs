@@ -46,7 +46,7 @@ const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
 const JOB_ACQUIRE: Duration = Duration::from_secs(10);
 
 /// Writers of accepted transactions.
-const ACCEPT_WRITERS: u32 = 2;
+const ACCEPT_WRITERS: u32 = 1;
 /// Connections of requests besides their pool: the writers of accepts and of webhooks.
 const REQUEST_CONNECTIONS: u32 = ACCEPT_WRITERS + 1;
 /// Connections of jobs besides their pool: one a queue for claims, and those for outcomes, reads,

@@ -28,7 +28,7 @@ impl Database {
                 "QUARTET_DATABASE__MAX_CONNECTIONS",
                 "20",
                 count(13, 10_000),
-                "Most database connections of one process, 13 or more: three that write what \
+                "Most database connections of one process, 13 or more: two that write what \
                  requests bring, eight that claim, watch and write jobs, of the rest a third for requests",
             ),
         }
