@@ -18,17 +18,19 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     clients::{CallbackClient, SetupError, ThirdPartyClient},
-    config::{Config, ConfigError, DefaultClient, Role},
+    config::{Config, ConfigError, Role},
     domain::JobKind,
     figures,
-    http::{self, ApiState, RequestWriters, auth},
+    http::{self, ApiState, RequestWriters},
     jobs::{
         self, CircuitBreaker, JobContext, JobDefinition, supervisor, supervisor::SupervisorError,
     },
     operations::{
         Operations,
         maintenance::{self, MaintenanceContext},
+        secrets::{self, SecretsError},
     },
+    secrets::MasterKeys,
     store::{
         self, StoreError, accept::Accepts, announce::Announcer, clients::NewClient,
         coalesce::Coalescer, outcomes::Outcomes, transactions::Reads, wakeups::Wakeups,
@@ -72,6 +74,8 @@ pub enum AppError {
     Metrics(#[from] prometheus::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Secrets(SecretsError),
     #[error("the database schema is not up to date: run `quartet migrate`")]
     NotMigrated,
     #[error("the HTTP server ended")]
@@ -188,7 +192,7 @@ impl App {
         let stopping = self.context.stopping.clone();
         let work = async {
             let started = tokio::select! {
-                started = start(&self.state.pool, self.context.config.default_client.as_ref()) => started.map(|()| true),
+                started = start(&self.state.pool, &self.context.config) => started.map(|()| true),
                 () = stop.cancelled() => Ok(false),
             };
             if !started? {
@@ -275,35 +279,69 @@ impl Pools {
     }
 }
 
-/// What needs the database: the schema is checked and the default client brought up to date.
-async fn start(pool: &PgPool, default_client: Option<&DefaultClient>) -> Result<(), AppError> {
+impl From<SecretsError> for AppError {
+    fn from(error: SecretsError) -> Self {
+        match error {
+            SecretsError::Store(error) => Self::Store(error),
+            error => Self::Secrets(error),
+        }
+    }
+}
+
+/// What needs the database: the schema is checked, secrets that an earlier release stored in plain
+/// are sealed, and the default client is brought up to date.
+async fn start(pool: &PgPool, config: &Config) -> Result<(), AppError> {
     let (mut wait, longest) = START_RETRY;
     loop {
         let ready = async {
             if !store::is_migrated(pool).await? {
-                return Ok(false);
+                return Err(AppError::NotMigrated);
             }
-            if let Some(client) = default_client {
-                let new = NewClient {
-                    name: &client.name,
-                    api_key_hash: &auth::hash_api_key(client.api_key.expose()),
-                    callback_url: client.callback_url.as_str(),
-                    signing_secret: &client.signing_secret.reveal(),
-                };
-                store::clients::upsert(pool, &new).await?;
+            match &config.secrets.master_keys {
+                Some(keys) => prepare_clients(pool, config, keys).await,
+                // An API process without a default client: it neither reads nor writes secrets.
+                None => Ok(()),
             }
-            Ok::<_, StoreError>(true)
         };
         match ready.await {
-            Ok(true) => return Ok(()),
-            Ok(false) => return Err(AppError::NotMigrated),
-            Err(error) if error.is_unavailable() => {
+            Err(AppError::Store(error)) if error.is_unavailable() => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "waiting for the database");
             }
-            Err(error) => return Err(error.into()),
+            ended => return ended,
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(longest);
     }
+}
+
+async fn prepare_clients(
+    pool: &PgPool,
+    config: &Config,
+    keys: &MasterKeys,
+) -> Result<(), AppError> {
+    let default_client = config.default_client.as_ref();
+    let configured = default_client.map(|client| client.name.as_str());
+    let seals = secrets::carry_over(pool, keys, configured).await?;
+    if seals.plain > 0 {
+        tracing::info!(secrets = seals.plain, "signing secrets stored in plain were sealed");
+    }
+    for (client, error) in &seals.unreadable {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(
+            client,
+            error,
+            "a signing secret cannot be opened: see `quartet secrets status`"
+        );
+    }
+    if let Some(client) = default_client {
+        let new = NewClient {
+            name: &client.name,
+            api_key_hash: client.api_key_hash.expose(),
+            callback_url: client.callback_url.as_str(),
+            signing_secret: &keys.seal(&client.name, &client.signing_secret),
+        };
+        store::clients::upsert(pool, &new).await?;
+    }
+    Ok(())
 }

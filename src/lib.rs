@@ -10,7 +10,8 @@
 //! minute that the console draws.
 //!
 //! [`domain`] is the rules, pure: statuses and their legal transitions, schedules, backoff.
-//! [`signature`] signs and verifies Standard Webhooks, pure.
+//! [`signature`] signs and verifies Standard Webhooks, pure. [`secrets`] hashes keys and seals
+//! clients' signing secrets, pure.
 //!
 //! [`store`] is all SQL: the accept statement, claims and leases, settling, outcomes, dead letters.
 //!
@@ -28,7 +29,8 @@
 //!
 //! # Who may import whom
 //!
-//! `domain` and `signature` import nothing of ours. `store` imports `domain`. `clients` imports
+//! `domain` and `signature` import nothing of ours. `secrets` imports `signature`; everything but
+//! those two, `store` and `sandbox` may import it. `store` imports `domain`. `clients` imports
 //! `domain`, `signature` and `config`, never `store`. `operations` imports `domain`, `store`,
 //! `clients` and `config`. `http` imports `domain`, `store`, `signature`,
 //! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third
@@ -49,6 +51,7 @@ pub mod http;
 pub mod jobs;
 pub mod operations;
 pub mod sandbox;
+pub mod secrets;
 pub mod signature;
 pub mod store;
 pub mod telemetry;

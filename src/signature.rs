@@ -60,7 +60,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Why a text is no secret. The text itself is not repeated.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSecretError {
     #[error("a signing secret starts with `whsec_`")]
     Prefix,
@@ -108,6 +108,14 @@ pub struct SignedHeaders<'a> {
 pub fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
     let digest = secret.mac(id, &timestamp.to_string(), body).finalize().into_bytes();
     format!("{VERSION_PREFIX}{}", STANDARD.encode(digest))
+}
+
+/// Signs with each of `secrets`, so that whoever has any of them can verify; returns the header's
+/// value, separated by spaces.
+pub fn sign_with_each(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> String {
+    let signatures: Vec<String> =
+        secrets.iter().map(|secret| sign(secret, id, timestamp, body)).collect();
+    signatures.join(" ")
 }
 
 /// Checks that one of `secrets` signed `body` under these headers, not further than `tolerance`
@@ -251,6 +259,17 @@ mod tests {
         assert_eq!(verify(&[new.clone(), old], headers, b"x", 7, TOLERANCE), Ok("m"));
         assert_eq!(verify(&[new], headers, b"x", 7, TOLERANCE), Err(VerifyError::NoMatch));
         assert_eq!(verify(&[], headers, b"x", 7, TOLERANCE), Err(VerifyError::NoMatch));
+    }
+
+    #[test]
+    fn what_is_signed_with_each_is_verified_by_any() {
+        let (old, new) = (Secret::generate(), Secret::generate());
+        let list = sign_with_each(&[new.clone(), old.clone()], "m", 7, b"x");
+        let expected = [sign(&new, "m", 7, b"x"), sign(&old, "m", 7, b"x")].join(" ");
+        assert_eq!(list, expected);
+        for secret in [old, new] {
+            assert_eq!(verify(&[secret], headers("m", "7", &list), b"x", 7, TOLERANCE), Ok("m"));
+        }
     }
 
     #[test]

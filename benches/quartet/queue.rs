@@ -31,7 +31,7 @@ use crate::{
     error::{BenchError, Doing},
     http::{self, Connection},
     quantiles::Quantiles,
-    serve::API_KEY,
+    serve::{API_KEY, MASTER_KEY},
     usage::{self, Cpu},
 };
 
@@ -197,6 +197,7 @@ impl Running {
             // Nobody calls these: there is nothing at such a port.
             ("QUARTET_THIRD_PARTY__BASE_URL", "http://127.0.0.1:9"),
             ("QUARTET_WEBHOOK__SECRETS", SECRET),
+            ("QUARTET_SECRETS__MASTER_KEY", MASTER_KEY),
             ("QUARTET_DEFAULT_CLIENT__NAME", "bench"),
             ("QUARTET_DEFAULT_CLIENT__API_KEY", API_KEY),
             ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "http://127.0.0.1:9"),

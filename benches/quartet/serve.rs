@@ -26,6 +26,8 @@ use crate::{
 
 /// API key of the client that the load generator is.
 pub const API_KEY: &str = "qk_bench_client_0123456789abcdef0123456789";
+/// Seals the client's signing secret, the same in every process.
+pub const MASTER_KEY: &str = "cXVhcnRldF9iZW5jaF9tYXN0ZXJfa2V5XzMyYnl0ZXM=";
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(40);
 /// Most of its output that an error shows.
@@ -57,6 +59,7 @@ impl Serve {
             ("QUARTET_HTTP__LISTEN", address.to_string()),
             ("QUARTET_THIRD_PARTY__BASE_URL", stubs.base_url()),
             ("QUARTET_WEBHOOK__SECRETS", stubs.secret.reveal()),
+            ("QUARTET_SECRETS__MASTER_KEY", MASTER_KEY.to_owned()),
             ("QUARTET_DEFAULT_CLIENT__NAME", "bench".to_owned()),
             ("QUARTET_DEFAULT_CLIENT__API_KEY", API_KEY.to_owned()),
             ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", stubs.callback_url()),

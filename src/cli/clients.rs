@@ -1,16 +1,21 @@
 //! `quartet clients`: the client registry.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use comfy_table::Table;
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{CliError, connect};
+use super::{CliError, connect, secret_arg::SecretArg, secrets::master_keys};
 use crate::{
     config::{self, Config},
     http::auth,
+    operations::secrets,
+    secrets::{MasterKeys, hash_token},
     signature::Secret,
-    store::{self, clients::NewClient},
+    store::{self, client_secrets, clients::NewClient},
 };
 
 /// The constraint that keeps names unique.
@@ -25,8 +30,9 @@ pub(super) enum ClientsCommand {
         /// Where it is told about its transactions
         #[arg(long)]
         callback_url: String,
-        /// Secret that signs what it is told, whsec_…; default: a new one
-        #[arg(long)]
+        /// Secret that signs what it is told, whsec_…, which other users of this machine may see in
+        /// the list of processes; default: a new one
+        #[arg(long, value_parser = SecretArg)]
         signing_secret: Option<Secret>,
         /// Print JSON
         #[arg(long)]
@@ -42,6 +48,26 @@ pub(super) enum ClientsCommand {
     RotateKey {
         /// The client's name
         name: String,
+        /// How long the old key is still accepted, such as 24h; by default it is refused at once, and
+        /// so is every older one
+        #[arg(long, default_value = "0s", value_parser = config::duration)]
+        overlap: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace the secret that signs what a client is told; a new one is shown once
+    RotateSecret {
+        /// The client's name
+        name: String,
+        /// How long the old secret signs as well, such as 24h; by default it ends at once, and so does
+        /// every older one
+        #[arg(long, default_value = "0s", value_parser = config::duration)]
+        overlap: Duration,
+        /// The new secret, whsec_…, which other users of this machine may see in the list of
+        /// processes; default: a new one
+        #[arg(long, value_parser = SecretArg)]
+        signing_secret: Option<Secret>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -57,19 +83,44 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
     let pool = connect(config)?;
     match command {
         ClientsCommand::Add { name, callback_url, signing_secret, json } => {
-            add(&pool, &name, &callback_url, signing_secret, json).await
+            let keys = master_keys(config)?;
+            add(&pool, keys, &name, &callback_url, signing_secret, json).await
         }
         ClientsCommand::List { json } => list(&pool, json).await,
-        ClientsCommand::RotateKey { name, json } => {
+        ClientsCommand::RotateKey { name, overlap, json } => {
             let key = auth::generate_api_key();
-            let hash = auth::hash_api_key(&key);
-            if !store::clients::rotate_key(&pool, &name, &hash).await? {
-                return Err(unknown(&name));
-            }
+            let hash = hash_token(&key);
+            let rotated = client_secrets::rotate_key(&pool, &name, &hash, overlap).await?;
+            let old_until = rotated.ok_or_else(|| unknown(&name))?;
+            let old_until = (!overlap.is_zero()).then_some(old_until);
             if json {
-                println!("{}", json!({ "name": name, "api_key": key }));
-            } else {
-                println!("API key (shown once): {key}");
+                let rotated = json!({ "name": name, "api_key": key, "old_key_until": old_until });
+                println!("{rotated}");
+                return Ok(());
+            }
+            println!("API key (shown once): {key}");
+            match old_until {
+                Some(until) => println!("The old one is accepted until {}.", until.to_rfc3339()),
+                None => println!("Every older one is refused from now on."),
+            }
+            Ok(())
+        }
+        ClientsCommand::RotateSecret { name, overlap, signing_secret, json } => {
+            let keys = master_keys(config)?;
+            let secret = signing_secret.unwrap_or_else(Secret::generate);
+            let rotated = secrets::rotate_secret(&pool, keys, &name, &secret, overlap).await?;
+            let old_until = rotated.ok_or_else(|| unknown(&name))?;
+            let old_until = (!overlap.is_zero()).then_some(old_until);
+            let secret = secret.reveal();
+            if json {
+                let rotated = json!({ "name": name, "signing_secret": secret, "old_secret_until": old_until });
+                println!("{rotated}");
+                return Ok(());
+            }
+            println!("Signing secret (shown once): {secret}");
+            match old_until {
+                Some(until) => println!("The old one signs as well until {}.", until.to_rfc3339()),
+                None => println!("No older one signs any more."),
             }
             Ok(())
         }
@@ -85,6 +136,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
 
 async fn add(
     pool: &PgPool,
+    keys: &MasterKeys,
     name: &str,
     callback_url: &str,
     signing_secret: Option<Secret>,
@@ -95,24 +147,26 @@ async fn add(
     if name.is_empty() || name.chars().count() > 100 {
         return Err(CliError::Failed("a name has 1 to 100 characters".to_owned()));
     }
-    let secret = signing_secret.unwrap_or_else(Secret::generate).reveal();
+    secrets::check_sealing_key(pool, keys).await?;
+    let secret = signing_secret.unwrap_or_else(Secret::generate);
     let key = auth::generate_api_key();
     let new = NewClient {
         name,
-        api_key_hash: &auth::hash_api_key(&key),
+        api_key_hash: &hash_token(&key),
         callback_url: callback_url.as_str(),
-        signing_secret: &secret,
+        signing_secret: &keys.seal(name, &secret),
     };
-    let client = store::clients::add(pool, &new).await.map_err(|error| {
+    let id = store::clients::add(pool, &new).await.map_err(|error| {
         if error.constraint() == Some(NAME_TAKEN) {
             CliError::Failed(format!("there is a client named {name} already"))
         } else {
             error.into()
         }
     })?;
+    let secret = secret.reveal();
     if json {
         let client = json!({
-            "id": client.id, "name": name, "callback_url": callback_url.as_str(),
+            "id": id, "name": name, "callback_url": callback_url.as_str(),
             "api_key": key, "signing_secret": secret,
         });
         println!("{client}");
@@ -133,6 +187,8 @@ async fn list(pool: &PgPool, json: bool) -> Result<(), CliError> {
                 json!({
                     "id": client.id, "name": client.name, "callback_url": client.callback_url,
                     "created_at": client.created_at, "disabled_at": client.disabled_at,
+                    "old_key_until": client.old_key_until,
+                    "old_secret_until": client.old_secret_until,
                 })
             })
             .collect();
@@ -140,10 +196,24 @@ async fn list(pool: &PgPool, json: bool) -> Result<(), CliError> {
         return Ok(());
     }
     let mut table = Table::new();
-    table.set_header(["name", "callback URL", "created", "disabled"]);
+    table.set_header([
+        "name",
+        "callback URL",
+        "created",
+        "disabled",
+        "old key until",
+        "old secret until",
+    ]);
     for client in clients {
-        let disabled = client.disabled_at.map(|at| at.to_rfc3339()).unwrap_or_default();
-        table.add_row([client.name, client.callback_url, client.created_at.to_rfc3339(), disabled]);
+        let time = |at: Option<DateTime<Utc>>| at.map(|at| at.to_rfc3339()).unwrap_or_default();
+        table.add_row([
+            client.name,
+            client.callback_url,
+            client.created_at.to_rfc3339(),
+            time(client.disabled_at),
+            time(client.old_key_until),
+            time(client.old_secret_until),
+        ]);
     }
     println!("{table}");
     Ok(())

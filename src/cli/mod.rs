@@ -13,6 +13,8 @@ mod queues;
 mod reconcile;
 mod report;
 mod sandbox;
+mod secret_arg;
+mod secrets;
 mod serve;
 mod sign_webhook;
 mod stack;
@@ -28,7 +30,7 @@ use crate::{
     config::{self, Config, ConfigError, Role},
     dev::postgres,
     http,
-    operations::{maintenance::RunError, replay::BulkError},
+    operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
     sandbox::{SandboxArgs, SandboxError},
     store::{
         self, MigrateError, StoreError, dead_letter_actions::DeadLetterError,
@@ -70,6 +72,9 @@ enum Command {
     /// Register clients; needs DATABASE_URL
     #[command(subcommand)]
     Clients(clients::ClientsCommand),
+    /// Make master keys, and seal clients' secrets with them
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
     /// Work off dead letters; needs DATABASE_URL
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -106,6 +111,8 @@ pub enum CliError {
     Migrate(#[from] MigrateError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     #[error(transparent)]
     DeadLetter(#[from] DeadLetterError),
     #[error(transparent)]
@@ -169,6 +176,7 @@ impl Cli {
                 ended
             }
             Command::Clients(command) => clients::run(&load(file)?, command).await,
+            Command::Secrets(command) => secrets::run(|| load(file), command).await,
             Command::DeadLetters(command) => dead_letters::run(&load(file)?, command).await,
             Command::Jobs(command) => jobs::run(&load(file)?, command).await,
             Command::Queues(command) => queues::run(&load(file)?, command).await,

@@ -2,7 +2,14 @@
 //!
 //! `DATABASE_URL` wins: with it no Postgres is started. Whatever a stack starts it stops.
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,15 +21,22 @@ use crate::{
     dev::postgres::{EmbeddedPostgres, Options},
     http::auth,
     sandbox::{Sandbox, SandboxConfig},
+    secrets::MasterKeys,
     store,
     telemetry::Telemetry,
 };
+
+const MASTER_KEY: &str = "QUARTET_SECRETS__MASTER_KEY";
+/// The file that keeps the master key beside an embedded database that is kept.
+const MASTER_KEY_FILE: &str = "master-key";
 
 /// A running stack.
 pub(super) struct Stack {
     pub address: SocketAddr,
     pub api_key: String,
     pub operator_token: String,
+    /// Empty where the file has it.
+    pub master_key: String,
     pub database_url: String,
     pub sandbox: Sandbox,
     pub config: Config,
@@ -67,27 +81,35 @@ impl Stack {
         set_default("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url());
         let signing_secret = sandbox.config().client_secret.reveal();
         set_default("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", signing_secret);
+        // As it is given to `Config`, which keeps hashes alone.
+        let given = |name: &str| env.get(name).map(String::as_str).unwrap_or_default();
+        let api_key = given("QUARTET_DEFAULT_CLIENT__API_KEY").to_owned();
+        let tokens = given("QUARTET_OPERATOR_TOKEN");
+        let operator_token = tokens.split(',').next().unwrap_or_default().trim().to_owned();
         let config = Config::load(env.clone(), options.file.as_deref())?;
         let telemetry = super::start_telemetry(&config)?;
 
-        let (postgres, config) = match &config.database.url {
-            Some(_) => (None, config),
+        let (postgres, kept_in) = match &config.database.url {
+            Some(_) => (None, None),
             None => {
                 let data_dir = options.data_dir;
-                let settings = Options { data_dir, ..Options::default() };
+                let settings = Options { data_dir: data_dir.clone(), ..Options::default() };
                 let postgres = EmbeddedPostgres::start(settings).await?;
                 env.insert("DATABASE_URL".to_owned(), postgres.url("postgres"));
-                (Some(postgres), Config::load(env, options.file.as_deref())?)
+                (Some(postgres), data_dir)
             }
         };
+        if config.secrets.master_keys.is_none() {
+            env.insert(MASTER_KEY.to_owned(), master_key(kept_in.as_deref())?);
+        }
+        let master_key = env.get(MASTER_KEY).cloned().unwrap_or_default();
+        let config = Config::load(env, options.file.as_deref())?;
         let database_url = super::database_url(&config)?.to_owned();
         store::migrate(&database_url).await?;
 
         let config = config.scaled(speed);
         let app = App::build(config.clone(), Role::All).await?;
         let address = app.address();
-        let client = config.default_client.as_ref().map(|client| client.api_key.expose().clone());
-        let operator_token = config.operator_token.as_ref().map(|token| token.expose().clone());
         let ended = CancellationToken::new();
         let (run, guard) = (app.run(stop.clone()), ended.clone().drop_guard());
         let app = tokio::spawn(async move {
@@ -96,8 +118,9 @@ impl Stack {
         });
         Ok(Self {
             address,
-            api_key: client.unwrap_or_default(),
-            operator_token: operator_token.unwrap_or_default(),
+            api_key,
+            operator_token,
+            master_key,
             database_url,
             sandbox,
             config,
@@ -128,5 +151,21 @@ impl Stack {
             Ok(ended) => Ok(ended?),
             Err(error) => Err(CliError::Failed(format!("Quartet ended: {error}"))),
         }
+    }
+}
+
+/// The master key of a database that is kept in `dir`, which is kept there as well, for its owner
+/// alone; a new one where there is none, or nothing is kept.
+fn master_key(dir: Option<&Path>) -> io::Result<String> {
+    let new = MasterKeys::generate();
+    let Some(dir) = dir else { return Ok(new) };
+    let path = dir.join(MASTER_KEY_FILE);
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            file.write_all(new.as_bytes())?;
+            Ok(new)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::read_to_string(path),
+        Err(error) => Err(error),
     }
 }

@@ -71,16 +71,16 @@ impl CallbackClient {
         self
     }
 
-    /// `PUT {url}`, signed with `secret`; `webhook-id` is `{id}_{version}`.
+    /// `PUT {url}`, signed with each of `secrets`; `webhook-id` is `{id}_{version}`.
     pub async fn notify(
         &self,
         url: &str,
-        secret: &Secret,
+        secrets: &[Secret],
         notification: &Notification,
     ) -> Result<(), NotifyError> {
         let span = call_span!("notify_client", "PUT", notification.id);
         let began = Instant::now();
-        let told = self.put(url, secret, notification).instrument(span.clone()).await;
+        let told = self.put(url, secrets, notification).instrument(span.clone()).await;
         let result = match &told {
             Ok(()) => NotifyResult::Delivered,
             Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
@@ -97,7 +97,7 @@ impl CallbackClient {
     async fn put(
         &self,
         url: &str,
-        secret: &Secret,
+        secrets: &[Secret],
         notification: &Notification,
     ) -> Result<(), NotifyError> {
         let body = Body {
@@ -111,7 +111,7 @@ impl CallbackClient {
             .map_err(|error| NotifyError::Unreachable { reason: error.to_string() })?;
         let webhook_id = format!("{}_{}", notification.id, notification.version);
         let timestamp = Utc::now().timestamp();
-        let signature = signature::sign(secret, &webhook_id, timestamp, &body);
+        let signature = signature::sign_with_each(secrets, &webhook_id, timestamp, &body);
         let request = self
             .http
             .put(url)

@@ -2,6 +2,9 @@
 
 use super::{Config, Role, value::shown};
 
+/// The variable of the master keys.
+const MASTER_KEY: &str = "QUARTET_SECRETS__MASTER_KEY";
+
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
     pub(super) variable: &'static str,
@@ -83,8 +86,8 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         "at least",
         webhook.tolerance,
     );
-    if let (Some(client), Some(operator_token)) = (&config.default_client, &config.operator_token)
-        && client.api_key == *operator_token
+    if let Some(client) = &config.default_client
+        && config.operator_tokens.contains(&client.api_key_hash)
     {
         broken.push(Broken {
             variable: "QUARTET_DEFAULT_CLIENT__API_KEY",
@@ -122,6 +125,14 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
             config.third_party.base_url.is_some(),
             "QUARTET_THIRD_PARTY__BASE_URL",
             "must be the third party's absolute http:// or https:// URL",
+        );
+    }
+    if role.runs_jobs() || config.default_client.is_some() {
+        require(
+            config.secrets.master_keys.is_some(),
+            MASTER_KEY,
+            "must hold a key of 32 bytes in base64, which seals clients' signing secrets in the \
+             database; `quartet secrets generate-key` prints one",
         );
     }
     broken

@@ -18,8 +18,8 @@ const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
 pub struct DefaultClient {
     /// Its unique name.
     pub name: String,
-    /// Its bearer key.
-    pub api_key: Redacted<String>,
+    /// SHA-256 of its bearer key.
+    pub api_key_hash: Redacted<[u8; 32]>,
     /// Where it is notified, `http://` or `https://`.
     pub callback_url: Url,
     /// What its notifications are signed with.
@@ -36,7 +36,7 @@ impl DefaultClient {
         let api_key = settings.secret(
             API_KEY,
             bearer_token,
-            "That client's API key; 32 random characters or more are advisable",
+            "That client's API key, 16 characters or more; 32 random ones are advisable",
         );
         let callback_url = settings.optional(
             CALLBACK_URL,
@@ -58,7 +58,7 @@ impl DefaultClient {
         }
         Some(Self {
             name: name?,
-            api_key: api_key?,
+            api_key_hash: api_key?,
             callback_url: callback_url?,
             signing_secret: signing_secret?,
         })

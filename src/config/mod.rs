@@ -30,11 +30,11 @@ pub use self::{
     default_client::DefaultClient,
     error::{ConfigError, Problem},
     sections::{
-        Circuit, Database, Http, Log, Notify, Poll, Reconcile, Retention, ThirdParty, Traces,
-        Webhook, Worker,
+        Circuit, Database, Http, Log, Notify, Poll, Reconcile, Retention, Secrets, ThirdParty,
+        Traces, Webhook, Worker,
     },
     settings::SettingDoc,
-    value::{BaseUrl, Redacted, http_url},
+    value::{BaseUrl, Redacted, duration, http_url},
 };
 
 /// Where the third party's webhooks arrive, below the public URL.
@@ -76,8 +76,10 @@ impl Role {
 pub struct Config {
     pub database: Database,
     pub http: Http,
-    /// `QUARTET_OPERATOR_TOKEN`: bearer token of the operator API, which is closed without it.
-    pub operator_token: Option<Redacted<String>>,
+    /// `QUARTET_OPERATOR_TOKEN`: SHA-256 of each bearer token of the operator API, which is closed
+    /// without one.
+    pub operator_tokens: Vec<Redacted<[u8; 32]>>,
+    pub secrets: Secrets,
     pub third_party: ThirdParty,
     pub circuit: Circuit,
     pub webhook: Webhook,
@@ -141,7 +143,8 @@ impl Config {
         Self {
             database: Database::read(settings),
             http: Http::read(settings),
-            operator_token: sections::read_operator_token(settings),
+            operator_tokens: sections::read_operator_tokens(settings),
+            secrets: Secrets::read(settings),
             third_party: ThirdParty::read(settings),
             circuit: Circuit::read(settings),
             webhook: Webhook::read(settings),

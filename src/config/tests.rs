@@ -53,7 +53,8 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.http.public_url, None);
     assert_eq!(config.http.max_body, 64 * 1024);
-    assert_eq!(config.operator_token, None);
+    assert_eq!(config.operator_tokens, []);
+    assert_eq!(config.secrets, Secrets { master_keys: None });
     assert_eq!(config.third_party.base_url, None);
     assert_eq!(config.third_party.create_path, "/transaction");
     assert_eq!(config.third_party.lookup_path, "/transaction/{id}");
@@ -217,7 +218,9 @@ fn several_errors_are_reported_at_once() {
     // Wrong and missing together; what is wrong is not called missing as well.
     let result = Config::load_for(Role::All, pairs(&settings), None);
     let mut all = expected.to_vec();
-    all.extend(["DATABASE_URL", "QUARTET_WEBHOOK__SECRETS", "QUARTET_TYPO"]);
+    let missing = ["DATABASE_URL", "QUARTET_WEBHOOK__SECRETS", "QUARTET_SECRETS__MASTER_KEY"];
+    all.extend(missing);
+    all.push("QUARTET_TYPO");
     assert_eq!(wrong(result), all);
 }
 
@@ -336,18 +339,22 @@ fn a_file_that_cannot_be_used_is_named() {
     assert!(!format!("{error} {error:?}").contains("top-secret"), "{error:?}");
 }
 
-const SECRETIVE: [(&str, &str); 7] = [
+/// `hidden_master_key_of_32_bytes_12`.
+const MASTER_KEY: &str = "aGlkZGVuX21hc3Rlcl9rZXlfb2ZfMzJfYnl0ZXNfMTI=";
+
+const SECRETIVE: [(&str, &str); 8] = [
     ("DATABASE_URL", "postgres://quartet:hidden-db@localhost/quartet"),
-    ("QUARTET_OPERATOR_TOKEN", "hidden-operator"),
+    ("QUARTET_OPERATOR_TOKEN", "hidden-operator-1"),
     ("QUARTET_WEBHOOK__SECRETS", SECRET),
     ("QUARTET_DEFAULT_CLIENT__NAME", "shop"),
-    ("QUARTET_DEFAULT_CLIENT__API_KEY", "hidden-key"),
+    ("QUARTET_DEFAULT_CLIENT__API_KEY", "hidden-key-of-shop"),
     ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "https://shop.example/callback?kind=x"),
     ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", OTHER_SECRET),
+    ("QUARTET_SECRETS__MASTER_KEY", MASTER_KEY),
 ];
 
 fn assert_hides_secrets(text: &str) {
-    for part in ["hidden", &SECRET[6..], &OTHER_SECRET[6..]] {
+    for part in ["hidden", &SECRET[6..], &OTHER_SECRET[6..], MASTER_KEY] {
         assert!(!text.contains(part), "{text}");
     }
 }
@@ -355,9 +362,28 @@ fn assert_hides_secrets(text: &str) {
 #[test]
 fn debug_shows_no_secret() {
     let config = load(&SECRETIVE).unwrap();
-    assert_eq!(config.operator_token.as_ref().unwrap().expose(), "hidden-operator");
+    let token = crate::secrets::hash_token("hidden-operator-1");
+    assert_eq!(config.operator_tokens, [token.into()]);
     assert_eq!(config.default_client.as_ref().unwrap().signing_secret.reveal(), OTHER_SECRET);
-    assert_hides_secrets(&format!("{config:?} {config:#?}"));
+    let shown = format!("{config:?} {config:#?}");
+    assert_hides_secrets(&shown);
+    // Nor the hash, which the console's sessions are derived from.
+    assert!(!shown.contains(&format!("{}, {}, {}", token[0], token[1], token[2])), "{shown}");
+}
+
+#[test]
+fn operator_tokens_are_long_and_may_be_several() {
+    let hash = |token: &str| Redacted::from(crate::secrets::hash_token(token));
+    let load = |tokens: &str| load(&[("QUARTET_OPERATOR_TOKEN", tokens)]);
+    let two = load("sixteen-letters-1, sixteen-letters-2,").unwrap();
+    assert_eq!(two.operator_tokens, [hash("sixteen-letters-1"), hash("sixteen-letters-2")]);
+    assert!(load("exactly-sixteen-").is_ok());
+    for (tokens, entry) in [("fifteen-letters", 1), ("sixteen-letters-1,short", 2)] {
+        let error = load(tokens).unwrap_err().to_string();
+        let expected =
+            format!("the value is wrong: entry {entry} must have at least 16 characters");
+        assert!(error.contains(&expected) && !error.contains("letters"), "{error}");
+    }
 }
 
 #[test]
@@ -365,7 +391,8 @@ fn messages_show_no_secret() {
     let bad_secret = format!("{SECRET},{OTHER_SECRET}***");
     let error = load(&[
         ("DATABASE_URL", "mysql://quartet:hidden-db@localhost/quartet"),
-        ("QUARTET_OPERATOR_TOKEN", "hidden operator"),
+        ("QUARTET_OPERATOR_TOKEN", "long-enough-hidden,hidden operator"),
+        ("QUARTET_SECRETS__MASTER_KEY", &MASTER_KEY[..40]),
         ("QUARTET_WEBHOOK__SECRETS", &bad_secret),
         ("QUARTET_THIRD_PARTY__BASE_URL", "https://user:hidden@bank.example"),
         ("QUARTET_POLL__FIRST", SECRET),
@@ -373,7 +400,7 @@ fn messages_show_no_secret() {
         ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", "hidden"),
     ])
     .unwrap_err();
-    assert_eq!(error.problems().len(), 9, "{error}");
+    assert_eq!(error.problems().len(), 10, "{error}");
     assert_hides_secrets(&format!("{error} {error:?}"));
 }
 
@@ -401,9 +428,14 @@ fn each_role_has_its_required_settings() {
     };
     let (database, secrets, base_url) =
         ("DATABASE_URL", "QUARTET_WEBHOOK__SECRETS", "QUARTET_THIRD_PARTY__BASE_URL");
-    assert_eq!(missing(Role::All), [database, secrets, base_url]);
+    let master_key = "QUARTET_SECRETS__MASTER_KEY";
+    assert_eq!(missing(Role::All), [database, secrets, base_url, master_key]);
     assert_eq!(missing(Role::Api), [database, secrets]);
-    assert_eq!(missing(Role::Worker), [database, base_url]);
+    assert_eq!(missing(Role::Worker), [database, base_url, master_key]);
+    // A default client's secret is stored, so it is sealed.
+    let error = Config::load_for(Role::Api, pairs(&SECRETIVE[..7]), None).unwrap_err();
+    assert!(error.to_string().contains("`quartet secrets generate-key` prints one"), "{error}");
+    assert_eq!(wrong(Err(error)), [master_key]);
 
     let mut config = load(&SECRETIVE).unwrap();
     config.third_party.base_url = Some(BaseUrl::parse("http://127.0.0.1:9").unwrap());

@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::signature::Secret;
+use crate::{
+    secrets::{self, MasterKeys},
+    signature::Secret,
+};
 
 /// No duration may be longer: sums with the present stay far from any overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -81,8 +84,8 @@ pub fn http_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// A duration, zero included.
-pub(super) fn duration(text: &str) -> Parsed<Duration> {
+/// A duration, zero included. The error says what is allowed.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let with_unit = "must be a duration with its unit, such as 200ms, 15m or 7d";
     // humantime reads a bare `0`; one rule for all numbers is easier to remember.
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
@@ -198,12 +201,41 @@ pub(super) fn database_url(text: &str) -> Parsed<Redacted<String>> {
     }
 }
 
-/// A secret that travels as `Authorization: Bearer …`.
-pub(super) fn bearer_token(text: &str) -> Parsed<Redacted<String>> {
-    if text.chars().all(|c| c.is_ascii_graphic()) {
-        return Ok(Redacted(text.to_owned()));
+/// Shortest bearer token: what is random and as long cannot be guessed from its hash.
+const SHORTEST_TOKEN: usize = 16;
+
+/// A secret that travels as `Authorization: Bearer …`. Its hash is all that is kept of it.
+pub(super) fn bearer_token(text: &str) -> Parsed<Redacted<[u8; 32]>> {
+    if text.len() >= SHORTEST_TOKEN && text.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(Redacted(secrets::hash_token(text)));
     }
-    Err("must be printable ASCII without spaces".to_owned())
+    Err(format!("must have at least {SHORTEST_TOKEN} characters, printable ASCII without spaces"))
+}
+
+/// Bearer tokens, separated by commas.
+pub(super) fn bearer_tokens(text: &str) -> Parsed<Vec<Redacted<[u8; 32]>>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let tokens: Vec<_> = parts
+        .enumerate()
+        .map(|(index, part)| {
+            bearer_token(part).map_err(|allowed| format!("entry {} {allowed}", index + 1))
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|error: String| format!("is wrong: {error}"))?;
+    if tokens.is_empty() {
+        return Err("must hold at least one token".to_owned());
+    }
+    Ok(tokens)
+}
+
+/// Master keys, separated by commas.
+pub(super) fn master_keys(text: &str) -> Parsed<MasterKeys> {
+    text.parse().map_err(|error| {
+        format!(
+            "is wrong: {error}; it must hold keys of 32 bytes in base64, separated by commas, as \
+             `quartet secrets generate-key` prints them"
+        )
+    })
 }
 
 /// One Standard Webhooks secret.

@@ -1,25 +1,27 @@
 //! Who is calling: clients by API key, operators by token. Both are checked before a body is read.
 //!
-//! API keys are stored as SHA-256; the key's entropy makes a slow hash unnecessary. A wrong key and
-//! no key look the same (401). A client's key on an operator's call is 403.
+//! API keys are stored as SHA-256, and looked up by it; the key's entropy makes a slow hash
+//! unnecessary. A client may have several for a while, after a rotation with an overlap. Operator
+//! tokens are compared by their SHA-256, in constant time. A wrong key and no key look the same
+//! (401). A client's key on an operator's call is 403.
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use poem::{Request, http::StatusCode};
 use poem_openapi::{SecurityScheme, auth::Bearer};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 use uuid::Uuid;
 
 use super::{
     ApiState,
     problem::{FieldProblem, Problem},
 };
-use crate::store::clients;
+use crate::{secrets::hash_token, store::clients};
 
 /// The header in which operators say who they are.
 const OPERATOR_NAME: &str = "Operator-Name";
@@ -29,11 +31,6 @@ const MAX_OPERATOR_NAME: usize = 100;
 /// A new API key, `qk_` and 32 random bytes.
 pub fn generate_api_key() -> String {
     format!("qk_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
-}
-
-/// What is stored of an API key.
-pub fn hash_api_key(key: &str) -> [u8; 32] {
-    Sha256::digest(key).into()
 }
 
 /// A client's API key: `Authorization: Bearer qk_…`.
@@ -93,7 +90,33 @@ impl KnownKeys {
     }
 }
 
-/// The operator token of the configuration: `Authorization: Bearer …`.
+/// The operator tokens of the configuration, by their SHA-256.
+#[derive(Clone, Default)]
+pub struct OperatorTokens(Vec<[u8; 32]>);
+
+impl OperatorTokens {
+    pub fn new(hashes: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        Self(hashes.into_iter().collect())
+    }
+
+    /// Whether one of them has this hash, in a time that says nothing about which.
+    fn contain(&self, hash: &[u8; 32]) -> bool {
+        self.0.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(hash)).into()
+    }
+
+    pub(super) fn hashes(&self) -> &[[u8; 32]] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for OperatorTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The console's sessions are derived from the hashes.
+        write!(f, "OperatorTokens([redacted]; {})", self.0.len())
+    }
+}
+
+/// An operator token of the configuration: `Authorization: Bearer …`.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "OperatorToken", checker = "check_operator")]
 pub struct OperatorAuth(
@@ -108,7 +131,7 @@ async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
 
 async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Poster> {
     let known_keys = &ApiState::of(request).known_keys;
-    let api_key_hash = hash_api_key(&bearer.token);
+    let api_key_hash = hash_token(&bearer.token);
     if let Some(id) = known_keys.find(&api_key_hash) {
         return Ok(Poster { id, api_key_hash });
     }
@@ -118,9 +141,7 @@ async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Poster>
 }
 
 async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<String> {
-    let expected = &ApiState::of(request).operator_token_hash;
-    let given = hash_api_key(&bearer.token);
-    if expected.as_ref().is_some_and(|expected| bool::from(expected.ct_eq(&given))) {
+    if ApiState::of(request).operator_tokens.contain(&hash_token(&bearer.token)) {
         // UTF-8, which HTTP's own reading of a header would drop.
         let name = request.headers().get(OPERATOR_NAME).map_or(&b""[..], |name| name.as_bytes());
         let name = std::str::from_utf8(name).ok().and_then(operator_name);
@@ -151,6 +172,6 @@ pub fn operator_name(name: &str) -> Option<String> {
 
 async fn find_client(request: &Request, bearer: &Bearer) -> Result<Option<Uuid>, Problem> {
     let state = ApiState::of(request);
-    let hash = hash_api_key(&bearer.token);
+    let hash = hash_token(&bearer.token);
     state.within_limit(clients::find_by_api_key_hash(&state.pool, &hash)).await
 }

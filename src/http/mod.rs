@@ -33,7 +33,12 @@ use poem::{
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use sqlx::PgPool;
 
-use self::{auth::KnownKeys, observe::Observe, problem::Problem, strict_query::StrictQuery};
+use self::{
+    auth::{KnownKeys, OperatorTokens},
+    observe::Observe,
+    problem::Problem,
+    strict_query::StrictQuery,
+};
 use crate::{
     config::{self, Config, Role},
     domain::JobKind,
@@ -63,8 +68,8 @@ pub struct ApiState {
     /// The clients that were recently found by a key's hash. Whoever goes by it has it checked by
     /// the statement that writes.
     known_keys: KnownKeys,
-    /// SHA-256 of the operator token, where one is configured.
-    pub operator_token_hash: Option<[u8; 32]>,
+    /// Without one the operator API is closed.
+    pub operator_tokens: OperatorTokens,
     /// Largest request body, in bytes.
     pub max_body: usize,
     pub metrics: Arc<Metrics>,
@@ -93,7 +98,7 @@ impl ApiState {
         metrics: Arc<Metrics>,
     ) -> Self {
         let RequestWriters { accepts, webhooks } = writers;
-        let token = config.operator_token.as_ref();
+        let tokens = config.operator_tokens.iter().map(|hash| *hash.expose());
         let public_url = config.http.public_url.as_ref();
         Self {
             pool: operations.pool.clone(),
@@ -104,7 +109,7 @@ impl ApiState {
             announcer,
             known_keys: KnownKeys::default(),
             webhook: config.webhook.clone(),
-            operator_token_hash: token.map(|token| auth::hash_api_key(token.expose())),
+            operator_tokens: OperatorTokens::new(tokens),
             max_body: config.http.max_body,
             metrics,
             dead_after: config.worker.dead_after,

@@ -5,6 +5,9 @@
 //! is compared with the present one under the transaction's lock: if the status changed meanwhile
 //! the row is due again, so that no wake-up is lost, and notifications never overtake each other.
 //!
+//! It is signed by the client's secret, and by one that was rotated for as long as that is good; both
+//! are opened with the master key for this call alone.
+//!
 //! Failures back off exponentially (`Retry-After` honoured) until the attempts are used up; 410
 //! stops at once. A crash after the client's answer sends the same version once more.
 
@@ -19,6 +22,7 @@ use crate::{
     signature::Secret,
     store::{
         StoreError,
+        clients::Callback,
         outcomes::{Next, Outcome},
     },
 };
@@ -29,9 +33,12 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     let (Some(transaction), Some(callback)) = (job.transaction(), &job.claimed.callback) else {
         return Ok(transaction_missing(&context, &job));
     };
-    let Ok(secret) = callback.signing_secret.parse::<Secret>() else {
-        let error = "the client's signing secret cannot be read";
-        return Ok(Outcome::retry(backoff_delay(&context, &job), error));
+    let secrets = match open_secrets(&context, callback) {
+        Ok(secrets) => secrets,
+        Err(error) => {
+            let error = format!("the client's signing secret cannot be read: {error}");
+            return Ok(Outcome::retry(backoff_delay(&context, &job), error));
+        }
     };
     if !job.lease.is_held() {
         // Another worker may have told the client something newer.
@@ -44,7 +51,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         version,
         occurred_at: transaction.updated_at,
     };
-    let answer = context.callbacks.notify(&callback.url, &secret, &notification).await;
+    let answer = context.callbacks.notify(&callback.url, &secrets, &notification).await;
     let detail = json!({ "status": transaction.status.as_str(), "version": version });
     Ok(match answer {
         Ok(()) => Outcome::done()
@@ -74,6 +81,27 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             }
         }
     })
+}
+
+/// What signs: the present secret, and those in rotation that can be opened.
+fn open_secrets(context: &JobContext, callback: &Callback) -> Result<Vec<Secret>, String> {
+    let Some(keys) = &context.config.secrets.master_keys else {
+        // No worker starts without.
+        return Err("there is no master key".to_owned());
+    };
+    let mut secrets = Vec::with_capacity(callback.signing_secrets.len());
+    for (index, stored) in callback.signing_secrets.iter().enumerate() {
+        match keys.open(&callback.client, stored) {
+            Ok(secret) => secrets.push(secret),
+            Err(error) if index == 0 => return Err(error.to_string()),
+            // The client may verify by the present one already.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(client = callback.client, error, "a retiring secret does not sign");
+            }
+        }
+    }
+    Ok(secrets)
 }
 
 fn backoff_delay(context: &JobContext, job: &Job) -> Duration {

@@ -7,7 +7,8 @@
 //!
 //! [`maintenance`] runs the periodic tasks of a worker process, each in one process at a time:
 //! [`reconcile`] looks up what is open, [`retention`] removes what has ended. The command line runs
-//! the first one on demand, under the same lease. A crash leaves a lease, which ends by itself, and
+//! the first one on demand, under the same lease. [`secrets`] seals what clients' callbacks are
+//! signed with. A crash leaves a lease, which ends by itself, and
 //! whatever was committed: each step is one SQL transaction, and may be done again.
 
 pub mod explain;
@@ -15,6 +16,7 @@ pub mod maintenance;
 pub mod reconcile;
 pub mod replay;
 pub mod retention;
+pub mod secrets;
 
 use std::time::Duration;
 

@@ -128,8 +128,15 @@ async fn insert<'a>(
             FROM posted
             WHERE EXISTS (
                 SELECT FROM clients
-                WHERE clients.id = client_id AND clients.api_key_hash = posted.api_key_hash
-                    AND disabled_at IS NULL
+                WHERE clients.id = client_id AND disabled_at IS NULL AND (
+                    clients.api_key_hash = posted.api_key_hash
+                    -- Looked up only where it is not the present one.
+                    OR EXISTS (
+                        SELECT FROM client_retiring_keys AS retiring
+                        WHERE retiring.api_key_hash = posted.api_key_hash
+                            AND retiring.client_id = clients.id AND retiring.valid_until > now()
+                    )
+                )
             )
             ON CONFLICT (id) DO NOTHING
             RETURNING id, created_at

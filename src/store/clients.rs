@@ -14,6 +14,7 @@ pub struct NewClient<'a> {
     pub name: &'a str,
     pub api_key_hash: &'a [u8],
     pub callback_url: &'a str,
+    /// Sealed.
     pub signing_secret: &'a str,
 }
 
@@ -25,29 +26,39 @@ pub struct Client {
     pub callback_url: String,
     pub created_at: DateTime<Utc>,
     pub disabled_at: Option<DateTime<Utc>>,
+    /// Until when an API key is good that was rotated; `None` where only the present one is.
+    pub old_key_until: Option<DateTime<Utc>>,
+    /// Until when a signing secret signs that was rotated.
+    pub old_secret_until: Option<DateTime<Utc>>,
 }
 
 /// Where and how a client is told.
 #[derive(Clone)]
 pub struct Callback {
+    /// The client's name.
+    pub client: String,
     pub url: String,
-    pub signing_secret: String,
+    /// What signs, sealed: the present secret, then those that are retiring.
+    pub signing_secrets: Vec<String>,
 }
 
 impl fmt::Debug for Callback {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Callback").field("url", &self.url).finish_non_exhaustive()
+        formatter
+            .debug_struct("Callback")
+            .field("client", &self.client)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
 /// Adds a client. A name that is taken violates `clients_name_key`.
-pub async fn add(executor: impl PgExecutor<'_>, new: &NewClient<'_>) -> Result<Client, StoreError> {
-    Ok(sqlx::query_as!(
-        Client,
+pub async fn add(executor: impl PgExecutor<'_>, new: &NewClient<'_>) -> Result<Uuid, StoreError> {
+    Ok(sqlx::query_scalar!(
         r#"
         INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
         VALUES ($1, $2, $3, $4)
-        RETURNING id, name, callback_url, created_at, disabled_at
+        RETURNING id
         "#,
         new.name,
         new.api_key_hash,
@@ -62,16 +73,15 @@ pub async fn add(executor: impl PgExecutor<'_>, new: &NewClient<'_>) -> Result<C
 pub async fn upsert(
     executor: impl PgExecutor<'_>,
     new: &NewClient<'_>,
-) -> Result<Client, StoreError> {
-    Ok(sqlx::query_as!(
-        Client,
+) -> Result<Uuid, StoreError> {
+    Ok(sqlx::query_scalar!(
         r#"
         INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
         VALUES ($1, $2, $3, $4)
         ON CONFLICT (name) DO UPDATE
         SET api_key_hash = excluded.api_key_hash, callback_url = excluded.callback_url,
             signing_secret = excluded.signing_secret, updated_at = now(), disabled_at = NULL
-        RETURNING id, name, callback_url, created_at, disabled_at
+        RETURNING id
         "#,
         new.name,
         new.api_key_hash,
@@ -86,29 +96,25 @@ pub async fn upsert(
 pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreError> {
     Ok(sqlx::query_as!(
         Client,
-        "SELECT id, name, callback_url, created_at, disabled_at FROM clients ORDER BY name"
+        r#"
+        SELECT id, name, callback_url, created_at, disabled_at,
+            (
+                SELECT max(valid_until) FROM client_retiring_keys
+                WHERE client_id = clients.id AND valid_until > now()
+            ) AS old_key_until,
+            (
+                SELECT max(valid_until) FROM client_retiring_secrets
+                WHERE client_id = clients.id AND valid_until > now()
+            ) AS old_secret_until
+        FROM clients
+        ORDER BY name
+        "#
     )
     .fetch_all(executor)
     .await?)
 }
 
-/// Replaces the API key; tells whether the client exists.
-pub async fn rotate_key(
-    executor: impl PgExecutor<'_>,
-    name: &str,
-    api_key_hash: &[u8],
-) -> Result<bool, StoreError> {
-    let rotated = sqlx::query!(
-        "UPDATE clients SET api_key_hash = $2, updated_at = now() WHERE name = $1",
-        name,
-        api_key_hash
-    )
-    .execute(executor)
-    .await?;
-    Ok(rotated.rows_affected() > 0)
-}
-
-/// Refuses the client's API key from now on; tells whether the client exists.
+/// Refuses the client's API keys from now on; tells whether the client exists.
 pub async fn disable(executor: impl PgExecutor<'_>, name: &str) -> Result<bool, StoreError> {
     let disabled = sqlx::query!(
         r#"
@@ -122,13 +128,22 @@ pub async fn disable(executor: impl PgExecutor<'_>, name: &str) -> Result<bool, 
     Ok(disabled.rows_affected() > 0)
 }
 
-/// The enabled client whose API key has this hash.
+/// The enabled client whose API key, present or retiring, has this hash.
 pub async fn find_by_api_key_hash(
     executor: impl PgExecutor<'_>,
     api_key_hash: &[u8],
 ) -> Result<Option<Uuid>, StoreError> {
     Ok(sqlx::query_scalar!(
-        "SELECT id FROM clients WHERE api_key_hash = $1 AND disabled_at IS NULL",
+        r#"
+        SELECT id AS "id!" FROM clients WHERE api_key_hash = $1 AND disabled_at IS NULL
+        UNION ALL
+        -- Read only where the first one finds nothing.
+        SELECT clients.id
+        FROM client_retiring_keys AS retiring
+        JOIN clients ON clients.id = retiring.client_id
+        WHERE retiring.api_key_hash = $1 AND valid_until > now() AND disabled_at IS NULL
+        LIMIT 1
+        "#,
         api_key_hash
     )
     .fetch_optional(executor)
@@ -151,13 +166,30 @@ pub async fn callbacks(
     ids: &[Uuid],
 ) -> Result<HashMap<Uuid, Callback>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT id, callback_url, signing_secret FROM clients WHERE id = ANY ($1::uuid[])",
+        r#"
+        SELECT id, name, callback_url,
+            signing_secret || ARRAY(
+                SELECT retiring.signing_secret
+                FROM client_retiring_secrets AS retiring
+                WHERE client_id = clients.id AND valid_until > now()
+                ORDER BY retiring.id DESC
+            ) AS "signing_secrets!"
+        FROM clients
+        WHERE id = ANY ($1::uuid[])
+        "#,
         ids
     )
     .fetch_all(executor)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| (row.id, Callback { url: row.callback_url, signing_secret: row.signing_secret }))
+        .map(|row| {
+            let callback = Callback {
+                client: row.name,
+                url: row.callback_url,
+                signing_secrets: row.signing_secrets,
+            };
+            (row.id, callback)
+        })
         .collect())
 }

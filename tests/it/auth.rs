@@ -5,7 +5,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::{
-    Answer, Client, TestApp, World, counts, raw_http, spawn_api, transaction, world::add_client,
+    Answer, Client, TestApp, World, counts, raw_http, spawn_api, transaction,
+    world::{API_KEY, add_client},
 };
 
 /// Method and path of every operation whose path begins with `prefix`, from the app's own document.
@@ -42,7 +43,7 @@ async fn every_operation_of_clients_needs_a_client_key() {
     for operation in &operations {
         let name = format!("{operation:?}");
         assert_unauthorized(&call(&app.anonymous(), operation).await, &name);
-        for key in ["qk_wrong", "qk_test_clienT", "qk_test_client_and_more"] {
+        for key in ["qk_wrong", "qk_test_client_0124", "qk_test_client_0123_and_more"] {
             assert_unauthorized(&call(&app.client().with_key(key), operation).await, &name);
         }
         // The operator is no client.
@@ -82,15 +83,15 @@ async fn without_a_token_the_operator_api_is_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_schemes_and_broken_headers_are_unauthorized() {
     let app = spawn_api().await;
-    for header in
-        ["Basic cWs6dGVzdA==", "Bearer", "Bearer ", "qk_test_client", "Token qk_test_client"]
+    for header in ["Basic cWs6dGVzdA==", "Bearer", "Bearer ", API_KEY, &format!("Token {API_KEY}")]
     {
         let headers = [("authorization", header), ("content-type", "application/json")];
         let body = transaction(Uuid::now_v7()).to_string();
         let answer = app.anonymous().send(Method::POST, "/v1/transactions", &headers, body).await;
         assert_unauthorized(&answer, header);
     }
-    let headers = [("authorization", "bearer qk_test_client")];
+    let bearer = format!("bearer {API_KEY}");
+    let headers = [("authorization", bearer.as_str())];
     let answer = app.anonymous().send(Method::GET, "/v1/transactions", &headers, "").await;
     assert_eq!(answer.status, 200, "the scheme's case does not matter (RFC 9110): {}", answer.text);
 }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use super::super::{
     settings::Settings,
-    value::{BaseUrl, Redacted, address, bearer_token, count, database_url, size},
+    value::{BaseUrl, Redacted, address, bearer_tokens, count, database_url, master_keys, size},
 };
+use crate::secrets::MasterKeys;
 
 /// `DATABASE_URL` and `QUARTET_DATABASE__…`: the connection to Postgres.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,12 +74,35 @@ impl Http {
     }
 }
 
-/// Reads `QUARTET_OPERATOR_TOKEN`.
-pub(in crate::config) fn read_operator_token(settings: &mut Settings) -> Option<Redacted<String>> {
-    settings.secret(
+/// Reads `QUARTET_OPERATOR_TOKEN`: the hash of each token.
+pub(in crate::config) fn read_operator_tokens(settings: &mut Settings) -> Vec<Redacted<[u8; 32]>> {
+    let tokens = settings.secret(
         "QUARTET_OPERATOR_TOKEN",
-        bearer_token,
-        "Bearer token of the operator API; 32 random characters or more are advisable. Without it \
-         the operator API is closed",
-    )
+        bearer_tokens,
+        "Bearer token of the operator API, 16 characters or more, 32 random ones are advisable; \
+         several, each accepted, are separated by commas. Without it the operator API is closed",
+    );
+    tokens.unwrap_or_default()
+}
+
+/// `QUARTET_SECRETS__…`: what seals secrets in the database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Secrets {
+    /// Keys that clients' signing secrets are sealed with: the first one seals, each opens. No
+    /// default; workers need them.
+    pub master_keys: Option<MasterKeys>,
+}
+
+impl Secrets {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
+        Self {
+            master_keys: settings.secret(
+                "QUARTET_SECRETS__MASTER_KEY",
+                master_keys,
+                "Key that seals clients' signing secrets in the database, 32 bytes in base64 \
+                 (`quartet secrets generate-key`); several are separated by commas: the first one \
+                 seals, each opens. Required by workers and with `QUARTET_DEFAULT_CLIENT__…`",
+            ),
+        }
+    }
 }

@@ -5,8 +5,8 @@ mod peers;
 mod telemetry;
 mod upkeep;
 
-pub(super) use access::read_operator_token;
-pub use access::{Database, Http};
+pub(super) use access::read_operator_tokens;
+pub use access::{Database, Http, Secrets};
 pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};
 pub use telemetry::{Log, Traces};
 pub use upkeep::{Reconcile, Retention, Worker};

@@ -20,6 +20,7 @@ use super::{
     refusal::Refusal,
     session::{COOKIE, Session},
 };
+use crate::{http::ApiState, store::console_sessions};
 
 /// Largest form: a page of selected dead letters and a note are far below.
 const MAX_FORM: usize = 64 * 1024;
@@ -34,8 +35,14 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 pub async fn call<E: Endpoint>(pages: Arc<E>, mut request: Request) -> poem::Result<Response> {
     // The endpoint inside `routes()` always has it.
     let console = request.data::<Arc<Console>>().expect("routes() adds the console").clone();
-    let session = console.session(request.headers());
-    let mut response = match admit(&console, session.as_ref(), &mut request).await {
+    let (session, admitted) = match console.session(&request).await {
+        Ok(session) => {
+            let admitted = admit(&console, session.as_ref(), &mut request).await;
+            (session, admitted)
+        }
+        Err(refusal) => (None, Err(refusal.into())),
+    };
+    let mut response = match admitted {
         Ok(None) => match pages.call(request).await {
             Ok(page) => page.into_response(),
             Err(error) => refused(session.as_ref(), error)?,
@@ -48,12 +55,23 @@ pub async fn call<E: Endpoint>(pages: Arc<E>, mut request: Request) -> poem::Res
 }
 
 impl Console {
-    fn session(&self, headers: &HeaderMap) -> Option<Session> {
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        cookies
+    /// Who asks, where that matters: a session that was neither signed out nor has expired.
+    async fn session(&self, request: &Request) -> Result<Option<Session>, Refusal> {
+        let path = request.uri().path();
+        if path.starts_with("/assets/") || path == "/sign-in" {
+            return Ok(None);
+        }
+        let lines = request.headers().get_all(header::COOKIE);
+        let found = lines
+            .iter()
+            .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(';'))
             .filter_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-            .find_map(|value| self.sessions.as_ref()?.resume(value, Utc::now()))
+            .find_map(|value| self.sessions.as_ref()?.resume(value, Utc::now()));
+        let Some(session) = found else { return Ok(None) };
+        let state = ApiState::of(request);
+        let ended = console_sessions::is_signed_out(&state.pool, &session.id);
+        Ok((!state.fetch(ended).await?).then_some(session))
     }
 }
 

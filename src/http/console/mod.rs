@@ -7,7 +7,8 @@
 //! what came of it, or with its reason and an error status.
 //!
 //! Live updates are the page itself, fetched again every two seconds by the script, which swaps the
-//! parts marked `data-live`. A crash leaves nothing behind: there is no state but the cookie.
+//! parts marked `data-live`. A crash leaves nothing behind: there is no state but the cookie, and in
+//! the database which sessions were signed out.
 
 mod assets;
 mod audit;
@@ -48,7 +49,7 @@ struct Console {
 /// All pages, below `/console`.
 pub fn routes(state: &ApiState) -> impl Endpoint<Output = Response> + use<> {
     let console = Console {
-        sessions: state.operator_token_hash.map(Sessions::new),
+        sessions: Sessions::new(state.operator_tokens.hashes()),
         gate: Gate::default(),
         public_is_https: state.public_is_https,
     };

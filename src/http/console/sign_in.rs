@@ -20,9 +20,13 @@ use super::{
     Console,
     fields::Fields,
     layout::{self, Layout},
-    session::{COOKIE, LIFETIME},
+    session::{COOKIE, LIFETIME, Session},
 };
-use crate::http::auth;
+use crate::{
+    http::{ApiState, auth},
+    secrets::hash_token,
+    store::console_sessions,
+};
 
 /// How long the answer to a wrong sign-in takes.
 const PENALTY: Duration = Duration::from_millis(500);
@@ -75,9 +79,10 @@ pub async fn sign_in(
         let page = SignInPage::new(to, String::new(), Some("A name has at most 100 characters."));
         return layout::page_with(StatusCode::UNPROCESSABLE_ENTITY, &page);
     }
-    let given = auth::hash_api_key(form.get("token").unwrap_or_default());
-    let sessions = console.sessions.as_ref().filter(|sessions| sessions.is_token(&given));
-    let Some(sessions) = sessions else {
+    let given = hash_token(form.get("token").unwrap_or_default());
+    let sessions = console.sessions.as_ref();
+    let Some(session) = sessions.and_then(|sessions| sessions.begin(&given, &name, Utc::now()))
+    else {
         let Ok(Ok(place)) = time::timeout(PATIENCE, console.gate.0.acquire()).await else {
             let page = SignInPage::new(to, name, Some("Too many wrong sign-ins. Try again."));
             let mut response = layout::page_with(StatusCode::TOO_MANY_REQUESTS, &page)?;
@@ -93,16 +98,24 @@ pub async fn sign_in(
     };
     tracing::info!(operator = name, "signed in to the console");
     let secure = console.came_by_https(request);
-    let session = sessions.begin(&name, Utc::now());
     let cookie = cookie(&session, LIFETIME.num_seconds(), secure);
     Ok(with_cookie(layout::see_other(&to), &cookie))
 }
 
-/// Removes the session from the browser.
+/// Ends the session for whoever has its cookie, and removes that from the browser. Where the
+/// database cannot remember it, nothing is ended, and the page says so.
 #[handler]
-pub fn sign_out(request: &Request, Data(console): Data<&Arc<Console>>) -> Response {
+pub async fn sign_out(
+    request: &Request,
+    Data(console): Data<&Arc<Console>>,
+    Data(state): Data<&Arc<ApiState>>,
+    Data(session): Data<&Session>,
+) -> poem::Result<Response> {
+    let ended = console_sessions::sign_out(&state.pool, &session.id, session.expires_at);
+    state.fetch(ended).await?;
+    tracing::info!(operator = session.name, "signed out of the console");
     let cookie = cookie("", 0, console.came_by_https(request));
-    with_cookie(layout::see_other("/console/sign-in"), &cookie)
+    Ok(with_cookie(layout::see_other("/console/sign-in"), &cookie))
 }
 
 impl Console {

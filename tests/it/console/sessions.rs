@@ -70,8 +70,12 @@ async fn the_cookie_is_for_the_console_alone() {
 async fn a_session_holds_for_every_process_with_the_same_token() {
     let app = spawn_api().await;
     let sibling = app.sibling().role(Role::Api).spawn().await;
-    let changed =
-        app.sibling().role(Role::Api).set("QUARTET_OPERATOR_TOKEN", "other").spawn().await;
+    let changed = app
+        .sibling()
+        .role(Role::Api)
+        .set("QUARTET_OPERATOR_TOKEN", "test_operator_other")
+        .spawn()
+        .await;
     let visitor = Visitor::signed_in(&app).await;
     let cookie = visitor.cookie.unwrap();
     Visitor::new(&sibling).with_cookie(&cookie).get("/console").await.expect(200);
@@ -83,7 +87,7 @@ async fn a_session_holds_for_every_process_with_the_same_token() {
 async fn wrong_tokens_are_refused_slowly() {
     let app = spawn_api().await;
     let mut visitor = Visitor::new(&app);
-    for token in ["", "wrong", API_KEY, "test_operator2"] {
+    for token in ["", "wrong", API_KEY, "test_operator_0124"] {
         let begin = Instant::now();
         let answer = visitor.sign_in(&[("token", token), ("to", "/console/queues")]).await;
         let page = answer.expect(401);

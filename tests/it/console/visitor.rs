@@ -50,10 +50,15 @@ impl Page {
 impl Visitor {
     /// Somebody who is not signed in.
     pub fn new(app: &TestApp) -> Self {
+        Self::of(app.url())
+    }
+
+    /// Somebody who is not signed in at this server.
+    pub fn of(url: &str) -> Self {
         // reqwest is built without a TLS provider; a second installation is refused, which is fine.
         rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
-        Self { http, base: app.url().to_owned(), cookie: None }
+        Self { http, base: url.to_owned(), cookie: None }
     }
 
     /// The same with this cookie.

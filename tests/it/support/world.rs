@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use quartet::{
     config::Role,
     sandbox::{Profile, Sandbox, SandboxConfig},
+    secrets::MasterKeys,
 };
 use sqlx::PgPool;
 
@@ -17,9 +18,11 @@ use super::{
 use uuid::Uuid;
 
 /// API key of the default client.
-pub const API_KEY: &str = "qk_test_client";
+pub const API_KEY: &str = "qk_test_client_0123";
 /// Token of the operator API.
-pub const OPERATOR_TOKEN: &str = "test_operator";
+pub const OPERATOR_TOKEN: &str = "test_operator_0123";
+/// What seals signing secrets: `quartet_test_master_key_32_bytes`.
+pub const MASTER_KEY: &str = "cXVhcnRldF90ZXN0X21hc3Rlcl9rZXlfMzJfYnl0ZXM=";
 
 /// Durations that suit a test; each can be overridden.
 const FAST: [(&str, &str); 14] = [
@@ -115,6 +118,7 @@ impl World {
         let own = [
             ("DATABASE_URL", self.database_url.clone()),
             ("QUARTET_OPERATOR_TOKEN", OPERATOR_TOKEN.to_owned()),
+            ("QUARTET_SECRETS__MASTER_KEY", MASTER_KEY.to_owned()),
             ("QUARTET_THIRD_PARTY__BASE_URL", self.sandbox.base_url()),
             ("QUARTET_WEBHOOK__SECRETS", config.webhook_secret.reveal()),
             ("QUARTET_DEFAULT_CLIENT__NAME", "default".to_owned()),
@@ -134,12 +138,16 @@ pub fn set(settings: &mut Vec<(String, String)>, variable: &str, value: impl ToS
     settings.push((variable.to_owned(), value.to_string()));
 }
 
-/// Registers another client and returns its API key.
+/// Registers another client, with the secret and URL of the default one; returns its API key.
 pub async fn add_client(pool: &PgPool, name: &str) -> String {
     let key = format!("qk_test_{name}");
+    let keys: MasterKeys = MASTER_KEY.parse().unwrap();
+    let default = "SELECT signing_secret FROM clients WHERE name = 'default'";
+    let default: String = sqlx::query_scalar(default).fetch_one(pool).await.unwrap();
+    let sealed = keys.seal(name, &keys.open("default", &default).unwrap());
     let insert = "INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
-        SELECT $1, sha256(convert_to($2, 'UTF8')), callback_url, signing_secret
+        SELECT $1, sha256(convert_to($2, 'UTF8')), callback_url, $3
         FROM clients WHERE name = 'default'";
-    sqlx::query(insert).bind(name).bind(&key).execute(pool).await.unwrap();
+    sqlx::query(insert).bind(name).bind(&key).bind(sealed).execute(pool).await.unwrap();
     key
 }

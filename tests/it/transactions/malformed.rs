@@ -10,7 +10,7 @@ use crate::support::{World, counts, raw_http, spawn_api, transaction};
 
 const PATH: &str = "/v1/transactions";
 /// Request line and headers of a good post, but for its length.
-const HEAD: &str = "POST /v1/transactions HTTP/1.1\r\nauthorization: Bearer qk_test_client\r\n\
+const HEAD: &str = "POST /v1/transactions HTTP/1.1\r\nauthorization: Bearer qk_test_client_0123\r\n\
     content-type: application/json";
 const MAX_BODY: usize = 64 * 1024;
 
