@@ -20,6 +20,7 @@ use crate::support::{
     command::{Ended, QUARTET, command, run},
     postgres::TestDatabase,
     spawn_api, transaction, wait_for, wait_until,
+    world::MASTER_KEY,
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -69,7 +70,12 @@ async fn serve_on_an_unmigrated_database_says_what_to_do() {
 async fn serve_names_every_variable_that_is_missing_or_wrong() {
     let ended = run(&["serve"], &[], "").await;
     let text = ended.expect_failure();
-    for variable in ["DATABASE_URL", "QUARTET_WEBHOOK__SECRETS", "QUARTET_THIRD_PARTY__BASE_URL"] {
+    for variable in [
+        "DATABASE_URL",
+        "QUARTET_WEBHOOK__SECRETS",
+        "QUARTET_THIRD_PARTY__BASE_URL",
+        "QUARTET_SECRETS__MASTER_KEY",
+    ] {
         assert!(text.contains(variable), "{variable} is not in {text}");
     }
     let wrong = settings(&[
@@ -100,7 +106,10 @@ async fn serve_names_every_variable_that_is_missing_or_wrong() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_added_listed_rotated_and_disabled() {
     let app = spawn_api().await;
-    let settings = settings(&[("DATABASE_URL", app.database_url())]);
+    let settings = settings(&[
+        ("DATABASE_URL", app.database_url()),
+        ("QUARTET_SECRETS__MASTER_KEY", MASTER_KEY),
+    ]);
     let clients =
         async |args: &[&str]| -> Ended { run(&[&["clients"], args].concat(), &settings, "").await };
     let status = async |key: &str| {
@@ -113,11 +122,12 @@ async fn clients_are_added_listed_rotated_and_disabled() {
     assert!(added["signing_secret"].as_str().unwrap().starts_with("whsec_"), "{added}");
     assert_eq!(status(&key).await, 202);
 
-    // The key is nowhere in the database.
+    // Neither is anywhere in the database.
     let row = "SELECT to_jsonb(clients)::text || encode(api_key_hash, 'escape') FROM clients
         WHERE name = 'shop'";
     let row: String = sqlx::query_scalar(row).fetch_one(&app.pool).await.unwrap();
-    assert!(!row.contains(&key), "{row}");
+    let secret = added["signing_secret"].as_str().unwrap().trim_start_matches("whsec_");
+    assert!(!row.contains(&key) && !row.contains(secret), "{row}");
     let listed = clients(&["list", "--json"]).await;
     assert!(!listed.expect().contains(&key) && !listed.stdout.contains("whsec_"), "{listed:?}");
     let listed = listed.expect_json();
@@ -139,6 +149,17 @@ async fn clients_are_added_listed_rotated_and_disabled() {
     }
     let wrong = clients(&["add", "x", "--callback-url", "ftp://example.org"]).await;
     assert!(wrong.expect_failure().contains("--callback-url"), "{wrong:?}");
+    let wrong = clients(&["rotate-key", "shop", "--overlap", "24"]).await;
+    assert!(wrong.expect_failure().contains("has no unit"), "{wrong:?}");
+    // What is no secret may be most of one.
+    for args in [
+        &["add", "x", "--callback-url", "http://x/", "--signing-secret", "whsec_almost*"][..],
+        &["rotate-secret", "shop", "--signing-secret", "whsec_almost*"],
+    ] {
+        let wrong = clients(args).await;
+        assert!(wrong.expect_failure().contains("--signing-secret"), "{wrong:?}");
+        assert!(!wrong.stderr.contains("almost"), "{wrong:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

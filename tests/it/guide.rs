@@ -9,7 +9,10 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::support::{TestApp, command, spawn_api, world::OPERATOR_TOKEN};
+use crate::support::{
+    TestApp, command, spawn_api,
+    world::{OPERATOR_TOKEN, add_client, set},
+};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -163,6 +166,36 @@ async fn every_call_is_in_the_document_and_is_answered() {
         let answer = app.anonymous().send(method, &path, &headers, body.unwrap_or_default()).await;
         assert_eq!(answer.status, 200, "{call}: {}", answer.text);
     }
+}
+
+/// Replacing secrets is practised rarely: what docs/secrets.md says must work when it is needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_about_secrets_runs() {
+    let app = spawn_api().await;
+    add_client(&app.pool, "shop").await;
+    let text = read("docs/secrets.md");
+    let commands = commands(&text);
+    assert!(commands.len() >= 5, "{commands:?}");
+    let run = async |args: &[&str], settings: &[(String, String)]| {
+        command::run(args, settings, "").await.expect().to_owned()
+    };
+    for command in &commands {
+        let command = command.split("  #").next().unwrap();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        assert_eq!(words[0], "quartet", "{command}");
+        run(&words[1..], &app.settings()).await;
+    }
+    // The master key is lost.
+    let mut settings = app.settings();
+    let key = run(&["secrets", "generate-key"], &settings).await;
+    set(&mut settings, "QUARTET_SECRETS__MASTER_KEY", key.trim());
+    let mut connection = PgConnection::connect(app.database_url()).await.unwrap();
+    let [lost] = blocks(&text, "sql")[..] else { panic!("one block of SQL") };
+    execute(&mut connection, lost).await.unwrap();
+    for client in ["shop", "default"] {
+        run(&["clients", "rotate-secret", client], &settings).await;
+    }
+    run(&["secrets", "status"], &settings).await;
 }
 
 fn is_documented(document: &Value, method: &Method, path: &str) -> bool {

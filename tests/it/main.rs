@@ -36,6 +36,7 @@ mod readme;
 mod reconcile;
 mod retention;
 mod routes;
+mod secrets;
 mod shutdown;
 mod standard_webhooks;
 mod support;

@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
-use quartet::store;
+use quartet::{
+    operations::secrets,
+    secrets::{MasterKeys, hash_token},
+    store,
+};
 use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
 use tokio::join;
 
-use crate::support::{World, postgres::TestDatabase};
+use crate::support::{World, postgres::TestDatabase, world::MASTER_KEY};
 
 /// Migrations from here on are not in the release before.
 const SINCE_RELEASE: i64 = 20_261_124_000_000;
@@ -216,6 +220,26 @@ async fn they_apply_twice_at_once_beside_a_system_that_runs() {
     let invalid = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
         UNION ALL SELECT conname FROM pg_constraint WHERE NOT convalidated";
     assert_eq!(texts(&mut connection, invalid).await, Vec::<String>::new());
+}
+
+/// Processes of the release before go on until they are replaced: what they read is as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_the_release_before_keep_their_keys_and_their_secrets_are_carried_over() {
+    let (database, mut connection) = released_database().await;
+    let client = "SELECT name || ' ' || encode(api_key_hash, 'hex') || ' ' || signing_secret
+        FROM clients";
+    let before = texts(&mut connection, client).await;
+    store::migrate(database.url()).await.unwrap();
+    assert_eq!(texts(&mut connection, client).await, before);
+
+    let keys: MasterKeys = MASTER_KEY.parse().unwrap();
+    let pool = database.pool();
+    let seals = secrets::carry_over(&pool, &keys, None).await.unwrap();
+    assert_eq!((seals.plain, seals.unreadable.len()), (1, 0));
+    let sealed = &texts(&mut connection, "SELECT signing_secret FROM clients").await[0];
+    assert_eq!(keys.open("old", sealed).unwrap().reveal(), "whsec_b2xk");
+    let found = store::clients::find_by_api_key_hash(&pool, &hash_token("old")).await.unwrap();
+    assert!(found.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
