@@ -12,13 +12,12 @@ use std::{
 
 use futures_util::FutureExt;
 use poem::{Server, listener::TcpAcceptor};
-use sqlx::PgPool;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     clients::{CallbackClient, SetupError, ThirdPartyClient},
-    config::{Config, ConfigError, Role},
+    config::{self, Config, ConfigError, Role},
     domain::JobKind,
     figures,
     http::{self, ApiState, RequestWriters},
@@ -32,11 +31,11 @@ use crate::{
     },
     secrets::MasterKeys,
     store::{
-        self, StoreError, accept::Accepts, announce::Announcer, clients::NewClient,
-        coalesce::Coalescer, outcomes::Outcomes, transactions::Reads, wakeups::Wakeups,
-        webhooks::Webhooks,
+        self, Database, StoreError, Target, accept::Accepts, announce::Announcer,
+        clients::NewClient, coalesce::Coalescer, outcomes::Outcomes, transactions::Reads,
+        wakeups::Wakeups, webhooks::Webhooks,
     },
-    telemetry::{Metrics, metrics::NamedPool},
+    telemetry::{Metrics, metrics::NamedPool, troubles::Troubles},
 };
 
 /// First and longest wait while the database is away at the start.
@@ -100,8 +99,8 @@ impl App {
     /// Checks the configuration, binds the listener and prepares everything. Needs no database yet.
     pub async fn build(config: Config, role: Role) -> Result<Self, AppError> {
         config.validate_for(role)?;
-        let url = config.database.url.as_ref().ok_or(AppError::NoDatabase)?;
-        let pools = Pools::new(url.expose(), role, &config)?;
+        let troubles = Arc::<Troubles>::default();
+        let pools = Pools::new(role, &config, &troubles)?;
         let address = config.http.listen;
         let listen_error = |source| AppError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen_error)?;
@@ -110,7 +109,7 @@ impl App {
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
         let announcer = Announcer::new(wakeups.clone());
-        let metrics = Arc::new(Metrics::new(role.as_str(), pools.named())?);
+        let metrics = Arc::new(Metrics::new(role.as_str(), pools.named(), troubles)?);
         let third_party = ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?
             .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
@@ -244,14 +243,14 @@ impl App {
 
 /// The connections of a process, split so that neither requests nor leases wait behind jobs.
 struct Pools {
-    requests: PgPool,
-    jobs: PgPool,
-    leases: PgPool,
-    watch: PgPool,
+    requests: Database,
+    jobs: Database,
+    leases: Database,
+    watch: Database,
 }
 
 impl Pools {
-    fn new(url: &str, role: Role, config: &Config) -> Result<Self, StoreError> {
+    fn new(role: Role, config: &Config, troubles: &Arc<Troubles>) -> Result<Self, AppError> {
         // A pool or a writer that is not used opens no connection.
         let own_of_requests = if role.serves_api() { REQUEST_CONNECTIONS } else { 0 };
         let own_of_jobs = if role.runs_jobs() { JOB_CONNECTIONS } else { 0 };
@@ -263,19 +262,36 @@ impl Pools {
             Role::Api => (rest, 1),
             Role::Worker => (1, rest - 1.min(rest)),
         };
+        let target = target(&config.database)?;
+        let connect =
+            |target: &Target, most, acquire| store::connect(target, most, acquire, troubles);
         Ok(Self {
-            requests: store::connect(url, requests.max(1), REQUEST_ACQUIRE)?,
-            jobs: store::connect(url, jobs.max(1), JOB_ACQUIRE)?,
+            requests: connect(&target, requests.max(1), REQUEST_ACQUIRE),
+            jobs: connect(&target, jobs.max(1), JOB_ACQUIRE),
             // A heartbeat that finds no connection fails before the next one is due.
-            leases: store::connect(url, 1, config.worker.heartbeat)?,
-            watch: store::connect(url, 1, JOB_ACQUIRE)?,
+            leases: connect(&target, 1, config.worker.heartbeat),
+            watch: connect(&session_target(&config.database)?, 1, JOB_ACQUIRE),
         })
     }
 
     /// For the metrics.
     fn named(&self) -> Vec<NamedPool> {
         let pools = [("requests", &self.requests), ("jobs", &self.jobs), ("leases", &self.leases)];
-        pools.map(|(name, pool)| NamedPool { name, pool: pool.clone() }).into()
+        pools.map(|(name, pool)| pool.named(name)).into()
+    }
+}
+
+/// Where the database of `config` is.
+pub fn target(config: &config::Database) -> Result<Target, AppError> {
+    let url = config.url.as_ref().ok_or(AppError::NoDatabase)?;
+    Ok(Target::new(url.expose(), config.pooler.shares_sessions())?)
+}
+
+/// Where sessions are kept: around the pooler, where there is a way.
+fn session_target(config: &config::Database) -> Result<Target, AppError> {
+    match &config.direct_url {
+        Some(url) => Ok(Target::new(url.expose(), false)?),
+        None => target(config),
     }
 }
 
@@ -290,7 +306,7 @@ impl From<SecretsError> for AppError {
 
 /// What needs the database: the schema is checked, secrets that an earlier release stored in plain
 /// are sealed, and the default client is brought up to date.
-async fn start(pool: &PgPool, config: &Config) -> Result<(), AppError> {
+async fn start(pool: &Database, config: &Config) -> Result<(), AppError> {
     let (mut wait, longest) = START_RETRY;
     loop {
         let ready = async {
@@ -316,7 +332,7 @@ async fn start(pool: &PgPool, config: &Config) -> Result<(), AppError> {
 }
 
 async fn prepare_clients(
-    pool: &PgPool,
+    pool: &Database,
     config: &Config,
     keys: &MasterKeys,
 ) -> Result<(), AppError> {

@@ -9,13 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     store::{
-        StoreError,
+        Database, StoreError,
         figures::{self, Delta},
     },
     telemetry::{Metrics, metrics::Total},
@@ -29,7 +28,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// Writes until `stop`, and then once more.
-pub async fn run(pool: PgPool, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub async fn run(pool: Database, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut writer = Writer { pool, written: metrics.totals(), metrics, pruned_at: None };
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -45,7 +44,7 @@ pub async fn run(pool: PgPool, metrics: Arc<Metrics>, stop: CancellationToken) {
 }
 
 struct Writer {
-    pool: PgPool,
+    pool: Database,
     metrics: Arc<Metrics>,
     /// What the figures hold of this process.
     written: Vec<Total>,

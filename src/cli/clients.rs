@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use comfy_table::Table;
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::{CliError, connect, secret_arg::SecretArg, secrets::master_keys};
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
     operations::secrets,
     secrets::{MasterKeys, hash_token},
     signature::Secret,
-    store::{self, client_secrets, clients::NewClient},
+    store::{self, Database, client_secrets, clients::NewClient},
 };
 
 /// The constraint that keeps names unique.
@@ -135,7 +134,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
 }
 
 async fn add(
-    pool: &PgPool,
+    pool: &Database,
     keys: &MasterKeys,
     name: &str,
     callback_url: &str,
@@ -178,7 +177,7 @@ async fn add(
     Ok(())
 }
 
-async fn list(pool: &PgPool, json: bool) -> Result<(), CliError> {
+async fn list(pool: &Database, json: bool) -> Result<(), CliError> {
     let clients = store::clients::list(pool).await?;
     if json {
         let clients: Vec<_> = clients

@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use indicatif::ProgressBar;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
@@ -24,6 +23,7 @@ use crate::{
     jobs,
     operations::replay::{MAX_BULK, Preview, Selection},
     store::{
+        Database,
         audit::Actor,
         clients, dead_letter_actions,
         dead_letters::{self, DeadLetter, Filter},
@@ -166,7 +166,7 @@ pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<
     }
 }
 
-async fn list(pool: &PgPool, args: ListArgs) -> Result<(), CliError> {
+async fn list(pool: &Database, args: ListArgs) -> Result<(), CliError> {
     let filter = Filter {
         kind: args.kind,
         state: args.state,
@@ -229,7 +229,7 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
     Ok(())
 }
 
-async fn client_id(pool: &PgPool, name: Option<&str>) -> Result<Option<Uuid>, CliError> {
+async fn client_id(pool: &Database, name: Option<&str>) -> Result<Option<Uuid>, CliError> {
     let Some(name) = name else { return Ok(None) };
     let found = clients::find_by_name(pool, name).await?;
     let unknown = || CliError::Failed(format!("there is no client named {name}"));

@@ -9,7 +9,6 @@ use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,7 +20,10 @@ use super::{
 use crate::{
     domain::JobKind,
     sandbox::SandboxConfig,
-    store::summary::{self, Progress},
+    store::{
+        Database,
+        summary::{self, Progress},
+    },
 };
 
 /// Posts under way at once.
@@ -119,7 +121,7 @@ async fn wait_ready(http: &reqwest::Client, stack: &Stack) -> Result<(), CliErro
 }
 
 /// Shows how the transactions go until each has ended, or until none can be under way any more.
-async fn watch(stack: &Stack, pool: &PgPool, ids: &[Uuid]) -> Result<Progress, CliError> {
+async fn watch(stack: &Stack, pool: &Database, ids: &[Uuid]) -> Result<Progress, CliError> {
     let keys: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     let view = View::new(ids.len());
     let deadline = Instant::now() + longest_life(stack) + PATIENCE;

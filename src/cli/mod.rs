@@ -19,10 +19,9 @@ mod serve;
 mod sign_webhook;
 mod stack;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,7 +32,7 @@ use crate::{
     operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
     sandbox::{SandboxArgs, SandboxError},
     store::{
-        self, MigrateError, StoreError, dead_letter_actions::DeadLetterError,
+        self, Database, MigrateError, StoreError, Target, dead_letter_actions::DeadLetterError,
         job_list::JobActionError,
     },
     telemetry::{self, Telemetry, TelemetryError},
@@ -41,6 +40,8 @@ use crate::{
 
 /// How long a command waits for the database.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command that does one thing may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// A durable transaction relay on Postgres: one transaction, four jobs, one commit.
 #[derive(Debug, Parser)]
@@ -129,6 +130,13 @@ pub enum CliError {
     Postgres(#[from] postgres::Error),
     #[error("DATABASE_URL is not set")]
     NoDatabase,
+    #[error(
+        "QUARTET_DATABASE__DIRECT_URL is not set: migrations need a session, which the pooler at \
+         DATABASE_URL does not keep"
+    )]
+    NoSessions,
+    #[error("the database did not answer within {} s", COMMAND_LIMIT.as_secs())]
+    NoAnswer,
     #[error("reading or writing failed")]
     Io(#[from] std::io::Error),
     #[error("the request to Quartet failed")]
@@ -164,7 +172,7 @@ impl Cli {
             }
             Command::Migrate => {
                 let config = load(file)?;
-                store::migrate(database_url(&config)?).await?;
+                store::migrate(session_url(&config)?).await?;
                 println!("The schema is up to date.");
                 Ok(())
             }
@@ -175,14 +183,14 @@ impl Cli {
                 telemetry.shutdown().await;
                 ended
             }
-            Command::Clients(command) => clients::run(&load(file)?, command).await,
+            Command::Clients(command) => in_time(clients::run(&load(file)?, command)).await,
             Command::Secrets(command) => secrets::run(|| load(file), command).await,
             Command::DeadLetters(command) => dead_letters::run(&load(file)?, command).await,
-            Command::Jobs(command) => jobs::run(&load(file)?, command).await,
-            Command::Queues(command) => queues::run(&load(file)?, command).await,
-            Command::Circuit(args) => circuit::run(&load(file)?, args).await,
-            Command::Audit(args) => audit::run(&load(file)?, args).await,
-            Command::Explain(args) => explain::run(&load(file)?, args).await,
+            Command::Jobs(command) => in_time(jobs::run(&load(file)?, command)).await,
+            Command::Queues(command) => in_time(queues::run(&load(file)?, command)).await,
+            Command::Circuit(args) => in_time(circuit::run(&load(file)?, args)).await,
+            Command::Audit(args) => in_time(audit::run(&load(file)?, args)).await,
+            Command::Explain(args) => in_time(explain::run(&load(file)?, args)).await,
             Command::Reconcile(args) => {
                 tokio::spawn(cancel_on_signal(stop.clone()));
                 reconcile::run(&load(file)?, args, stop).await
@@ -194,6 +202,11 @@ impl Cli {
             }
         }
     }
+}
+
+/// Nobody is left waiting for a database that is silent.
+async fn in_time(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::time::timeout(COMMAND_LIMIT, command).await.unwrap_or(Err(CliError::NoAnswer))
 }
 
 fn load(file: Option<PathBuf>) -> Result<Config, CliError> {
@@ -209,12 +222,30 @@ fn start_telemetry(config: &Config) -> Result<Telemetry, CliError> {
 }
 
 /// A connection for a command that a person waits for.
-fn connect(config: &Config) -> Result<PgPool, CliError> {
-    Ok(store::connect(database_url(config)?, 1, CONNECT_TIMEOUT)?)
+fn connect(config: &Config) -> Result<Database, CliError> {
+    connect_many(config, 1)
 }
 
-fn database_url(config: &Config) -> Result<&str, CliError> {
-    Ok(config.database.url.as_ref().ok_or(CliError::NoDatabase)?.expose())
+/// As many connections.
+fn connect_many(config: &Config, connections: u32) -> Result<Database, CliError> {
+    let target = target(config)?;
+    Ok(store::connect(&target, connections, CONNECT_TIMEOUT, &Arc::default()))
+}
+
+fn target(config: &Config) -> Result<Target, CliError> {
+    let url = config.database.url.as_ref().ok_or(CliError::NoDatabase)?;
+    Ok(Target::new(url.expose(), config.database.pooler.shares_sessions())?)
+}
+
+/// The URL at which sessions are kept, which migrations need.
+fn session_url(config: &Config) -> Result<&str, CliError> {
+    let database = &config.database;
+    match (&database.direct_url, &database.url) {
+        (Some(url), _) => Ok(url.expose()),
+        (None, _) if database.pooler.shares_sessions() => Err(CliError::NoSessions),
+        (None, Some(url)) => Ok(url.expose()),
+        (None, None) => Err(CliError::NoDatabase),
+    }
 }
 
 /// Cancels `stop` at SIGINT or SIGTERM; a second signal ends the process at once.

@@ -7,11 +7,10 @@ use clap::Args;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{CONNECT_TIMEOUT, CliError, database_url};
+use super::{CliError, connect_many};
 use crate::{
     clients::ThirdPartyClient,
     config::Config,
@@ -21,7 +20,7 @@ use crate::{
         reconcile::{self, Report, Request},
     },
     store::{
-        self,
+        Database,
         maintenance::{self, Occasion, RunEnd},
         reconcile::{Action, Checked},
     },
@@ -75,7 +74,7 @@ pub(super) async fn run(
     }
     let context = MaintenanceContext {
         // One connection to work with, one to renew the lease.
-        pool: store::connect(database_url(config)?, 2, CONNECT_TIMEOUT)?,
+        pool: connect_many(config, 2)?,
         config: config.clone(),
         third_party: ThirdPartyClient::new(&config.third_party, String::new())?,
         stopping: stop,
@@ -118,7 +117,7 @@ pub(super) async fn run(
 
 /// Takes the lease, or says who has it.
 async fn acquire(
-    pool: &PgPool,
+    pool: &Database,
     holder: &str,
     lease: Duration,
     occasion: Occasion,

@@ -3,20 +3,22 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use comfy_table::Table;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::CliError;
 use crate::{
     domain::{JobKind, SettledBy},
     sandbox::Sandbox,
-    store::summary::{self, Count, Progress, Settled},
+    store::{
+        Database,
+        summary::{self, Count, Progress, Settled},
+    },
 };
 
 /// Prints the summary; returns how many transactions were lost or doubled.
 pub(super) async fn print(
     sandbox: &Sandbox,
-    pool: &PgPool,
+    pool: &Database,
     ids: &[Uuid],
     progress: &Progress,
     accepted_in: Duration,

@@ -2,13 +2,13 @@
 
 use clap::Subcommand;
 use serde_json::json;
-use sqlx::PgPool;
 
 use super::{CliError, connect};
 use crate::{
     config::Config,
     operations::secrets::{self, Seals},
     secrets::MasterKeys,
+    store::Database,
 };
 
 #[derive(Debug, Subcommand)]
@@ -84,7 +84,7 @@ fn show(keys: &MasterKeys, sealed: Option<usize>, seals: &Seals, json: bool) {
     }
 }
 
-async fn close(pool: PgPool, seals: &Seals) -> Result<(), CliError> {
+async fn close(pool: Database, seals: &Seals) -> Result<(), CliError> {
     pool.close().await;
     if seals.unreadable.is_empty() {
         return Ok(());

@@ -104,7 +104,7 @@ impl Stack {
         }
         let master_key = env.get(MASTER_KEY).cloned().unwrap_or_default();
         let config = Config::load(env, options.file.as_deref())?;
-        let database_url = super::database_url(&config)?.to_owned();
+        let database_url = super::session_url(&config)?.to_owned();
         store::migrate(&database_url).await?;
 
         let config = config.scaled(speed);

@@ -30,8 +30,8 @@ pub use self::{
     default_client::DefaultClient,
     error::{ConfigError, Problem},
     sections::{
-        Circuit, Database, Http, Log, Notify, Poll, Reconcile, Retention, Secrets, ThirdParty,
-        Traces, Webhook, Worker,
+        Circuit, Database, Http, Log, Notify, Poll, Pooler, Reconcile, Retention, Secrets,
+        ThirdParty, Traces, Webhook, Worker,
     },
     settings::SettingDoc,
     value::{BaseUrl, Redacted, duration, http_url},

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
+use super::sections::Pooler;
 use crate::{
     secrets::{self, MasterKeys},
     signature::Secret,
@@ -198,6 +199,15 @@ pub(super) fn database_url(text: &str) -> Parsed<Redacted<String>> {
             Ok(Redacted(text.to_owned()))
         }
         _ => Err("must be a URL such as postgres://user:password@host:5432/database".to_owned()),
+    }
+}
+
+/// What is between here and Postgres.
+pub(super) fn pooler(text: &str) -> Parsed<Pooler> {
+    match text {
+        "none" => Ok(Pooler::None),
+        "transaction" => Ok(Pooler::Transaction),
+        _ => Err("must be `none` or `transaction`".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use poem::{IntoResponse, Response, handler, web::Data};
 use super::{ApiState, problem::Problem};
 use crate::{
     store::{
-        StoreError, circuit,
+        self, StoreError, circuit,
         queues::{self, QueueFigures},
         scrape,
     },
@@ -42,7 +42,8 @@ pub async fn scrape_metrics(state: Data<&Arc<ApiState>>) -> Response {
 }
 
 async fn read(state: &ApiState) -> Result<DatabaseReading, StoreError> {
-    let mut connection = state.pool.acquire().await?;
+    // Of one moment.
+    let mut connection = store::begin_snapshot(&state.pool).await?;
     let queues = queues::list(&mut *connection).await?;
     Ok(DatabaseReading {
         queues: queues.into_iter().map(Into::into).collect(),

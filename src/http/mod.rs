@@ -22,6 +22,7 @@ pub mod words;
 
 use std::{
     any::Any,
+    cell::Cell,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -31,7 +32,7 @@ use poem::{
     endpoint::make_sync, http::StatusCode, middleware::CatchPanic,
 };
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
-use sqlx::PgPool;
+use tokio::time::Instant;
 
 use self::{
     auth::{KnownKeys, OperatorTokens},
@@ -44,7 +45,7 @@ use crate::{
     domain::JobKind,
     operations::Operations,
     store::{
-        accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
+        Database, accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
         webhooks::Webhooks,
     },
     telemetry::Metrics,
@@ -53,10 +54,15 @@ use crate::{
 /// How long one request may wait for the database in all.
 const DATABASE_LIMIT: Duration = Duration::from_millis(1_800);
 
+tokio::task_local! {
+    /// Until when the present request waits for the database.
+    static WAITS_UNTIL: Cell<Instant>;
+}
+
 /// What requests work with.
 #[derive(Debug)]
 pub struct ApiState {
-    pub pool: PgPool,
+    pub pool: Database,
     pub plan: JobPlan,
     pub operations: Operations,
     /// Where posts are written.
@@ -131,15 +137,25 @@ impl ApiState {
         }
     }
 
-    /// Waits for the database, but not longer than a client should.
+    /// Waits for the database, but not longer than a client should, with what the request has
+    /// waited for it before.
     async fn within_limit<T, E: Into<Problem>>(
         &self,
         query: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Problem> {
-        match tokio::time::timeout(DATABASE_LIMIT, query).await {
+        let until = WAITS_UNTIL.try_with(Cell::get);
+        let until = until.unwrap_or_else(|_| Instant::now() + DATABASE_LIMIT);
+        match tokio::time::timeout_at(until, query).await {
             Ok(result) => result.map_err(Into::into),
             Err(_) => Err(Problem::unavailable().because("the database took too long")),
         }
+    }
+
+    /// The request has waited for something else, at its caller's wish: its time for the database
+    /// begins anew.
+    fn renew_limit(&self) {
+        // Outside of a request each call has the whole time.
+        let _ = WAITS_UNTIL.try_with(|until| until.set(Instant::now() + DATABASE_LIMIT));
     }
 }
 
@@ -228,6 +244,10 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     route
         .at("/metrics", poem::get(metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
+        .around(|endpoint, request| async move {
+            let until = Cell::new(Instant::now() + DATABASE_LIMIT);
+            WAITS_UNTIL.scope(until, endpoint.call(request)).await
+        })
         .data(state)
         .catch_all_error(|error| async move {
             if error.is_from_response() {

@@ -221,6 +221,7 @@ impl TransactionsApi {
             }
             tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
             wait = (wait * 2).min(longest);
+            state.renew_limit();
         }
     }
 

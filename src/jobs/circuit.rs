@@ -18,7 +18,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgPool;
 use ulid::Ulid;
 
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
         circuit::{TripRule, Window},
     },
     store::{
-        StoreError,
+        Database, StoreError,
         circuit::{self, Circuit},
     },
 };
@@ -72,7 +71,7 @@ enum PermitKind {
 /// The circuit breaker of this process.
 #[derive(Debug)]
 pub struct CircuitBreaker {
-    pool: PgPool,
+    pool: Database,
     rule: TripRule,
     window: Duration,
     began: Instant,
@@ -106,7 +105,7 @@ enum Phase {
 
 impl CircuitBreaker {
     /// A breaker that has not seen the shared state yet.
-    pub fn new(pool: PgPool, config: &config::Circuit) -> Self {
+    pub fn new(pool: Database, config: &config::Circuit) -> Self {
         let rule = TripRule {
             failure_ratio: config.failure_ratio,
             min_calls: config.min_calls,

@@ -18,14 +18,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config,
-    store::{StoreError, leases},
+    store::{self, Database, StoreError, leases},
 };
+
+/// The shortest time that a beat is waited for, however short the heartbeat.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A worker's lease on its jobs.
 #[derive(Debug, Clone)]
@@ -60,7 +62,7 @@ impl WorkerLease {
 /// Renews the leases of this process.
 #[derive(Debug)]
 pub struct LeaseKeeper {
-    pool: PgPool,
+    pool: Database,
     queues: Vec<String>,
     heartbeat: Duration,
     dead_after: Duration,
@@ -78,7 +80,7 @@ struct KeeperState {
 impl LeaseKeeper {
     /// A keeper for the workers of `queues`.
     pub fn new(
-        pool: PgPool,
+        pool: Database,
         queues: Vec<String>,
         worker: &config::Worker,
         create_backoff: Duration,
@@ -138,7 +140,9 @@ impl LeaseKeeper {
                 }
                 Ok::<_, StoreError>(())
             };
-            if let Err(error) = beat.await {
+            // One that gets no answer must not hold the next one up.
+            let patience = self.heartbeat.max(SHORTEST_PATIENCE);
+            if let Err(error) = store::in_time_of(patience, beat).await {
                 (judges_from, grace) = (None, self.dead_after);
                 tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat failed");
             }

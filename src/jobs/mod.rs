@@ -25,7 +25,6 @@ pub mod watcher;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -34,7 +33,7 @@ use crate::{
     config::Config,
     domain::{Backoff, DeadLetterKind, JobKind},
     store::{
-        StoreError,
+        Database, StoreError,
         announce::Announcer,
         coalesce::Coalescer,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
@@ -56,15 +55,15 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 /// What handlers work with.
 #[derive(Debug)]
 pub struct JobContext {
-    pub pool: PgPool,
+    pub pool: Database,
     /// Where outcomes are written.
     pub outcomes: Coalescer<Outcomes>,
     /// Where transactions are read by whoever does so often.
     pub reads: Coalescer<Reads>,
     /// For the leases alone: their renewal must not wait behind jobs.
-    pub lease_pool: PgPool,
+    pub lease_pool: Database,
     /// For the watcher alone.
-    pub watch_pool: PgPool,
+    pub watch_pool: Database,
     pub announcer: Announcer,
     pub config: Config,
     pub third_party: ThirdPartyClient,

@@ -44,8 +44,8 @@ use crate::{
 
 /// Most jobs of one claim.
 const BATCH: usize = 500;
-/// Wait after a claim that failed.
-const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// First and longest wait after a claim that failed.
+const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The constraint that a claim violates when its worker is no longer registered.
 const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 
@@ -146,6 +146,7 @@ impl JobQueue {
 
     /// Waits for work and claims it.
     async fn fetch(&self, lease: &WorkerLease) -> Result<Vec<Task<LeasedJob>>, QueueError> {
+        let (mut wait, longest) = CLAIM_RETRY;
         loop {
             if !self.more.load(Ordering::Acquire) {
                 self.wakeups.due(self.queue).await;
@@ -182,7 +183,9 @@ impl JobQueue {
                     self.more.store(true, Ordering::Release);
                     self.unsure.store(true, Ordering::Release);
                     drop(slots);
-                    tokio::time::sleep(CLAIM_RETRY).await;
+                    // Spread, so that not all processes come at once when the database is back.
+                    tokio::time::sleep(wait.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+                    wait = (wait * 2).min(longest);
                 }
             }
         }

@@ -6,7 +6,8 @@
 //!
 //! Where nothing is heard, because a pooler between here and Postgres keeps no sessions, it looks
 //! every `WORKER__POLL_INTERVAL` instead. It finds that out by itself: each heartbeat it sends
-//! something that it must hear.
+//! something that it must hear. Where the configuration says that there is such a pooler, and no
+//! way around it, it does not try to listen.
 //!
 //! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
 //!
@@ -17,9 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::PgExecutor;
+
 use super::JobContext;
 use crate::store::{
-    StoreError,
+    self, StoreError,
     announce::{Heard, Listener},
     circuit, jobs,
 };
@@ -37,7 +40,13 @@ pub async fn run(context: Arc<JobContext>, queues: Vec<String>) {
     loop {
         let watched = tokio::select! {
             () = context.stopping.cancelled() => return,
-            watched = watch(&context, &queues, &mut wait) => watched,
+            watched = async {
+                if context.watch_pool.shares_sessions() {
+                    watch_without_hearing(&context, &queues, &mut wait).await
+                } else {
+                    watch(&context, &queues, &mut wait).await
+                }
+            } => watched,
         };
         if let Err(error) = watched {
             let error = &error as &dyn std::error::Error;
@@ -62,18 +71,12 @@ async fn watch(
             listener.probe().await?;
             hearing.sent_at = Some(Instant::now());
         }
-        let connection = listener.connection().await?;
-        let due = jobs::next_due(&mut *connection, queues).await?;
+        let looked = async {
+            look(context, listener.connection().await?, queues).await?;
+            look_at_circuit(context, listener.connection().await?).await
+        };
+        store::in_time(looked).await?;
         *wait = RECONNECT.0;
-        for (queue, delay) in queues.iter().zip(due) {
-            if let Some(delay) = delay {
-                context.wakeups.hint(queue, delay);
-            }
-        }
-        if context.circuit.is_stale() {
-            let asked = Instant::now();
-            context.circuit.see(asked, &circuit::get(connection).await?);
-        }
         let pause = if hearing.hears {
             LOOK.min(context.circuit.refresh_interval())
         } else {
@@ -81,6 +84,46 @@ async fn watch(
         };
         listen_for(pause, &mut listener, &mut hearing).await?;
     }
+}
+
+async fn watch_without_hearing(
+    context: &JobContext,
+    queues: &[String],
+    wait: &mut Duration,
+) -> Result<(), StoreError> {
+    loop {
+        look(context, &context.watch_pool, queues).await?;
+        look_at_circuit(context, &context.watch_pool).await?;
+        *wait = RECONNECT.0;
+        tokio::time::sleep(context.config.worker.poll_interval).await;
+    }
+}
+
+/// Looks for the earliest waiting job of every queue.
+async fn look(
+    context: &JobContext,
+    executor: impl PgExecutor<'_>,
+    queues: &[String],
+) -> Result<(), StoreError> {
+    let due = jobs::next_due(executor, queues).await?;
+    for (queue, delay) in queues.iter().zip(due) {
+        if let Some(delay) = delay {
+            context.wakeups.hint(queue, delay);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the circuit's state, where that is due.
+async fn look_at_circuit(
+    context: &JobContext,
+    executor: impl PgExecutor<'_>,
+) -> Result<(), StoreError> {
+    if context.circuit.is_stale() {
+        let asked = Instant::now();
+        context.circuit.see(asked, &circuit::get(executor).await?);
+    }
+    Ok(())
 }
 
 /// Whether announcements reach this process.

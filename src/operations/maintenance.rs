@@ -14,7 +14,6 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use serde_json::Value;
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
@@ -25,7 +24,7 @@ use crate::{
     config::Config,
     domain::{Backoff, MaintenanceTask},
     store::{
-        StoreError,
+        Database, StoreError,
         maintenance::{self, Occasion, RunEnd},
     },
 };
@@ -43,7 +42,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// What the tasks work with.
 #[derive(Debug, Clone)]
 pub struct MaintenanceContext {
-    pub pool: PgPool,
+    pub pool: Database,
     pub config: Config,
     pub third_party: ThirdPartyClient,
     /// Cancelled when the process stops.
@@ -192,7 +191,7 @@ pub fn holder_name() -> String {
 /// Does `work` while it renews the lease of `holder`; ends it when somebody else has the lease, or
 /// may have it. Once `stopping`, the work has a moment to end by itself.
 pub async fn hold<T>(
-    pool: &PgPool,
+    pool: &Database,
     task: MaintenanceTask,
     holder: &str,
     lease: Duration,

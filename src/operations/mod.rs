@@ -20,14 +20,15 @@ pub mod secrets;
 
 use std::time::Duration;
 
-use sqlx::PgPool;
-
-use crate::{clients::ThirdPartyClient, store::jobs::JobPlan};
+use crate::{
+    clients::ThirdPartyClient,
+    store::{Database, jobs::JobPlan},
+};
 
 /// What operators' actions work with.
 #[derive(Debug, Clone)]
 pub struct Operations {
-    pub pool: PgPool,
+    pub pool: Database,
     pub plan: JobPlan,
     /// `None` where no third party is configured: then nothing is looked up there.
     pub third_party: Option<ThirdPartyClient>,

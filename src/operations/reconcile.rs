@@ -13,7 +13,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
-use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,7 +25,7 @@ use crate::{
     },
     domain::{CircuitState, Finding, Seen},
     store::{
-        StoreError, circuit,
+        Database, StoreError, circuit,
         reconcile::{self, Action, Checked, Scope, Terms},
     },
 };
@@ -213,7 +212,7 @@ pub async fn sweep(
 
 /// Closes the findings that something else has settled, until none is left.
 async fn close_settled(
-    pool: &PgPool,
+    pool: &Database,
     stopping: &CancellationToken,
     report: &mut Report,
 ) -> Result<(), StoreError> {
@@ -254,7 +253,7 @@ fn seen(answer: Result<Lookup, LookupError>) -> Seen {
 
 /// Why and for how long the third party is not asked. Half-open it is: where no job wants to call
 /// it, nobody else would find out that it answers again.
-async fn circuit_open(pool: &PgPool) -> Result<Option<(String, Duration)>, StoreError> {
+async fn circuit_open(pool: &Database) -> Result<Option<(String, Duration)>, StoreError> {
     let circuit = circuit::get(pool).await?;
     let is_open = circuit.state == CircuitState::Open;
     Ok(is_open.then(|| ("the third party's circuit is open".to_owned(), circuit.open_left)))

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::maintenance::{Run, RunError};
 use crate::{
     config,
-    store::{StoreError, retention},
+    store::{Database, StoreError, retention},
 };
 
 /// Transactions of one batch: up to four times as many job rows.
@@ -38,7 +37,7 @@ struct Removed {
 
 /// Removes all that is old enough, until `stopping`.
 pub async fn run(
-    pool: &PgPool,
+    pool: &Database,
     config: &config::Retention,
     stopping: &CancellationToken,
 ) -> Result<Run, RunError> {
@@ -60,7 +59,7 @@ pub async fn run(
 
 /// `false` where it was stopped.
 async fn remove(
-    pool: &PgPool,
+    pool: &Database,
     config: &config::Retention,
     stopping: &CancellationToken,
     removed: &mut Removed,

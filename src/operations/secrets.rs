@@ -7,13 +7,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use crate::{
     secrets::{MasterKeys, OpenError, SealState},
     signature::Secret,
     store::{
-        StoreError,
+        Database, StoreError,
         client_secrets::{self, StoredSecret},
     },
 };
@@ -79,7 +78,7 @@ impl Seals {
 }
 
 /// How the stored secrets stand; changes nothing.
-pub async fn seals(pool: &PgPool, keys: &MasterKeys) -> Result<Seals, StoreError> {
+pub async fn seals(pool: &Database, keys: &MasterKeys) -> Result<Seals, StoreError> {
     Ok(Seals::count(keys, &client_secrets::stored_secrets(pool).await?))
 }
 
@@ -87,7 +86,7 @@ pub async fn seals(pool: &PgPool, keys: &MasterKeys) -> Result<Seals, StoreError
 /// for the client `configured`, whose secret the configuration brings. What is sealed with a further
 /// key is left: other processes may not have the first one yet.
 pub async fn carry_over(
-    pool: &PgPool,
+    pool: &Database,
     keys: &MasterKeys,
     configured: Option<&str>,
 ) -> Result<Seals, SecretsError> {
@@ -103,7 +102,7 @@ pub async fn carry_over(
 
 /// Seals with the first key whatever is not sealed with it. Returns how many those were, and how
 /// all of them stand now.
-pub async fn reseal(pool: &PgPool, keys: &MasterKeys) -> Result<(usize, Seals), SecretsError> {
+pub async fn reseal(pool: &Database, keys: &MasterKeys) -> Result<(usize, Seals), SecretsError> {
     client_secrets::remove_ended(pool).await?;
     let stored = client_secrets::stored_secrets(pool).await?;
     Seals::count(keys, &stored).check()?;
@@ -112,7 +111,7 @@ pub async fn reseal(pool: &PgPool, keys: &MasterKeys) -> Result<(usize, Seals), 
 }
 
 async fn seal_anew(
-    pool: &PgPool,
+    pool: &Database,
     keys: &MasterKeys,
     stored: &[StoredSecret],
     takes: impl Fn(SealState) -> bool,
@@ -129,7 +128,7 @@ async fn seal_anew(
 
 /// Whether a secret that is sealed now will be read by the processes that run: the first key must
 /// be the one in use, as far as the database tells.
-pub async fn check_sealing_key(pool: &PgPool, keys: &MasterKeys) -> Result<(), SecretsError> {
+pub async fn check_sealing_key(pool: &Database, keys: &MasterKeys) -> Result<(), SecretsError> {
     let seals = seals(pool, keys).await?;
     seals.check()?;
     if seals.current == 0 && seals.older > 0 { Err(SecretsError::NewKey) } else { Ok(()) }
@@ -138,7 +137,7 @@ pub async fn check_sealing_key(pool: &PgPool, keys: &MasterKeys) -> Result<(), S
 /// Gives the client of this name another signing secret; the old one signs as well for `overlap`.
 /// `None` where there is no such client, else until when it does.
 pub async fn rotate_secret(
-    pool: &PgPool,
+    pool: &Database,
     keys: &MasterKeys,
     client: &str,
     secret: &Secret,

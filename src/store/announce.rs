@@ -12,13 +12,18 @@ use std::{
 };
 
 use sqlx::{
-    PgConnection, PgExecutor, PgPool,
+    PgConnection, PgExecutor,
     postgres::{PgListener, PgNotification},
 };
 use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::{StoreError, wakeups::Wakeups};
+use super::{
+    Database, StoreError,
+    database::{in_time, in_time_of},
+    session::{CONNECT_LIMIT, refuse_standby},
+    wakeups::Wakeups,
+};
 
 const CHANNEL: &str = "quartet_due";
 /// The shortest time between two announcements.
@@ -26,7 +31,7 @@ const SPACING: Duration = Duration::from_millis(5);
 /// Longest delay that is announced: by then everybody has looked.
 const HORIZON: Duration = Duration::from_secs(2);
 /// Wait after an announcement that failed.
-const RETRY: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Announces what this process commits. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -70,7 +75,7 @@ impl Announcer {
     }
 
     /// Sends what is announced, without end.
-    pub async fn run(&self, pool: &PgPool) {
+    pub async fn run(&self, pool: &Database) {
         loop {
             self.shared.changed.notified().await;
             let due = std::mem::take(&mut *self.due());
@@ -92,10 +97,17 @@ impl Announcer {
         }
     }
 
-    /// Hears what others announce.
-    pub async fn listen(&self, pool: &PgPool) -> Result<Listener, StoreError> {
-        let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+    /// Hears what others announce, on a session of its own, which no pooler may share.
+    pub async fn listen(&self, pool: &Database) -> Result<Listener, StoreError> {
+        let connect = async {
+            let mut listener = PgListener::connect_with(&pool.session_pool()).await?;
+            // A lost session is noticed rather than replaced: this process looks then.
+            listener.eager_reconnect(false);
+            refuse_standby(sqlx::Acquire::acquire(&mut listener).await?).await?;
+            listener.listen(CHANNEL).await?;
+            Ok::<_, sqlx::Error>(listener)
+        };
+        let listener = in_time_of(CONNECT_LIMIT, connect).await?;
         Ok(Listener { listener, announcer: self.clone() })
     }
 
@@ -142,7 +154,7 @@ impl Listener {
     /// Sends something that this very session hears, if it is one.
     pub async fn probe(&mut self) -> Result<(), StoreError> {
         let sender = self.announcer.shared.sender.clone();
-        notify(self.connection().await?, &sender).await
+        in_time(async { notify(self.connection().await?, &sender).await }).await
     }
 
     /// The session, for a statement.

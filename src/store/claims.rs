@@ -6,30 +6,33 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::{ConnectOptions, PgConnection, PgExecutor, PgPool, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, PgExecutor};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    StoreError, clients,
+    Database, StoreError, clients,
     coalesce::BY_INDEX,
+    database::in_time_of,
     jobs::{ClaimedJob, Lease},
+    session::Session,
     transactions,
 };
 use crate::domain::JobKind;
 
+/// How long a claim may take, a few statements and the way there.
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// The connection on which a worker claims.
 #[derive(Debug)]
 pub struct Claims {
-    options: PgConnectOptions,
-    conn: Mutex<Option<PgConnection>>,
+    session: Mutex<Session>,
 }
 
 impl Claims {
     /// Connects on first use, as the connections of `pool` do.
-    pub fn new(pool: &PgPool) -> Self {
-        let options = (*pool.connect_options()).clone().options(BY_INDEX.iter().copied());
-        Self { options, conn: Mutex::default() }
+    pub fn new(pool: &Database) -> Self {
+        Self { session: Mutex::new(Session::new(pool, BY_INDEX)) }
     }
 
     /// Leases up to `limit` due jobs of `queue` to `worker`, with what they are about. Fails on the
@@ -44,19 +47,40 @@ impl Claims {
         limit: i64,
         holds: Option<&[(String, DateTime<Utc>)]>,
     ) -> Result<Claim, StoreError> {
-        let mut own = self.conn.lock().await;
-        // Taken out, so that a connection of which one does not know how far it came is closed.
-        let mut conn = match own.take() {
-            Some(conn) => conn,
-            None => self.options.connect().await?,
+        let mut session = self.session.lock().await;
+        let claimed = async {
+            let mut conn = session.take().await?;
+            let claim = match session.begin() {
+                None => release_and_claim(&mut conn, queue, worker, limit, holds).await?,
+                Some(begin) => {
+                    let mut tx = conn.begin_with(begin).await?;
+                    let claim = release_and_claim(&mut tx, queue, worker, limit, holds).await?;
+                    tx.commit().await?;
+                    claim
+                }
+            };
+            session.keep(conn);
+            Ok::<_, StoreError>(claim)
         };
-        if let Some(holds) = holds {
-            release_unknown(&mut conn, worker, holds).await?;
+        let claimed = in_time_of(LIMIT, claimed).await;
+        if let Err(error) = &claimed {
+            session.note(error);
         }
-        let claim = claim(&mut conn, queue, worker, limit).await?;
-        *own = Some(conn);
-        Ok(claim)
+        claimed
     }
+}
+
+async fn release_and_claim(
+    conn: &mut PgConnection,
+    queue: &str,
+    worker: &str,
+    limit: i64,
+    holds: Option<&[(String, DateTime<Utc>)]>,
+) -> Result<Claim, StoreError> {
+    if let Some(holds) = holds {
+        release_unknown(&mut *conn, worker, holds).await?;
+    }
+    claim(conn, queue, worker, limit).await
 }
 
 /// What a claim gave.

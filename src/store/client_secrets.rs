@@ -6,10 +6,10 @@
 use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{Database, StoreError};
 
 /// A signing secret as it is stored.
 pub struct StoredSecret {
@@ -42,7 +42,7 @@ pub enum Place {
 /// already, stay good: it for `overlap`, they for as long as they were; without an overlap all of
 /// them end now. `None` where there is no such client, else until when the old one is good.
 pub async fn rotate_key(
-    pool: &PgPool,
+    pool: &Database,
     name: &str,
     api_key_hash: &[u8],
     overlap: Duration,
@@ -84,7 +84,7 @@ pub async fn rotate_key(
 /// Replaces the signing secret, sealed, as [`rotate_key`] does the key. Violates
 /// `client_retiring_secrets_signing_secret_is_sealed` where the old one was never sealed.
 pub async fn rotate_secret(
-    pool: &PgPool,
+    pool: &Database,
     name: &str,
     signing_secret: &str,
     overlap: Duration,

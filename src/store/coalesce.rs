@@ -8,8 +8,10 @@
 //!
 //! One request of a batch cannot spoil the others: a batch that the database refuses is done again
 //! one by one, and a request that somebody else's lock holds up is left for the next batch, and in
-//! the end done alone, on a connection of the pool. While the database is away a batch is tried again for as long as anybody waits for
-//! it; requests must be such that a second try, after a commit whose answer was lost, is harmless.
+//! the end done alone, on a connection of the pool. While the database is away a batch is tried again
+//! for as long as anybody waits for it, after waits that double and stay long until something is
+//! written; requests must be such that a second try, after a commit whose answer was lost, is
+//! harmless.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -18,18 +20,21 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::StoreError;
+use super::{
+    Database, StoreError,
+    database::{STATEMENT_LIMIT, in_time_of},
+    session::Session,
+};
 
 /// Requests that may wait for a writer; more wait for room.
 const ROOM: usize = 4_096;
 /// First and longest wait before a database that is away is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A batch that the database has neither done nor refused by then is tried again elsewhere. Longer
-/// than any statement may take.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a request that is done alone may take, with the wait for a connection.
+const ALONE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a statement of a writer waits for a lock before its requests are done alone.
 const LOCK_TIMEOUT: &str = "200ms";
 /// SQLSTATE of a statement that waited too long for a lock.
@@ -77,6 +82,12 @@ pub trait Batch: Send + Sync + 'static {
 
     /// Most requests of one batch.
     const MOST: usize;
+    /// How long a batch may take. One that the database has neither done nor refused by then is
+    /// tried again on another connection. Longer than its statements may take.
+    const LIMIT: Duration = STATEMENT_LIMIT;
+    /// How long a request waits for a database that is away, before it is told so. Whoever asks
+    /// over HTTP stops waiting by itself.
+    const PATIENCE: Duration = Duration::MAX;
     /// Settings of the writers' sessions.
     const SESSION: &'static [(&'static str, &'static str)];
 
@@ -100,8 +111,7 @@ pub struct Coalescer<B: Batch> {
 struct Waiting<B: Batch> {
     request: B::Request,
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
-    /// Until when it may be left for the next batch.
-    skip_until: Instant,
+    asked: Instant,
 }
 
 impl<B: Batch> Waiting<B> {
@@ -120,19 +130,17 @@ impl<B: Batch> Clone for Coalescer<B> {
 impl<B: Batch> Coalescer<B> {
     /// Starts `writers` writers. They connect on first use; what must be done alone is done on
     /// connections of `pool`.
-    pub fn start(batch: B, writers: u32, pool: &PgPool) -> Self {
-        let options = (*pool.connect_options()).clone();
-        let options =
-            options.options([("lock_timeout", LOCK_TIMEOUT)]).options(B::SESSION.iter().copied());
+    pub fn start(batch: B, writers: u32, pool: &Database) -> Self {
+        let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
         let (sender, receiver) = mpsc::channel(ROOM);
         let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
         for _ in 0..writers {
             let writer = Writer {
                 batch: batch.clone(),
                 waiting: receiver.clone(),
-                options: options.clone(),
+                session: Session::new(pool, &settings),
                 pool: pool.clone(),
-                conn: None,
+                wait: RETRY.0,
                 skipped: Vec::new(),
             };
             tokio::spawn(writer.run());
@@ -144,12 +152,7 @@ impl<B: Batch> Coalescer<B> {
     /// is still done is open.
     pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
-        if self
-            .waiting
-            .send(Waiting { request, reply, skip_until: Instant::now() + SKIPPED })
-            .await
-            .is_err()
-        {
+        if self.waiting.send(Waiting { request, reply, asked: Instant::now() }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
@@ -167,9 +170,10 @@ fn writer_ended() -> StoreError {
 struct Writer<B: Batch> {
     batch: Arc<B>,
     waiting: Arc<Mutex<mpsc::Receiver<Waiting<B>>>>,
-    options: PgConnectOptions,
-    pool: PgPool,
-    conn: Option<PgConnection>,
+    session: Session,
+    pool: Database,
+    /// How long it waits after the next attempt that finds the database away.
+    wait: Duration,
     /// What the last batch left out.
     skipped: Vec<Waiting<B>>,
 }
@@ -191,15 +195,11 @@ impl<B: Batch> Writer<B> {
             }
             self.work(taken).await;
         }
-        if let Some(conn) = self.conn.take() {
-            // Nothing is lost where the database does not hear of the end.
-            let _ = conn.close().await;
-        }
+        self.session.close().await;
     }
 
     /// Has `taken` done, for as long as anybody waits for it.
     async fn work(&mut self, taken: Vec<Waiting<B>>) {
-        let (mut wait, longest) = RETRY;
         let mut batches = vec![taken];
         while let Some(mut batch) = batches.pop() {
             batch.retain(|waiting| !waiting.reply.is_closed());
@@ -208,21 +208,21 @@ impl<B: Batch> Writer<B> {
             }
             let (requests, rest): (Vec<_>, Vec<_>) = batch
                 .into_iter()
-                .map(|waiting| (waiting.request, (waiting.reply, waiting.skip_until)))
+                .map(|waiting| (waiting.request, (waiting.reply, waiting.asked)))
                 .unzip();
             let done = self.attempt(&requests).await;
             let mut batch: Vec<_> = requests
                 .into_iter()
                 .zip(rest)
-                .map(|(request, (reply, skip_until))| Waiting { request, reply, skip_until })
+                .map(|(request, (reply, asked))| Waiting { request, reply, asked })
                 .collect();
             match done {
                 Ok(answers) => {
-                    let now = Instant::now();
+                    self.wait = RETRY.0;
                     for (waiting, answer) in batch.into_iter().zip(answers) {
                         match answer {
                             Some(answer) => waiting.answer(Ok(answer)),
-                            None if now < waiting.skip_until => self.skipped.push(waiting),
+                            None if waiting.asked.elapsed() < SKIPPED => self.skipped.push(waiting),
                             None => self.alone(waiting),
                         }
                     }
@@ -236,9 +236,15 @@ impl<B: Batch> Writer<B> {
                         requests = batch.len(),
                         "not written yet"
                     );
-                    batches.push(batch);
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(longest);
+                    let (patient, impatient) = batch
+                        .into_iter()
+                        .partition(|waiting| waiting.asked.elapsed() < B::PATIENCE);
+                    batches.push(patient);
+                    for waiting in impatient {
+                        waiting.answer(Err(unavailable("the database was away for too long")));
+                    }
+                    tokio::time::sleep(self.wait).await;
+                    self.wait = (self.wait * 2).min(RETRY.1);
                 }
                 Err(error) if batch.len() == 1 => {
                     if let Some(waiting) = batch.pop() {
@@ -257,39 +263,57 @@ impl<B: Batch> Writer<B> {
     ) -> Result<Vec<Option<B::Answer>>, StoreError> {
         let run = async {
             // Taken out, so that a connection of which one does not know how far it came is closed.
-            let mut conn = match self.conn.take() {
-                Some(conn) => conn,
-                None => self.options.connect().await?,
-            };
-            let answers = self.batch.run(&mut conn, requests, Locked::Skip).await?;
-            self.conn = Some(conn);
+            let mut conn = self.session.take().await?;
+            let begin = self.session.begin();
+            let answers = run(&*self.batch, &mut conn, begin, requests, Locked::Skip).await?;
+            self.session.keep(conn);
             Ok(answers)
         };
         // Its connection is gone with it: nothing half-done is seen again.
         let run = AssertUnwindSafe(run).catch_unwind();
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, run).await {
-            Ok(Ok(done)) => done,
+        let run = run.map(|done| {
             // Logged by the panic itself. A writer that ended would end all requests of its kind.
-            Ok(Err(_)) => Err(StoreError::Query(sqlx::Error::WorkerCrashed)),
-            Err(_) => Err(unavailable("the database did not answer in time")),
+            done.unwrap_or_else(|_| Err(StoreError::Query(sqlx::Error::WorkerCrashed)))
+        });
+        let done = in_time_of(B::LIMIT, run).await;
+        if let Err(error) = &done {
+            self.session.note(error);
         }
+        done
     }
 
     /// Has one request done beside the others, however long it waits for locks.
     fn alone(&self, waiting: Waiting<B>) {
         let (batch, pool) = (self.batch.clone(), self.pool.clone());
+        let begin = self.session.begin();
         // A task of its own, which nobody drops half-way.
         tokio::spawn(async move {
             let done = async {
                 let mut conn = pool.acquire().await?;
                 let requests = std::slice::from_ref(&waiting.request);
-                let answers = batch.run(&mut conn, requests, Locked::Wait).await?;
+                let answers = run(&*batch, conn.risk(), begin, requests, Locked::Wait).await?;
+                conn.is_clean();
                 answers.into_iter().flatten().next().ok_or_else(writer_ended)
             };
-            let done = done.await;
+            let done = in_time_of(ALONE_LIMIT, done).await;
             waiting.answer(done);
         });
     }
+}
+
+/// Has a batch done; within a transaction where something must begin one.
+async fn run<B: Batch>(
+    batch: &B,
+    conn: &mut PgConnection,
+    begin: Option<AssertSqlSafe<String>>,
+    requests: &[B::Request],
+    locked: Locked,
+) -> Result<Vec<Option<B::Answer>>, StoreError> {
+    let Some(begin) = begin else { return batch.run(conn, requests, locked).await };
+    let mut tx = conn.begin_with(begin).await?;
+    let answers = batch.run(&mut tx, requests, locked).await?;
+    tx.commit().await?;
+    Ok(answers)
 }
 
 fn is_lock_timeout(error: &StoreError) -> bool {

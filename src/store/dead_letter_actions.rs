@@ -2,11 +2,11 @@
 //! its audit; one that is refused changes nothing and says why.
 
 use serde_json::{Map, Value};
-use sqlx::{PgConnection, PgPool, Postgres};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    StoreError,
+    Database, SqlTransaction, StoreError,
     audit::{self, Actor, OperatorAction, Target},
     dead_letters::{self, DeadLetter},
     job_control,
@@ -47,13 +47,13 @@ impl From<sqlx::Error> for DeadLetterError {
 
 /// An open dead letter and its transaction, which is locked.
 struct Opened {
-    tx: sqlx::Transaction<'static, Postgres>,
+    tx: SqlTransaction,
     letter: DeadLetter,
     transaction: Option<Transaction>,
 }
 
 impl Opened {
-    async fn begin(pool: &PgPool, id: Uuid) -> Result<Self, DeadLetterError> {
+    async fn begin(pool: &Database, id: Uuid) -> Result<Self, DeadLetterError> {
         let mut tx = super::begin(pool).await?;
         // Lock order: the transaction's row before its jobs, those before the dead letter.
         let letter = dead_letters::get(&mut *tx, id).await?.ok_or(DeadLetterError::NotFound)?;
@@ -110,7 +110,7 @@ impl Opened {
 /// `unknown_transaction`, the webhook's status is applied now. A create that may have gone through
 /// is due at the end of its backoff. Returns the closed dead letter.
 pub async fn replay(
-    pool: &PgPool,
+    pool: &Database,
     id: Uuid,
     plan: &JobPlan,
     actor: Actor<'_>,
@@ -157,7 +157,7 @@ async fn reactivate(
 /// (unless it has it), polling ends, and the client is told; this needs a dead letter that is about
 /// the status of a transaction that is here. Returns the closed dead letter.
 pub async fn resolve(
-    pool: &PgPool,
+    pool: &Database,
     id: Uuid,
     status: Option<Status>,
     plan: &JobPlan,
@@ -185,7 +185,7 @@ pub async fn resolve(
 
 /// Closes an open dead letter without doing anything about it. Returns the closed dead letter.
 pub async fn discard(
-    pool: &PgPool,
+    pool: &Database,
     id: Uuid,
     actor: Actor<'_>,
 ) -> Result<DeadLetter, DeadLetterError> {

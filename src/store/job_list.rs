@@ -6,11 +6,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{
-    StoreError,
+    Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
     dead_letters, job_control,
     jobs::JobPlan,
@@ -288,7 +288,7 @@ impl From<sqlx::Error> for JobActionError {
 /// again sooner than its backoff; one that is done is not made again at all, because a third party
 /// whose lookup does not show it would have it twice.
 pub async fn retry(
-    pool: &PgPool,
+    pool: &Database,
     id: &str,
     plan: &JobPlan,
     actor: Actor<'_>,
@@ -316,7 +316,7 @@ pub async fn retry(
 }
 
 /// Ends a job that waits. The row stays, and a webhook still settles the transaction.
-pub async fn cancel(pool: &PgPool, id: &str, actor: Actor<'_>) -> Result<JobRow, JobActionError> {
+pub async fn cancel(pool: &Database, id: &str, actor: Actor<'_>) -> Result<JobRow, JobActionError> {
     let mut tx = super::begin(pool).await?;
     let job = lock(&mut tx, id).await?;
     match job.state {

@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{
-    StoreError, dead_letters,
+    Database, StoreError, dead_letters,
     evidence::{self, NewEvidence},
 };
 use crate::domain::{DeadLetterKind, EvidenceKind, JobKind};
@@ -65,7 +65,7 @@ pub async fn remove(executor: impl PgExecutor<'_>, worker: &str) -> Result<(), S
 /// waits `create_backoff`; a job whose attempts are used up becomes a `poison` dead letter.
 /// Returns how many jobs were taken.
 pub async fn rescue(
-    pool: &PgPool,
+    pool: &Database,
     queues: &[String],
     dead_after: Duration,
     create_backoff: Duration,
@@ -86,6 +86,7 @@ pub async fn rescue(
     .fetch_all(&mut *tx)
     .await?;
     if dead.is_empty() {
+        tx.commit().await?;
         return Ok(0);
     }
     let taken = sqlx::query!(

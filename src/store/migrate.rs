@@ -14,12 +14,12 @@
 use std::time::Duration;
 
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool,
+    AssertSqlSafe, Connection, PgConnection,
     migrate::{MigrateError as SqlxMigrateError, Migrator},
     postgres::PgConnectOptions,
 };
 
-use super::StoreError;
+use super::{Database, StoreError};
 
 /// The key of the advisory lock.
 const LOCK: i64 = i64::from_be_bytes(*b"quartet ");
@@ -128,7 +128,7 @@ async fn drop_unfinished(
 }
 
 /// Whether every migration of this build has been applied.
-pub async fn is_migrated(pool: &PgPool) -> Result<bool, StoreError> {
+pub async fn is_migrated(pool: &Database) -> Result<bool, StoreError> {
     let table = sqlx::query_scalar!("SELECT to_regclass('public._sqlx_migrations')::text")
         .fetch_one(pool)
         .await?;

@@ -19,6 +19,7 @@ pub mod client_secrets;
 pub mod clients;
 pub mod coalesce;
 pub mod console_sessions;
+mod database;
 pub mod dead_letter_actions;
 pub mod dead_letters;
 pub mod evidence;
@@ -34,25 +35,27 @@ pub mod queues;
 pub mod reconcile;
 pub mod retention;
 pub mod scrape;
+mod session;
 pub mod settle;
 pub mod summary;
 pub mod transaction_list;
 pub mod transactions;
+mod trouble;
 pub mod wakeups;
 pub mod webhooks;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::{
-    PgExecutor, PgPool, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use sqlx::PgExecutor;
+
+pub(crate) use self::database::{in_time, in_time_of};
+pub use self::{
+    database::{Database, SqlTransaction},
+    migrate::{MigrateError, is_migrated, migrate},
+    session::Target,
 };
-
-pub use self::migrate::{MigrateError, is_migrated, migrate};
-
-/// No statement of ours takes longer unless something is wrong.
-const STATEMENT_TIMEOUT_MS: &str = "5000";
+use crate::telemetry::troubles::Troubles;
 
 /// Why a query gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -106,41 +109,26 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// A pool for `url`, whose users wait at most `acquire_timeout` for a connection. Connects on first
-/// use, so that a database that is away delays no start.
+/// A pool at `target`, whose users wait at most `acquire_timeout` for a connection, and which counts
+/// what goes wrong in `troubles`. Connects on first use, so that a database that is away delays no
+/// start.
 pub fn connect(
-    url: &str,
+    target: &Target,
     max_connections: u32,
     acquire_timeout: Duration,
-) -> Result<PgPool, StoreError> {
-    Ok(PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(acquire_timeout)
-        .connect_lazy_with(connect_options(url)?))
+    troubles: &Arc<Troubles>,
+) -> Database {
+    Database::new(target.clone(), max_connections, acquire_timeout, troubles.clone())
 }
 
-/// Begins a transaction. Every transaction of ours begins here.
-///
-/// It begins in a task of its own, because sqlx's `begin` must not be dropped half-way (sqlx 0.9.0
-/// counts the transaction only when the answer to BEGIN has come): a caller that goes away, as a
-/// request does that took too long and a worker that ends, would leave the connection in the pool inside an open
-/// transaction, in which later statements of others take place and then vanish.
-#[allow(clippy::disallowed_methods)] // The one place where it is safe.
-async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
-    let pool = pool.clone();
-    match tokio::spawn(async move { pool.begin().await }).await {
-        Ok(begun) => Ok(begun?),
-        Err(ended) => Err(StoreError::Unavailable(sqlx::Error::Io(std::io::Error::other(ended)))),
-    }
+/// Begins a transaction. Every transaction of ours begins here, but for those of the writers.
+async fn begin(database: &Database) -> Result<SqlTransaction, StoreError> {
+    database.begin("").await
 }
 
 /// Begins a transaction that only reads, and sees the database as it is now until it ends.
-pub async fn begin_snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
-    let mut tx = begin(pool).await?;
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .execute(&mut *tx)
-        .await?;
-    Ok(tx)
+pub async fn begin_snapshot(database: &Database) -> Result<SqlTransaction, StoreError> {
+    database.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY").await
 }
 
 /// The database's clock.
@@ -148,17 +136,18 @@ pub async fn now(executor: impl PgExecutor<'_>) -> Result<DateTime<Utc>, StoreEr
     Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(executor).await?)
 }
 
-/// How every connection of ours is opened.
-pub fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
-    let options: PgConnectOptions = url.parse()?;
-    Ok(options.application_name("quartet").options([
-        ("statement_timeout", STATEMENT_TIMEOUT_MS),
-        ("idle_in_transaction_session_timeout", "10000"),
-    ]))
-}
-
-/// Answers when the database does.
-pub async fn ping(pool: &PgPool) -> Result<(), StoreError> {
-    sqlx::query("SELECT 1").execute(pool).await?;
+/// Answers when the database does, and takes writes.
+pub async fn ping(database: &Database) -> Result<(), StoreError> {
+    let is_read_only = sqlx::query_scalar!(
+        r#"SELECT current_setting('transaction_read_only')::bool AS "is_read_only!""#
+    );
+    if is_read_only.fetch_one(database).await? {
+        let error = std::io::Error::other("the database takes no writes");
+        return Err(StoreError::Unavailable(sqlx::Error::Io(error)));
+    }
+    if database.troubles().disk_was_full() {
+        let error = std::io::Error::other("the database's disk was full a moment ago");
+        return Err(StoreError::Unavailable(sqlx::Error::Io(error)));
+    }
     Ok(())
 }

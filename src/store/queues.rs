@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 
 use super::{
-    StoreError,
+    Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
 };
 use crate::domain::JobKind;
@@ -138,7 +138,7 @@ pub async fn paused_since(
 
 /// Pauses a queue for all processes; nothing changes where it is paused already.
 pub async fn pause(
-    pool: &PgPool,
+    pool: &Database,
     queue: JobKind,
     actor: Actor<'_>,
 ) -> Result<QueueFigures, StoreError> {
@@ -166,7 +166,7 @@ pub async fn pause(
 
 /// Resumes a queue for all processes; nothing changes where it is not paused.
 pub async fn resume(
-    pool: &PgPool,
+    pool: &Database,
     queue: JobKind,
     actor: Actor<'_>,
 ) -> Result<QueueFigures, StoreError> {

@@ -10,11 +10,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{Database, StoreError};
 
 /// A step of the walk along the job table's primary key.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub async fn walk(
 /// letter, all four job rows finished, and all of this for longer than `age`. Returns how many
 /// transactions were pruned.
 pub async fn prune_jobs(
-    pool: &PgPool,
+    pool: &Database,
     candidates: &[Uuid],
     age: Duration,
 ) -> Result<u64, StoreError> {
@@ -142,7 +142,7 @@ pub struct EvidencePruned {
 /// Removes all evidence of the next pruned transactions whose last piece is older than `age`. Only
 /// a pruned transaction loses evidence: nothing will be decided by it any more.
 pub async fn prune_evidence(
-    pool: &PgPool,
+    pool: &Database,
     age: Duration,
     after: Option<EvidenceCursor>,
     limit: i64,

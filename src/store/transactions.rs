@@ -106,6 +106,8 @@ impl Batch for Reads {
     type Answer = Option<Transaction>;
 
     const MOST: usize = 500;
+    // A job that reads can wait for its next run.
+    const PATIENCE: Duration = Duration::from_secs(2);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 
     async fn run(

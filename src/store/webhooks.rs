@@ -73,6 +73,7 @@ impl Batch for Webhooks {
     type Answer = Received;
 
     const MOST: usize = 200;
+    const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 
     async fn run(

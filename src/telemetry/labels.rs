@@ -115,3 +115,21 @@ words! {
         Unreachable = "unreachable",
     }
 }
+
+words! {
+    /// Why the database did not serve this process.
+    DatabaseTrouble {
+        /// No connection, a lost one, a restart.
+        Connection = "connection",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// It takes no writes: a standby, or set so by an administrator.
+        ReadOnly = "read_only",
+        /// It takes no more connections.
+        TooManyConnections = "too_many_connections",
+        /// No space is left on its disk.
+        DiskFull = "disk_full",
+        /// Another resource is used up, or its system failed.
+        Other = "other",
+    }
+}

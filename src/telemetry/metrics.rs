@@ -5,7 +5,7 @@
 //! resolves its child at its first use. What only the database knows is read when somebody
 //! scrapes; see [`super::reading`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
@@ -17,6 +17,7 @@ use super::{
     labels::{AcceptResult, CallResult, NotifyResult, WebhookResult},
     operations::OperationMetrics,
     reading::DatabaseReading,
+    troubles::Troubles,
 };
 use crate::domain::{JobKind, RunOutcome, SettledBy, Words};
 
@@ -99,11 +100,17 @@ pub struct Metrics {
     requests: IntCounterVec,
     request_durations: HistogramVec,
     connections: IntGaugeVec,
+    troubles: Arc<Troubles>,
+    database_errors: IntCounterVec,
 }
 
 impl Metrics {
-    /// Metrics at zero, of a process of this role with these pools.
-    pub fn new(role: &str, pools: Vec<NamedPool>) -> Result<Self, prometheus::Error> {
+    /// Metrics at zero, of a process of this role with these pools, whose `troubles` are shown.
+    pub fn new(
+        role: &str,
+        pools: Vec<NamedPool>,
+        troubles: Arc<Troubles>,
+    ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
         let build = make.gauge(
@@ -202,8 +209,15 @@ impl Metrics {
             "Connections of this process to the database, by pool and state; `max` is the limit.",
             &["pool", "state"],
         )?;
+        let database_errors = make.counters(
+            "quartet_database_errors_total",
+            "Statements and connections that the database did not serve, by cause.",
+            &["cause"],
+        )?;
         Ok(Self {
             pools,
+            troubles,
+            database_errors,
             accepts: ByWord::new(AcceptResult::ALL, |word| accepts.with_label_values(&[word])),
             webhooks: ByWord::new(WebhookResult::ALL, |word| webhooks.with_label_values(&[word])),
             queues: std::array::from_fn(|index| queue(&JobKind::ALL[index])),
@@ -324,6 +338,10 @@ impl Metrics {
             set("idle", idle);
             set("in_use", i64::from(pool.size()) - idle);
             set("max", i64::from(pool.options().get_max_connections()));
+        }
+        for (trouble, count) in self.troubles.counts() {
+            let counter = self.database_errors.with_label_values(&[trouble.as_str()]);
+            counter.inc_by(count.saturating_sub(counter.get()));
         }
         let mut families: Vec<MetricFamily> = self.registry.gather();
         families.extend(super::reading::families(reading)?);

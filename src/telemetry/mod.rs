@@ -2,7 +2,8 @@
 //!
 //! [`logs`] sets up the process's one subscriber, with [`traces`] beside it where they are
 //! configured. [`Metrics`] belongs to an application and not to the process: several live in one
-//! test process. [`labels`] are the words that stand in metrics for what happened.
+//! test process. [`labels`] are the words that stand in metrics for what happened, [`troubles`] what
+//! keeps the database from serving this process.
 //!
 //! Nothing here holds a body or a secret, and nothing that a request or a job does waits for it.
 //! Imports `domain` alone, so that every other module may use it.
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod operations;
 pub mod reading;
 pub mod traces;
+pub mod troubles;
 
 pub use self::{
     logs::{LogFormat, Telemetry, TelemetryError, init, log_panics, try_init},

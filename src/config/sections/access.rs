@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use super::super::{
     settings::Settings,
-    value::{BaseUrl, Redacted, address, bearer_tokens, count, database_url, master_keys, size},
+    value::{
+        BaseUrl, Redacted, address, bearer_tokens, count, database_url, master_keys, pooler, size,
+    },
 };
 use crate::secrets::MasterKeys;
 
@@ -13,8 +15,29 @@ use crate::secrets::MasterKeys;
 pub struct Database {
     /// Where Postgres is; no default, `serve` needs it.
     pub url: Option<Redacted<String>>,
+    /// What is between here and Postgres; nothing.
+    pub pooler: Pooler,
+    /// Postgres itself where `url` is a pooler, for what needs a session; none.
+    pub direct_url: Option<Redacted<String>>,
     /// Most connections of one process, 13 or more; 20.
     pub max_connections: u32,
+}
+
+/// What is between this process and Postgres.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pooler {
+    /// Nothing, or what keeps sessions.
+    #[default]
+    None,
+    /// A pooler that hands its sessions from transaction to transaction.
+    Transaction,
+}
+
+impl Pooler {
+    /// Whether the next transaction may be in another session.
+    pub fn shares_sessions(self) -> bool {
+        self == Self::Transaction
+    }
 }
 
 impl Database {
@@ -24,6 +47,20 @@ impl Database {
                 "DATABASE_URL",
                 database_url,
                 "Postgres to use, `postgres://user:password@host:5432/database`; required by `serve`",
+            ),
+            pooler: settings.read(
+                "QUARTET_DATABASE__POOLER",
+                "none",
+                pooler,
+                "What is between Quartet and Postgres: `transaction` for a pooler in transaction \
+                 mode, such as PgBouncer; `none` for nothing. See docs/database.md",
+            ),
+            direct_url: settings.secret(
+                "QUARTET_DATABASE__DIRECT_URL",
+                database_url,
+                "Postgres itself where `DATABASE_URL` is a pooler: for `quartet migrate`, which \
+                 needs it, and for one connection of each worker process, which then hears at once \
+                 of jobs that others made due",
             ),
             max_connections: settings.read(
                 "QUARTET_DATABASE__MAX_CONNECTIONS",

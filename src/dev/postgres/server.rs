@@ -336,7 +336,8 @@ impl Server {
         let text = fs::read_to_string(self.path("data/postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines();
         lines.next().and_then(|line| line.trim().parse().ok()) == Some(id)
-            && lines.nth(6).is_some_and(|line| line.trim() == "ready")
+            // A standby takes connections, too.
+            && lines.nth(6).is_some_and(|line| matches!(line.trim(), "ready" | "standby"))
     }
 
     /// A killed owner's server takes a moment to die, and PostgreSQL refuses to start beside it.

@@ -9,7 +9,6 @@ use poem_openapi::{
     param::{Path, Query},
     payload::Json,
 };
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
@@ -27,7 +26,7 @@ use crate::{
         words::Word,
     },
     store::{
-        StoreError,
+        Database, StoreError,
         audit::{self, Actor},
         dead_letter_actions::{self, DeadLetterError},
         dead_letters::{self, Filter},
@@ -239,7 +238,7 @@ impl DeadLettersApi {
 }
 
 /// A dead letter with the evidence about its transaction and what operators did to it.
-pub async fn story(pool: &PgPool, id: Uuid) -> Result<Option<DeadLetterStory>, StoreError> {
+pub async fn story(pool: &Database, id: Uuid) -> Result<Option<DeadLetterStory>, StoreError> {
     let Some(letter) = dead_letters::get(pool, id).await? else { return Ok(None) };
     let evidence = match letter.transaction_id {
         Some(transaction_id) => evidence::list(pool, transaction_id).await?,

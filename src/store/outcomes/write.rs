@@ -37,6 +37,8 @@ impl Batch for Outcomes {
     type Answer = Written;
 
     const MOST: usize = 500;
+    // Many statements, each of which may be slow.
+    const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 
     async fn run(

@@ -6,7 +6,7 @@
 
 use chrono::Utc;
 use serde_json::json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Action, Checked, Terms};
@@ -16,7 +16,7 @@ use crate::{
         reconcile::{self, Here},
     },
     store::{
-        self, StoreError,
+        self, Database, StoreError,
         evidence::{self, NewEvidence},
         settle,
         transactions::{self, Transaction},
@@ -27,7 +27,7 @@ const SOURCE: &str = "reconcile";
 
 /// Judges what was `seen` about a transaction, and writes what follows.
 pub async fn record(
-    pool: &PgPool,
+    pool: &Database,
     transaction_id: Uuid,
     seen: Seen,
     terms: &Terms,
