@@ -226,20 +226,11 @@ async fn send_webhook(client: &Client, secret: &Secret, id: Uuid) -> Answer {
     client.send(Method::POST, "/v1/webhooks/third-party", &headers, body).await
 }
 
-/// CPU time that a process has used.
-fn cpu_time(process: &Process) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-    // After the name, which may hold spaces; utime and stime are fields 14 and 15.
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
-}
-
 /// Asserts that a process which has nothing to do but wait for its database does no more.
 async fn assert_waits_calmly(process: &Process) {
-    let (began, before) = (Instant::now(), cpu_time(process));
+    let (began, before) = (Instant::now(), process.cpu_time());
     wait_until("it was watched", BOUND, async || began.elapsed() >= WATCHED).await;
-    let share = (cpu_time(process) - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let share = (process.cpu_time() - before).as_secs_f64() / began.elapsed().as_secs_f64();
     println!("CPU while the database is away: {:.1} %", share * 100.0);
     assert!(share < BUSY, "it is busy waiting: {share:.2} of a CPU");
 }

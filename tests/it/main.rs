@@ -31,6 +31,7 @@ mod migrations;
 mod notify_client;
 mod openapi;
 mod operator;
+mod outages;
 mod poison;
 mod readme;
 mod reconcile;

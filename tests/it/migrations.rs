@@ -233,7 +233,7 @@ async fn clients_of_the_release_before_keep_their_keys_and_their_secrets_are_car
     assert_eq!(texts(&mut connection, client).await, before);
 
     let keys: MasterKeys = MASTER_KEY.parse().unwrap();
-    let pool = database.pool();
+    let pool = database.database();
     let seals = secrets::carry_over(&pool, &keys, None).await.unwrap();
     assert_eq!((seals.plain, seals.unreadable.len()), (1, 0));
     let sealed = &texts(&mut connection, "SELECT signing_secret FROM clients").await[0];

@@ -17,10 +17,13 @@ pub mod invariant_queries;
 pub mod invariants;
 pub mod job_rows;
 pub mod jobs;
+pub mod line;
+pub mod pgbouncer;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod raw_http;
+pub mod small_disk;
 pub mod wait;
 pub mod world;
 

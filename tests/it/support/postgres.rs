@@ -8,7 +8,7 @@
 use std::{
     process,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
@@ -18,7 +18,7 @@ use std::{
 
 use quartet::{
     dev::postgres::{EmbeddedPostgres, Options},
-    store,
+    store::{self, Database, Target},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::sync::oneshot;
@@ -66,6 +66,12 @@ impl TestDatabase {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The database as the program uses it.
+    pub fn database(&self) -> Database {
+        let target = Target::new(&self.url, false).unwrap();
+        store::connect(&target, 3, Duration::from_secs(5), &Arc::default())
     }
 
     /// A small pool of the test's own, apart from the app's.

@@ -103,6 +103,20 @@ impl Process {
         self.client.with_key(OPERATOR_TOKEN)
     }
 
+    /// Calls without a key.
+    pub fn anonymous(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// CPU time that it has used.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // After the name, which may hold spaces; utime and stime are fields 14 and 15.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
     pub async fn wait_ready(&mut self) {
         wait_until("the process is ready", READY, async || {
             if let Some(status) = self.child.try_wait().unwrap() {

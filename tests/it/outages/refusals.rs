@@ -1,0 +1,143 @@
+//! A database that answers, and refuses: it only reads, or it takes no more connections.
+
+use std::path::Path;
+
+use quartet::dev::postgres::EmbeddedPostgres;
+use sqlx::{Connection, PgConnection};
+
+use super::{
+    Callers, HEALED, accept_some, assert_all_end_well, assert_calm, pending_world, process_on,
+    send_webhook,
+};
+use crate::support::{line::Line, postgres::own_server, wait_until};
+
+/// What Quartet needs to be allowed, as docs/database.md has it.
+const RIGHTS: &str = "
+    CREATE ROLE relay LOGIN;
+    GRANT USAGE ON SCHEMA public, apalis TO relay;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, apalis TO relay;
+    GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, apalis TO relay;";
+const END_SESSIONS: &str = "
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay'";
+
+struct Refusing {
+    postgres: EmbeddedPostgres,
+    admin: PgConnection,
+}
+
+impl Refusing {
+    /// A server on which Quartet is a user with no more rights than it needs.
+    async fn start() -> Self {
+        let postgres = own_server().await;
+        let admin = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
+        let mut server = Self { postgres, admin };
+        server.run(RIGHTS).await;
+        // Without a password, whose check costs a program that is built for tests much.
+        let hba = sqlx::query_scalar("SHOW hba_file").fetch_one(&mut server.admin).await;
+        let hba: String = hba.unwrap();
+        let rules = std::fs::read_to_string(&hba).unwrap();
+        std::fs::write(&hba, format!("host all relay 127.0.0.1/32 trust\n{rules}")).unwrap();
+        server.run("SELECT pg_reload_conf()").await;
+        wait_until("the role may sign in", HEALED, async || {
+            PgConnection::connect(&server.url()).await.is_ok()
+        })
+        .await;
+        server
+    }
+
+    async fn run(&mut self, statements: &'static str) {
+        sqlx::raw_sql(statements).execute(&mut self.admin).await.unwrap();
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://relay@127.0.0.1:{}/postgres", self.postgres.port())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_only_reads_takes_writes_again_without_a_restart_of_quartet() {
+    let mut server = Refusing::start().await;
+    let world = pending_world(&server.postgres.url("postgres")).await;
+    let line = Line::to(&server.url()).await;
+    let mut process = process_on(&world, &line).spawn().await;
+    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let ids = accept_some(&client, &world).await;
+
+    // For new sessions: those that are opened meanwhile read for as long as they live.
+    server.run("ALTER ROLE relay SET default_transaction_read_only = on").await;
+    server.run(END_SESSIONS).await;
+    wait_until("it is not ready", HEALED, async || {
+        callers.anonymous.get("/health/ready").await.status == 503
+    })
+    .await;
+    for _ in 0..2 {
+        callers.assert_writes_refused(ids[0]).await;
+    }
+    wait_until("it can be looked at", HEALED, async || {
+        client.get_transaction(ids[0]).await.status == 200
+            && callers.operator.list_dead_letters("").await.status == 200
+    })
+    .await;
+    assert_calm(&process, &line).await;
+    let refused = callers.metric(r#"quartet_database_errors_total{cause="read_only"}"#).await;
+    assert!(refused > 0.0, "the metrics say nothing");
+
+    server.run("ALTER ROLE relay RESET default_transaction_read_only").await;
+    process.wait_ready().await;
+    assert_all_end_well(&client, &world, &ids).await;
+}
+
+/// A failover as its clients see it: the sessions end, and the address leads to a standby, which
+/// answers whatever is read, as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_not_taken_for_the_database() {
+    let mut postgres = own_server().await;
+    let url = postgres.url("postgres");
+    let world = pending_world(&url).await;
+    let directory: String =
+        sqlx::query_scalar("SHOW data_directory").fetch_one(&world.pool).await.unwrap();
+    let line = Line::to(&url).await;
+    let mut process = process_on(&world, &line).spawn().await;
+    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let ids = accept_some(&client, &world).await;
+
+    postgres.crash().await.unwrap();
+    std::fs::write(Path::new(&directory).join("standby.signal"), "").unwrap();
+    postgres.resume().await.unwrap();
+    let is_standby = "SELECT pg_is_in_recovery()";
+    assert!(sqlx::query_scalar::<_, bool>(is_standby).fetch_one(&world.pool).await.unwrap());
+    for _ in 0..2 {
+        callers.assert_writes_refused(ids[0]).await;
+        callers.assert_reads_refused(ids[0]).await;
+    }
+    assert_calm(&process, &line).await;
+
+    let promoted = "SELECT pg_promote()";
+    assert!(sqlx::query_scalar::<_, bool>(promoted).fetch_one(&world.pool).await.unwrap());
+    process.wait_ready().await;
+    assert_all_end_well(&client, &world, &ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_no_more_connections_is_asked_again_in_peace() {
+    let mut server = Refusing::start().await;
+    let world = pending_world(&server.postgres.url("postgres")).await;
+    let line = Line::to(&server.url()).await;
+    let mut process = process_on(&world, &line).spawn().await;
+    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let ids = accept_some(&client, &world).await;
+
+    server.run("ALTER ROLE relay CONNECTION LIMIT 0").await;
+    server.run(END_SESSIONS).await;
+    callers.assert_writes_refused(ids[0]).await;
+    callers.assert_reads_refused(ids[0]).await;
+    assert_calm(&process, &line).await;
+    let refused = r#"quartet_database_errors_total{cause="too_many_connections"}"#;
+    assert!(callers.metric(refused).await > 0.0, "the metrics say nothing");
+
+    server.run("ALTER ROLE relay CONNECTION LIMIT -1").await;
+    process.wait_ready().await;
+    assert_all_end_well(&client, &world, &ids).await;
+    // The third party may well send it by now.
+    send_webhook(&callers.anonymous, &callers.secret, ids[0]).await.expect(200);
+}
