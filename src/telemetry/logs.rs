@@ -53,6 +53,10 @@ impl FromStr for LogFormat {
     }
 }
 
+/// What is never logged: sqlx 0.9.0 repeats the value of a parameter of `DATABASE_URL` that it does
+/// not know, and that may be a password under a mistyped name.
+const SECRETIVE: &str = "sqlx_postgres::options::parse=off";
+
 /// Why logs or traces could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -86,7 +90,9 @@ pub fn init(
     format: LogFormat,
     traces: Option<&TraceSettings>,
 ) -> Result<Telemetry, TelemetryError> {
+    let silent = SECRETIVE.parse().map_err(TelemetryError::Filter)?;
     let filter = EnvFilter::builder().parse(filter).map_err(TelemetryError::Filter)?;
+    let filter = filter.add_directive(silent);
     let export = traces.map(TraceExport::new).transpose().map_err(TelemetryError::Traces)?;
     let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(colours);

@@ -131,9 +131,14 @@ async fn no_secret_is_anywhere_after_a_whole_run() {
     let default_key = MasterKeys::generate();
     run.hunt("API key of the default client", &default_key);
     run.hunt("secret of the default client", &world.sandbox.config().client_secret.reveal());
-    let database: Url = world.database_url().parse().unwrap();
+    let mut database: Url = world.database_url().parse().unwrap();
     run.hunt("the database's password", database.password().unwrap());
+    // Not a parameter that sqlx knows: it ignores it, and says so.
+    let mistyped = MasterKeys::generate();
+    run.hunt("a mistyped parameter of DATABASE_URL", &mistyped);
+    database.query_pairs_mut().append_pair("pasword", &mistyped);
     for (variable, value) in [
+        ("DATABASE_URL", database.to_string()),
         ("QUARTET_OPERATOR_TOKEN", tokens.join(",")),
         ("QUARTET_SECRETS__MASTER_KEY", masters[0].clone()),
         ("QUARTET_WEBHOOK__SECRETS", webhooks.each_ref().map(Secret::reveal).join(",")),
