@@ -42,19 +42,24 @@ const THIRD_PARTY_QUEUES: [JobKind; 2] = [JobKind::CreateAtThirdParty, JobKind::
 /// From this wait on a job gives its slot back instead of sleeping.
 const SNOOZE_FROM: Duration = Duration::from_secs(1);
 
+/// So many polls of one run are added up; where they do not end by then, their deadline does.
+const POLLS_ADDED: u32 = 1_000;
+
 /// The longest that one run may take: its polls, each as slow as it may be, and the waits between.
 pub fn longest_run(config: &Config) -> Duration {
     let schedule = schedule(config);
-    let (mut total, mut polls) = (config.third_party.lookup_timeout, 1);
-    while total < config.poll.deadline {
+    let lookup_timeout = config.third_party.lookup_timeout;
+    let (mut total, mut polls) = (lookup_timeout, 1);
+    while total < config.poll.deadline && polls < POLLS_ADDED {
         let gap = schedule.gap(polls, 0.0);
         if gap >= SNOOZE_FROM {
-            break;
+            return total;
         }
-        total += gap + config.third_party.lookup_timeout;
+        total += gap + lookup_timeout;
         polls += 1;
     }
-    total
+    // After the deadline comes one poll more.
+    total.max(config.poll.deadline + SNOOZE_FROM + lookup_timeout)
 }
 
 fn schedule(config: &Config) -> PollSchedule {
