@@ -143,7 +143,8 @@ pub enum Written {
 }
 
 /// The row's next state, after the transaction's row had its say.
-enum End<'a> {
+#[derive(Debug)]
+pub enum End<'a> {
     Done,
     /// Due again at once, with fresh attempts.
     Again,
@@ -183,7 +184,8 @@ pub struct EndedRun {
 }
 
 /// What becomes of the job row, and the status that is reported, given the transaction as it is.
-fn decide<'a>(
+/// Pure: writing it is another matter.
+pub fn decide<'a>(
     EndedRun { queue, job, outcome, .. }: &'a EndedRun,
     current: Option<&Transaction>,
 ) -> (End<'a>, Option<(Status, SettledBy)>) {
