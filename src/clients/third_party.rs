@@ -249,7 +249,7 @@ impl ThirdPartyClient {
 
 /// The status in an answer about `id`: `None` when the body is no JSON object or is about another
 /// id, `Some(None)` when it has no status that is known.
-fn parse_status(id: Uuid, body: &[u8]) -> Option<Option<ReportedStatus>> {
+pub fn parse_status(id: Uuid, body: &[u8]) -> Option<Option<ReportedStatus>> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let body = body.as_object()?;
     if let Some(other) = body.get("id")

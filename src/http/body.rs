@@ -139,13 +139,13 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Res
 
 /// What is done about fields that the type does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unknown {
+pub enum Unknown {
     Refused,
     Ignored,
 }
 
 /// Parses a JSON object: 400 where it is none, 422 where its fields are wrong.
-pub(super) fn parse<T: FromFields>(bytes: &[u8], unknown: Unknown) -> Result<T, Problem> {
+pub fn parse<T: FromFields>(bytes: &[u8], unknown: Unknown) -> Result<T, Problem> {
     let malformed = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict

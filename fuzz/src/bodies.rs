@@ -1,0 +1,88 @@
+//! Request bodies.
+
+use quartet::{
+    domain::Content,
+    http::{
+        body::{FromFields, Unknown, parse},
+        operator::{Note, bulk_replay::BulkReplayRequest, dead_letters::ResolveRequest},
+        problem::Problem,
+        transaction_schema::CreateTransaction,
+        webhooks::ThirdPartyWebhook,
+    },
+};
+use serde_json::{Map, Value, json};
+
+/// An accepted post is the same again when it is written as JSON, in any order and under the same
+/// content hash; a refused one is explained.
+pub fn accept_body(input: &[u8]) {
+    let Some(posted) = checked::<CreateTransaction>(input, Unknown::Refused) else { return };
+    let content = content(&posted);
+    let mut written = serde_json::to_value(&content).unwrap();
+    written["id"] = json!(posted.id);
+    for text in [written.to_string(), serde_json::to_string_pretty(&written).unwrap()] {
+        let again = checked::<CreateTransaction>(text.as_bytes(), Unknown::Refused).unwrap();
+        assert_eq!(again.id, posted.id, "{text}");
+        assert_eq!(self::content(&again).hash(), content.hash(), "{text}");
+    }
+    // As the payload of create_transaction holds it.
+    let kept: Content = serde_json::from_slice(&serde_json::to_vec(&content).unwrap()).unwrap();
+    assert_eq!(kept.hash(), content.hash());
+
+    assert_eq!(posted.amount.is_some(), posted.currency.is_some());
+    assert!(posted.amount.is_none_or(|amount| amount >= 0));
+    assert!(!written.to_string().contains("\\u0000"), "NUL is nothing that Postgres can store");
+}
+
+fn content(posted: &CreateTransaction) -> Content {
+    let CreateTransaction { amount, currency, reference, metadata, .. } = posted.clone();
+    Content { amount, currency, reference, metadata }
+}
+
+/// A webhook is taken exactly if it has a uuid and a known status, whatever else it holds; a
+/// refused one is explained.
+pub fn webhook_body(input: &[u8]) {
+    let parsed = checked::<ThirdPartyWebhook>(input, Unknown::Ignored);
+    let lenient = serde_json::from_slice::<Map<String, Value>>(input);
+    let Some(webhook) = parsed else { return };
+    let object = lenient.expect("what is taken is a JSON object");
+    let id = object["id"].as_str().unwrap();
+    assert!(id.eq_ignore_ascii_case(&webhook.id.to_string()));
+    assert_eq!(object["status"], webhook.status.0.as_str());
+}
+
+/// The bodies of operators' calls are taken or explained.
+pub fn operator_body(input: &[u8]) {
+    if let Some(Note { note: Some(note) }) = checked(input, Unknown::Refused) {
+        assert!(note.chars().count() <= 1_000 && !note.contains('\0'));
+    }
+    checked::<ResolveRequest>(input, Unknown::Refused);
+    checked::<BulkReplayRequest>(input, Unknown::Refused);
+}
+
+/// The parsed body; `None` where it is refused, which must be as a problem that a client
+/// understands: 400 for what is no JSON object, else 422 with every field at fault.
+fn checked<T: FromFields>(input: &[u8], unknown: Unknown) -> Option<T> {
+    let problem = match parse::<T>(input, unknown) {
+        Ok(parsed) => {
+            assert!(serde_json::from_slice::<Map<String, Value>>(input).is_ok());
+            return Some(parsed);
+        }
+        Err(problem) => problem,
+    };
+    assert!(!problem.title.is_empty() && !problem.detail.is_empty());
+    let Problem { status, errors, .. } = problem;
+    match status {
+        400 => assert!(errors.is_none()),
+        422 => {
+            let errors = errors.expect("the fields at fault are named");
+            assert!(!errors.is_empty());
+            for error in errors {
+                let pointer = error.pointer.expect("a field has a pointer");
+                assert!(pointer.starts_with('/') && !error.detail.is_empty(), "{pointer}");
+                assert!(error.parameter.is_none());
+            }
+        }
+        other => panic!("a body is refused with {other}"),
+    }
+    None
+}
