@@ -10,6 +10,7 @@ pub mod console;
 pub mod health;
 pub mod metrics;
 pub mod observe;
+mod openapi;
 pub mod operator;
 pub mod page;
 pub mod path_template;
@@ -212,8 +213,7 @@ fn service() -> OpenApiService<Api, ()> {
 
 /// The OpenAPI document, with a final line break.
 pub fn openapi() -> String {
-    // As generators of clients expect it: the charset is no part of JSON's media type.
-    let mut spec = service().spec().replace("application/json; charset=utf-8", "application/json");
+    let mut spec = openapi::exact(&service().spec());
     spec.push('\n');
     spec
 }

@@ -35,10 +35,9 @@ pub struct CreateTransaction {
     #[oai(validator(minimum(value = "0")))]
     pub amount: Option<i64>,
     /// ISO 4217 alphabetic code. With `amount`, or neither.
-    #[oai(validator(pattern = "^[A-Z]{3}$"))]
     pub currency: Option<String>,
     /// Free text.
-    #[oai(validator(max_length = 140))]
+    #[oai(validator(max_length = 140, pattern = r"^[^\u0000]*$"))]
     pub reference: Option<String>,
     /// At most 50 pairs of strings.
     #[oai(validator(max_properties = 50))]

@@ -209,7 +209,7 @@ impl TransactionsApi {
         /// The id you posted.
         id: Path<Uuid>,
         /// How long to wait for a final status, in seconds.
-        #[oai(default, validator(maximum(value = "30")))]
+        #[oai(default, validator(minimum(value = "0"), maximum(value = "30")))]
         wait_seconds: Query<u32>,
     ) -> poem::Result<GetTransactionResponse> {
         let deadline = Instant::now() + Duration::from_secs(wait_seconds.0.into());

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Most characters of a `webhook-id`.
-const MAX_WEBHOOK_ID: usize = 255;
+pub(super) const MAX_WEBHOOK_ID: usize = 255;
 const SCHEME: &str = "WebhookSignature";
 
 /// The third party's operation.

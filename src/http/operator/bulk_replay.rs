@@ -34,6 +34,7 @@ pub struct BulkReplayApi;
 #[derive(Debug, Clone, Default, Object)]
 pub struct BulkReplayRequest {
     /// These, at most 1,000; without it all that match the rest.
+    #[oai(validator(min_items = 1, max_items = 1000))]
     pub ids: Option<Vec<Uuid>>,
     /// Only those of this kind.
     pub kind: Option<Word<DeadLetterKind>>,
@@ -47,9 +48,10 @@ pub struct BulkReplayRequest {
     /// Tell what would be done, and do nothing.
     pub dry_run: Option<bool>,
     /// Replay only if exactly so many match: the `matched` of the dry run that was looked at.
+    #[oai(validator(minimum(value = "0"), maximum(value = "1000")))]
     pub confirm: Option<u32>,
     /// Why, at most 1,000 characters.
-    #[oai(validator(max_length = 1000))]
+    #[oai(validator(max_length = 1000, pattern = r"^[^\u0000]*$"))]
     pub note: Option<String>,
 }
 

@@ -45,7 +45,7 @@ pub struct ResolveRequest {
     /// the dead letter is about the transaction's status. The client is told.
     pub status: Option<Word<Status>>,
     /// Why, at most 1,000 characters.
-    #[oai(validator(max_length = 1000))]
+    #[oai(validator(max_length = 1000, pattern = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"))]
     pub note: String,
 }
 

@@ -96,7 +96,7 @@ use answers;
 #[oai(rename = "OperatorNote")]
 pub struct Note {
     /// Why, at most 1,000 characters.
-    #[oai(validator(max_length = 1000))]
+    #[oai(validator(max_length = 1000, pattern = r"^[^\u0000]*$"))]
     pub note: Option<String>,
 }
 
