@@ -14,6 +14,20 @@ dev *args:
 test *args:
     cargo test --locked {{args}}
 
+# Searches the model, and walks it on the database with other seeds than CI's: `just model 500`
+model walks="500":
+    QUARTET_TEST_DEEP=1 cargo test --locked --test it model:: -- --nocapture
+    PROPTEST_CASES={{walks}} PROPTEST_RNG_SEED=$(date +%s) \
+        cargo test --locked --test it model::on_the_database -- --nocapture
+
+# Fuzzes every parser, so many seconds each; or one of them: `just fuzz 600 signature`
+fuzz seconds="60" *targets:
+    fuzz/run {{seconds}} {{targets}}
+
+# Tests a running stack against the OpenAPI document, longer than CI does
+schemathesis *args:
+    .ci/schemathesis --examples 200 {{args}}
+
 # Measures; --quick looks at correctness alone, --only accept,e2e runs some sections
 bench *args:
     cargo bench --locked --bench quartet -- {{args}}
