@@ -11,8 +11,9 @@ use tempfile::NamedTempFile;
 /// Where this stands in a secret's value it must stand nowhere else.
 const SECRET: &str = "s3cr3tValue";
 /// The variables whose values are secrets.
-const SECRETS: [&str; 4] = [
+const SECRETS: [&str; 5] = [
     "QUARTET_OPERATOR_TOKEN",
+    "QUARTET_SECRETS__MASTER_KEY",
     "QUARTET_WEBHOOK__SECRETS",
     "QUARTET_DEFAULT_CLIENT__API_KEY",
     "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET",
