@@ -28,6 +28,10 @@ fuzz seconds="60" *targets:
 schemathesis *args:
     .ci/schemathesis --examples 200 {{args}}
 
+# Fails over a real Patroni cluster under load; needs Patroni, etcd and HAProxy
+failover:
+    .ci/failover
+
 # Measures; --quick looks at correctness alone, --only accept,e2e runs some sections
 bench *args:
     cargo bench --locked --bench quartet -- {{args}}
@@ -67,6 +71,10 @@ sqlx-check:
 # Reads /metrics and the alert rules with Prometheus's own tools
 metrics-check:
     .ci/metrics-check
+
+# Reads deploy/ with its formats' own tools, and runs the program in the image's file system
+deploy-check:
+    .ci/deploy-check
 
 # Runs all that CI runs
 ci:

@@ -1,0 +1,302 @@
+//! Three Patroni nodes on one etcd, and HAProxy in front, set up by the files of `deploy/patroni`.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use nix::{sys::signal::Signal, unistd::Pid};
+use quartet::dev::postgres::Search;
+
+use crate::{
+    daemon::{Daemon, account, children, postmaster, signal_all},
+    ports::free_address,
+    wait::{wait_for, wait_until},
+};
+
+const BOUND: Duration = Duration::from_secs(90);
+const REST_TIMEOUT: Duration = Duration::from_millis(500);
+const SUPERUSER_PASSWORD: &str = "superuser";
+/// Patroni's own settings of time, in seconds: shorter than in production, so that the test is, too.
+const TIMES: [(&str, &str); 3] = [("TTL", "8"), ("LOOP_WAIT", "1"), ("RETRY_TIMEOUT", "3")];
+
+/// Before this version Patroni writes the leader's key without looking whose it is by then.
+const PATRONI: (u32, u32, u32) = (3, 0, 4);
+
+/// Panics where Patroni is not there, or one with which a thawed primary can lose commits.
+fn assert_patroni() {
+    let output = Command::new("patroni").arg("--version").output().expect("patroni is installed");
+    let output = String::from_utf8(output.stdout).unwrap();
+    let version = output.trim().rsplit(' ').next().unwrap();
+    let parts: Vec<u32> = version.split('.').map(|part| part.parse().unwrap()).collect();
+    let found = (parts[0], parts[1], parts[2]);
+    assert!(found >= PATRONI, "Patroni {version}: a frozen primary can take the lock back");
+    println!("Patroni {version}; {TIMES:?}");
+}
+
+/// One node: Patroni and the Postgres that it runs.
+struct Node {
+    name: String,
+    postgres: SocketAddr,
+    rest: SocketAddr,
+    data_dir: PathBuf,
+    /// `None` after it was killed.
+    patroni: Option<Daemon>,
+}
+
+impl Node {
+    fn start(&mut self, dir: &Path) {
+        let mut command = Command::new("patroni");
+        command.arg(dir.join(format!("{}.yml", self.name)));
+        self.patroni = Some(Daemon::start_unprivileged(&self.name, dir, command));
+    }
+
+    /// Patroni, the postmaster and its children.
+    fn processes(&self) -> Vec<Pid> {
+        let postmaster = postmaster(&self.data_dir);
+        let children = postmaster.map(children).unwrap_or_default();
+        self.patroni.iter().map(Daemon::id).chain(postmaster).chain(children).collect()
+    }
+
+    fn kill_9(&mut self) {
+        if let Some(mut patroni) = self.patroni.take() {
+            patroni.kill_9();
+        }
+        signal_all(postmaster(&self.data_dir).as_slice(), Signal::SIGKILL);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        signal_all(&self.processes(), Signal::SIGCONT);
+        self.kill_9();
+    }
+}
+
+/// The whole of it. Dropping it ends all processes.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    haproxy: Daemon,
+    etcd: Daemon,
+    http: reqwest::Client,
+    primary: SocketAddr,
+    standby: SocketAddr,
+    dir: PathBuf,
+}
+
+impl Cluster {
+    /// Starts it in `dir` and waits until it has a primary and two standbys, one of them synchronous.
+    pub async fn start(dir: &Path) -> Self {
+        assert_patroni();
+        if let Some(user) = account() {
+            chown(dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let (etcd, etcd_address) = start_etcd(dir);
+        let mut nodes: Vec<Node> = (1..=3)
+            .map(|number| Node {
+                name: format!("node{number}"),
+                postgres: free_address(),
+                rest: free_address(),
+                data_dir: dir.join(format!("node{number}")),
+                patroni: None,
+            })
+            .collect();
+        let binaries = Search::from_environment(None, None).find().expect("Postgres's binaries");
+        for node in &nodes {
+            let config = patroni_config(node, etcd_address, &binaries.bin_dir, dir);
+            fs::write(dir.join(format!("{}.yml", node.name)), config).unwrap();
+        }
+        let (primary, standby) = (free_address(), free_address());
+        fs::write(dir.join("haproxy.cfg"), haproxy_config(&nodes, primary, standby)).unwrap();
+        let mut haproxy = Command::new("haproxy");
+        haproxy.arg("-db").arg("-f").arg(dir.join("haproxy.cfg"));
+        let haproxy = Daemon::start_unprivileged("haproxy", dir, haproxy);
+        nodes.iter_mut().for_each(|node| node.start(dir));
+        let http = reqwest::Client::builder().timeout(REST_TIMEOUT).no_proxy().build().unwrap();
+        let dir = dir.to_owned();
+        let mut cluster = Self { nodes, haproxy, etcd, http, primary, standby, dir };
+        cluster.wait_formed().await;
+        cluster
+    }
+
+    /// Waits until there is one primary, a synchronous standby and another standby.
+    pub async fn wait_formed(&mut self) {
+        self.etcd.assert_runs();
+        self.haproxy.assert_runs();
+        let this = &*self;
+        wait_until("a primary and two standbys", BOUND, async || {
+            let counts = (this.count("primary"), this.count("replica"), this.count("sync"));
+            let (primary, replicas, synchronous) = (counts.0.await, counts.1.await, counts.2.await);
+            (primary, replicas, synchronous) == (1, 2, 1)
+        })
+        .await;
+    }
+
+    /// The number of the node that is the primary, as soon as there is one.
+    pub async fn wait_primary(&self) -> usize {
+        wait_for("there is a primary", BOUND, async || self.find("primary").await).await
+    }
+
+    /// Waits until another node than `former` is the primary.
+    pub async fn wait_promoted(&self, former: usize) {
+        let is_promoted = async || {
+            let primary = self.find("primary").await;
+            primary.is_some_and(|primary| primary != former)
+        };
+        wait_until("another node is the primary", BOUND, is_promoted).await;
+    }
+
+    async fn count(&self, role: &str) -> usize {
+        let all = join_all((0..self.nodes.len()).map(|node| self.is(node, role))).await;
+        all.into_iter().filter(|is| *is).count()
+    }
+
+    async fn find(&self, role: &str) -> Option<usize> {
+        // At once: a node that is frozen does not answer.
+        let all = join_all((0..self.nodes.len()).map(|node| self.is(node, role))).await;
+        all.into_iter().position(|is| is)
+    }
+
+    /// Whether Patroni says so; a node that does not answer is nothing.
+    async fn is(&self, node: usize, role: &str) -> bool {
+        let node = &self.nodes[node];
+        if node.patroni.is_none() {
+            return false;
+        }
+        let answer = self.http.get(format!("http://{}/{role}", node.rest)).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// `kill -9` of Patroni and of the postmaster.
+    pub fn kill_9(&mut self, node: usize) {
+        self.nodes[node].kill_9();
+    }
+
+    /// Starts a node that was killed.
+    pub fn restart(&mut self, node: usize) {
+        let dir = self.dir.clone();
+        self.nodes[node].start(&dir);
+    }
+
+    /// Stops all processes of a node where they are, as a machine that hangs; returns them.
+    pub fn freeze(&self, node: usize) -> Vec<Pid> {
+        let processes = self.nodes[node].processes();
+        signal_all(&processes, Signal::SIGSTOP);
+        processes
+    }
+
+    /// Hands the primary's part over to the synchronous standby, as for maintenance.
+    pub async fn switch_over(&self) {
+        wait_until("the primary hands over", BOUND, async || self.try_switch_over().await).await;
+    }
+
+    async fn try_switch_over(&self) -> bool {
+        let (Some(primary), Some(candidate)) =
+            (self.find("primary").await, self.find("sync").await)
+        else {
+            return false;
+        };
+        let (primary, candidate) = (&self.nodes[primary], &self.nodes[candidate]);
+        let body = serde_json::json!({ "leader": primary.name, "candidate": candidate.name });
+        let url = format!("http://{}/switchover", primary.rest);
+        // It answers when it is over.
+        let answer = self.http.post(url).timeout(BOUND).body(body.to_string()).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// The superuser's way to a database, through HAProxy, to the primary.
+    pub fn admin_url(&self, database: &str) -> String {
+        url(self.primary, database)
+    }
+
+    /// Through HAProxy to a standby.
+    pub fn standby_url(&self, database: &str) -> String {
+        url(self.standby, database)
+    }
+
+    /// Around HAProxy to a node.
+    pub fn node_url(&self, node: usize, database: &str) -> String {
+        url(self.nodes[node].postgres, database)
+    }
+
+    /// Where HAProxy leads to the primary.
+    pub fn primary(&self) -> SocketAddr {
+        self.primary
+    }
+}
+
+fn url(address: SocketAddr, database: &str) -> String {
+    format!("postgres://postgres:{SUPERUSER_PASSWORD}@{address}/{database}")
+}
+
+fn start_etcd(dir: &Path) -> (Daemon, SocketAddr) {
+    let (client, peer) = (free_address(), free_address());
+    let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+    let mut command = Command::new("etcd");
+    command
+        .arg("--data-dir")
+        .arg(dir.join("etcd"))
+        .args(["--name", "etcd", "--logger", "zap", "--log-level", "warn"])
+        .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+        .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+        .args(["--initial-cluster", &format!("etcd={peer_url}")]);
+    (Daemon::start_unprivileged("etcd", dir, command), client)
+}
+
+fn patroni_config(node: &Node, etcd: SocketAddr, bin_dir: &Path, dir: &Path) -> String {
+    let pgpass = dir.join(format!("{}.pgpass", node.name));
+    let values = [
+        ("NAME", node.name.clone()),
+        ("HOST", node.postgres.ip().to_string()),
+        ("PORT", node.postgres.port().to_string()),
+        ("REST_PORT", node.rest.port().to_string()),
+        ("ETCD", format!("'{etcd}'")),
+        ("DATA_DIR", node.data_dir.display().to_string()),
+        ("BIN_DIR", bin_dir.display().to_string()),
+        ("PGPASS", pgpass.display().to_string()),
+        ("SUPERUSER_PASSWORD", SUPERUSER_PASSWORD.to_owned()),
+        ("REPLICATION_PASSWORD", "replication".to_owned()),
+        ("NETWORK", "127.0.0.1/32".to_owned()),
+    ];
+    let times = TIMES.map(|(name, value)| (name, value.to_owned()));
+    fill_in("patroni.yml", values.into_iter().chain(times))
+}
+
+fn haproxy_config(nodes: &[Node], primary: SocketAddr, standby: SocketAddr) -> String {
+    let listen = [("LISTEN_PRIMARY", primary), ("LISTEN_STANDBY", standby)];
+    let mut values: Vec<(String, String)> =
+        listen.map(|(name, value)| (name.to_owned(), value.to_string())).into();
+    for (index, node) in nodes.iter().enumerate() {
+        let number = index + 1;
+        values.extend([
+            (format!("NAME_{number}"), node.name.clone()),
+            (format!("POSTGRES_{number}"), node.postgres.to_string()),
+            (format!("REST_HOST_{number}"), node.rest.ip().to_string()),
+            (format!("REST_PORT_{number}"), node.rest.port().to_string()),
+        ]);
+    }
+    fill_in("haproxy.cfg", values)
+}
+
+/// A file of `deploy/patroni` with its values.
+fn fill_in(
+    file: &str,
+    values: impl IntoIterator<Item = (impl std::fmt::Display, String)>,
+) -> String {
+    let path = format!("{}/deploy/patroni/{file}", env!("CARGO_MANIFEST_DIR"));
+    let mut text = fs::read_to_string(path).unwrap();
+    for (name, value) in values {
+        let place = format!("@{name}@");
+        assert!(text.contains(&place), "{file} has no {place}");
+        text = text.replace(&place, &value);
+    }
+    let mut settings = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    assert!(!settings.any(|line| line.contains('@')), "not all is filled in:\n{text}");
+    text
+}
