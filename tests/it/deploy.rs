@@ -1,5 +1,5 @@
 //! What is delivered beside the binary names only metrics that exist: the dashboard, the alert
-//! rules, and the documentation.
+//! rules, the autoscaler, and the documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,15 @@ fn alert_queries() -> Vec<String> {
     let rules = file("deploy/prometheus/alerts.yml");
     let lines = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
     lines.map(str::to_owned).collect()
+}
+
+/// What the autoscaler goes by, with what Prometheus Adapter fills in.
+fn autoscaler_queries() -> Vec<String> {
+    let rules = file("deploy/kubernetes/monitoring/prometheus-adapter.yaml");
+    let lines = rules.lines().filter_map(|line| line.trim().strip_prefix("metricsQuery: "));
+    let fill_in =
+        |query: &str| query.replace("<<.GroupBy>>", "instance").replace("{<<.LabelMatchers>>}", "");
+    lines.map(fill_in).collect()
 }
 
 /// A metric as a query names it: its name, and the labels that it selects by with what is asked
@@ -96,7 +105,8 @@ async fn the_dashboard_and_the_alerts_name_metrics_that_exist() {
     let (app, _) = worked().await;
     app.anonymous().get("/health/ready").await.expect(200);
     let metrics = scrape(&app).await;
-    for (queries, least) in [(dashboard_queries(), 30), (alert_queries(), 12)] {
+    let all = [(dashboard_queries(), 30), (alert_queries(), 12), (autoscaler_queries(), 1)];
+    for (queries, least) in all {
         assert!(queries.len() >= least, "{queries:#?}");
         for query in queries {
             check(&query, &metrics);
