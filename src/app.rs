@@ -29,7 +29,6 @@ use crate::{
         maintenance::{self, MaintenanceContext},
         secrets::{self, SecretsError},
     },
-    secrets::MasterKeys,
     store::{
         self, Database, StoreError, Target, accept::Accepts, announce::Announcer,
         clients::NewClient, coalesce::Coalescer, outcomes::Outcomes, transactions::Reads,
@@ -313,11 +312,7 @@ async fn start(pool: &Database, config: &Config) -> Result<(), AppError> {
             if !store::is_migrated(pool).await? {
                 return Err(AppError::NotMigrated);
             }
-            match &config.secrets.master_keys {
-                Some(keys) => prepare_clients(pool, config, keys).await,
-                // An API process without a default client: it neither reads nor writes secrets.
-                None => Ok(()),
-            }
+            prepare_clients(pool, config).await
         };
         match ready.await {
             Err(AppError::Store(error)) if error.is_unavailable() => {
@@ -331,15 +326,16 @@ async fn start(pool: &Database, config: &Config) -> Result<(), AppError> {
     }
 }
 
-async fn prepare_clients(
-    pool: &Database,
-    config: &Config,
-    keys: &MasterKeys,
-) -> Result<(), AppError> {
+async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppError> {
+    let keys = &config.secrets.master_keys;
     let default_client = config.default_client.as_ref();
     let configured = default_client.map(|client| client.name.as_str());
     let seals = secrets::carry_over(pool, keys, configured).await?;
-    if seals.plain > 0 {
+    if keys.is_empty() {
+        tracing::warn!(
+            "QUARTET_SECRETS__MASTER_KEY is not set: signing secrets are in plain in the database"
+        );
+    } else if seals.plain > 0 {
         tracing::info!(secrets = seals.plain, "signing secrets stored in plain were sealed");
     }
     for (client, error) in &seals.unreadable {

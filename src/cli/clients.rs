@@ -7,7 +7,7 @@ use clap::Subcommand;
 use comfy_table::Table;
 use serde_json::json;
 
-use super::{CliError, connect, secret_arg::SecretArg, secrets::master_keys};
+use super::{CliError, connect, secret_arg::SecretArg, secrets::warn_of_plain};
 use crate::{
     config::{self, Config},
     http::auth,
@@ -82,7 +82,8 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
     let pool = connect(config)?;
     match command {
         ClientsCommand::Add { name, callback_url, signing_secret, json } => {
-            let keys = master_keys(config)?;
+            let keys = &config.secrets.master_keys;
+            warn_of_plain(keys);
             add(&pool, keys, &name, &callback_url, signing_secret, json).await
         }
         ClientsCommand::List { json } => list(&pool, json).await,
@@ -105,7 +106,8 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             Ok(())
         }
         ClientsCommand::RotateSecret { name, overlap, signing_secret, json } => {
-            let keys = master_keys(config)?;
+            let keys = &config.secrets.master_keys;
+            warn_of_plain(keys);
             let secret = signing_secret.unwrap_or_else(Secret::generate);
             let rotated = secrets::rotate_secret(&pool, keys, &name, &secret, overlap).await?;
             let old_until = rotated.ok_or_else(|| unknown(&name))?;

@@ -41,7 +41,12 @@ pub(super) async fn run(
         SecretsCommand::Status { json } | SecretsCommand::Reseal { json } => json,
     };
     let config = load()?;
-    let keys = master_keys(&config)?;
+    let keys = &config.secrets.master_keys;
+    if keys.is_empty() {
+        let missing = "QUARTET_SECRETS__MASTER_KEY is not set; `quartet secrets generate-key` prints \
+            a key for a new installation";
+        return Err(CliError::Failed(missing.to_owned()));
+    }
     let pool = connect(&config)?;
     let (sealed, seals) = match command {
         SecretsCommand::Reseal { .. } => {
@@ -92,12 +97,11 @@ async fn close(pool: Database, seals: &Seals) -> Result<(), CliError> {
     Err(CliError::Failed("not all signing secrets can be opened with these master keys".to_owned()))
 }
 
-/// The master keys, which some commands cannot do without.
-pub(super) fn master_keys(config: &Config) -> Result<&MasterKeys, CliError> {
-    config.secrets.master_keys.as_ref().ok_or_else(|| {
-        let missing = "QUARTET_SECRETS__MASTER_KEY is not set; it seals clients' signing secrets \
-            and must be the one that the workers have. `quartet secrets generate-key` prints a new \
-            one for a new installation";
-        CliError::Failed(missing.to_owned())
-    })
+/// Says that a secret is about to be stored in plain, where there is no key.
+pub(super) fn warn_of_plain(keys: &MasterKeys) {
+    if keys.is_empty() {
+        eprintln!(
+            "warning: QUARTET_SECRETS__MASTER_KEY is not set: the signing secret is stored in plain"
+        );
+    }
 }

@@ -99,7 +99,7 @@ impl Stack {
                 (Some(postgres), data_dir)
             }
         };
-        if config.secrets.master_keys.is_none() {
+        if config.secrets.master_keys.is_empty() {
             env.insert(MASTER_KEY.to_owned(), master_key(kept_in.as_deref())?);
         }
         let master_key = env.get(MASTER_KEY).cloned().unwrap_or_default();

@@ -2,9 +2,6 @@
 
 use super::{Config, Role, value::shown};
 
-/// The variable of the master keys.
-const MASTER_KEY: &str = "QUARTET_SECRETS__MASTER_KEY";
-
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
     pub(super) variable: &'static str,
@@ -125,14 +122,6 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
             config.third_party.base_url.is_some(),
             "QUARTET_THIRD_PARTY__BASE_URL",
             "must be the third party's absolute http:// or https:// URL",
-        );
-    }
-    if role.runs_jobs() || config.default_client.is_some() {
-        require(
-            config.secrets.master_keys.is_some(),
-            MASTER_KEY,
-            "must hold a key of 32 bytes in base64, which seals clients' signing secrets in the \
-             database; `quartet secrets generate-key` prints one",
         );
     }
     broken

@@ -36,7 +36,7 @@ impl DefaultClient {
         let api_key = settings.secret(
             API_KEY,
             bearer_token,
-            "That client's API key, 16 characters or more; 32 random ones are advisable",
+            "That client's API key; 32 random characters or more are advisable",
         );
         let callback_url = settings.optional(
             CALLBACK_URL,

@@ -96,7 +96,9 @@ pub async fn carry_over(
     let seals = Seals::count(keys, &stored);
     // First, so that nothing is sealed with a key that does not belong here.
     seals.check()?;
-    seal_anew(pool, keys, &stored, |state| state == SealState::Plain).await?;
+    if !keys.is_empty() {
+        seal_anew(pool, keys, &stored, |state| state == SealState::Plain).await?;
+    }
     Ok(seals)
 }
 
@@ -147,7 +149,9 @@ pub async fn rotate_secret(
     // A plain one would retire as it is.
     let mut stored = client_secrets::stored_secrets(pool).await?;
     stored.retain(|stored| stored.client == client);
-    seal_anew(pool, keys, &stored, |state| state == SealState::Plain).await?;
+    if !keys.is_empty() {
+        seal_anew(pool, keys, &stored, |state| state == SealState::Plain).await?;
+    }
     let sealed = keys.seal(client, secret);
     Ok(client_secrets::rotate_secret(pool, client, &sealed, overlap).await?)
 }

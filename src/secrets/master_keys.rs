@@ -1,4 +1,5 @@
-//! The master keys: the first one seals, each of them opens.
+//! The master keys: the first one seals, each of them opens. Where there are none, secrets are stored
+//! in plain.
 //!
 //! A sealed secret is the text `sealed:v1:{key id}:{base64url of nonce and ciphertext}`, where the
 //! algorithm is ChaCha20-Poly1305 (RFC 8439) with a random 96-bit nonce, far from the 2^32 messages
@@ -40,8 +41,8 @@ impl MasterKey {
     }
 }
 
-/// One or more keys of 32 bytes. `Debug` shows their ids.
-#[derive(Clone)]
+/// Keys of 32 bytes, or none. `Debug` shows their ids.
+#[derive(Clone, Default)]
 pub struct MasterKeys(Vec<MasterKey>);
 
 /// Why a text is no list of master keys. The text itself is not repeated.
@@ -69,7 +70,7 @@ pub enum OpenError {
 /// With what a stored secret is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SealState {
-    /// Not at all: an earlier release stored it.
+    /// Not at all: it was stored while there was no key.
     Plain,
     /// With the key that seals now.
     Current,
@@ -85,10 +86,14 @@ impl MasterKeys {
         STANDARD.encode(rand::random::<[u8; KEY_BYTES]>())
     }
 
-    /// Seals the secret of the client of this name with the first key.
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Seals the secret of the client of this name with the first key; without a key it stays plain.
     pub fn seal(&self, client: &str, secret: &Secret) -> String {
-        // `from_str` makes no empty list.
-        let MasterKey { id, key } = &self.0[0];
+        let Some(MasterKey { id, key }) = self.0.first() else { return secret.reveal() };
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut sealed = secret.reveal().into_bytes();
         sealed.reserve(MAX_TAG_LEN);
@@ -98,8 +103,8 @@ impl MasterKeys {
         format!("{PREFIX}{id}:{}", URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
     }
 
-    /// The secret of the client of this name, as it was stored. One that an earlier release stored
-    /// in plain is read as it is.
+    /// The secret of the client of this name, as it was stored. A plain one is read as
+    /// it is.
     pub fn open(&self, client: &str, stored: &str) -> Result<Secret, OpenError> {
         let Some((id, sealed)) = parts(stored)? else { return Ok(stored.parse()?) };
         let key = self.0.iter().find(|key| key.id == id);

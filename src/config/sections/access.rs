@@ -116,7 +116,7 @@ pub(in crate::config) fn read_operator_tokens(settings: &mut Settings) -> Vec<Re
     let tokens = settings.secret(
         "QUARTET_OPERATOR_TOKEN",
         bearer_tokens,
-        "Bearer token of the operator API, 16 characters or more, 32 random ones are advisable; \
+        "Bearer token of the operator API, 32 random characters or more are advisable; \
          several, each accepted, are separated by commas. Without it the operator API is closed",
     );
     tokens.unwrap_or_default()
@@ -125,9 +125,9 @@ pub(in crate::config) fn read_operator_tokens(settings: &mut Settings) -> Vec<Re
 /// `QUARTET_SECRETS__…`: what seals secrets in the database.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Secrets {
-    /// Keys that clients' signing secrets are sealed with: the first one seals, each opens. No
-    /// default; workers need them.
-    pub master_keys: Option<MasterKeys>,
+    /// Keys that clients' signing secrets are sealed with: the first one seals, each opens. None by
+    /// default: then they are stored in plain.
+    pub master_keys: MasterKeys,
 }
 
 impl Secrets {
@@ -138,8 +138,8 @@ impl Secrets {
                 master_keys,
                 "Key that seals clients' signing secrets in the database, 32 bytes in base64 \
                  (`quartet secrets generate-key`); several are separated by commas: the first one \
-                 seals, each opens. Required by workers and with `QUARTET_DEFAULT_CLIENT__…`",
-            ),
+                 seals, each opens. Without it they are stored in plain, and each start warns of it",
+            ).unwrap_or_default(),
         }
     }
 }

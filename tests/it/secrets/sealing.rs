@@ -84,6 +84,25 @@ async fn plain_secrets_of_the_release_before_work_and_are_sealed_at_the_next_sta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_master_key_secrets_stay_plain_and_sign() {
+    let mut app = quiet_app().await.set(MASTER, "").spawn().await;
+    let mut settings = app.settings();
+    set(&mut settings, MASTER, "");
+    let url = app.sandbox.callback_url();
+    let secret = app.sandbox.config().client_secret.reveal();
+    let add = ["clients", "add", "shop", "--callback-url", &url, "--signing-secret", &secret];
+    let ended = run(&[&add[..], &["--json"]].concat(), &settings, "").await;
+    assert!(ended.stderr.contains("is stored in plain"), "{}", ended.stderr);
+    let key = ended.expect_json()["api_key"].as_str().unwrap().to_owned();
+    assert_eq!(stored(&app.pool, "shop").await, secret);
+    let id = app.anonymous().with_key(&key).accept().await;
+    wait_notified(&app, &key, id).await;
+    assert_eq!(app.sandbox.stats().client.signature_failures, 0);
+    run(&["secrets", "status"], &settings, "").await.expect_failure();
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_master_key_is_rotated_process_by_process() {
     let world = World::new().await;
     let new = MasterKeys::generate();
