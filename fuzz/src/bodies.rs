@@ -30,7 +30,9 @@ pub fn accept_body(input: &[u8]) {
 
     assert_eq!(posted.amount.is_some(), posted.currency.is_some());
     assert!(posted.amount.is_none_or(|amount| amount >= 0));
-    assert!(!written.to_string().contains("\\u0000"), "NUL is nothing that Postgres can store");
+    let metadata = content.metadata.iter().flatten().flat_map(|(key, value)| [key, value]);
+    let mut texts = metadata.chain(&content.reference);
+    assert!(texts.all(|text| !text.contains('\0')), "NUL is nothing that Postgres can store");
 }
 
 fn content(posted: &CreateTransaction) -> Content {
