@@ -21,7 +21,7 @@ use poem_openapi::{
 use crate::store::StoreError;
 
 /// Seconds after which a client may try again when the database is away.
-const RETRY_AFTER_SECONDS: &str = "1";
+pub const RETRY_AFTER_SECONDS: &str = "1";
 
 /// An error answer, RFC 9457.
 #[derive(Debug, Clone, Object)]

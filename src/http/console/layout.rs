@@ -3,11 +3,11 @@
 use askama::Template;
 use poem::{
     Response,
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
 };
 
 use super::{assets, fields::Fields, refusal::Refusal, session::Session};
-use crate::http::problem::Cause;
+use crate::http::problem::{Cause, RETRY_AFTER_SECONDS};
 
 /// The parts of the console, in the order of the navigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,10 @@ struct RefusedPage<'a> {
 /// The page that says why something was not done.
 pub fn refused(layout: &Layout, refusal: &Refusal) -> poem::Result<Response> {
     let mut response = page_with(refusal.status, &RefusedPage { layout, refusal })?;
+    if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+        let retry_after = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+    }
     if let Some(cause) = &refusal.cause {
         // Logged at the edge, like those of the API.
         response.set_data(Cause(cause.clone()));
