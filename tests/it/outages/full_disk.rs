@@ -37,7 +37,7 @@ async fn what_finds_no_space_is_refused_and_goes_on_when_there_is_some() {
     let world = pending_world(&url).await;
     let line = Line::to(&url).await;
     let mut process = process_on(&world, &line).spawn().await;
-    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
     let mut ids = accept_some(&client, &world).await;
 
     disk.fill();

@@ -18,11 +18,15 @@ use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{
-    Answer, Client, World,
-    line::Line,
-    process::{Process, ProcessBuilder},
-    transaction, wait_until,
+use crate::{
+    console::visitor::Visitor,
+    support::{
+        Answer, Client, World,
+        line::Line,
+        process::{Process, ProcessBuilder},
+        transaction, wait_until,
+        world::OPERATOR_TOKEN,
+    },
 };
 
 /// How soon everything is as before, with what a busy machine may add.
@@ -120,12 +124,17 @@ struct Callers {
     client: Client,
     operator: Client,
     anonymous: Client,
+    console: Visitor,
     secret: Secret,
 }
 
 impl Callers {
-    fn of(process: &Process, world: &World) -> Self {
+    async fn of(process: &Process, world: &World) -> Self {
+        let mut console = Visitor::of(process.url());
+        console.sign_in(&[("token", OPERATOR_TOKEN), ("name", "Ada")]).await;
+        console.get("/console").await.expect(200);
         Self {
+            console,
             client: process.client(),
             operator: process.operator(),
             anonymous: process.anonymous(),
@@ -161,14 +170,17 @@ impl Callers {
     /// Asserts that whatever reads is refused in time.
     async fn assert_reads_refused(&self, known: Uuid) {
         let began = Instant::now();
-        let (query, list, console) = tokio::join!(
+        let (query, list, queues, page) = tokio::join!(
             self.client.get_transaction(known),
             self.operator.list_dead_letters(""),
             self.operator.get("/v1/operator/queues"),
+            self.console.get("/console"),
         );
-        for (what, answer) in [("a query", query), ("a list", list), ("the queues", console)] {
+        for (what, answer) in [("a query", query), ("a list", list), ("the queues", queues)] {
             assert_refused(what, began, &answer);
         }
+        page.expect(503);
+        assert!(!page.header("retry-after").is_empty(), "the console has no Retry-After");
     }
 
     async fn assert_alive(&self) {

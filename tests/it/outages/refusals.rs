@@ -14,7 +14,8 @@ use crate::support::{line::Line, postgres::own_server, wait_until};
 /// What Quartet needs to be allowed, as docs/database.md has it.
 const RIGHTS: &str = "
     CREATE ROLE relay LOGIN;
-    GRANT USAGE ON SCHEMA public, apalis TO relay;
+    GRANT USAGE ON SCHEMA public, apalis, operator TO relay;
+    GRANT SELECT ON ALL TABLES IN SCHEMA operator TO relay;
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, apalis TO relay;
     GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, apalis TO relay;";
 const END_SESSIONS: &str = "
@@ -60,7 +61,7 @@ async fn a_database_that_only_reads_takes_writes_again_without_a_restart_of_quar
     let world = pending_world(&server.postgres.url("postgres")).await;
     let line = Line::to(&server.url()).await;
     let mut process = process_on(&world, &line).spawn().await;
-    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
     let ids = accept_some(&client, &world).await;
 
     // For new sessions: those that are opened meanwhile read for as long as they live.
@@ -98,7 +99,7 @@ async fn a_standby_is_not_taken_for_the_database() {
         sqlx::query_scalar("SHOW data_directory").fetch_one(&world.pool).await.unwrap();
     let line = Line::to(&url).await;
     let mut process = process_on(&world, &line).spawn().await;
-    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
     let ids = accept_some(&client, &world).await;
 
     postgres.crash().await.unwrap();
@@ -124,7 +125,7 @@ async fn a_database_that_takes_no_more_connections_is_asked_again_in_peace() {
     let world = pending_world(&server.postgres.url("postgres")).await;
     let line = Line::to(&server.url()).await;
     let mut process = process_on(&world, &line).spawn().await;
-    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
     let ids = accept_some(&client, &world).await;
 
     server.run("ALTER ROLE relay CONNECTION LIMIT 0").await;

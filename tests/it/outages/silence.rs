@@ -28,7 +28,7 @@ enum Then {
 
 async fn falls_silent(then: Then) {
     let (_database, world, line, mut process) = process_over_line().await;
-    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
     let mut ids = accept_some(&client, &world).await;
     line.fall_silent();
 
@@ -73,7 +73,7 @@ async fn connections_that_are_silent_for_good_are_given_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_cut_are_made_again_in_peace() {
     let (_database, world, line, mut process) = process_over_line().await;
-    let (client, callers) = (process.client(), Callers::of(&process, &world));
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
     let ids = accept_some(&client, &world).await;
     line.cut();
     callers.assert_writes_refused(ids[0]).await;
