@@ -68,6 +68,10 @@ sqlx:
 sqlx-check:
     .ci/sqlx-prepare --check
 
+# Checks the dependencies: licences, bans, sources, and advisories where they can be reached
+deny *args:
+    .ci/deny {{args}}
+
 # Reads /metrics and the alert rules with Prometheus's own tools
 metrics-check:
     .ci/metrics-check
