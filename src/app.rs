@@ -11,7 +11,10 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use poem::{Server, listener::TcpAcceptor};
+use poem::{
+    Endpoint, Server,
+    listener::{Acceptor, TcpAcceptor},
+};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -20,7 +23,10 @@ use crate::{
     config::{self, Config, ConfigError, Role},
     domain::JobKind,
     figures,
-    http::{self, ApiState, RequestWriters},
+    http::{
+        self, ApiState, RequestWriters,
+        tls::{Certificate, TlsError},
+    },
     jobs::{
         self, CircuitBreaker, JobContext, JobDefinition, supervisor, supervisor::SupervisorError,
     },
@@ -67,6 +73,8 @@ pub enum AppError {
         source: std::io::Error,
     },
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
     Setup(#[from] SetupError),
     #[error("the metrics could not be set up")]
     Metrics(#[from] prometheus::Error),
@@ -89,6 +97,7 @@ pub struct App {
     role: Role,
     address: SocketAddr,
     listener: TcpListener,
+    certificate: Option<Certificate>,
     state: Arc<ApiState>,
     context: Arc<JobContext>,
     definitions: Vec<JobDefinition>,
@@ -100,6 +109,7 @@ impl App {
         config.validate_for(role)?;
         let troubles = Arc::<Troubles>::default();
         let pools = Pools::new(role, &config, &troubles)?;
+        let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
         let address = config.http.listen;
         let listen_error = |source| AppError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen_error)?;
@@ -146,6 +156,7 @@ impl App {
             role,
             address,
             listener,
+            certificate,
             state: Arc::new(state),
             context: Arc::new(context),
             definitions,
@@ -170,11 +181,18 @@ impl App {
         let acceptor = TcpAcceptor::from_tokio(self.listener).map_err(AppError::Http)?;
         let mut server = JoinSet::new();
         let http_stop = stop.clone();
-        server.spawn(async move {
-            Server::new_with_acceptor(acceptor)
-                .run_with_graceful_shutdown(routes, http_stop.cancelled_owned(), Some(grace))
-                .await
-        });
+        match &self.certificate {
+            Some(certificate) => {
+                let acceptor = certificate.acceptor(acceptor)?;
+                server.spawn(serve(acceptor, routes, http_stop, grace));
+            }
+            None => {
+                server.spawn(serve(acceptor, routes, http_stop, grace));
+            }
+        }
+        let _renewing = self
+            .certificate
+            .map(|certificate| AbortOnDropHandle::new(tokio::spawn(certificate.reload())));
         tracing::info!(address = %self.address, role = ?self.role, "listening");
 
         let figures_stop = CancellationToken::new();
@@ -238,6 +256,17 @@ impl App {
         }
         result
     }
+}
+
+/// Serves over `acceptor` until `stop`, and then for `grace` at most.
+async fn serve(
+    acceptor: impl Acceptor + 'static,
+    routes: impl Endpoint + 'static,
+    stop: CancellationToken,
+    grace: Duration,
+) -> std::io::Result<()> {
+    let server = Server::new_with_acceptor(acceptor);
+    server.run_with_graceful_shutdown(routes, stop.cancelled_owned(), Some(grace)).await
 }
 
 /// The connections of a process, split so that neither requests nor leases wait behind jobs.

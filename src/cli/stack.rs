@@ -107,7 +107,9 @@ impl Stack {
         let database_url = super::session_url(&config)?.to_owned();
         store::migrate(&database_url).await?;
 
-        let config = config.scaled(speed);
+        let mut config = config.scaled(speed);
+        // The stack's own calls of itself are plain HTTP, on this machine.
+        config.http.tls = None;
         let app = App::build(config.clone(), Role::All).await?;
         let address = app.address();
         let ended = CancellationToken::new();

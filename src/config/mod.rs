@@ -31,7 +31,7 @@ pub use self::{
     error::{ConfigError, Problem},
     sections::{
         Circuit, Database, Http, Log, Notify, Poll, Pooler, Reconcile, Retention, Secrets,
-        ThirdParty, Traces, Webhook, Worker,
+        ThirdParty, Tls, Traces, Webhook, Worker,
     },
     settings::SettingDoc,
     value::{BaseUrl, Redacted, duration, http_url},
@@ -198,7 +198,8 @@ impl Config {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
-        format!("http://{}{WEBHOOK_PATH}", SocketAddr::new(ip, actually.port()))
+        let scheme = if self.http.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{WEBHOOK_PATH}", SocketAddr::new(ip, actually.port()))
     }
 
     /// The same configuration with the long waits divided by `speed`, for demonstrations: what

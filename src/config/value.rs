@@ -1,7 +1,13 @@
 //! The kinds of value a setting can have: each parser says, in its error, what is allowed.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -173,6 +179,30 @@ pub(super) fn size(text: &str) -> Parsed<usize> {
 /// An address to listen on; port 0 lets the system choose.
 pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+/// Networks such as `10.1.0.0/16` or single addresses, separated by commas.
+pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let address = || part.parse::<IpAddr>().ok().map(IpNet::from);
+            let network = part.parse::<IpNet>().ok().or_else(address);
+            network.map(|network| network.trunc()).ok_or_else(|| {
+                "must be networks such as 10.1.0.0/16 or fd12::/48, separated by commas".to_owned()
+            })
+        })
+        .collect()
+}
+
+/// Yes or no.
+pub(super) fn truth(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
+}
+
+/// A file, which whoever uses it opens.
+pub(super) fn file(text: &str) -> Parsed<PathBuf> {
+    Ok(PathBuf::from(text))
 }
 
 /// A path to append to a base URL.

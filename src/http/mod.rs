@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod body;
 pub mod console;
+pub mod docs;
 pub mod health;
 pub mod metrics;
 pub mod observe;
@@ -15,7 +16,9 @@ pub mod operator;
 pub mod page;
 pub mod path_template;
 pub mod problem;
+pub mod security_headers;
 pub mod strict_query;
+pub mod tls;
 pub mod transaction_schema;
 pub mod transactions;
 pub mod webhooks;
@@ -39,6 +42,7 @@ use self::{
     auth::{KnownKeys, OperatorTokens},
     observe::Observe,
     problem::Problem,
+    security_headers::SecurityHeaders,
     strict_query::StrictQuery,
 };
 use crate::{
@@ -84,6 +88,8 @@ pub struct ApiState {
     pub dead_after: Duration,
     /// Whether browsers reach this process by https.
     pub public_is_https: bool,
+    /// Whether this process itself serves https.
+    pub serves_https: bool,
     /// Whether the start is over: the schema is up to date and the default client registered.
     pub started: AtomicBool,
 }
@@ -120,7 +126,11 @@ impl ApiState {
             max_body: config.http.max_body,
             metrics,
             dead_after: config.worker.dead_after,
-            public_is_https: public_url.is_some_and(|url| url.as_str().starts_with("https:")),
+            public_is_https: match public_url {
+                Some(url) => url.as_str().starts_with("https:"),
+                None => config.http.tls.is_some(),
+            },
+            serves_https: config.http.tls.is_some(),
             started: AtomicBool::new(false),
         }
     }
@@ -226,7 +236,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         let served = spec.clone();
         let route = Route::new()
             .nest("/console", console::routes(&state))
-            .nest("/docs", service.swagger_ui())
+            .nest("/docs", docs::routes(service.swagger_ui_html()))
             .at(
                 "/openapi.json",
                 poem::get(make_sync(move |_| {
@@ -241,6 +251,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         (Route::new().nest("/", health), spec)
     };
     let observe = Observe::new(&spec, state.metrics.clone());
+    let security_headers = SecurityHeaders { serves_https: state.serves_https };
     route
         .at("/metrics", poem::get(metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
@@ -259,6 +270,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         .with(CatchPanic::new().with_handler(panicked))
         .map_to_response()
         .with(observe)
+        .with(security_headers)
         .into_endpoint()
 }
 

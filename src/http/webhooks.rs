@@ -5,7 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
-use poem::{Request, RequestBody, http::StatusCode, web::Data};
+use poem::{
+    IntoResponse, Request, RequestBody,
+    http::{HeaderValue, StatusCode, header},
+    web::Data,
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi,
     payload::Json,
@@ -129,7 +133,7 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
         let now = Utc::now().timestamp();
         let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)
-            .map_err(|error| Problem::new(StatusCode::UNAUTHORIZED, error.to_string()))?;
+            .map_err(|error| unsigned(error.to_string()))?;
         if webhook_id.chars().count() > MAX_WEBHOOK_ID {
             let detail = format!("must be at most {MAX_WEBHOOK_ID} characters");
             let problem = FieldProblem::parameter(signature::ID_HEADER, detail);
@@ -145,6 +149,13 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         let traceparent = request.header(traces::TRACEPARENT).filter(|_| traces::is_on());
         Ok(Self { webhook, traceparent: traceparent.map(str::to_owned) })
     }
+}
+
+/// 401. What is asked for is a signature: no key would help.
+fn unsigned(detail: String) -> poem::Error {
+    let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SCHEME));
+    poem::Error::from_response(response)
 }
 
 /// What a webhook did.

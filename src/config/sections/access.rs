@@ -1,11 +1,12 @@
 //! Where Quartet is reached, and what it keeps its data in.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::super::{
     settings::Settings,
     value::{
-        BaseUrl, Redacted, address, bearer_tokens, count, database_url, master_keys, pooler, size,
+        BaseUrl, Redacted, address, bearer_tokens, count, database_url, file, master_keys, pooler,
+        positive_duration, size,
     },
 };
 use crate::secrets::MasterKeys;
@@ -73,6 +74,9 @@ impl Database {
     }
 }
 
+const CERTIFICATE: &str = "QUARTET_HTTP__TLS_CERTIFICATE";
+const KEY: &str = "QUARTET_HTTP__TLS_KEY";
+
 /// `QUARTET_HTTP__…`: Quartet's own API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Http {
@@ -83,6 +87,43 @@ pub struct Http {
     pub public_url: Option<BaseUrl>,
     /// Largest request body, in bytes; 64 KiB.
     pub max_body: usize,
+    /// Certificate and key to serve HTTPS with; none by default, and then it is plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// `QUARTET_HTTP__TLS_…`: HTTPS. Both files or neither.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM file with the certificate, then those that lead to a root.
+    pub certificate: PathBuf,
+    /// PEM file with the certificate's private key.
+    pub key: PathBuf,
+    /// How often the files are looked at; 10 s.
+    pub reload: Duration,
+}
+
+impl Tls {
+    fn read(settings: &mut Settings) -> Option<Self> {
+        let certificate = settings.optional(
+            CERTIFICATE,
+            file,
+            "PEM file with the certificate to serve HTTPS with, then those that lead to a root; \
+             without it HTTP is served",
+        );
+        let key = settings.optional(KEY, file, "PEM file with that certificate's private key");
+        let reload = settings.read(
+            "QUARTET_HTTP__TLS_RELOAD",
+            "10s",
+            positive_duration,
+            "How often both files are looked at: a renewed certificate is used without a restart",
+        );
+        if certificate.is_some() != key.is_some() {
+            let (absent, other) =
+                if key.is_none() { (KEY, CERTIFICATE) } else { (CERTIFICATE, KEY) };
+            settings.refuse(absent, &format!("must be set when {other} is"));
+        }
+        Some(Self { certificate: certificate?, key: key?, reload })
+    }
 }
 
 impl Http {
@@ -98,8 +139,8 @@ impl Http {
                 "QUARTET_HTTP__PUBLIC_URL",
                 BaseUrl::parse,
                 "URL under which the third party reaches the API, for `webhookUrl`; by default \
-                 `http://` and the listen address. Set it behind a proxy, and on workers that \
-                 run apart from the API",
+                 the listen address. Set it behind a proxy, and on workers that run apart from the \
+                 API",
             ),
             max_body: settings.read(
                 "QUARTET_HTTP__MAX_BODY",
@@ -107,6 +148,7 @@ impl Http {
                 size,
                 "Largest request body: a size such as `64KiB`, or a number of bytes",
             ),
+            tls: Tls::read(settings),
         }
     }
 }

@@ -6,7 +6,7 @@ mod telemetry;
 mod upkeep;
 
 pub(super) use access::read_operator_tokens;
-pub use access::{Database, Http, Pooler, Secrets};
+pub use access::{Database, Http, Pooler, Secrets, Tls};
 pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};
 pub use telemetry::{Log, Traces};
 pub use upkeep::{Reconcile, Retention, Worker};

@@ -10,7 +10,7 @@ use chrono::Utc;
 use poem::{
     Endpoint, IntoResponse, Request, Response,
     error::{MethodNotAllowedError, ReadBodyError},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
 };
 
 use super::{
@@ -91,7 +91,7 @@ async fn admit(
         return Err(Refusal::new(StatusCode::FORBIDDEN, reason).into());
     }
     let posted = !matches!(*request.method(), Method::GET | Method::HEAD);
-    if posted && !is_same_site(request.headers()) {
+    if posted && !is_same_site(request) {
         return Err(Refusal::forged().into());
     }
     if posted && path != "/sign-in" && session.is_none() {
@@ -141,7 +141,8 @@ async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
 ///
 /// Our pages' `Referrer-Policy` lets browsers send the true `Origin` with our own forms; `null` is
 /// somebody else's.
-fn is_same_site(headers: &HeaderMap) -> bool {
+fn is_same_site(request: &Request) -> bool {
+    let headers = request.headers();
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(site) = text("sec-fetch-site") {
         return matches!(site, "same-origin" | "none");
@@ -150,7 +151,9 @@ fn is_same_site(headers: &HeaderMap) -> bool {
         None => true,
         Some(origin) => {
             let host = origin.split_once("://").map(|(_, host)| host);
-            host.is_some() && host == text("host")
+            // HTTP/2 has it in the URI.
+            let authority = request.original_uri().authority().map(Authority::as_str);
+            host.is_some() && host == text("host").or(authority)
         }
     }
 }
@@ -171,15 +174,13 @@ fn refused(session: Option<&Session>, error: poem::Error) -> poem::Result<Respon
     layout::refused(&Layout::for_refusal(session, refusal.status), &refusal)
 }
 
+/// What pages need beyond [`crate::http::security_headers`].
 fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // So that browsers send the true `Origin` with the forms.
         (header::REFERRER_POLICY, "same-origin"),
-        (header::X_FRAME_OPTIONS, "DENY"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // Pages are never kept; assets say themselves how long they are.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }

@@ -52,6 +52,10 @@ async fn a_bad_missing_expired_or_future_signature_is_401() {
     assert_eq!(contents(&app.pool).await, before);
     assert_eq!(app.send_webhook(good().timestamp_offset_seconds(-290)).await.0, 200);
     assert_eq!(app.send_webhook(good().timestamp_offset_seconds(290)).await.0, 200);
+    // A key would not help: what is asked for is a signature.
+    let refused = app.client().post(PATH, &json!({ "id": id, "status": "completed" })).await;
+    refused.expect_problem(401);
+    assert_eq!(refused.header("www-authenticate"), "WebhookSignature");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
