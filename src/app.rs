@@ -146,7 +146,8 @@ impl App {
             watch_pool: pools.watch,
             announcer,
             third_party,
-            callbacks: CallbackClient::new(config.notify.timeout)?.with_metrics(metrics.clone()),
+            callbacks: CallbackClient::new(config.notify.timeout, config.notify.egress.clone())?
+                .with_metrics(metrics.clone()),
             wakeups,
             metrics,
             stopping: CancellationToken::new(),

@@ -64,6 +64,7 @@ impl Serve {
             ("QUARTET_DEFAULT_CLIENT__API_KEY", API_KEY.to_owned()),
             ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", stubs.callback_url()),
             ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", stubs.secret.reveal()),
+            ("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
         ];
         let child = Command::new(env!("CARGO_BIN_EXE_quartet"))
             .args(["serve", "--role", role])

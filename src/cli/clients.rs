@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use comfy_table::Table;
 use serde_json::json;
+use url::Url;
 
 use super::{CliError, connect, secret_arg::SecretArg, secrets::warn_of_plain};
 use crate::{
@@ -82,6 +83,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
     let pool = connect(config)?;
     match command {
         ClientsCommand::Add { name, callback_url, signing_secret, json } => {
+            let callback_url = checked_url(config, &callback_url)?;
             let keys = &config.secrets.master_keys;
             warn_of_plain(keys);
             add(&pool, keys, &name, &callback_url, signing_secret, json).await
@@ -135,16 +137,22 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
     }
 }
 
+/// A callback URL that may be called, as far as that can be told without its name's addresses.
+fn checked_url(config: &Config, text: &str) -> Result<Url, CliError> {
+    let failed = |error: String| CliError::Failed(format!("--callback-url: {text:?} {error}"));
+    let url = config::http_url(text).map_err(failed)?;
+    config.notify.egress.check_url(&url).map_err(|refusal| failed(refusal.to_string()))?;
+    Ok(url)
+}
+
 async fn add(
     pool: &Database,
     keys: &MasterKeys,
     name: &str,
-    callback_url: &str,
+    callback_url: &Url,
     signing_secret: Option<Secret>,
     json: bool,
 ) -> Result<(), CliError> {
-    let callback_url = config::http_url(callback_url)
-        .map_err(|error| CliError::Failed(format!("--callback-url: {error}")))?;
     if name.is_empty() || name.chars().count() > 100 {
         return Err(CliError::Failed("a name has 1 to 100 characters".to_owned()));
     }

@@ -11,6 +11,7 @@ pub(super) async fn run(args: SandboxArgs, stop: CancellationToken) -> Result<()
     println!("QUARTET_THIRD_PARTY__BASE_URL={}", sandbox.base_url());
     println!("QUARTET_WEBHOOK__SECRETS={}", config.webhook_secret.reveal());
     println!("QUARTET_DEFAULT_CLIENT__CALLBACK_URL={}", sandbox.callback_url());
+    println!("QUARTET_NOTIFY__ALLOWED_NETWORKS={}", sandbox.address().ip());
     println!("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET={}", config.client_secret.reveal());
     eprintln!("Statistics: {}/stats. Ctrl-C ends it.", sandbox.base_url());
     stop.cancelled().await;

@@ -79,6 +79,8 @@ impl Stack {
         set_default("QUARTET_DEFAULT_CLIENT__NAME", "sandbox".to_owned());
         set_default("QUARTET_DEFAULT_CLIENT__API_KEY", auth::generate_api_key());
         set_default("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url());
+        // The simulated client is on this machine.
+        set_default("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8".to_owned());
         let signing_secret = sandbox.config().client_secret.reveal();
         set_default("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", signing_secret);
         // As it is given to `Config`, which keeps hashes alone.

@@ -1,4 +1,10 @@
-//! Telling a client: a signed `PUT` to its callback URL.
+//! Telling a client: a signed `PUT` to its callback URL, as far as that leads where it may.
+//!
+//! The URL is judged before each call, and each address of its name before the connection is
+//! opened. A refusal is like no answer: it says something about the URL, or about DNS at this
+//! moment, and nothing about the transaction. Nothing was sent, and the call is tried again, until
+//! the name resolves to where it should, the operator allows the network, or the attempts are used
+//! up and an operator decides.
 
 use std::{
     sync::Arc,
@@ -9,13 +15,16 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tracing::Instrument;
+use url::Url;
 use uuid::Uuid;
 
 use super::{
-    SetupError, call_span, describe_answer, describe_failure, http_client, retry_after, traced,
+    SetupError, call_span, describe_answer, describe_failure, http_client,
+    resolver::{self, GuardedResolver, Lookup},
+    retry_after, traced,
 };
 use crate::{
-    domain::Status,
+    domain::{EgressPolicy, EgressRefusal, Status},
     signature::{self, Secret},
     telemetry::{Metrics, labels::NotifyResult},
 };
@@ -24,6 +33,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct CallbackClient {
     http: reqwest::Client,
+    policy: Arc<EgressPolicy>,
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -49,6 +59,9 @@ pub enum NotifyError {
     /// No answer: again later.
     #[error("the client gave no answer: {reason}")]
     Unreachable { reason: String },
+    /// The callback URL leads where none may: not called; again later.
+    #[error("the callback URL {0}")]
+    Blocked(#[from] EgressRefusal),
 }
 
 #[derive(Serialize)]
@@ -60,9 +73,20 @@ struct Body {
 }
 
 impl CallbackClient {
-    /// A client whose calls take at most `timeout`.
-    pub fn new(timeout: Duration) -> Result<Self, SetupError> {
-        Ok(Self { http: http_client(timeout)?, metrics: None })
+    /// A client whose calls take at most `timeout` and go where `policy` lets them.
+    pub fn new(timeout: Duration, policy: EgressPolicy) -> Result<Self, SetupError> {
+        Self::with_lookup(timeout, policy, resolver::system_lookup())
+    }
+
+    fn with_lookup(
+        timeout: Duration,
+        policy: EgressPolicy,
+        lookup: Lookup,
+    ) -> Result<Self, SetupError> {
+        let policy = Arc::new(policy);
+        let resolver = GuardedResolver::new(policy.clone(), lookup);
+        let http = http_client(timeout).no_proxy().dns_resolver(resolver);
+        Ok(Self { http: http.build().map_err(SetupError)?, policy, metrics: None })
     }
 
     /// The same, counting its calls in `metrics`.
@@ -86,6 +110,10 @@ impl CallbackClient {
             Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
             Err(NotifyError::Refused { .. }) => NotifyResult::Refused,
             Err(NotifyError::Unreachable { .. }) => NotifyResult::Unreachable,
+            Err(NotifyError::Blocked(refusal)) => {
+                tracing::warn!(transaction_id = %notification.id, %refusal, "a callback was blocked");
+                NotifyResult::Blocked
+            }
         };
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
@@ -100,6 +128,8 @@ impl CallbackClient {
         secrets: &[Secret],
         notification: &Notification,
     ) -> Result<(), NotifyError> {
+        let url = Url::parse(url).map_err(|_| EgressRefusal::Url)?;
+        self.policy.check_url(&url)?;
         let body = Body {
             id: notification.id,
             status: notification.status.as_str(),
@@ -121,8 +151,10 @@ impl CallbackClient {
             .header(signature::SIGNATURE_HEADER, signature)
             .body(body);
         let sent = traced(request).send().await;
-        let response =
-            sent.map_err(|error| NotifyError::Unreachable { reason: describe_failure(&error) })?;
+        let response = sent.map_err(|error| match resolver::refusal_in(&error) {
+            Some(refusal) => NotifyError::Blocked(refusal),
+            None => NotifyError::Unreachable { reason: describe_failure(&error) },
+        })?;
         match response.status() {
             status if status.is_success() => Ok(()),
             StatusCode::GONE => Err(NotifyError::Gone { reason: describe_answer(response).await }),
@@ -131,5 +163,108 @@ impl CallbackClient {
                 Err(NotifyError::Refused { reason: describe_answer(response).await, retry_after })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, SocketAddr},
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+
+    /// Calls `http://rebinding.example:PORT/` with a resolver that gives `answers` in turn, and the
+    /// last one for ever after; tells how often it was asked.
+    async fn call(
+        policy: EgressPolicy,
+        answers: Vec<Vec<IpAddr>>,
+        port: u16,
+    ) -> (Result<(), NotifyError>, usize) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (count, answers) = (asked.clone(), Arc::new(answers));
+        let lookup: Lookup = Arc::new(move |name| {
+            assert_eq!(name, "rebinding.example");
+            let turn = count.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+            let addresses = answers[turn].iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+            Box::pin(std::future::ready(Ok(addresses)))
+        });
+        let timeout = Duration::from_millis(300);
+        let client = CallbackClient::with_lookup(timeout, policy, lookup).unwrap();
+        let notification = Notification {
+            id: Uuid::nil(),
+            status: Status::Pending,
+            version: 1,
+            occurred_at: Utc::now(),
+        };
+        let url = format!("http://rebinding.example:{port}/");
+        let told = client.notify(&url, &Secret::generate(), &notification).await;
+        (told, asked.load(Ordering::SeqCst))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// Only 127.0.0.2 is allowed. Two servers at the same port: that address's and 127.0.0.1's.
+    async fn servers() -> (EgressPolicy, TcpListener, TcpListener) {
+        let allowed = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = allowed.local_addr().unwrap().port();
+        let inside = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let allowed_networks = vec!["127.0.0.2/32".parse().unwrap()];
+        (EgressPolicy { allowed_networks, https_only: false }, allowed, inside)
+    }
+
+    async fn assert_not_called(server: &TcpListener) {
+        let called = tokio::time::timeout(Duration::from_millis(50), server.accept()).await;
+        assert!(called.is_err(), "a connection arrived");
+    }
+
+    #[tokio::test]
+    async fn what_was_judged_is_what_is_called() {
+        let (policy, allowed, inside) = servers().await;
+        let port = allowed.local_addr().unwrap().port();
+        // The second answer would lead inside.
+        let answers = vec![vec![ip("127.0.0.2")], vec![ip("127.0.0.1")]];
+        let (called, (_, asked)) = tokio::join!(
+            async {
+                let (mut stream, _) = allowed.accept().await.unwrap();
+                let mut begin = [0; 4];
+                stream.read_exact(&mut begin).await.unwrap();
+                begin
+            },
+            call(policy, answers, port)
+        );
+        assert_eq!(&called, b"PUT ");
+        assert_eq!(asked, 1, "one look-up for judging and connecting");
+        assert_not_called(&inside).await;
+    }
+
+    #[tokio::test]
+    async fn one_address_inside_blocks_the_call() {
+        let (policy, allowed, inside) = servers().await;
+        let port = allowed.local_addr().unwrap().port();
+        for answer in [
+            vec![ip("127.0.0.1")],
+            vec![ip("127.0.0.2"), ip("127.0.0.1")],
+            vec![ip("::ffff:127.0.0.1")],
+            vec![ip("127.0.0.2"), ip("fe80::1")],
+        ] {
+            let (told, _) = call(policy.clone(), vec![answer.clone()], port).await;
+            let Err(NotifyError::Blocked(EgressRefusal::Address { .. })) = told else {
+                panic!("{answer:?}: {told:?}");
+            };
+        }
+        assert_not_called(&allowed).await;
+        assert_not_called(&inside).await;
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_no_answer() {
+        let (told, _) = call(EgressPolicy::default(), vec![vec![]], 80).await;
+        assert!(matches!(told, Err(NotifyError::Unreachable { .. })), "{told:?}");
     }
 }

@@ -1,7 +1,14 @@
 //! Outbound HTTP: the third party and the clients' callbacks. Answers and failures come back as
 //! variants that a job matches on. Knows nothing of the database.
+//!
+//! No call follows a redirect, and no answer is read beyond a bound. The third party's URL is the
+//! operator's word: it may be anywhere, and the proxies of the environment (`HTTPS_PROXY`) are used
+//! for it. A client's callback URL is the client's word: only addresses that
+//! [`EgressPolicy`](crate::domain::EgressPolicy) allows are connected to, and no proxy is used, which
+//! would resolve the name once more by itself.
 
 pub mod client_callback;
+mod resolver;
 pub mod third_party;
 
 use std::{error::Error as _, time::Duration};
@@ -30,7 +37,7 @@ const MAX_EXCERPT: usize = 200;
 pub struct SetupError(#[source] reqwest::Error);
 
 /// A client that follows no redirect: a peer must not send signed requests elsewhere.
-fn http_client(timeout: Duration) -> Result<reqwest::Client, SetupError> {
+fn http_client(timeout: Duration) -> reqwest::ClientBuilder {
     // An error means that a provider is installed already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
@@ -38,8 +45,6 @@ fn http_client(timeout: Duration) -> Result<reqwest::Client, SetupError> {
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
         .timeout(timeout)
         .user_agent(concat!("quartet/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(SetupError)
 }
 
 /// The span of an outbound call, while traces are on.

@@ -122,7 +122,7 @@ impl ThirdPartyClient {
     /// configuration is checked before.
     pub fn new(config: &config::ThirdParty, webhook_url: String) -> Result<Self, SetupError> {
         Ok(Self {
-            http: http_client(config.timeout)?,
+            http: http_client(config.timeout).build().map_err(SetupError)?,
             create_url: config.create_url().unwrap_or_default(),
             lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
             lookup_timeout: config.lookup_timeout,

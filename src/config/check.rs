@@ -94,6 +94,16 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
                 .to_owned(),
         });
     }
+    if let Some(client) = &config.default_client
+        && let Err(refusal) = notify.egress.check_url(&client.callback_url)
+    {
+        broken.push(Broken {
+            variable: "QUARTET_DEFAULT_CLIENT__CALLBACK_URL",
+            other: Some("QUARTET_NOTIFY__ALLOWED_NETWORKS"),
+            value: Some(client.callback_url.to_string()),
+            allowed: refusal.to_string(),
+        });
+    }
     broken
 }
 

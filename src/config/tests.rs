@@ -3,7 +3,7 @@ use std::{fs, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::telemetry::LogFormat;
+use crate::{domain::EgressPolicy, telemetry::LogFormat};
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -80,8 +80,14 @@ fn defaults_are_those_of_the_design() {
         deadline: s(15 * 60),
     };
     assert_eq!(config.poll, poll);
-    let notify =
-        Notify { first: ms(200), max_attempts: 15, base: s(1), max_delay: s(3600), timeout: s(10) };
+    let notify = Notify {
+        first: ms(200),
+        max_attempts: 15,
+        base: s(1),
+        max_delay: s(3600),
+        timeout: s(10),
+        egress: EgressPolicy::default(),
+    };
     assert_eq!(config.notify, notify);
     let worker = Worker {
         concurrency: 1000,

@@ -1,10 +1,11 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the
-//! circuit breaker's decisions, and the vocabularies of evidence and dead letters. Imports nothing
-//! else of ours.
+//! circuit breaker's decisions, which addresses clients may name, and the vocabularies of evidence
+//! and dead letters. Imports nothing else of ours.
 
 pub mod circuit;
 pub mod dead_letter;
+pub mod egress;
 pub mod evidence;
 pub mod job;
 pub mod maintenance;
@@ -14,6 +15,7 @@ pub mod transaction;
 
 pub use circuit::CircuitState;
 pub use dead_letter::{DeadLetterKind, DeadLetterState};
+pub use egress::{EgressPolicy, EgressRefusal};
 pub use evidence::EvidenceKind;
 pub use job::{JobKind, JobState, RunOutcome};
 pub use maintenance::{Finding, MaintenanceTask};

@@ -74,7 +74,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
                         .with_evidence(EvidenceKind::ClientRefused, refused)
                         .with_notified(version, false)
                 }
-                NotifyError::Unreachable { .. } => {
+                NotifyError::Unreachable { .. } | NotifyError::Blocked(_) => {
                     Outcome::retry(backoff_delay(&context, &job), text)
                         .with_notified(version, false)
                 }

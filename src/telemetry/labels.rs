@@ -113,6 +113,8 @@ words! {
         Refused = "refused",
         /// No answer.
         Unreachable = "unreachable",
+        /// Not called: its callback URL leads where none may.
+        Blocked = "blocked",
     }
 }
 

@@ -16,6 +16,7 @@ mod database_loss;
 mod dead_letter_replay;
 mod dead_letters;
 mod deploy;
+mod egress;
 mod embedded_postgres;
 mod figures;
 mod fuzzed;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::super::{
     settings::Settings,
     value::{
-        BaseUrl, count, duration, factor, lookup_path, path, positive_duration, positive_ratio,
-        seconds, secrets,
+        BaseUrl, count, duration, factor, lookup_path, networks, path, positive_duration,
+        positive_ratio, seconds, secrets, truth,
     },
 };
-use crate::signature::Secret;
+use crate::{domain::EgressPolicy, signature::Secret};
 
 /// `QUARTET_THIRD_PARTY__…`: the third party that creates transactions.
 #[derive(Debug, Clone, PartialEq)]
@@ -247,6 +247,8 @@ pub struct Notify {
     pub max_delay: Duration,
     /// Longest wait for the client's answer; 10 s.
     pub timeout: Duration,
+    /// Where callback URLs may lead; to public addresses, by `http` or `https`.
+    pub egress: EgressPolicy,
 }
 
 impl Notify {
@@ -282,6 +284,23 @@ impl Notify {
                 positive_duration,
                 "Longest wait for the client's answer",
             ),
+            egress: EgressPolicy {
+                allowed_networks: settings
+                    .optional(
+                        "QUARTET_NOTIFY__ALLOWED_NETWORKS",
+                        networks,
+                        "Networks that callback URLs may lead to although they are not public, such \
+                         as `10.1.0.0/16`, separated by commas. Private, loopback, link-local and \
+                         other special addresses are refused without it",
+                    )
+                    .unwrap_or_default(),
+                https_only: settings.read(
+                    "QUARTET_NOTIFY__HTTPS_ONLY",
+                    "false",
+                    truth,
+                    "Whether callback URLs with plain `http://` are refused",
+                ),
+            },
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod invariants;
 pub mod job_rows;
 pub mod jobs;
 pub mod line;
+pub mod peer;
 pub mod pgbouncer;
 pub mod ports;
 pub mod postgres;

@@ -25,7 +25,7 @@ pub const OPERATOR_TOKEN: &str = "test_operator_0123";
 pub const MASTER_KEY: &str = "cXVhcnRldF90ZXN0X21hc3Rlcl9rZXlfMzJfYnl0ZXM=";
 
 /// Durations that suit a test; each can be overridden.
-const FAST: [(&str, &str); 14] = [
+const FAST: [(&str, &str); 15] = [
     ("QUARTET_DATABASE__MAX_CONNECTIONS", "15"),
     ("QUARTET_THIRD_PARTY__TIMEOUT", "1s"),
     ("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "500ms"),
@@ -37,6 +37,8 @@ const FAST: [(&str, &str); 14] = [
     ("QUARTET_NOTIFY__BASE", "50ms"),
     ("QUARTET_NOTIFY__MAX_DELAY", "1s"),
     ("QUARTET_NOTIFY__TIMEOUT", "1s"),
+    // The simulated client is on this machine.
+    ("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8"),
     ("QUARTET_WORKER__CONCURRENCY", "100"),
     ("QUARTET_WORKER__HEARTBEAT", "200ms"),
     ("QUARTET_WORKER__DEAD_AFTER", "600ms"),
