@@ -1,4 +1,6 @@
-//! The README says what the code does.
+//! The README says what the code does, and SECURITY.md what tests show.
+
+use std::{collections::BTreeSet, fs, path::Path};
 
 use quartet::config;
 
@@ -11,4 +13,31 @@ fn the_configuration_table_is_the_codes() {
         assert!(readme.contains(line), "README.md lacks, or has another text for:\n{line}");
     }
     assert!(readme.contains(&table), "the table in README.md has other lines or another order");
+}
+
+/// A test's place: `module::test` of `tests/it`, or of `src`.
+fn is_there(root: &Path, name: &str) -> bool {
+    let (module, test) = name.rsplit_once("::").unwrap();
+    let module = module.replace("::", "/");
+    let files = [".rs", "/mod.rs", "/tests.rs"].map(|end| format!("{module}{end}"));
+    let places = ["tests/it", "src"]
+        .into_iter()
+        .flat_map(|folder| files.iter().map(move |file| root.join(folder).join(file)));
+    let line = format!("fn {test}(");
+    places.into_iter().any(|place| fs::read_to_string(place).is_ok_and(|text| text.contains(&line)))
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("SECURITY.md")).expect("SECURITY.md is there");
+    let is_name = |name: &&str| {
+        name.contains("::") && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b))
+    };
+    let names: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert!(names.len() > 30, "{names:?}");
+    let missing: Vec<_> =
+        names.iter().filter(|name| **name != "module::test" && !is_there(root, name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(!is_there(root, "auth::no_such_test"));
 }
