@@ -201,7 +201,7 @@ mod tests {
             occurred_at: Utc::now(),
         };
         let url = format!("http://rebinding.example:{port}/");
-        let told = client.notify(&url, &Secret::generate(), &notification).await;
+        let told = client.notify(&url, &[Secret::generate()], &notification).await;
         (told, asked.load(Ordering::SeqCst))
     }
 

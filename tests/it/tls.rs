@@ -15,7 +15,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{TestApp, World, command, transaction, wait_for, wait_until, world::set};
+use crate::support::{
+    TestApp, World, command, transaction, wait_for, wait_until,
+    world::{API_KEY, OPERATOR_TOKEN, set},
+};
 
 const BOUND: Duration = Duration::from_secs(15);
 /// How often the files are looked at.
@@ -99,7 +102,7 @@ async fn https_is_served_as_http_2_and_1() {
             ready.try_clone().unwrap().send().await.unwrap().status() == 200
         })
         .await;
-        let post = http.post(format!("{url}/v1/transactions")).bearer_auth("qk_test_client");
+        let post = http.post(format!("{url}/v1/transactions")).bearer_auth(API_KEY);
         let body = transaction(uuid::Uuid::now_v7()).to_string();
         let post = post.header("content-type", "application/json").body(body);
         let answer = post.send().await.unwrap();
@@ -109,7 +112,7 @@ async fn https_is_served_as_http_2_and_1() {
         let form = http.post(format!("{url}/console/sign-in"));
         let form = form.header("content-type", "application/x-www-form-urlencoded");
         // As a browser that tells the origin alone; HTTP/2 has no `Host`.
-        let form = form.header("origin", &url).body("token=test_operator");
+        let form = form.header("origin", &url).body(format!("token={OPERATOR_TOKEN}"));
         let signed_in = form.send().await.unwrap();
         let cookie = signed_in.headers()["set-cookie"].to_str().unwrap();
         assert!(cookie.ends_with("; Secure"), "{cookie}");
