@@ -110,6 +110,7 @@ fn settings(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
         ("QUARTET_DEFAULT_CLIENT__NAME", "default".to_owned()),
         ("QUARTET_DEFAULT_CLIENT__API_KEY", API_KEY.to_owned()),
         ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url()),
+        ("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
         ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", config.client_secret.reveal()),
     ]
 }

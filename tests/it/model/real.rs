@@ -88,7 +88,8 @@ impl Real {
             announcer: Announcer::new(wakeups.clone()),
             third_party: ThirdPartyClient::new(&config.third_party, app.webhook_url()).unwrap(),
             circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
-            callbacks: CallbackClient::new(config.notify.timeout).unwrap(),
+            callbacks: CallbackClient::new(config.notify.timeout, config.notify.egress.clone())
+                .unwrap(),
             wakeups,
             metrics: Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap()),
             stopping: CancellationToken::new(),
