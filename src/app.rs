@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 use poem::{
-    Endpoint, Server,
+    Endpoint, Response,
     listener::{Acceptor, TcpAcceptor},
 };
 use tokio::{net::TcpListener, task::JoinSet};
@@ -84,7 +84,7 @@ pub enum AppError {
     Secrets(SecretsError),
     #[error("the database schema is not up to date: run `quartet migrate`")]
     NotMigrated,
-    #[error("the HTTP server ended")]
+    #[error("the listener cannot be used")]
     Http(#[source] std::io::Error),
     #[error("the HTTP server ended unexpectedly")]
     HttpTask(#[source] tokio::task::JoinError),
@@ -185,10 +185,10 @@ impl App {
         match &self.certificate {
             Some(certificate) => {
                 let acceptor = certificate.acceptor(acceptor)?;
-                server.spawn(serve(acceptor, routes, http_stop, grace));
+                server.spawn(serve(acceptor, routes, self.state.clone(), http_stop, grace));
             }
             None => {
-                server.spawn(serve(acceptor, routes, http_stop, grace));
+                server.spawn(serve(acceptor, routes, self.state.clone(), http_stop, grace));
             }
         }
         let _renewing = self
@@ -237,16 +237,15 @@ impl App {
                 () = stop.cancelled(), if !stopping.is_cancelled() => stopping.cancel(),
                 Some(ended) = server.join_next() => {
                     // Before the workers have ended: either it was told to stop, or it failed.
-                    match ended.map_err(AppError::HttpTask).and_then(|ended| ended.map_err(AppError::Http)) {
-                        Ok(()) => {}
-                        Err(error) => break Err(error),
+                    if let Err(error) = ended {
+                        break Err(AppError::HttpTask(error));
                     }
                 }
             }
         };
         stop.cancel();
         while let Some(ended) = server.join_next().await {
-            ended.map_err(AppError::HttpTask)?.map_err(AppError::Http)?;
+            ended.map_err(AppError::HttpTask)?;
         }
         // Nothing is counted any more. A panic there was logged, and costs figures alone.
         figures_stop.cancel();
@@ -262,12 +261,13 @@ impl App {
 /// Serves over `acceptor` until `stop`, and then for `grace` at most.
 async fn serve(
     acceptor: impl Acceptor + 'static,
-    routes: impl Endpoint + 'static,
+    routes: impl Endpoint<Output = Response> + 'static,
+    state: Arc<ApiState>,
     stop: CancellationToken,
     grace: Duration,
-) -> std::io::Result<()> {
-    let server = Server::new_with_acceptor(acceptor);
-    server.run_with_graceful_shutdown(routes, stop.cancelled_owned(), Some(grace)).await
+) {
+    let metrics = state.metrics.clone();
+    http::server::serve(acceptor, routes, &state.intake, metrics, stop, grace).await;
 }
 
 /// The connections of a process, split so that neither requests nor leases wait behind jobs.

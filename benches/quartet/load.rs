@@ -33,6 +33,10 @@ use crate::{
 const OPEN_CONNECTIONS: (usize, usize) = (8, 256);
 const OPEN_LATENCY: f64 = 0.25;
 
+/// How often an accept is sent that is refused each time, and the pause before the next time.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Where accepts go and are noted.
 #[derive(Clone)]
 pub struct Load {
@@ -72,6 +76,31 @@ impl Accepted {
     }
 }
 
+/// What became of accepts that may be refused.
+#[derive(Debug, Default)]
+pub struct Offered {
+    /// From intended to answered, nanoseconds, where it was accepted.
+    pub accepted: Vec<u64>,
+    /// The same where it was refused (503).
+    pub refused: Vec<u64>,
+    /// From the first one to the last answer.
+    pub took: Duration,
+}
+
+/// What is done about an accept that is refused because there is too much to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusals {
+    /// It is sent again, and its latency goes on.
+    SendAgain,
+    Count,
+}
+
+/// How one accept ended; nanoseconds since it was intended.
+enum Answered {
+    Accepted(u64),
+    Refused(u64),
+}
+
 impl Load {
     /// As many accepts as `connections` can do, one after another on each.
     pub async fn closed(&self, connections: usize, until: &Until) -> Result<Accepted, BenchError> {
@@ -98,7 +127,10 @@ impl Load {
                             _ => break,
                         }
                     }
-                    latencies.push(load.accept(&mut connection, now()).await?);
+                    let answered = load.accept(&mut connection, now(), Refusals::SendAgain).await?;
+                    if let Answered::Accepted(latency) = answered {
+                        latencies.push(latency);
+                    }
                 }
                 Ok::<_, BenchError>(latencies)
             });
@@ -113,58 +145,96 @@ impl Load {
 
     /// Accepts at a steady `rate` per second for `elapsed`.
     pub async fn open(&self, rate: f64, elapsed: Duration) -> Result<Accepted, BenchError> {
+        let (least, most) = OPEN_CONNECTIONS;
+        let connections = ((rate * OPEN_LATENCY) as usize).clamp(least, most);
+        let offered = self.send(rate, elapsed, connections, Refusals::SendAgain).await?;
+        Ok(Accepted { latencies: offered.accepted, took: offered.took })
+    }
+
+    /// The same over so many connections; an accept that is refused is counted as that.
+    pub async fn offer(
+        &self,
+        rate: f64,
+        elapsed: Duration,
+        connections: usize,
+    ) -> Result<Offered, BenchError> {
+        self.send(rate, elapsed, connections, Refusals::Count).await
+    }
+
+    async fn send(
+        &self,
+        rate: f64,
+        elapsed: Duration,
+        connections: usize,
+        refusals: Refusals,
+    ) -> Result<Offered, BenchError> {
         let (sender, due) = mpsc::unbounded_channel();
         let due = Arc::new(Mutex::new(due));
         let mut tasks = JoinSet::new();
-        let (least, most) = OPEN_CONNECTIONS;
-        let connections = ((rate * OPEN_LATENCY) as usize).clamp(least, most);
         for _ in 0..connections {
             let connection = Connection::open(self.address).await.doing("connect to Quartet")?;
             let (load, due) = (self.clone(), due.clone());
-            tasks.spawn(async move { load.accept_due(connection, due).await });
+            tasks.spawn(async move { load.send_due(connection, due, refusals).await });
         }
         let start = Instant::now();
         // A thread of its own: it sleeps more exactly than the runtime's timer, by milliseconds.
         let pacer = thread::spawn(move || pace(rate, elapsed, &sender));
-        let mut accepted = Accepted::default();
+        let mut offered = Offered::default();
         while let Some(ended) = tasks.join_next().await {
-            accepted.latencies.extend(joined(ended)??);
+            let Offered { accepted, refused, .. } = joined(ended)??;
+            offered.accepted.extend(accepted);
+            offered.refused.extend(refused);
         }
-        accepted.took = start.elapsed();
+        offered.took = start.elapsed();
         // It has ended: the tasks end with its channel.
         let _ = pacer.join();
-        Ok(accepted)
+        Ok(offered)
     }
 
-    async fn accept_due(
+    async fn send_due(
         &self,
         mut connection: Connection,
         due: Arc<Mutex<mpsc::UnboundedReceiver<Moment>>>,
-    ) -> Result<Vec<u64>, BenchError> {
-        let mut latencies = Vec::new();
+        refusals: Refusals,
+    ) -> Result<Offered, BenchError> {
+        let mut offered = Offered::default();
         loop {
             // The others wait for the lock meanwhile, and one of them gets the next moment.
             let next = due.lock().await.recv().await;
-            let Some(intended) = next else { return Ok(latencies) };
-            latencies.push(self.accept(&mut connection, intended).await?);
+            let Some(intended) = next else { return Ok(offered) };
+            match self.accept(&mut connection, intended, refusals).await? {
+                Answered::Accepted(latency) => offered.accepted.push(latency),
+                Answered::Refused(latency) => offered.refused.push(latency),
+            }
         }
     }
 
-    /// One accept; how long it took since `intended`.
+    /// One accept.
     async fn accept(
         &self,
         connection: &mut Connection,
         intended: Moment,
-    ) -> Result<u64, BenchError> {
+        refusals: Refusals,
+    ) -> Result<Answered, BenchError> {
         let id = Uuid::now_v7();
-        let answer = connection.send(&accept_request(id)).await.doing("accept a transaction")?;
-        if answer.status != 202 {
-            let (status, body) = (answer.status, answer.text());
-            return Err(BenchError::Refused { what: "an accept".to_owned(), status, body });
+        let mut tries = 0;
+        loop {
+            let answer =
+                connection.send(&accept_request(id)).await.doing("accept a transaction")?;
+            tries += 1;
+            match (answer.status, refusals) {
+                (202, _) => break,
+                (503, Refusals::Count) => return Ok(Answered::Refused(now() - intended)),
+                (503, Refusals::SendAgain) if tries < TRIES => tokio::time::sleep(PAUSE).await,
+                (status, _) => {
+                    let body = answer.text();
+                    return Err(BenchError::Refused { what: "an accept".to_owned(), status, body });
+                }
+            }
         }
         let answered = now();
         self.ledger.accepted(id, intended, answered);
-        Ok(answered - intended)
+        Ok(Answered::Accepted(answered - intended))
     }
 }
 

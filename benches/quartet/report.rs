@@ -41,6 +41,7 @@ fn target(figure: &Figure, judged: bool) -> String {
         Target::AtLeast(least) => format!("≥ {} {symbol}", number(least)),
         Target::AtMost(most) => format!("≤ {} {symbol}", number(most)),
         Target::TimesPeer(times) => format!("≥ {times:.1} ×"),
+        Target::AtMostTimesPeer(times) => format!("≤ {times:.1} ×"),
         Target::AbovePeer(most) => format!("≤ {} {symbol} above", number(most)),
     };
     let verdict = match figure.is_reached() {

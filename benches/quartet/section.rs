@@ -41,6 +41,8 @@ pub enum Target {
     AtMost(f64),
     /// This many times the peer.
     TimesPeer(f64),
+    /// Not more than this many times the peer.
+    AtMostTimesPeer(f64),
     /// Not more than this above the peer.
     AbovePeer(f64),
 }
@@ -93,6 +95,7 @@ impl Figure {
             Target::AtLeast(least) => median >= least,
             Target::AtMost(most) => median <= most,
             Target::TimesPeer(times) => median >= times * peer?,
+            Target::AtMostTimesPeer(times) => median <= times * peer?,
             Target::AbovePeer(most) => median - peer? <= most,
         })
     }

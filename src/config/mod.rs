@@ -30,8 +30,8 @@ pub use self::{
     default_client::DefaultClient,
     error::{ConfigError, Problem},
     sections::{
-        Circuit, Database, Http, Log, Notify, Poll, Pooler, Reconcile, Retention, Secrets,
-        ThirdParty, Tls, Traces, Webhook, Worker,
+        Circuit, Database, Http, Intake, Limits, Log, Notify, Poll, Pooler, Reconcile, Retention,
+        Secrets, ThirdParty, Tls, Traces, Webhook, Worker,
     },
     settings::SettingDoc,
     value::{BaseUrl, Redacted, duration, http_url},
@@ -76,6 +76,8 @@ impl Role {
 pub struct Config {
     pub database: Database,
     pub http: Http,
+    pub intake: Intake,
+    pub limits: Limits,
     /// `QUARTET_OPERATOR_TOKEN`: SHA-256 of each bearer token of the operator API, which is closed
     /// without one.
     pub operator_tokens: Vec<Redacted<[u8; 32]>>,
@@ -143,6 +145,8 @@ impl Config {
         Self {
             database: Database::read(settings),
             http: Http::read(settings),
+            intake: Intake::read(settings),
+            limits: Limits::read(settings),
             operator_tokens: sections::read_operator_tokens(settings),
             secrets: Secrets::read(settings),
             third_party: ThirdParty::read(settings),

@@ -12,7 +12,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use poem::{Request, http::StatusCode};
+use poem::{
+    Request,
+    http::{StatusCode, header},
+};
 use poem_openapi::{SecurityScheme, auth::Bearer};
 use subtle::{Choice, ConstantTimeEq};
 use uuid::Uuid;
@@ -27,6 +30,8 @@ use crate::{secrets::hash_token, store::clients};
 const OPERATOR_NAME: &str = "Operator-Name";
 /// Most characters of that name.
 const MAX_OPERATOR_NAME: usize = 100;
+/// Most keys that are remembered; then all are looked up again.
+const MOST_KNOWN_KEYS: usize = 100_000;
 
 /// A new API key, `qk_` and 32 random bytes.
 pub fn generate_api_key() -> String {
@@ -77,7 +82,11 @@ impl KnownKeys {
     }
 
     fn add(&self, hash: [u8; 32], client_id: Uuid) {
-        self.keys().insert(hash, client_id);
+        let mut keys = self.keys();
+        if keys.len() >= MOST_KNOWN_KEYS {
+            keys.clear();
+        }
+        keys.insert(hash, client_id);
     }
 
     fn forget(&self, hash: &[u8; 32]) {
@@ -125,8 +134,26 @@ pub struct OperatorAuth(
     pub String,
 );
 
+/// The client that a request names, as far as its key is known here already: nobody is asked, and
+/// the key may have been withdrawn since.
+pub(super) fn known_client(state: &ApiState, request: &Request) -> Option<Uuid> {
+    let (scheme, key) = request.header(header::AUTHORIZATION)?.split_once(' ')?;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    is_bearer.then(|| state.known_keys.find(&hash_token(key.trim())))?
+}
+
 async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
-    find_client(request, &bearer).await?.ok_or_else(|| Problem::unauthorized().into())
+    let (known_keys, hash) = (&ApiState::of(request).known_keys, hash_token(&bearer.token));
+    match find_client(request, &bearer).await? {
+        Some(id) => {
+            known_keys.add(hash, id);
+            Ok(id)
+        }
+        None => {
+            known_keys.forget(&hash);
+            Err(Problem::unauthorized().into())
+        }
+    }
 }
 
 async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Poster> {
@@ -136,7 +163,6 @@ async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Poster>
         return Ok(Poster { id, api_key_hash });
     }
     let id = check_client(request, bearer).await?;
-    known_keys.add(api_key_hash, id);
     Ok(Poster { id, api_key_hash })
 }
 

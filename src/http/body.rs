@@ -8,6 +8,7 @@ use std::fmt;
 
 use poem::{
     Request, RequestBody,
+    error::ReadBodyError,
     http::{StatusCode, header},
 };
 use poem_openapi::{
@@ -24,6 +25,7 @@ use super::{
     ApiState,
     problem::{FieldProblem, Problem},
 };
+use crate::telemetry::labels::Refusal;
 
 /// A type that is read from the fields of a JSON object. Its poem-openapi schema documents it.
 pub trait FromFields: Type + Sized {
@@ -117,9 +119,10 @@ pub(super) fn check_content_type(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Reads the whole body, at most `HTTP__MAX_BODY` bytes.
+/// Reads the whole body, at most `HTTP__MAX_BODY` bytes within `HTTP__BODY_TIMEOUT`.
 pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<Vec<u8>> {
-    let limit = ApiState::of(request).max_body;
+    let state = ApiState::of(request);
+    let limit = state.max_body;
     let too_long = || {
         let detail = format!("the body is longer than {limit} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
@@ -129,12 +132,20 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Res
     if declared.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_long().into());
     }
-    let body = body.take()?;
-    let bytes = body.into_bytes_limit(limit).await.map_err(|error| match error {
-        poem::error::ReadBodyError::PayloadTooLarge => too_long(),
-        _ => Problem::new(StatusCode::BAD_REQUEST, "the body could not be read to its end"),
-    })?;
-    Ok(bytes.to_vec())
+    let (body, patience) = (body.take()?, state.intake.body_timeout);
+    match tokio::time::timeout(patience, body.into_bytes_limit(limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes.to_vec()),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_long().into()),
+        Ok(Err(_)) => {
+            let detail = "the body could not be read to its end";
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail).into())
+        }
+        Err(_) => {
+            state.metrics.refused(Refusal::SlowBody);
+            let detail = format!("the body did not come within {} s", patience.as_secs_f64());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into())
+        }
+    }
 }
 
 /// What is done about fields that the type does not have.

@@ -4,6 +4,7 @@
 //! workers of this process, and answers. Every call of the database is bounded in time, so that a
 //! database that is away is answered with 503 within two seconds.
 
+pub mod admission;
 pub mod auth;
 pub mod body;
 pub mod console;
@@ -16,7 +17,9 @@ pub mod operator;
 pub mod page;
 pub mod path_template;
 pub mod problem;
+pub mod rate_limit;
 pub mod security_headers;
+pub mod server;
 pub mod strict_query;
 pub mod tls;
 pub mod transaction_schema;
@@ -39,6 +42,7 @@ use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::time::Instant;
 
 use self::{
+    admission::Admission,
     auth::{KnownKeys, OperatorTokens},
     observe::Observe,
     problem::Problem,
@@ -83,6 +87,10 @@ pub struct ApiState {
     pub operator_tokens: OperatorTokens,
     /// Largest request body, in bytes.
     pub max_body: usize,
+    /// How much is taken in at the same time, and for how long.
+    pub intake: config::Intake,
+    /// How fast a client may call.
+    pub limits: config::Limits,
     pub metrics: Arc<Metrics>,
     /// Silence after which a worker counts as dead.
     pub dead_after: Duration,
@@ -124,6 +132,8 @@ impl ApiState {
             webhook: config.webhook.clone(),
             operator_tokens: OperatorTokens::new(tokens),
             max_body: config.http.max_body,
+            intake: config.intake.clone(),
+            limits: config.limits.clone(),
             metrics,
             dead_after: config.worker.dead_after,
             public_is_https: match public_url {
@@ -189,7 +199,10 @@ A durable transaction relay: post a transaction and get an answer at once; Quart
 the third party, finds out how it ended, and tells you by a signed `PUT` to your callback URL.\n\n\
 Errors are `application/problem+json` (RFC 9457); `errors[]` names each field at fault. Times are \
 RFC 3339 in UTC. Unknown fields in a request are an error. Bodies are at most 64 KiB unless \
-configured otherwise. Callbacks and webhooks are signed as \
+configured otherwise.\n\n\
+A request may be answered 429, where a client sends more than it may, or 503, where there is too \
+much to do or the database is away: nothing was done, or the same request again is harmless; send it \
+again after `Retry-After` seconds. Callbacks and webhooks are signed as \
 [Standard Webhooks](https://www.standardwebhooks.com/).";
 
 type Api = (
@@ -252,6 +265,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     };
     let observe = Observe::new(&spec, state.metrics.clone());
     let security_headers = SecurityHeaders { serves_https: state.serves_https };
+    let admission = Admission::new(state.clone());
     route
         .at("/metrics", poem::get(metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
@@ -269,6 +283,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         })
         .with(CatchPanic::new().with_handler(panicked))
         .map_to_response()
+        .with(admission)
         .with(observe)
         .with(security_headers)
         .into_endpoint()

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
-use super::{path_template::PathTemplate, problem::Cause};
+use super::{admission::Shed, path_template::PathTemplate, problem::Cause};
 use crate::telemetry::{
     Metrics,
     labels::{AcceptResult, WebhookResult},
@@ -207,6 +207,10 @@ fn log(response: &Response, took: Duration) {
     let took_ms = took.as_secs_f64() * 1_000.0;
     let cause = response.extensions().get::<Cause>().map(|cause| &*cause.0);
     match response.status() {
+        // Told in sum.
+        _ if response.extensions().get::<Shed>().is_some() => {
+            tracing::debug!(took_ms, "request refused");
+        }
         StatusCode::SERVICE_UNAVAILABLE => {
             tracing::warn!(took_ms, cause, "request refused");
         }

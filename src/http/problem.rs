@@ -20,7 +20,7 @@ use poem_openapi::{
 
 use crate::store::StoreError;
 
-/// Seconds after which a client may try again when the database is away.
+/// Seconds after which a client may try again when the database is away or there is too much to do.
 pub const RETRY_AFTER_SECONDS: &str = "1";
 
 /// An error answer, RFC 9457.
@@ -207,6 +207,8 @@ impl IntoResponse for Problem {
             StatusCode::SERVICE_UNAVAILABLE => {
                 response.header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
             }
+            // What is still to come of the body is no request (RFC 9110 section 15.5.9).
+            StatusCode::REQUEST_TIMEOUT => response.header(header::CONNECTION, "close"),
             _ => response,
         };
         response.body(self.to_json_string())

@@ -68,6 +68,9 @@ pub enum CreateTransactionResponse {
     /// No or a wrong API key.
     #[oai(status = 401)]
     Unauthorized(ProblemJson),
+    /// The body did not come in time.
+    #[oai(status = 408)]
+    TimedOut(ProblemJson),
     /// This id was posted before with other content, or by another client.
     #[oai(status = 409)]
     Conflict(ProblemJson),
@@ -80,7 +83,11 @@ pub enum CreateTransactionResponse {
     /// A field is wrong, missing or unknown.
     #[oai(status = 422)]
     Invalid(ProblemJson),
-    /// The database is away: send the same request again after `Retry-After` seconds.
+    /// You send more requests than you may: wait for `Retry-After` seconds. Nothing was done.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: send the same request again after
+    /// `Retry-After` seconds.
     #[oai(status = 503)]
     Unavailable(ProblemJson),
 }
@@ -100,7 +107,10 @@ pub enum GetTransactionResponse {
     /// A parameter is wrong.
     #[oai(status = 422)]
     Invalid(ProblemJson),
-    /// The database is away.
+    /// You send more requests than you may: wait for `Retry-After` seconds.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
     #[oai(status = 503)]
     Unavailable(ProblemJson),
 }
@@ -117,7 +127,10 @@ pub enum ListTransactionsResponse {
     /// A parameter is wrong.
     #[oai(status = 422)]
     Invalid(ProblemJson),
-    /// The database is away.
+    /// You send more requests than you may: wait for `Retry-After` seconds.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
     #[oai(status = 503)]
     Unavailable(ProblemJson),
 }
@@ -137,12 +150,31 @@ pub enum ListEventsResponse {
     /// A parameter is wrong.
     #[oai(status = 422)]
     Invalid(ProblemJson),
-    /// The database is away.
+    /// You send more requests than you may: wait for `Retry-After` seconds.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
     #[oai(status = 503)]
     Unavailable(ProblemJson),
 }
 
-#[OpenApi(prefix_path = "/v1/transactions", tag = "super::Tag::Transactions")]
+#[OpenApi(
+    prefix_path = "/v1/transactions",
+    tag = "super::Tag::Transactions",
+    response_header(
+        name = "RateLimit-Policy",
+        ty = "Option<String>",
+        description = "Where your requests are limited: `\"client\";q=100;w=10` is 100 at once, and \
+                       as many in every 10 seconds after that \
+                       (draft-ietf-httpapi-ratelimit-headers-11)."
+    ),
+    response_header(
+        name = "RateLimit",
+        ty = "Option<String>",
+        description = "Where your requests are limited: `\"client\";r=7;t=1` is 7 left, and more in \
+                       1 second."
+    )
+)]
 impl TransactionsApi {
     /// Post a transaction.
     ///

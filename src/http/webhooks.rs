@@ -187,6 +187,9 @@ pub enum ReceiveWebhookResponse {
     /// The signature is wrong, missing or too old.
     #[oai(status = 401)]
     Unauthorized(ProblemJson),
+    /// The body did not come in time.
+    #[oai(status = 408)]
+    TimedOut(ProblemJson),
     /// The body is too long.
     #[oai(status = 413)]
     TooLarge(ProblemJson),
@@ -196,7 +199,8 @@ pub enum ReceiveWebhookResponse {
     /// A field is wrong or missing.
     #[oai(status = 422)]
     Invalid(ProblemJson),
-    /// The database is away: send the same webhook again after `Retry-After` seconds.
+    /// There is too much to do, or the database is away: send the same webhook again after
+    /// `Retry-After` seconds.
     #[oai(status = 503)]
     Unavailable(ProblemJson),
 }

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{
     Database, StoreError,
+    congestion::Congestion,
     database::{STATEMENT_LIMIT, in_time_of},
     session::Session,
 };
@@ -105,12 +106,14 @@ pub trait Batch: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Coalescer<B: Batch> {
     waiting: mpsc::Sender<Waiting<B>>,
+    congestion: Arc<Congestion>,
 }
 
 #[derive(Debug)]
 struct Waiting<B: Batch> {
     request: B::Request,
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
+    /// When it came.
     asked: Instant,
 }
 
@@ -123,7 +126,7 @@ impl<B: Batch> Waiting<B> {
 
 impl<B: Batch> Clone for Coalescer<B> {
     fn clone(&self) -> Self {
-        Self { waiting: self.waiting.clone() }
+        Self { waiting: self.waiting.clone(), congestion: self.congestion.clone() }
     }
 }
 
@@ -134,10 +137,12 @@ impl<B: Batch> Coalescer<B> {
         let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
         let (sender, receiver) = mpsc::channel(ROOM);
         let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
+        let congestion = Arc::new(Congestion::new(Instant::now()));
         for _ in 0..writers {
             let writer = Writer {
                 batch: batch.clone(),
                 waiting: receiver.clone(),
+                congestion: congestion.clone(),
                 session: Session::new(pool, &settings),
                 pool: pool.clone(),
                 wait: RETRY.0,
@@ -145,17 +150,30 @@ impl<B: Batch> Coalescer<B> {
             };
             tokio::spawn(writer.run());
         }
-        Self { waiting: sender }
+        Self { waiting: sender, congestion }
     }
 
     /// Has `request` done, and waits for the answer. Whether a request whose caller stops waiting
     /// is still done is open.
     pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
-        if self.waiting.send(Waiting { request, reply, asked: Instant::now() }).await.is_err() {
+        let asked = Instant::now();
+        self.congestion.came(!self.is_waited_for(), asked);
+        if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
+    }
+
+    /// Whether a request that came now would wait too long for a writer. While requests come faster
+    /// than they are done, too long is more than `target`.
+    pub fn is_congested(&self, target: Duration) -> bool {
+        self.is_waited_for() && self.congestion.is_too_long(target, Instant::now())
+    }
+
+    /// Whether a request waits for a writer.
+    fn is_waited_for(&self) -> bool {
+        self.waiting.capacity() < self.waiting.max_capacity()
     }
 }
 
@@ -170,6 +188,7 @@ fn writer_ended() -> StoreError {
 struct Writer<B: Batch> {
     batch: Arc<B>,
     waiting: Arc<Mutex<mpsc::Receiver<Waiting<B>>>>,
+    congestion: Arc<Congestion>,
     session: Session,
     pool: Database,
     /// How long it waits after the next attempt that finds the database away.
@@ -185,17 +204,28 @@ impl<B: Batch> Writer<B> {
             let mut taken = std::mem::take(&mut self.skipped);
             let room = B::MOST - taken.len().min(B::MOST - 1);
             if taken.is_empty() {
-                if self.waiting.lock().await.recv_many(&mut taken, room).await == 0 {
+                if self.take(&mut taken, room).await == 0 {
                     break;
                 }
             } else {
-                let more = async { self.waiting.lock().await.recv_many(&mut taken, room).await };
+                let more = self.take(&mut taken, room);
                 // Nothing came: then it is those alone. Nothing is taken out without being kept.
                 let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
             }
             self.work(taken).await;
         }
         self.session.close().await;
+    }
+
+    /// Takes up to `room` of those that wait, and waits for the first one; 0 when nobody can ask any
+    /// more.
+    async fn take(&self, taken: &mut Vec<Waiting<B>>, room: usize) -> usize {
+        let mut waiting = self.waiting.lock().await;
+        let count = waiting.recv_many(taken, room).await;
+        if let Some(newest) = taken.last().filter(|_| count > 0) {
+            self.congestion.taken(newest.asked, !waiting.is_empty(), Instant::now());
+        }
+        count
     }
 
     /// Has `taken` done, for as long as anybody waits for it.

@@ -18,6 +18,7 @@ pub mod claims;
 pub mod client_secrets;
 pub mod clients;
 pub mod coalesce;
+mod congestion;
 pub mod console_sessions;
 mod database;
 pub mod dead_letter_actions;

@@ -11,11 +11,13 @@ words! {
         Replayed = "replayed",
         /// 409: posted before with other content, or by another client.
         Conflict = "conflict",
-        /// 400, 413, 415 or 422.
+        /// 400, 408, 413, 415 or 422.
         Invalid = "invalid",
         /// 401.
         Unauthorized = "unauthorized",
-        /// 503: the database was away.
+        /// 429: the client sends too many requests.
+        RateLimited = "rate_limited",
+        /// 503: the database was away, or there was too much to do.
         Unavailable = "unavailable",
         /// Anything else.
         Failed = "failed",
@@ -29,8 +31,9 @@ impl AcceptResult {
             202 => Self::Accepted,
             200 => Self::Replayed,
             409 => Self::Conflict,
-            400 | 413 | 415 | 422 => Self::Invalid,
+            400 | 408 | 413 | 415 | 422 => Self::Invalid,
             401 => Self::Unauthorized,
+            429 => Self::RateLimited,
             503 => Self::Unavailable,
             _ => Self::Failed,
         }
@@ -52,9 +55,9 @@ words! {
         Duplicate = "duplicate",
         /// 401: its signature is wrong, missing or too old.
         BadSignature = "bad_signature",
-        /// 400, 413, 415 or 422.
+        /// 400, 408, 413, 415 or 422.
         Invalid = "invalid",
-        /// 503: the database was away.
+        /// 503: the database was away, or there was too much to do.
         Unavailable = "unavailable",
         /// Anything else.
         Failed = "failed",
@@ -65,11 +68,29 @@ impl WebhookResult {
     /// What the status of an answer other than 200 says.
     pub fn of_refusal(status: u16) -> Self {
         match status {
-            400 | 413 | 415 | 422 => Self::Invalid,
+            400 | 408 | 413 | 415 | 422 => Self::Invalid,
             401 => Self::BadSignature,
             503 => Self::Unavailable,
             _ => Self::Failed,
         }
+    }
+}
+
+words! {
+    /// Why a request or a connection was refused before it was looked at closely.
+    Refusal {
+        /// 429: its client sends too many.
+        RateLimit = "rate_limit",
+        /// 503: too many of its kind are under way.
+        InFlight = "in_flight",
+        /// 503: those before it have waited for a writer for too long.
+        Queue = "queue",
+        /// There are too many connections.
+        Connections = "connections",
+        /// The head of a request did not come in time.
+        SlowHead = "slow_head",
+        /// 408: the body of a request did not come in time.
+        SlowBody = "slow_body",
     }
 }
 

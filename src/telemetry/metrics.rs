@@ -8,13 +8,14 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder, process_collector::ProcessCollector, proto::MetricFamily,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
+    proto::MetricFamily,
 };
 use sqlx::PgPool;
 
 use super::{
-    labels::{AcceptResult, CallResult, NotifyResult, WebhookResult},
+    labels::{AcceptResult, CallResult, NotifyResult, Refusal, WebhookResult},
     operations::OperationMetrics,
     reading::DatabaseReading,
     troubles::Troubles,
@@ -99,6 +100,8 @@ pub struct Metrics {
     time_to_final: Vec<(SettledBy, Histogram)>,
     requests: IntCounterVec,
     request_durations: HistogramVec,
+    refusals: ByWord<Refusal>,
+    http_connections: IntGauge,
     connections: IntGaugeVec,
     troubles: Arc<Troubles>,
     database_errors: IntCounterVec,
@@ -204,6 +207,13 @@ impl Metrics {
             &["operation"],
             &SHORT,
         )?;
+        let refusals = make.counters(
+            "quartet_requests_refused_total",
+            "Requests and connections refused to protect the others, by reason.",
+            &["reason"],
+        )?;
+        let http_connections =
+            make.gauges("quartet_http_connections", "Connections of callers that are open.", &[])?;
         let connections = make.gauges(
             "quartet_database_connections",
             "Connections of this process to the database, by pool and state; `max` is the limit.",
@@ -232,6 +242,8 @@ impl Metrics {
             time_to_final: SettledBy::ALL.iter().map(settled_by).collect(),
             requests,
             request_durations,
+            refusals: ByWord::new(Refusal::ALL, |word| refusals.with_label_values(&[word])),
+            http_connections: http_connections.with_label_values::<&str>(&[]),
             connections,
             registry,
         })
@@ -250,6 +262,21 @@ impl Metrics {
     /// A webhook was answered.
     pub fn webhook(&self, result: WebhookResult) {
         self.webhooks.inc(result);
+    }
+
+    /// A request or a connection was refused.
+    pub fn refused(&self, why: Refusal) {
+        self.refusals.inc(why);
+    }
+
+    /// A caller's connection was opened.
+    pub fn connection_opened(&self) {
+        self.http_connections.inc();
+    }
+
+    /// A caller's connection was closed.
+    pub fn connection_closed(&self) {
+        self.http_connections.dec();
     }
 
     /// A job was claimed this long after it was due.

@@ -24,6 +24,7 @@ mod guide;
 mod harness;
 mod health;
 mod idle;
+mod intake;
 mod invariants;
 mod leases;
 mod logs;

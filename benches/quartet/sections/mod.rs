@@ -9,6 +9,7 @@ mod accept_busy;
 mod e2e;
 mod idle;
 mod latency;
+mod overload;
 mod pick_up;
 mod punctuality;
 mod queue;
@@ -23,7 +24,7 @@ type Run = fn(&Bench) -> Running<'_>;
 
 /// Each by the name that `--only` takes. A section is one function, `pub async fn run(bench:
 /// &Bench) -> Result<Section, BenchError>`; here it gets its name.
-pub const ALL: [(&str, Run); 10] = [
+pub const ALL: [(&str, Run); 11] = [
     ("accept", |bench| Box::pin(accept::run(bench))),
     ("accept-busy", |bench| Box::pin(accept_busy::run(bench))),
     ("e2e", |bench| Box::pin(e2e::run(bench))),
@@ -32,6 +33,7 @@ pub const ALL: [(&str, Run); 10] = [
     ("pick-up", |bench| Box::pin(pick_up::run(bench))),
     ("queue", |bench| Box::pin(queue::run(bench))),
     ("scale", |bench| Box::pin(scale::run(bench))),
+    ("overload", |bench| Box::pin(overload::run(bench))),
     ("soak", |bench| Box::pin(soak::run(bench))),
     ("idle", |bench| Box::pin(idle::run(bench))),
 ];

@@ -1,12 +1,14 @@
 //! The settings by section: each field's meaning, unit and default, and how it is read.
 
 mod access;
+mod intake;
 mod peers;
 mod telemetry;
 mod upkeep;
 
 pub(super) use access::read_operator_tokens;
 pub use access::{Database, Http, Pooler, Secrets, Tls};
+pub use intake::{Intake, Limits};
 pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};
 pub use telemetry::{Log, Traces};
 pub use upkeep::{Reconcile, Retention, Worker};

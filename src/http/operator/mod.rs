@@ -51,7 +51,7 @@ macro_rules! answers {
             Forbidden = 403,
             /// A parameter is wrong.
             Invalid = 422,
-            /// The database is away.
+            /// There is too much to do, or the database is away.
             Unavailable = 503);
     };
     (read $(#[$doc:meta])* $name:ident { $(#[$ok_doc:meta])* $ok:ident($payload:ty) }) => {
@@ -64,7 +64,7 @@ macro_rules! answers {
             NotFound = 404,
             /// A parameter is wrong.
             Invalid = 422,
-            /// The database is away.
+            /// There is too much to do, or the database is away.
             Unavailable = 503);
     };
     (act $(#[$doc:meta])* $name:ident { $(#[$ok_doc:meta])* $ok:ident($payload:ty) }) => {
@@ -77,6 +77,8 @@ macro_rules! answers {
             Forbidden = 403,
             /// There is none with this id.
             NotFound = 404,
+            /// The body did not come in time.
+            TimedOut = 408,
             /// It cannot be done as things are; nothing was done.
             Conflict = 409,
             /// The body is too long.
@@ -85,7 +87,7 @@ macro_rules! answers {
             UnsupportedMediaType = 415,
             /// A field or parameter is wrong or unknown.
             Invalid = 422,
-            /// The database is away; nothing was done, or all of it.
+            /// There is too much to do, or the database is away; nothing was done, or all of it.
             Unavailable = 503);
     };
 }

@@ -1,0 +1,100 @@
+//! More accepts than can be taken: what becomes of those that are, and how the others are refused.
+
+use std::time::Duration;
+
+use crate::{
+    bench::{Bench, Run},
+    error::BenchError,
+    load::{Offered, Until},
+    quantiles::Quantiles,
+    section::{Section, Target, Unit},
+    stubs::Ending,
+};
+
+/// Connections that find out what the most is.
+const CONNECTIONS: usize = 64;
+/// Connections of the open loop: so many that they do not bound it.
+const CLIENTS: usize = 512;
+const DRAIN: Duration = Duration::from_secs(600);
+const NORMAL: f64 = 0.5;
+const OVERLOAD: f64 = 2.0;
+
+const NORMAL_P99: &str = "50 % of the maximum: accepted, p99";
+const OVERLOAD_P99: &str = "200 % of the maximum: accepted, p99";
+const FIRST_MEMORY: &str = "200 % of the maximum: peak memory of Quartet, first tenth";
+const REST_MEMORY: &str = "200 % of the maximum: peak memory of Quartet, the rest";
+
+/// Runs the section.
+pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
+    let (measure, elapsed) = bench.pick(
+        (Duration::from_secs(5), Duration::from_secs(60)),
+        (Duration::from_millis(300), Duration::from_secs(2)),
+    );
+    let title = format!(
+        "Twice as many accepts as can be taken, for {} s (`serve --role all`, open loop, {CLIENTS} \
+         connections)",
+        elapsed.as_secs()
+    );
+    let mut section = Section::new("overload", title);
+    let mut run = bench.run("bench_overload", Ending::Answer, "all").await?;
+    let most = run.load().closed(CONNECTIONS, &Until::elapsed(measure)).await?;
+    run.wait_told(DRAIN).await?;
+    let maximum = most.rate();
+    section.sample(&format!("maximum, {CONNECTIONS} connections"), Unit::PerSecond, maximum);
+    let latency = Quantiles::of_nanos(&most.latencies).at(0.99);
+    section.sample(&format!("maximum, {CONNECTIONS} connections, p99"), Unit::Millis, latency);
+
+    let normal = offer(&mut run, maximum * NORMAL, elapsed / 3).await?;
+    run.wait_told(DRAIN).await?;
+    let first = offer(&mut run, maximum * OVERLOAD, elapsed / 10).await?;
+    let rest = offer(&mut run, maximum * OVERLOAD, elapsed - elapsed / 10).await?;
+    section.sample(FIRST_MEMORY, Unit::Megabytes, first.peak_memory_mb);
+    section.sample(REST_MEMORY, Unit::Megabytes, rest.peak_memory_mb);
+    for (name, parts) in [("50 %", vec![normal]), ("200 %", vec![first, rest])] {
+        sample(&mut section, &format!("{name} of the maximum"), &parts);
+    }
+    let normal = section.figure(NORMAL_P99).map(|figure| figure.samples.clone());
+    section.peer(OVERLOAD_P99, "50 % load", &normal.unwrap_or_default());
+    section.target(OVERLOAD_P99, Target::AtMostTimesPeer(3.0));
+    let memory = section.figure(FIRST_MEMORY).map(|figure| figure.samples.clone());
+    section.peer(REST_MEMORY, "the first tenth", &memory.unwrap_or_default());
+    section.notes.push(
+        "What is accepted beyond what the workers do in the same time ends afterwards; the \
+         invariants are checked then"
+            .to_owned(),
+    );
+    run.wait_told(DRAIN).await?;
+    run.check(&mut section).await?;
+    run.stop().await?;
+    Ok(section)
+}
+
+/// What was offered at one rate.
+struct Part {
+    offered: Offered,
+    peak_memory_mb: f64,
+}
+
+async fn offer(run: &mut Run, rate: f64, elapsed: Duration) -> Result<Part, BenchError> {
+    let began = run.begin().await?;
+    let offered = run.load().offer(rate, elapsed, CLIENTS).await?;
+    let peak_memory_mb = run.end(&began).await?.peak_memory_mb;
+    Ok(Part { offered, peak_memory_mb })
+}
+
+fn sample(section: &mut Section, name: &str, parts: &[Part]) {
+    let all = |values: fn(&Offered) -> &Vec<u64>| {
+        let values = parts.iter().flat_map(|part| values(&part.offered).iter().copied());
+        values.collect::<Vec<u64>>()
+    };
+    let (accepted, refused) = (all(|offered| &offered.accepted), all(|offered| &offered.refused));
+    let seconds: f64 = parts.iter().map(|part| part.offered.took.as_secs_f64()).sum();
+    let (some, others) = (accepted.len() as f64, refused.len() as f64);
+    section.sample(&format!("{name}: offered"), Unit::PerSecond, (some + others) / seconds);
+    section.sample(&format!("{name}: accepted"), Unit::PerSecond, some / seconds);
+    section.sample_latency(&format!("{name}: accepted"), &Quantiles::of_nanos(&accepted));
+    section.sample(&format!("{name}: refused"), Unit::Percent, others / (some + others) * 100.0);
+    if !refused.is_empty() {
+        section.sample_latency(&format!("{name}: refused"), &Quantiles::of_nanos(&refused));
+    }
+}

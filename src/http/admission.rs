@@ -1,0 +1,218 @@
+//! Who is let in: what would spoil the service of everybody is refused before it costs anything.
+//!
+//! A request is looked at here before it is routed, before its key is looked up and before its body
+//! is read. It is refused
+//!
+//! - with 429, where its client sends more than `LIMITS__RATE` (see [`super::rate_limit`]);
+//! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or those before it
+//!   wait too long for a writer (`HTTP__MAX_QUEUE_DELAY`).
+//!
+//! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait for a
+//! final status, webhooks, operators. Webhooks end work, and so have a patience of their own. Health
+//! checks, metrics and documents are always let in. What is refused here has changed nothing: the
+//! same request may be sent again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use poem::{
+    Endpoint, IntoResponse, Middleware, Request, Response, Result,
+    http::{Method, StatusCode},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    ApiState, auth,
+    problem::Problem,
+    rate_limit::{Allowance, RateLimits},
+};
+use crate::telemetry::labels::Refusal;
+
+/// Paths of the clients' operations begin with this; posts go there itself.
+const TRANSACTIONS: &str = "/v1/transactions";
+const WEBHOOKS: &str = "/v1/webhooks/";
+const API: &str = "/v1/";
+const CONSOLE: &str = "/console";
+/// The query parameter of a request that waits for a final status.
+const WAIT: &str = "wait_seconds";
+/// So many times as long as a post a webhook may wait for a writer.
+const WEBHOOK_PATIENCE: u32 = 10;
+/// The log says at most this often that requests are refused.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// In the extensions of an answer: refused on purpose, which the log tells in sum.
+#[derive(Debug, Clone, Copy)]
+pub struct Shed;
+
+/// What requests are counted apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Post,
+    Read,
+    WaitingRead,
+    Webhook,
+    Operator,
+}
+
+impl Kind {
+    const COUNT: usize = 5;
+
+    /// `None` for what is always let in.
+    fn of(request: &Request) -> Option<Self> {
+        let path = request.uri().path();
+        if path.starts_with(TRANSACTIONS) {
+            if request.method() == Method::POST {
+                return Some(Self::Post);
+            }
+            let query = request.uri().query().unwrap_or_default();
+            let waits = url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == WAIT);
+            return Some(if waits { Self::WaitingRead } else { Self::Read });
+        }
+        if path.starts_with(WEBHOOKS) {
+            return Some(Self::Webhook);
+        }
+        (path.starts_with(API) || path.starts_with(CONSOLE)).then_some(Self::Operator)
+    }
+
+    fn is_of_clients(self) -> bool {
+        matches!(self, Self::Post | Self::Read | Self::WaitingRead)
+    }
+}
+
+/// The middleware.
+pub struct Admission(Arc<Gate>);
+
+struct Gate {
+    state: Arc<ApiState>,
+    rate_limits: Option<RateLimits>,
+    /// Places of the kinds.
+    places: [Semaphore; Kind::COUNT],
+    refused: RefusedLog,
+}
+
+impl Admission {
+    /// Lets in what the state's configuration allows.
+    pub fn new(state: Arc<ApiState>) -> Self {
+        let places = state.intake.max_in_flight as usize;
+        Self(Arc::new(Gate {
+            rate_limits: RateLimits::new(&state.limits),
+            places: std::array::from_fn(|_| Semaphore::new(places)),
+            refused: RefusedLog::new(),
+            state,
+        }))
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Middleware<E> for Admission {
+    type Output = Admitted<E>;
+
+    fn transform(&self, inner: E) -> Self::Output {
+        Admitted { gate: self.0.clone(), inner }
+    }
+}
+
+/// An endpoint behind [`Admission`].
+pub struct Admitted<E> {
+    gate: Arc<Gate>,
+    inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let Some(kind) = Kind::of(&request) else { return self.inner.call(request).await };
+        let counted = self.gate.count(kind, &request);
+        let refused = match counted {
+            Some((_, allowance)) if !allowance.is_allowed => Some(Refusal::RateLimit),
+            _ if self.gate.is_congested(kind) => Some(Refusal::Queue),
+            _ => None,
+        };
+        let place = self.gate.places[kind as usize].try_acquire();
+        let mut response = match (refused, &place) {
+            (Some(why), _) => self.gate.refuse(why),
+            (None, Err(_)) => self.gate.refuse(Refusal::InFlight),
+            (None, Ok(_)) => self.inner.call(request).await?,
+        };
+        if let Some((limits, allowance)) = counted {
+            limits.tell(allowance, response.headers_mut());
+        }
+        Ok(response)
+    }
+}
+
+impl Gate {
+    /// Counts a request against its client's limit; `None` without a limit or a known client.
+    fn count(&self, kind: Kind, request: &Request) -> Option<(&RateLimits, Allowance)> {
+        let limits = self.rate_limits.as_ref().filter(|_| kind.is_of_clients())?;
+        let client_id = auth::known_client(&self.state, request)?;
+        Some((limits, limits.count(client_id)))
+    }
+
+    fn is_congested(&self, kind: Kind) -> bool {
+        let target = self.state.intake.max_queue_delay;
+        match kind {
+            Kind::Post => self.state.accepts.is_congested(target),
+            Kind::Webhook => {
+                self.state.webhooks.is_congested(target.saturating_mul(WEBHOOK_PATIENCE))
+            }
+            Kind::Read | Kind::WaitingRead | Kind::Operator => false,
+        }
+    }
+
+    fn refuse(&self, why: Refusal) -> Response {
+        self.state.metrics.refused(why);
+        self.refused.note();
+        let mut response = match why {
+            Refusal::RateLimit => {
+                let detail = "you send more requests than you may; wait for `Retry-After` seconds";
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            }
+            _ => {
+                let detail = "there is too much to do at this moment; nothing was done, send the \
+                              same request again";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            }
+        }
+        .into_response();
+        response.extensions_mut().insert(Shed);
+        response
+    }
+}
+
+/// Tells the log in sum: a line for each refusal would be load of its own.
+struct RefusedLog {
+    epoch: Instant,
+    /// Refused since the last line.
+    count: AtomicU64,
+    /// When the next line is due; ms since `epoch`.
+    next: AtomicU64,
+}
+
+impl RefusedLog {
+    fn new() -> Self {
+        Self { epoch: Instant::now(), count: AtomicU64::new(0), next: AtomicU64::new(0) }
+    }
+
+    fn note(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let (now, next) =
+            (self.epoch.elapsed().as_millis() as u64, self.next.load(Ordering::Relaxed));
+        let after = now + LOG_EVERY.as_millis() as u64;
+        // One of those that see that a line is due writes it.
+        if now >= next
+            && self.next.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let requests = self.count.swap(0, Ordering::Relaxed);
+            tracing::warn!(
+                requests,
+                "requests were refused since the last such line; metrics say why"
+            );
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! More than can be written: what is let in is done, what is not is told so at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use quartet::{
+    config::Role,
+    sandbox::{Profile, SandboxConfig, SendWebhook},
+};
+use sqlx::Connection;
+use uuid::Uuid;
+
+use super::refused;
+use crate::support::{World, postgres::own_server, transaction, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+const PLACES: usize = 2;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_posts_than_there_are_places_for_are_503_at_once() {
+    let world = World::new().await;
+    let app = world.app().role(Role::Api).set("QUARTET_HTTP__MAX_IN_FLIGHT", PLACES).spawn().await;
+    let known = app.client().accept().await;
+    let mut session = sqlx::PgConnection::connect(app.database_url()).await.unwrap();
+    let mut held = session.begin().await.unwrap();
+    // Holds up whoever writes, and nobody who reads.
+    sqlx::query("LOCK TABLE transactions IN SHARE MODE").execute(&mut *held).await.unwrap();
+
+    let client = app.client();
+    let ids: Vec<Uuid> = (0..6).map(|_| Uuid::now_v7()).collect();
+    let mut posts: FuturesUnordered<_> = ids
+        .iter()
+        .map(|id| {
+            let client = &client;
+            async move { (*id, client.post_transaction(&transaction(*id)).await) }
+        })
+        .collect();
+    let mut turned_away = Vec::new();
+    while turned_away.len() < ids.len() - PLACES {
+        let (id, answer) = posts.next().await.unwrap();
+        answer.expect_problem(503);
+        assert!(answer.text.contains("too much to do"), "{}", answer.text);
+        assert_eq!(answer.header("retry-after"), "1");
+        turned_away.push(id);
+    }
+    // The others' places are their own.
+    client.get_transaction(known).await.expect(200);
+    app.operator().list_dead_letters("").await.expect(200);
+    app.anonymous().get("/health/ready").await.expect(200);
+    assert_eq!(refused(&app, "in_flight").await, (ids.len() - PLACES) as f64);
+    held.rollback().await.unwrap();
+    while let Some((_, answer)) = posts.next().await {
+        answer.expect(202);
+    }
+    // What was refused was not written; sent again, it is new.
+    for id in turned_away {
+        client.get_transaction(id).await.expect_problem(404);
+        client.post_transaction(&transaction(id)).await.expect(202);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_wait_take_no_place_of_the_others() {
+    let world = World::new().await;
+    let app = world.app().role(Role::Api).set("QUARTET_HTTP__MAX_IN_FLIGHT", 1).spawn().await;
+    let client = app.client();
+    let id = client.accept().await;
+    let path = format!("/v1/transactions/{id}?wait_seconds=30");
+    let waiting = client.get(&path);
+    let others = async {
+        wait_until("another one that waits is refused", BOUND, async || {
+            // It is let in, and waits, as long as the first one was not.
+            let began = Instant::now();
+            let second = client.get(&format!("/v1/transactions/{id}?wait_seconds=1")).await;
+            second.status == 503 && began.elapsed() < Duration::from_secs(1)
+        })
+        .await;
+        client.get_transaction(id).await.expect(200);
+        client.accept().await;
+        // A webhook ends the wait.
+        app.send_webhook(SendWebhook::new(id, "completed")).await
+    };
+    let (answer, webhook) = tokio::join!(waiting, others);
+    assert_eq!(webhook.0, 200);
+    // Either of the two that waited first was the one that was let in.
+    assert!(matches!(answer.status, 200 | 503), "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_let_in_behind_posts_that_nobody_writes() {
+    let mut server = own_server().await;
+    let sandbox = SandboxConfig { profile: Profile::faultless(), ..SandboxConfig::default() };
+    let world = World::on_database(&server.url("postgres"), sandbox).await;
+    let app = world.app().role(Role::Api).spawn().await;
+    let client = app.client();
+    client.accept().await;
+    server.crash().await.unwrap();
+    // The writer has the first in hand, and the others wait.
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let mut posts: FuturesUnordered<_> = FuturesUnordered::new();
+    wait_until("a post is refused for those before it", BOUND, async || {
+        let (client, found) = (client.clone(), is_refused.clone());
+        posts.push(tokio::spawn(async move {
+            let answer = client.post_transaction(&transaction(Uuid::now_v7())).await;
+            answer.expect_problem(503);
+            found.fetch_or(answer.text.contains("too much to do"), Ordering::Relaxed);
+        }));
+        is_refused.load(Ordering::Relaxed)
+    })
+    .await;
+    while let Some(ended) = posts.next().await {
+        ended.unwrap();
+    }
+    server.resume().await.unwrap();
+    wait_until("posts are written again", BOUND, async || {
+        client.post_transaction(&transaction(Uuid::now_v7())).await.status == 202
+    })
+    .await;
+    assert!(refused(&app, "queue").await > 0.0);
+    server.stop().await.unwrap();
+}
