@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -188,7 +188,9 @@ pub(super) async fn receive_callback(
     };
     let secrets = std::slice::from_ref(&shared.config.client_secret);
     let now = Utc::now();
-    let verified = verify(secrets, headers, &bytes, now.timestamp(), TOLERANCE);
+    let skew = shared.client_skew_seconds.load(Ordering::Relaxed);
+    let its_time = now.timestamp().saturating_add(skew);
+    let verified = verify(secrets, headers, &bytes, its_time, TOLERANCE);
     let callback = serde_json::from_slice::<Callback>(&bytes);
 
     let entered = callback.as_ref().ok().map(|callback| {
@@ -256,6 +258,11 @@ impl Client {
     /// Forgets all scripted answers and the default.
     pub fn clear_scripts(&self) {
         self.0.inbox().script.clear();
+    }
+
+    /// Puts the clock that signatures are checked with this much ahead; negative is behind.
+    pub fn set_clock_skew_seconds(&self, seconds: i64) {
+        self.0.client_skew_seconds.store(seconds, Ordering::Relaxed);
     }
 
     /// What arrived about `id`, in order of arrival, badly signed ones included.

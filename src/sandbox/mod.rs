@@ -28,7 +28,7 @@ use std::{
     fmt,
     future::Future,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -120,6 +120,8 @@ impl Sandbox {
             connections: Connections::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            third_party_skew_seconds: AtomicI64::new(0),
+            client_skew_seconds: AtomicI64::new(0),
             ledger: Mutex::default(),
             inbox: Mutex::default(),
         });
@@ -211,6 +213,9 @@ struct Shared {
     connections: Connections,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// How far the peers' clocks are ahead.
+    third_party_skew_seconds: AtomicI64,
+    client_skew_seconds: AtomicI64,
     ledger: Mutex<Ledger>,
     inbox: Mutex<Inbox>,
 }

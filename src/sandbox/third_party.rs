@@ -7,7 +7,10 @@
 //!
 //! [`ThirdParty`] is the tests' side: scripts, state, and the calls in the order they came.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use poem::{
     Body, Response, handler,
@@ -242,6 +245,16 @@ impl ThirdParty {
     /// Forgets that `id` is stored.
     pub fn remove(&self, id: Uuid) {
         self.0.ledger().set_status(id, None);
+    }
+
+    /// Puts the clock that webhooks are signed with this much ahead; negative is behind.
+    pub fn set_clock_skew_seconds(&self, seconds: i64) {
+        self.0.third_party_skew_seconds.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Commits, settlements and webhooks of the random profile that are still to come.
+    pub fn under_way(&self) -> usize {
+        self.0.tasks.len()
     }
 
     /// `None`: not stored.

@@ -4,7 +4,7 @@
 //! and those bytes are signed and sent. Nothing is repeated unless the sandbox is configured with
 //! retries, so a receiver that is down has missed the event.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use chrono::Utc;
 use poem::http::StatusCode;
@@ -163,7 +163,9 @@ pub(super) async fn send(
 
     // The semaphore is never closed; if it were, sending would merely not be bounded.
     let _slot = shared.webhook_slots.acquire().await.ok();
-    let timestamp = Utc::now().timestamp().saturating_add(webhook.timestamp_offset_seconds);
+    let skew = shared.third_party_skew_seconds.load(Ordering::Relaxed);
+    let skew = skew.saturating_add(webhook.timestamp_offset_seconds);
+    let timestamp = Utc::now().timestamp().saturating_add(skew);
     let signature = sign(secret, &id, timestamp, &body);
     if webhook.tampered {
         body.push(b' ');

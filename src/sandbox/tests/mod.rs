@@ -144,12 +144,15 @@ async fn the_client_verifies_signatures_and_keeps_deliveries() {
     assert_eq!(answers, [Some(204), Some(401), Some(410), None, Some(503), Some(204)]);
     assert!(!client.deliveries()[1].signature_valid);
 
+    client.set_clock_skew_seconds(-400);
+    assert_eq!(caller.callback(&secret, id, 2, "failed").code().await, 401);
+    client.set_clock_skew_seconds(0);
     assert!(client.regressions().is_empty());
     assert_eq!(caller.callback(&secret, id, 1, "pending").code().await, 204);
     assert_eq!(client.regressions(), [id]);
     let stats = client.stats();
-    assert_eq!((stats.callbacks_received, stats.acknowledged, stats.refused), (7, 3, 3));
-    assert_eq!((stats.signature_failures, stats.version_regressions), (1, 1));
+    assert_eq!((stats.callbacks_received, stats.acknowledged, stats.refused), (8, 3, 4));
+    assert_eq!((stats.signature_failures, stats.version_regressions), (2, 1));
     assert_eq!((stats.ids_told, stats.ids_told_final), (1, 1));
 }
 

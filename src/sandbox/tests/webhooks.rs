@@ -126,3 +126,32 @@ async fn tests_can_send_any_webhook() {
     let webhook = next(&mut received).await;
     assert!(webhook.is_valid(secret) && webhook.body == extra.to_string().into_bytes());
 }
+
+#[tokio::test]
+async fn a_skewed_clock_signs_with_its_own_time() {
+    let (url, mut received) = receiver(0).await;
+    let sandbox = faultless().await;
+    let (third_party, id) = (sandbox.third_party(), Uuid::now_v7());
+    let secret = &sandbox.config().webhook_secret;
+    for (seconds, is_valid) in [(200, true), (-400, false), (400, false), (0, true)] {
+        third_party.set_clock_skew_seconds(seconds);
+        third_party.send_webhook(SendWebhook::new(id, "completed").url(&url)).await.unwrap();
+        assert_eq!(next(&mut received).await.is_valid(secret), is_valid, "{seconds} s");
+    }
+}
+
+#[tokio::test]
+async fn what_is_still_to_come_is_counted() {
+    let (url, mut received) = receiver(0).await;
+    let latency = Duration::from_millis(200);
+    let profile = Profile {
+        webhook_latency_min: latency,
+        webhook_latency_max: latency,
+        ..Profile::faultless()
+    };
+    let sandbox = start(profile, 1.0).await;
+    answer(Caller::new(&sandbox).post(Uuid::now_v7(), &url)).await.unwrap();
+    assert_eq!(sandbox.third_party().under_way(), 1);
+    next(&mut received).await;
+    until(|| sandbox.third_party().under_way() == 0).await;
+}
