@@ -32,6 +32,10 @@ schemathesis *args:
 failover:
     .ci/failover
 
+# Breaks everything around Quartet and checks the invariants; --seed 7 --minutes 2, --plan shows
+chaos *args:
+    cargo test --locked --test chaos -- {{args}}
+
 # Measures; --quick looks at correctness alone, --only accept,e2e runs some sections
 bench *args:
     cargo bench --locked --bench quartet -- {{args}}

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod auth;
+mod chaos;
 mod circuit;
 mod coalescing;
 mod commands;

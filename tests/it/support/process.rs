@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,22 +22,30 @@ use super::{
 const READY: Duration = Duration::from_secs(20);
 
 /// How a process is started.
+#[derive(Clone)]
 pub struct ProcessBuilder {
     role: Role,
     settings: Vec<(String, String)>,
+    output: Option<Arc<File>>,
 }
 
 impl ProcessBuilder {
     pub fn new(world: World, role: Role) -> Self {
         let mut settings = world.settings();
         set(&mut settings, "QUARTET_HTTP__LISTEN", ports::free_address());
-        Self { role, settings }
+        Self { role, settings, output: None }
     }
 
     /// Overrides a setting by its variable.
     pub fn set(mut self, variable: &str, value: impl ToString) -> Self {
         set(&mut self.settings, variable, value);
         self
+    }
+
+    /// Keeps what it writes in this file, opened to append; by default in one that nobody finds.
+    #[allow(dead_code)] // The tests look through `Process::output`; `tests/chaos` keeps it.
+    pub fn output(self, file: File) -> Self {
+        Self { output: Some(Arc::new(file)), ..self }
     }
 
     /// Starts it; does not wait.
@@ -58,13 +67,14 @@ pub struct Process {
     child: Child,
     client: Client,
     /// What it wrote to stdout and stderr.
-    output: File,
+    output: Arc<File>,
 }
 
 impl Process {
     /// Starts it; does not wait.
     fn launch(builder: ProcessBuilder) -> Self {
-        let output = tempfile::tempfile().unwrap();
+        let kept = builder.output.clone();
+        let output = kept.unwrap_or_else(|| Arc::new(tempfile::tempfile().unwrap()));
         let role = match builder.role {
             Role::All => "all",
             Role::Api => "api",
@@ -119,13 +129,22 @@ impl Process {
 
     pub async fn wait_ready(&mut self) {
         wait_until("the process is ready", READY, async || {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.ended() {
                 panic!("the process ended ({status}):\n{}", self.output());
             }
-            let answer = self.client.try_send(reqwest::Method::GET, "/health/ready", &[], "").await;
-            answer.is_ok_and(|answer| answer.status == 200)
+            self.is_ready().await
         })
         .await;
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let answer = self.client.try_send(reqwest::Method::GET, "/health/ready", &[], "").await;
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// How it ended, where it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// `kill -9`; returns when it is gone.
@@ -136,7 +155,7 @@ impl Process {
 
     /// Waits until it ends by itself; returns how.
     pub async fn wait_ended(&mut self, bound: Duration) -> ExitStatus {
-        wait_for("the process ends", bound, async || self.child.try_wait().unwrap()).await
+        wait_for("the process ends", bound, async || self.ended()).await
     }
 
     /// Sends a signal: SIGSTOP and SIGCONT freeze and thaw it.
@@ -151,11 +170,18 @@ impl Process {
     }
 
     /// Starts it again with the same settings and waits until it is ready.
-    pub async fn restart(self) -> Self {
-        let settings = self.builder.settings.clone();
-        let builder = ProcessBuilder { role: self.builder.role, settings };
-        drop(self);
-        builder.spawn().await
+    pub async fn restart(mut self) -> Self {
+        self.relaunch();
+        self.wait_ready().await;
+        self
+    }
+
+    /// Starts it again with the same settings; does not wait.
+    pub fn relaunch(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        *self = self.builder.clone().launch();
     }
 
     /// What it wrote so far.

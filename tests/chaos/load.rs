@@ -1,0 +1,244 @@
+//! The load: clients that post at a steady rate, ask again until they are answered, post twice, and
+//! keep what they were told.
+//!
+//! What is posted, and how, depends on the seed and the number of the post alone.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::Write,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::{Builder, Uuid};
+
+use crate::support::{Answer, Client, world::API_KEY};
+
+const POSTERS: u64 = 4;
+/// How long a poster waits for an answer before it asks another process.
+const PATIENCE: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(150);
+/// How long after the last fault a post may be without an answer.
+const ANSWERED: Duration = Duration::from_secs(30);
+
+/// What the clients know.
+#[derive(Default)]
+pub struct Book {
+    /// Ids that were answered 2xx, and the amount that was posted.
+    pub accepted: HashMap<Uuid, i64>,
+    /// Ids that were answered 202: accepted just now.
+    created: HashSet<Uuid>,
+    /// Answers that a client must never see.
+    pub violations: Vec<String>,
+    /// Posts that were answered 429 or 503, and those that were not answered.
+    pub refused: u64,
+    pub unanswered: u64,
+    /// Posts of an id that was accepted before.
+    pub repeats: u64,
+}
+
+/// The clients.
+pub struct Load {
+    book: Arc<Mutex<Book>>,
+    stop: CancellationToken,
+    posters: JoinSet<()>,
+}
+
+/// One post, drawn from the seed.
+struct Post {
+    id: Uuid,
+    amount: i64,
+    reference: String,
+    /// The process that is asked first.
+    first: usize,
+    /// Posted by two clients at once.
+    twin: bool,
+    /// Posted again afterwards.
+    repeated: bool,
+    /// Posted again with other content.
+    contradicted: bool,
+    /// Read afterwards.
+    read: bool,
+}
+
+#[derive(Clone)]
+struct Poster {
+    book: Arc<Mutex<Book>>,
+    clients: Vec<Client>,
+    log: Arc<File>,
+}
+
+impl Load {
+    /// Posts `rate` transactions a second to the processes at `addresses`; writes the accepted ids
+    /// to `log`.
+    pub fn start(seed: u64, rate: f64, addresses: &[SocketAddr], log: File) -> Self {
+        let (book, stop) = (Arc::<Mutex<Book>>::default(), CancellationToken::new());
+        let log = Arc::new(log);
+        let mut posters = JoinSet::new();
+        for number in 0..POSTERS {
+            let clients = addresses.iter().map(|address| Client::new(*address).with_key(API_KEY));
+            let poster =
+                Poster { book: book.clone(), clients: clients.collect(), log: log.clone() };
+            let period = Duration::from_secs_f64(POSTERS as f64 / rate);
+            posters.spawn(poster.run(seed ^ (number << 48), number, period, stop.clone()));
+        }
+        Self { book, stop, posters }
+    }
+
+    /// Posts nothing more, waits for the answers, and returns what is known.
+    pub async fn end(mut self) -> Book {
+        self.stop.cancel();
+        let ended = async { while self.posters.join_next().await.is_some() {} };
+        let ended = tokio::time::timeout(ANSWERED, ended).await;
+        let mut book = std::mem::take(&mut *lock(&self.book));
+        if ended.is_err() {
+            book.violations.push(format!("stuck: posts without an answer {ANSWERED:?} later"));
+        }
+        book
+    }
+}
+
+fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    book.lock().expect("no poster panicked")
+}
+
+impl Poster {
+    async fn run(self, seed: u64, number: u64, period: Duration, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(period);
+        let mut posts = JoinSet::new();
+        for nth in 0_u64.. {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => break,
+            }
+            let post = Post::draw(seed, number, nth, self.clients.len());
+            posts.spawn(self.clone().see_through(post));
+        }
+        while let Some(done) = posts.join_next().await {
+            done.expect("a post is seen through");
+        }
+    }
+
+    async fn see_through(self, post: Post) {
+        let body = post.body(post.amount);
+        if post.twin {
+            tokio::join!(
+                self.post_until_accepted(&post, &body, post.first),
+                self.post_until_accepted(&post, &body, post.first + 1),
+            );
+        } else {
+            self.post_until_accepted(&post, &body, post.first).await;
+        }
+        if post.read {
+            self.read(&post).await;
+        }
+        if post.repeated {
+            lock(&self.book).repeats += 1;
+            self.post_until_accepted(&post, &body, post.first + 1).await;
+        }
+        if post.contradicted {
+            let other = post.body(post.amount + 1);
+            let refused =
+                self.ask(&post, post.first + 2, Method::POST, &other, |status| status == 409);
+            refused.await;
+        }
+    }
+
+    async fn post_until_accepted(&self, post: &Post, body: &str, first: usize) {
+        let accepted = |status| matches!(status, 200 | 202);
+        let answer = self.ask(post, first, Method::POST, body, accepted).await;
+        let Some(answer) = answer else { return };
+        let mut book = lock(&self.book);
+        let known = book.accepted.insert(post.id, post.amount).is_some();
+        if !known {
+            writeln!(&*self.log, "{} {}", post.id, answer.status).expect("the log takes a line");
+        }
+        if answer.status == 202 && !book.created.insert(post.id) {
+            book.violations.push(format!("4: {} was accepted as new twice", post.id));
+        }
+        if answer.status == 200 && answer.header("idempotent-replayed") != "true" {
+            book.violations.push(format!("6: 200 without Idempotent-Replayed for {}", post.id));
+        }
+    }
+
+    /// What was accepted is there, whoever is asked.
+    async fn read(&self, post: &Post) {
+        let answer = self.ask(post, post.first + 1, Method::GET, "", |status| status == 200).await;
+        let Some(answer) = answer else { return };
+        if answer.body["amount"] != post.amount {
+            let text = format!("6: {} was read with another content: {}", post.id, answer.text);
+            lock(&self.book).violations.push(text);
+        }
+    }
+
+    /// Asks one process after the other until an answer is `right`. One that is neither that nor a
+    /// refusal for the moment is a violation, and ends it.
+    async fn ask(
+        &self,
+        post: &Post,
+        first: usize,
+        method: Method,
+        body: &str,
+        right: impl Fn(u16) -> bool,
+    ) -> Option<Answer> {
+        let path = match method {
+            Method::GET => format!("/v1/transactions/{}", post.id),
+            _ => "/v1/transactions".to_owned(),
+        };
+        for nth in first.. {
+            let client = &self.clients[nth % self.clients.len()];
+            let began = Instant::now();
+            let headers = [("content-type", "application/json")];
+            let sent = client.try_send(method.clone(), &path, &headers, body.to_owned());
+            match tokio::time::timeout(PATIENCE, sent).await {
+                Ok(Ok(answer)) if right(answer.status) => return Some(answer),
+                Ok(Ok(answer)) if matches!(answer.status, 429 | 503) => {
+                    lock(&self.book).refused += 1;
+                }
+                Ok(Ok(answer)) => {
+                    lock(&self.book).violations.push(format!(
+                        "6: {method} of {} was answered {}: {}",
+                        post.id, answer.status, answer.text
+                    ));
+                    return None;
+                }
+                _ => lock(&self.book).unanswered += 1,
+            }
+            tokio::time::sleep(AGAIN.saturating_sub(began.elapsed())).await;
+        }
+        None
+    }
+}
+
+impl Post {
+    fn draw(seed: u64, poster: u64, nth: u64, processes: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(nth.wrapping_mul(0x9E37_79B9)));
+        let mut chance = |rate: f64| rng.random::<f64>() < rate;
+        let (twin, repeated) = (chance(0.05), chance(0.1));
+        let (contradicted, read) = (chance(0.03), chance(0.2));
+        Self {
+            id: Builder::from_random_bytes(rng.random()).into_uuid(),
+            amount: rng.random_range(0..1_000_000),
+            reference: format!("chaos {poster}-{nth}"),
+            first: rng.random_range(0..processes),
+            twin,
+            repeated,
+            contradicted,
+            read,
+        }
+    }
+
+    fn body(&self, amount: i64) -> String {
+        let body: Value = json!({
+            "id": self.id, "amount": amount, "currency": "EUR", "reference": self.reference,
+        });
+        body.to_string()
+    }
+}
