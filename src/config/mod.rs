@@ -142,9 +142,11 @@ impl Config {
     }
 
     fn read(settings: &mut Settings) -> Self {
+        let (database, http) = (Database::read(settings), Http::read(settings));
+        let is_local = http.listen.ip().is_loopback();
         Self {
-            database: Database::read(settings),
-            http: Http::read(settings),
+            database,
+            http,
             intake: Intake::read(settings),
             limits: Limits::read(settings),
             operator_tokens: sections::read_operator_tokens(settings),
@@ -153,7 +155,7 @@ impl Config {
             circuit: Circuit::read(settings),
             webhook: Webhook::read(settings),
             poll: Poll::read(settings),
-            notify: Notify::read(settings),
+            notify: Notify::read(settings, is_local),
             worker: Worker::read(settings),
             reconcile: Reconcile::read(settings),
             retention: Retention::read(settings),

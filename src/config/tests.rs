@@ -86,7 +86,10 @@ fn defaults_are_those_of_the_design() {
         base: s(1),
         max_delay: s(3600),
         timeout: s(10),
-        egress: EgressPolicy::default(),
+        egress: EgressPolicy {
+            allowed_networks: ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into(),
+            https_only: false,
+        },
     };
     assert_eq!(config.notify, notify);
     let worker = Worker {
@@ -228,6 +231,17 @@ fn several_errors_are_reported_at_once() {
     all.extend(missing);
     all.push("QUARTET_TYPO");
     assert_eq!(wrong(result), all);
+}
+
+#[test]
+fn loopback_callbacks_are_allowed_to_a_process_that_listens_there_alone() {
+    const NETWORKS: &str = "QUARTET_NOTIFY__ALLOWED_NETWORKS";
+    let allowed =
+        |settings: &[(&str, &str)]| load(settings).unwrap().notify.egress.allowed_networks;
+    assert_eq!(allowed(&[("QUARTET_HTTP__LISTEN", "[::1]:80")]).len(), 2);
+    assert_eq!(allowed(&[("QUARTET_HTTP__LISTEN", "0.0.0.0:80")]), []);
+    assert_eq!(allowed(&[(NETWORKS, "none")]), []);
+    assert_eq!(allowed(&[(NETWORKS, "10.0.0.0/8")]), ["10.0.0.0/8".parse().unwrap()]);
 }
 
 #[test]

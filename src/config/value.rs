@@ -183,13 +183,17 @@ pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
 
 /// Networks such as `10.1.0.0/16` or single addresses, separated by commas.
 pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let address = || part.parse::<IpAddr>().ok().map(IpNet::from);
             let network = part.parse::<IpNet>().ok().or_else(address);
             network.map(|network| network.trunc()).ok_or_else(|| {
-                "must be networks such as 10.1.0.0/16 or fd12::/48, separated by commas".to_owned()
+                "must be networks such as 10.1.0.0/16 or fd12::/48, separated by commas, or none"
+                    .to_owned()
             })
         })
         .collect()

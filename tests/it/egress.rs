@@ -89,7 +89,7 @@ async fn callback_urls_that_lead_inside_are_not_registered() {
         command::run(&["clients", "add", &name, "--callback-url", url], &all, "").await
     };
     for url in ["http://2130706433/", "https://[::ffff:169.254.169.254]/", "http://localhost:1/"] {
-        let said = add(url, &[]).await;
+        let said = add(url, &[(ALLOWED, "none")]).await;
         let said = said.expect_failure();
         assert!(said.contains("--callback-url") && said.contains(ALLOWED), "{url}: {said}");
     }
@@ -100,9 +100,15 @@ async fn callback_urls_that_lead_inside_are_not_registered() {
     let said = add("http://shop.example/", &[(ALLOWED, "10.1.0.0/33")]).await;
     assert!(said.expect_failure().contains(ALLOWED), "{said:?}");
 
+    // Without the setting, where the process is reached from its own machine alone.
+    let outside = ("QUARTET_HTTP__LISTEN", "0.0.0.0:0");
+    add("http://127.0.0.1:9/", &[]).await.expect();
+    add("http://127.0.0.1:9/", &[outside]).await.expect_failure();
+    add("http://10.1.2.3/", &[]).await.expect_failure();
+
     // The default client's, at the start.
     let mut settings = database.settings();
-    set(&mut settings, ALLOWED, "");
+    set(&mut settings, ALLOWED, "none");
     let ended = command::run(&["serve"], &settings, "").await;
     let said = ended.expect_failure();
     assert!(said.contains(CALLBACK) && said.contains("a loopback address"), "{said}");

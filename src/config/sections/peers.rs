@@ -1,6 +1,11 @@
 //! The third party and the clients: how they are called, and what is accepted from them.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::super::{
     settings::Settings,
@@ -247,12 +252,15 @@ pub struct Notify {
     pub max_delay: Duration,
     /// Longest wait for the client's answer; 10 s.
     pub timeout: Duration,
-    /// Where callback URLs may lead; to public addresses, by `http` or `https`.
+    /// Where callback URLs may lead; to public addresses, by `http` or `https`, and to loopback ones
+    /// while `HTTP__LISTEN` is one.
     pub egress: EgressPolicy,
 }
 
 impl Notify {
-    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
+    /// `is_local`: this process is reached from its own machine alone, as in development, where the
+    /// clients are there too.
+    pub(in crate::config) fn read(settings: &mut Settings, is_local: bool) -> Self {
         Self {
             first: settings.read(
                 "QUARTET_NOTIFY__FIRST",
@@ -290,10 +298,11 @@ impl Notify {
                         "QUARTET_NOTIFY__ALLOWED_NETWORKS",
                         networks,
                         "Networks that callback URLs may lead to although they are not public, such \
-                         as `10.1.0.0/16`, separated by commas. Private, loopback, link-local and \
-                         other special addresses are refused without it",
+                         as `10.1.0.0/16`, separated by commas, or `none`. Private, loopback, \
+                         link-local and other special addresses are refused without it; loopback \
+                         ones only where `HTTP__LISTEN` is none itself",
                     )
-                    .unwrap_or_default(),
+                    .unwrap_or_else(|| if is_local { loopback() } else { Vec::new() }),
                 https_only: settings.read(
                     "QUARTET_NOTIFY__HTTPS_ONLY",
                     "false",
@@ -303,4 +312,9 @@ impl Notify {
             },
         }
     }
+}
+
+fn loopback() -> Vec<IpNet> {
+    let (v4, v6) = (Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8), Ipv6Addr::LOCALHOST);
+    vec![v4.into(), IpNet::from(IpAddr::from(v6))]
 }
