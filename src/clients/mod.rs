@@ -80,7 +80,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
     parse_retry_after(value, Utc::now())
 }
 
-/// [`retry_after`] from the header's text, as of `now`; at most a day. `None`: it says nothing.
+/// What `Retry-After` says, from the header's text, as of `now`; at most a day. `None`: it says nothing.
 pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let delay = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
