@@ -34,6 +34,9 @@ pub enum SecretsError {
          there: run `quartet secrets reseal` after it was added to all processes"
     )]
     NewKey,
+    /// A secret that retires is kept sealed alone.
+    #[error("an overlap needs QUARTET_SECRETS__MASTER_KEY, which seals the old signing secret")]
+    OverlapWithoutKey,
 }
 
 /// How the stored secrets stand to the master keys.
@@ -145,6 +148,9 @@ pub async fn rotate_secret(
     secret: &Secret,
     overlap: Duration,
 ) -> Result<Option<DateTime<Utc>>, SecretsError> {
+    if keys.is_empty() && !overlap.is_zero() {
+        return Err(SecretsError::OverlapWithoutKey);
+    }
     check_sealing_key(pool, keys).await?;
     // A plain one would retire as it is.
     let mut stored = client_secrets::stored_secrets(pool).await?;

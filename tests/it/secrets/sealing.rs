@@ -99,6 +99,11 @@ async fn without_a_master_key_secrets_stay_plain_and_sign() {
     wait_notified(&app, &key, id).await;
     assert_eq!(app.sandbox.stats().client.signature_failures, 0);
     run(&["secrets", "status"], &settings, "").await.expect_failure();
+    let rotate = ["clients", "rotate-secret", "shop"];
+    let ended = run(&[&rotate[..], &["--overlap", "1h"]].concat(), &settings, "").await;
+    assert!(ended.expect_failure().contains(MASTER), "{}", ended.stderr);
+    run(&rotate, &settings, "").await.expect();
+    assert!(stored(&app.pool, "shop").await.starts_with("whsec_"));
     app.stop().await;
 }
 
