@@ -212,7 +212,7 @@ async fn while_the_database_is_away_callers_hear_so_and_everything_resumes() {
 }
 
 /// A webhook as the third party sends it, with the whole answer.
-async fn send_webhook(client: &Client, secret: &Secret, id: Uuid) -> Answer {
+pub async fn send_webhook(client: &Client, secret: &Secret, id: Uuid) -> Answer {
     let body = json!({ "id": id, "status": "completed" }).to_string();
     let (webhook_id, now) = (Uuid::now_v7().to_string(), Utc::now().timestamp());
     let signature = signature::sign(secret, &webhook_id, now, body.as_bytes());

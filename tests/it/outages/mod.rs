@@ -8,18 +8,17 @@ mod silence;
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use quartet::{
     config::Role,
     sandbox::{CreateStep, Profile, SandboxConfig, Status},
-    signature::{self, Secret},
+    signature::Secret,
 };
-use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     console::visitor::Visitor,
+    database_loss::send_webhook,
     support::{
         Answer, Client, World,
         line::Line,
@@ -102,21 +101,6 @@ fn assert_refused(what: &str, began: Instant, answer: &Answer) {
     answer.expect_problem(503);
     assert!(!answer.header("retry-after").is_empty(), "{what} has no Retry-After");
     assert!(took < ANSWER + NOISE, "{what} took {took:?}");
-}
-
-/// A webhook as the third party sends it, with the whole answer.
-async fn send_webhook(client: &Client, secret: &Secret, id: Uuid) -> Answer {
-    let body = json!({ "id": id, "status": "completed" }).to_string();
-    let (webhook_id, now) = (Uuid::now_v7().to_string(), Utc::now().timestamp());
-    let signature = signature::sign(secret, &webhook_id, now, body.as_bytes());
-    let now = now.to_string();
-    let headers = [
-        ("content-type", "application/json"),
-        (signature::ID_HEADER, webhook_id.as_str()),
-        (signature::TIMESTAMP_HEADER, now.as_str()),
-        (signature::SIGNATURE_HEADER, signature.as_str()),
-    ];
-    client.send(Method::POST, "/v1/webhooks/third-party", &headers, body).await
 }
 
 /// Who calls during an outage.
