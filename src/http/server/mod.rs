@@ -11,6 +11,7 @@
 //! request, and leaves the others until the grace is over.
 
 mod activity;
+mod leftover;
 mod open_files;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
@@ -32,7 +33,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::activity::{Activity, Bounds, Expired, Watched};
+use self::{
+    activity::{Activity, Bounds, Expired, Watched},
+    leftover::Leftover,
+};
 use super::problem::Problem;
 use crate::{
     config::Intake,
@@ -178,10 +182,15 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let service = service_fn(|request: http::Request<Incoming>| {
             let server = self.clone();
             let busy = activity.begin(request.version() == Version::HTTP_2);
-            let request = Request::from((request, local.clone(), remote.clone(), scheme.clone()));
+            let mut request =
+                Request::from((request, local.clone(), remote.clone(), scheme.clone()));
             // Boxed: a connection that waits for a request is then as small as can be.
             Box::pin(async move {
+                let leftover = Leftover::of(&mut request);
                 let response = server.answer(request, is_spare).await;
+                if let Some(leftover) = leftover {
+                    leftover.discard().await;
+                }
                 drop(busy);
                 Ok::<http::Response<_>, Infallible>(response.into())
             })

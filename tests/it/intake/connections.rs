@@ -107,6 +107,36 @@ async fn a_body_that_does_not_come_is_408() {
     assert_served(&app).await;
 }
 
+/// The answer would be lost where the connection is closed while the caller still sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_not_read_costs_no_connection() {
+    let app = builder().await.spawn().await;
+    let next = "GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    for (status, key, length) in
+        [(413, API_KEY, 100_000), (413, API_KEY, 1_000_000), (401, "unknown", 60_000)]
+    {
+        let began = Instant::now();
+        let mut stream = raw_http::connect(&app).await;
+        let head = format!(
+            "POST /v1/transactions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+             authorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        let request = [head.as_bytes(), &vec![b'x'; length], next.as_bytes()].concat();
+        stream.write_all(&request).await.unwrap();
+        let (answers, _) = closed_after(&mut stream, began).await;
+        assert!(answers.starts_with(&format!("HTTP/1.1 {status} ")), "{length}: {answers}");
+        assert!(answers.contains("HTTP/1.1 200 "), "{length}: {answers}");
+    }
+    // One that is never sent delays its answer by a second, and not for ever.
+    let began = Instant::now();
+    let mut stream = raw_http::connect(&app).await;
+    let head = "POST /v1/transactions HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (answer, after) = closed_after(&mut stream, began).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(after < BOUND, "{after:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_is_closed_and_a_waiting_one_is_not() {
     let app = builder().await.set("QUARTET_HTTP__IDLE_TIMEOUT", "600ms").spawn().await;
