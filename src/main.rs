@@ -3,12 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 use quartet::cli::Cli;
-
-/// Many small allocations of many requests and jobs: a quarter of the CPU time with glibc's.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

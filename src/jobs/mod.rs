@@ -34,6 +34,7 @@ use crate::{
     domain::{Backoff, DeadLetterKind, JobKind},
     store::{
         Database, StoreError,
+        accept::Accepts,
         announce::Announcer,
         coalesce::Coalescer,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
@@ -56,6 +57,8 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
+    /// Where posts are written; jobs give way to them.
+    pub accepts: Coalescer<Accepts>,
     /// Where outcomes are written.
     pub outcomes: Coalescer<Outcomes>,
     /// Where transactions are read by whoever does so often.

@@ -13,10 +13,10 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis::prelude::{Backend, Task, WorkerContext};
@@ -35,7 +35,9 @@ use super::{LeaseKeeper, WorkerLease};
 use crate::{
     store::{
         StoreError,
+        accept::Accepts,
         claims::{Claim, Claims},
+        coalesce::Coalescer,
         jobs::ClaimedJob,
         wakeups::Wakeups,
     },
@@ -44,6 +46,12 @@ use crate::{
 
 /// Most jobs of one claim.
 const BATCH: usize = 500;
+/// While posts of this process wait long for their writer, there is a claim this often, at least,
+const GIVE_WAY: Duration = Duration::from_millis(50);
+/// and of so many jobs at most: clients wait for posts, and not for jobs.
+const FEW: usize = 20;
+/// How often it is looked whether posts still wait.
+const GIVE_WAY_STEP: Duration = Duration::from_millis(5);
 /// First and longest wait after a claim that failed.
 const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The constraint that a claim violates when its worker is no longer registered.
@@ -98,6 +106,7 @@ pub enum QueueError {
 pub struct JobQueue {
     queue: &'static str,
     claims: Arc<Claims>,
+    accepts: Coalescer<Accepts>,
     keeper: Arc<LeaseKeeper>,
     wakeups: Wakeups,
     stopping: CancellationToken,
@@ -105,6 +114,8 @@ pub struct JobQueue {
     lease: Arc<OnceLock<WorkerLease>>,
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
+    /// Most jobs of the next claim.
+    most: Arc<AtomicUsize>,
     holds: Holds,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     more: Arc<AtomicBool>,
@@ -118,6 +129,7 @@ impl JobQueue {
         queue: &'static str,
         concurrency: u32,
         claims: Claims,
+        accepts: Coalescer<Accepts>,
         keeper: Arc<LeaseKeeper>,
         wakeups: Wakeups,
         metrics: Arc<Metrics>,
@@ -126,12 +138,14 @@ impl JobQueue {
         Self {
             queue,
             claims: Arc::new(claims),
+            accepts,
             keeper,
             wakeups,
             stopping,
             metrics,
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(concurrency as usize)),
+            most: Arc::new(AtomicUsize::new(BATCH)),
             holds: Holds::default(),
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
@@ -151,7 +165,8 @@ impl JobQueue {
             if !self.more.load(Ordering::Acquire) {
                 self.wakeups.due(self.queue).await;
             }
-            let Some(mut slots) = self.take_slots().await else {
+            let most = self.give_way().await;
+            let Some(mut slots) = self.take_slots(most).await else {
                 return future::pending().await;
             };
             let limit = slots.num_permits();
@@ -202,10 +217,28 @@ impl JobQueue {
         Ok(claim)
     }
 
-    /// All free slots up to a batch; waits for the first. `None` never comes: nobody closes it.
-    async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
+    /// Waits while posts do, for a time, and says how many jobs may then be claimed: half as many
+    /// as before while posts wait, and afterwards a few more each time.
+    async fn give_way(&self) -> usize {
+        let most = self.most.load(Ordering::Relaxed);
+        if !self.accepts.is_standing() {
+            let most = (most + FEW).min(BATCH);
+            self.most.store(most, Ordering::Relaxed);
+            return most;
+        }
+        let most = (most / 2).max(FEW);
+        self.most.store(most, Ordering::Relaxed);
+        let began = Instant::now();
+        while self.accepts.is_standing() && began.elapsed() < GIVE_WAY {
+            tokio::time::sleep(GIVE_WAY_STEP).await;
+        }
+        most
+    }
+
+    /// All free slots up to `most`; waits for the first. `None` never comes: nobody closes it.
+    async fn take_slots(&self, most: usize) -> Option<OwnedSemaphorePermit> {
         let mut slots = self.slots.clone().acquire_owned().await.ok()?;
-        let more = self.slots.available_permits().min(BATCH - 1);
+        let more = self.slots.available_permits().min(most - 1);
         if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
             slots.merge(rest);
         }

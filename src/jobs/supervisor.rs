@@ -110,6 +110,7 @@ async fn run_worker(
         queue,
         definition.concurrency,
         Claims::new(&context.pool),
+        context.accepts.clone(),
         keeper.clone(),
         context.wakeups.clone(),
         context.metrics.clone(),

@@ -171,6 +171,11 @@ impl<B: Batch> Coalescer<B> {
         self.is_waited_for() && self.congestion.is_too_long(target, Instant::now())
     }
 
+    /// Whether requests have come faster for a while than they are done without a wait.
+    pub fn is_standing(&self) -> bool {
+        self.congestion.is_standing(Instant::now())
+    }
+
     /// Whether a request waits for a writer.
     fn is_waited_for(&self) -> bool {
         self.waiting.capacity() < self.waiting.max_capacity()
@@ -221,9 +226,10 @@ impl<B: Batch> Writer<B> {
     /// more.
     async fn take(&self, taken: &mut Vec<Waiting<B>>, room: usize) -> usize {
         let mut waiting = self.waiting.lock().await;
+        let before = taken.len();
         let count = waiting.recv_many(taken, room).await;
-        if let Some(newest) = taken.last().filter(|_| count > 0) {
-            self.congestion.taken(newest.asked, !waiting.is_empty(), Instant::now());
+        if let (Some(oldest), Some(newest)) = (taken.get(before), taken.last()) {
+            self.congestion.taken(oldest.asked, newest.asked, Instant::now());
         }
         count
     }

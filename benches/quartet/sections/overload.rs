@@ -1,20 +1,24 @@
-//! More accepts than can be taken: what becomes of those that are, and how the others are refused.
+//! More accepts than Quartet can carry to their end: what becomes of those that are taken, and how the
+//! others are refused.
 
 use std::time::Duration;
 
 use crate::{
     bench::{Bench, Run},
     error::BenchError,
-    load::{Offered, Until},
+    load::Offered,
     quantiles::Quantiles,
     section::{Section, Target, Unit},
+    sections::e2e,
     stubs::Ending,
 };
 
-/// Connections that find out what the most is.
-const CONNECTIONS: usize = 64;
 /// Connections of the open loop: so many that they do not bound it.
 const CLIENTS: usize = 512;
+/// For how long more is offered than can be taken: with `--full`, by default, with `--quick`.
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_secs(20);
+const QUICK: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(600);
 const NORMAL: f64 = 0.5;
 const OVERLOAD: f64 = 2.0;
@@ -26,24 +30,16 @@ const REST_MEMORY: &str = "200 % of the maximum: peak memory of Quartet, the res
 
 /// Runs the section.
 pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
-    let (measure, elapsed) = bench.pick(
-        (Duration::from_secs(5), Duration::from_secs(60)),
-        (Duration::from_millis(300), Duration::from_secs(2)),
-    );
+    let elapsed = if bench.extent.full { LONG } else { bench.pick(SHORT, QUICK) };
     let title = format!(
-        "Twice as many accepts as can be taken, for {} s (`serve --role all`, open loop, {CLIENTS} \
+        "Twice as many accepts as are carried to their end, for {} s (`serve --role all`, open loop, {CLIENTS} \
          connections)",
         elapsed.as_secs()
     );
     let mut section = Section::new("overload", title);
+    let maximum = e2e::maximum(bench).await?;
+    section.sample("maximum, accepted and told", Unit::PerSecond, maximum);
     let mut run = bench.run("bench_overload", Ending::Answer, "all").await?;
-    let most = run.load().closed(CONNECTIONS, &Until::elapsed(measure)).await?;
-    run.wait_told(DRAIN).await?;
-    let maximum = most.rate();
-    section.sample(&format!("maximum, {CONNECTIONS} connections"), Unit::PerSecond, maximum);
-    let latency = Quantiles::of_nanos(&most.latencies).at(0.99);
-    section.sample(&format!("maximum, {CONNECTIONS} connections, p99"), Unit::Millis, latency);
-
     let normal = offer(&mut run, maximum * NORMAL, elapsed / 3).await?;
     run.wait_told(DRAIN).await?;
     let first = offer(&mut run, maximum * OVERLOAD, elapsed / 10).await?;

@@ -14,10 +14,13 @@ use quartet::{
     clients::{CallbackClient, ThirdPartyClient},
     config::{Config, Role},
     domain::{EvidenceKind, JobKind, SettledBy, Status},
-    jobs::{CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions},
+    jobs::{
+        CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions, plan,
+    },
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         self, Target,
+        accept::Accepts,
         announce::Announcer,
         claims::Claims,
         coalesce::{Batch, Coalescer, Locked},
@@ -81,6 +84,7 @@ impl Real {
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let context = JobContext {
             pool: pool.clone(),
+            accepts: Coalescer::start(Accepts { plan: plan(&config) }, 1, &pool),
             outcomes: Coalescer::start(Outcomes, 1, &pool),
             reads: Coalescer::start(Reads, 1, &pool),
             lease_pool: pool.clone(),
