@@ -36,7 +36,7 @@ use crate::{
         secrets::{self, SecretsError},
     },
     store::{
-        self, Database, StoreError, Target, accept::Accepts, announce::Announcer,
+        self, Database, StoreError, Target, accept::Accepts, announce::Announcer, audit::Actor,
         clients::NewClient, coalesce::Coalescer, outcomes::Outcomes, transactions::Reads,
         wakeups::Wakeups, webhooks::Webhooks,
     },
@@ -50,6 +50,9 @@ const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
 /// How long a job waits for a connection: it has time, but it must not wait unseen.
 const JOB_ACQUIRE: Duration = Duration::from_secs(10);
+
+/// Who changes the default client, in the audit.
+const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
 
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
@@ -385,7 +388,10 @@ async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppErro
             callback_url: client.callback_url.as_str(),
             signing_secret: &keys.seal(&client.name, &client.signing_secret),
         };
-        store::clients::upsert(pool, &new).await?;
+        let is_same = |stored: &str| {
+            keys.open(&client.name, stored).is_ok_and(|secret| secret == client.signing_secret)
+        };
+        store::clients::upsert(pool, &new, is_same, BY_CONFIGURATION).await?;
     }
     Ok(())
 }

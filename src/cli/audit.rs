@@ -63,6 +63,7 @@ fn about(action: &Recorded) -> String {
         action.transaction_id.map(|id| format!("transaction {id}")),
         action.dead_letter_id.map(|id| format!("dead letter {id}")),
         action.job_id.as_ref().map(|id| format!("job {id}")),
+        action.detail["client"].as_str().map(|client| format!("client {client}")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }

@@ -8,14 +8,14 @@ use comfy_table::Table;
 use serde_json::json;
 use url::Url;
 
-use super::{CliError, connect, secret_arg::SecretArg, secrets::warn_of_plain};
+use super::{CliError, connect, operator::operator, secret_arg::SecretArg, secrets::warn_of_plain};
 use crate::{
     config::{self, Config},
     http::auth,
     operations::secrets,
     secrets::{MasterKeys, hash_token},
     signature::Secret,
-    store::{self, Database, client_secrets, clients::NewClient},
+    store::{self, Database, audit::Actor, client_secrets, clients::NewClient},
 };
 
 /// The constraint that keeps names unique.
@@ -81,18 +81,22 @@ pub(super) enum ClientsCommand {
 
 pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), CliError> {
     let pool = connect(config)?;
+    let operator = operator();
+    let actor = Actor { operator: &operator, note: None };
     match command {
         ClientsCommand::Add { name, callback_url, signing_secret, json } => {
             let callback_url = checked_url(config, &callback_url)?;
             let keys = &config.secrets.master_keys;
             warn_of_plain(keys);
-            add(&pool, keys, &name, &callback_url, signing_secret, json).await
+            let secret = signing_secret.unwrap_or_else(Secret::generate);
+            let new = Addition { name: &name, callback_url: &callback_url, secret, json };
+            add(&pool, keys, new, actor).await
         }
         ClientsCommand::List { json } => list(&pool, json).await,
         ClientsCommand::RotateKey { name, overlap, json } => {
             let key = auth::generate_api_key();
             let hash = hash_token(&key);
-            let rotated = client_secrets::rotate_key(&pool, &name, &hash, overlap).await?;
+            let rotated = client_secrets::rotate_key(&pool, &name, &hash, overlap, actor).await?;
             let old_until = rotated.ok_or_else(|| unknown(&name))?;
             let old_until = (!overlap.is_zero()).then_some(old_until);
             if json {
@@ -111,7 +115,8 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             let keys = &config.secrets.master_keys;
             warn_of_plain(keys);
             let secret = signing_secret.unwrap_or_else(Secret::generate);
-            let rotated = secrets::rotate_secret(&pool, keys, &name, &secret, overlap).await?;
+            let rotated =
+                secrets::rotate_secret(&pool, keys, &name, &secret, overlap, actor).await?;
             let old_until = rotated.ok_or_else(|| unknown(&name))?;
             let old_until = (!overlap.is_zero()).then_some(old_until);
             let secret = secret.reveal();
@@ -128,7 +133,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             Ok(())
         }
         ClientsCommand::Disable { name } => {
-            if !store::clients::disable(&pool, &name).await? {
+            if !store::clients::disable(&pool, &name, actor).await? {
                 return Err(unknown(&name));
             }
             println!("{name} is disabled.");
@@ -145,19 +150,25 @@ fn checked_url(config: &Config, text: &str) -> Result<Url, CliError> {
     Ok(url)
 }
 
+/// A client to register, and how that is printed.
+struct Addition<'a> {
+    name: &'a str,
+    callback_url: &'a Url,
+    secret: Secret,
+    json: bool,
+}
+
 async fn add(
     pool: &Database,
     keys: &MasterKeys,
-    name: &str,
-    callback_url: &Url,
-    signing_secret: Option<Secret>,
-    json: bool,
+    addition: Addition<'_>,
+    actor: Actor<'_>,
 ) -> Result<(), CliError> {
+    let Addition { name, callback_url, secret, json } = addition;
     if name.is_empty() || name.chars().count() > 100 {
         return Err(CliError::Failed("a name has 1 to 100 characters".to_owned()));
     }
     secrets::check_sealing_key(pool, keys).await?;
-    let secret = signing_secret.unwrap_or_else(Secret::generate);
     let key = auth::generate_api_key();
     let new = NewClient {
         name,
@@ -165,7 +176,7 @@ async fn add(
         callback_url: callback_url.as_str(),
         signing_secret: &keys.seal(name, &secret),
     };
-    let id = store::clients::add(pool, &new).await.map_err(|error| {
+    let id = store::clients::add(pool, &new, actor).await.map_err(|error| {
         if error.constraint() == Some(NAME_TAKEN) {
             CliError::Failed(format!("there is a client named {name} already"))
         } else {

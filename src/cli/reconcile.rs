@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, connect_many};
+use super::{CliError, connect_many, operator::operator};
 use crate::{
     clients::ThirdPartyClient,
     config::Config,
@@ -20,7 +20,8 @@ use crate::{
         reconcile::{self, Report, Request},
     },
     store::{
-        Database,
+        Database, StoreError,
+        audit::{self, Actor, OperatorAction},
         maintenance::{self, Occasion, RunEnd},
         reconcile::{Action, Checked},
     },
@@ -92,7 +93,13 @@ pub(super) async fn run(
         bar.set_position(report.checked.len() as u64);
     };
     let mut report = Report::default();
-    let work = reconcile::sweep(&context, &request, &mut report, progress);
+    let work = async {
+        // Within the work: where it fails, the lease is given back.
+        if !args.dry_run {
+            record(pool, &args).await?;
+        }
+        reconcile::sweep(&context, &request, &mut report, progress).await
+    };
     let swept = hold(pool, TASK, &holder, lease, stopping, work).await;
     bar.finish_and_clear();
     let swept = swept.and_then(|swept| Ok(swept?));
@@ -113,6 +120,17 @@ pub(super) async fn run(
     released?;
     // A script must not take a part for the whole.
     report.shortfall().map_or(Ok(()), |shortfall| Err(CliError::Failed(shortfall)))
+}
+
+/// Records in the audit that somebody has asked for a sweep.
+async fn record(pool: &Database, args: &ReconcileArgs) -> Result<(), StoreError> {
+    let operator = operator();
+    let actor = Actor { operator: &operator, note: None };
+    let detail = Map::from_iter([
+        ("since".to_owned(), args.since.to_rfc3339().into()),
+        ("limit".to_owned(), args.limit.into()),
+    ]);
+    audit::record_begin(pool, actor, OperatorAction::Reconcile, detail).await
 }
 
 /// Takes the lease, or says who has it.

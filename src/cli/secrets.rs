@@ -3,12 +3,12 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{CliError, connect};
+use super::{CliError, connect, operator::operator};
 use crate::{
     config::Config,
     operations::secrets::{self, Seals},
     secrets::MasterKeys,
-    store::Database,
+    store::{Database, audit::Actor},
 };
 
 #[derive(Debug, Subcommand)]
@@ -50,7 +50,9 @@ pub(super) async fn run(
     let pool = connect(&config)?;
     let (sealed, seals) = match command {
         SecretsCommand::Reseal { .. } => {
-            let (sealed, seals) = secrets::reseal(&pool, keys).await?;
+            let operator = operator();
+            let actor = Actor { operator: &operator, note: None };
+            let (sealed, seals) = secrets::reseal(&pool, keys, actor).await?;
             (Some(sealed), seals)
         }
         _ => (None, secrets::seals(&pool, keys).await?),

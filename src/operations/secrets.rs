@@ -1,8 +1,9 @@
 //! Clients' signing secrets and the master keys: carrying over what an earlier release stored in
 //! plain, sealing anew after the master key was rotated, rotating a client's secret.
 //!
-//! Each secret is replaced by a statement of its own, and only where it is still what was read: any
-//! number of processes may do this at once, and one that is cut off is simply run again.
+//! A secret is replaced only where it is still what was read: any number of processes may do this at
+//! once, and one that is cut off is simply run again. At the start each is a statement of its own;
+//! what an operator has sealed anew is one SQL transaction, with its audit.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::{
     signature::Secret,
     store::{
         Database, StoreError,
+        audit::Actor,
         client_secrets::{self, StoredSecret},
     },
 };
@@ -100,35 +102,51 @@ pub async fn carry_over(
     // First, so that nothing is sealed with a key that does not belong here.
     seals.check()?;
     if !keys.is_empty() {
-        seal_anew(pool, keys, &stored, |state| state == SealState::Plain).await?;
+        seal_plain(pool, keys, &stored).await?;
     }
     Ok(seals)
 }
 
 /// Seals with the first key whatever is not sealed with it. Returns how many those were, and how
 /// all of them stand now.
-pub async fn reseal(pool: &Database, keys: &MasterKeys) -> Result<(usize, Seals), SecretsError> {
+pub async fn reseal(
+    pool: &Database,
+    keys: &MasterKeys,
+    actor: Actor<'_>,
+) -> Result<(usize, Seals), SecretsError> {
     client_secrets::remove_ended(pool).await?;
     let stored = client_secrets::stored_secrets(pool).await?;
     Seals::count(keys, &stored).check()?;
-    let sealed = seal_anew(pool, keys, &stored, |state| state != SealState::Current).await?;
+    let anew = sealed_anew(keys, &stored, |state| state != SealState::Current);
+    let sealed = client_secrets::reseal(pool, &anew, actor).await?;
     Ok((sealed, seals(pool, keys).await?))
 }
 
-async fn seal_anew(
+/// What was read, with the same secret sealed with the first key; without what does not open, which
+/// the callers count and report.
+fn sealed_anew<'a>(
+    keys: &MasterKeys,
+    stored: &'a [StoredSecret],
+    takes: impl Fn(SealState) -> bool,
+) -> Vec<(&'a StoredSecret, String)> {
+    let taken = stored.iter().filter(|read| takes(keys.state(&read.signing_secret)));
+    let anew = taken.filter_map(|read| {
+        let secret = keys.open(&read.client, &read.signing_secret).ok()?;
+        Some((read, keys.seal(&read.client, &secret)))
+    });
+    anew.collect()
+}
+
+/// Seals what is stored in plain.
+async fn seal_plain(
     pool: &Database,
     keys: &MasterKeys,
     stored: &[StoredSecret],
-    takes: impl Fn(SealState) -> bool,
-) -> Result<usize, StoreError> {
-    let mut sealed = 0;
-    for read in stored.iter().filter(|read| takes(keys.state(&read.signing_secret))) {
-        // What does not open is counted and reported by the callers.
-        let Ok(secret) = keys.open(&read.client, &read.signing_secret) else { continue };
-        let anew = keys.seal(&read.client, &secret);
-        sealed += usize::from(client_secrets::replace(pool, read, &anew).await?);
+) -> Result<(), StoreError> {
+    for (read, anew) in sealed_anew(keys, stored, |state| state == SealState::Plain) {
+        client_secrets::replace(pool, read, &anew).await?;
     }
-    Ok(sealed)
+    Ok(())
 }
 
 /// Whether a secret that is sealed now will be read by the processes that run: the first key must
@@ -147,6 +165,7 @@ pub async fn rotate_secret(
     client: &str,
     secret: &Secret,
     overlap: Duration,
+    actor: Actor<'_>,
 ) -> Result<Option<DateTime<Utc>>, SecretsError> {
     if keys.is_empty() && !overlap.is_zero() {
         return Err(SecretsError::OverlapWithoutKey);
@@ -156,8 +175,8 @@ pub async fn rotate_secret(
     let mut stored = client_secrets::stored_secrets(pool).await?;
     stored.retain(|stored| stored.client == client);
     if !keys.is_empty() {
-        seal_anew(pool, keys, &stored, |state| state == SealState::Plain).await?;
+        seal_plain(pool, keys, &stored).await?;
     }
     let sealed = keys.seal(client, secret);
-    Ok(client_secrets::rotate_secret(pool, client, &sealed, overlap).await?)
+    Ok(client_secrets::rotate_secret(pool, client, &sealed, overlap, actor).await?)
 }

@@ -1,7 +1,8 @@
 //! The audit of operators' actions, `operator_actions`: who did what, when and why.
 //!
 //! An action is recorded in the SQL transaction that it takes place in: one that failed or was
-//! refused leaves nothing, one that took place is never missing.
+//! refused leaves nothing, one that took place is never missing. [`OperatorAction::Reconcile`] is many
+//! transactions: it is recorded before the first of them, and the evidence says what each did.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -9,7 +10,7 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{
-    StoreError,
+    Database, StoreError,
     evidence::{self, NewEvidence},
 };
 use crate::domain::{EvidenceKind, words};
@@ -24,6 +25,14 @@ words! {
         CancelJob = "cancel_job",
         PauseQueue = "pause_queue",
         ResumeQueue = "resume_queue",
+        AddClient = "add_client",
+        /// The configuration brought the default client up to date, at the start of a process.
+        ConfigureClient = "configure_client",
+        DisableClient = "disable_client",
+        RotateClientKey = "rotate_client_key",
+        RotateClientSecret = "rotate_client_secret",
+        ResealSecrets = "reseal_secrets",
+        Reconcile = "reconcile",
     }
 }
 
@@ -102,6 +111,30 @@ pub async fn record(
         detail: Value::Object(detail),
     };
     evidence::append(conn, transaction_id, &acted).await
+}
+
+/// Records an action on a client. The detail holds neither key nor secret.
+pub async fn record_client(
+    conn: &mut PgConnection,
+    actor: Actor<'_>,
+    action: OperatorAction,
+    client: &str,
+    mut detail: Map<String, Value>,
+) -> Result<(), StoreError> {
+    detail.insert("client".to_owned(), client.into());
+    record(conn, actor, action, Target { detail, ..Target::default() }).await
+}
+
+/// Records an action of many steps, before the first of them.
+pub async fn record_begin(
+    pool: &Database,
+    actor: Actor<'_>,
+    action: OperatorAction,
+    detail: Map<String, Value>,
+) -> Result<(), StoreError> {
+    let mut tx = super::begin(pool).await?;
+    record(&mut tx, actor, action, Target { detail, ..Target::default() }).await?;
+    Ok(tx.commit().await?)
 }
 
 /// What a list is narrowed to.

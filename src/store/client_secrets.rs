@@ -6,10 +6,14 @@
 use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::{Database, StoreError};
+use super::{
+    Database, StoreError,
+    audit::{self, Actor, OperatorAction, Target},
+};
 
 /// A signing secret as it is stored.
 pub struct StoredSecret {
@@ -46,6 +50,7 @@ pub async fn rotate_key(
     name: &str,
     api_key_hash: &[u8],
     overlap: Duration,
+    actor: Actor<'_>,
 ) -> Result<Option<DateTime<Utc>>, StoreError> {
     let mut tx = super::begin(pool).await?;
     let Some(old) = lock(&mut tx, name, overlap).await? else { return Ok(None) };
@@ -77,6 +82,8 @@ pub async fn rotate_key(
     )
     .execute(&mut *tx)
     .await?;
+    let action = OperatorAction::RotateClientKey;
+    audit::record_client(&mut tx, actor, action, name, ends(&old, overlap)).await?;
     tx.commit().await?;
     Ok(Some(old.valid_until))
 }
@@ -88,6 +95,7 @@ pub async fn rotate_secret(
     name: &str,
     signing_secret: &str,
     overlap: Duration,
+    actor: Actor<'_>,
 ) -> Result<Option<DateTime<Utc>>, StoreError> {
     let mut tx = super::begin(pool).await?;
     let Some(old) = lock(&mut tx, name, overlap).await? else { return Ok(None) };
@@ -118,6 +126,8 @@ pub async fn rotate_secret(
     )
     .execute(&mut *tx)
     .await?;
+    let action = OperatorAction::RotateClientSecret;
+    audit::record_client(&mut tx, actor, action, name, ends(&old, overlap)).await?;
     tx.commit().await?;
     Ok(Some(old.valid_until))
 }
@@ -129,6 +139,12 @@ struct Old {
     signing_secret: String,
     /// Until when it is good, by the database's clock.
     valid_until: DateTime<Utc>,
+}
+
+/// Until when the old one is good, for the audit.
+fn ends(old: &Old, overlap: Duration) -> Map<String, Value> {
+    let until = (!overlap.is_zero()).then(|| old.valid_until.to_rfc3339());
+    Map::from_iter([("old_until".to_owned(), until.into())])
 }
 
 /// Two rotations of a client come one after the other.
@@ -190,6 +206,25 @@ pub async fn stored_secrets(
         place: row.retiring.map_or(Place::Present(row.client_id), Place::Retiring),
     });
     Ok(secrets.collect())
+}
+
+/// Replaces each of these, which are in the order of [`stored_secrets`], as [`replace`] does: all
+/// of them or none. Returns how many those were.
+pub async fn reseal(
+    pool: &Database,
+    anew: &[(&StoredSecret, String)],
+    actor: Actor<'_>,
+) -> Result<usize, StoreError> {
+    let mut tx = super::begin(pool).await?;
+    let mut resealed = 0;
+    for (read, sealed) in anew {
+        resealed += usize::from(replace(&mut *tx, read, sealed).await?);
+    }
+    let detail = Map::from_iter([("resealed".to_owned(), resealed.into())]);
+    let target = Target { detail, ..Target::default() };
+    audit::record(&mut tx, actor, OperatorAction::ResealSecrets, target).await?;
+    tx.commit().await?;
+    Ok(resealed)
 }
 
 /// Puts the same secret, sealed anew, in the place of what was read there. `false` where something

@@ -3,10 +3,14 @@
 use std::{collections::HashMap, fmt};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgExecutor;
+use serde_json::Map;
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{
+    Database, StoreError,
+    audit::{self, Actor, OperatorAction},
+};
 
 /// What is registered for a client.
 #[derive(Debug, Clone)]
@@ -53,8 +57,13 @@ impl fmt::Debug for Callback {
 }
 
 /// Adds a client. A name that is taken violates `clients_name_key`.
-pub async fn add(executor: impl PgExecutor<'_>, new: &NewClient<'_>) -> Result<Uuid, StoreError> {
-    Ok(sqlx::query_scalar!(
+pub async fn add(
+    pool: &Database,
+    new: &NewClient<'_>,
+    actor: Actor<'_>,
+) -> Result<Uuid, StoreError> {
+    let mut tx = super::begin(pool).await?;
+    let id = sqlx::query_scalar!(
         r#"
         INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
         VALUES ($1, $2, $3, $4)
@@ -65,31 +74,89 @@ pub async fn add(executor: impl PgExecutor<'_>, new: &NewClient<'_>) -> Result<U
         new.callback_url,
         new.signing_secret,
     )
-    .fetch_one(executor)
-    .await?)
+    .fetch_one(&mut *tx)
+    .await?;
+    let detail = Map::from_iter([("callback_url".to_owned(), new.callback_url.into())]);
+    audit::record_client(&mut tx, actor, OperatorAction::AddClient, new.name, detail).await?;
+    tx.commit().await?;
+    Ok(id)
 }
 
-/// Adds the client or brings it up to date, and enables it.
+/// Adds the client or brings it up to date, and enables it. What that changed of one that was there
+/// goes into the audit; `is_same_secret` compares the signing secrets, which only whoever has the
+/// master keys can: each sealing looks different.
 pub async fn upsert(
-    executor: impl PgExecutor<'_>,
+    pool: &Database,
     new: &NewClient<'_>,
-) -> Result<Uuid, StoreError> {
-    Ok(sqlx::query_scalar!(
+    is_same_secret: impl Fn(&str) -> bool,
+    actor: Actor<'_>,
+) -> Result<(), StoreError> {
+    let mut tx = super::begin(pool).await?;
+    let added = sqlx::query!(
         r#"
         INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
         VALUES ($1, $2, $3, $4)
-        ON CONFLICT (name) DO UPDATE
-        SET api_key_hash = excluded.api_key_hash, callback_url = excluded.callback_url,
-            signing_secret = excluded.signing_secret, updated_at = now(), disabled_at = NULL
-        RETURNING id
+        ON CONFLICT (name) DO NOTHING
         "#,
         new.name,
         new.api_key_hash,
         new.callback_url,
         new.signing_secret,
     )
-    .fetch_one(executor)
-    .await?)
+    .execute(&mut *tx)
+    .await?;
+    if added.rows_affected() == 0 {
+        let changed = update(&mut tx, new, is_same_secret).await?;
+        if !changed.is_empty() {
+            let detail = Map::from_iter([
+                ("changed".to_owned(), changed.into()),
+                ("callback_url".to_owned(), new.callback_url.into()),
+            ]);
+            let action = OperatorAction::ConfigureClient;
+            audit::record_client(&mut tx, actor, action, new.name, detail).await?;
+        }
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Brings a client that is there up to date, and enables it; tells what that changed.
+async fn update(
+    conn: &mut PgConnection,
+    new: &NewClient<'_>,
+    is_same_secret: impl Fn(&str) -> bool,
+) -> Result<Vec<&'static str>, StoreError> {
+    let before = sqlx::query!(
+        r#"
+        SELECT api_key_hash, callback_url, signing_secret, disabled_at
+        FROM clients
+        WHERE name = $1
+        FOR NO KEY UPDATE
+        "#,
+        new.name
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::query!(
+        r#"
+        UPDATE clients
+        SET api_key_hash = $2, callback_url = $3, signing_secret = $4, updated_at = now(),
+            disabled_at = NULL
+        WHERE name = $1
+        "#,
+        new.name,
+        new.api_key_hash,
+        new.callback_url,
+        new.signing_secret,
+    )
+    .execute(conn)
+    .await?;
+    let differs = [
+        ("api_key", before.api_key_hash != new.api_key_hash),
+        ("callback_url", before.callback_url != new.callback_url),
+        ("signing_secret", !is_same_secret(&before.signing_secret)),
+        ("enabled", before.disabled_at.is_some()),
+    ];
+    Ok(differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect())
 }
 
 /// All clients, by name.
@@ -114,18 +181,25 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
     .await?)
 }
 
-/// Refuses the client's API keys from now on; tells whether the client exists.
-pub async fn disable(executor: impl PgExecutor<'_>, name: &str) -> Result<bool, StoreError> {
+/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes where
+/// they are refused already.
+pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bool, StoreError> {
+    let mut tx = super::begin(pool).await?;
     let disabled = sqlx::query!(
         r#"
-        UPDATE clients SET disabled_at = COALESCE(disabled_at, now()), updated_at = now()
-        WHERE name = $1
+        UPDATE clients SET disabled_at = now(), updated_at = now()
+        WHERE name = $1 AND disabled_at IS NULL
         "#,
         name
     )
-    .execute(executor)
+    .execute(&mut *tx)
     .await?;
-    Ok(disabled.rows_affected() > 0)
+    if disabled.rows_affected() == 0 {
+        return Ok(find_by_name(&mut *tx, name).await?.is_some());
+    }
+    audit::record_client(&mut tx, actor, OperatorAction::DisableClient, name, Map::new()).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// The enabled client whose API key, present or retiring, has this hash.

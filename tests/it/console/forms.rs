@@ -237,3 +237,33 @@ async fn jobs_are_retried_and_cancelled() {
         assert!(audit.expect(200).contains(text), "{text}: {}", audit.html);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_action_is_audited_with_the_name_of_the_session() {
+    let app = spawn_api().await;
+    let visitor = Visitor::signed_in(&app).await;
+    let queue = "/console/queues/notify_client";
+    let id = app.client().accept().await;
+    let job = format!("/console/jobs/{}", app.job("update_status", id).await.id);
+    let letter = data::unknown_transaction(&app).await;
+    let replayed = data::transaction_of(&app, &letter).await;
+    app.client().post_transaction(&transaction(replayed)).await.expect(202);
+    let others = [data::unknown_transaction(&app).await, data::unknown_transaction(&app).await];
+    let act = "/console/dead-letters/act";
+    for (path, action, letter, audited) in [
+        (format!("{queue}/pause"), "", "", "pause_queue"),
+        (format!("{queue}/resume"), "", "", "resume_queue"),
+        (format!("{job}/cancel"), "", "", "cancel_job"),
+        (format!("{job}/retry"), "", "", "retry_job"),
+        (act.to_owned(), "replay", letter.as_str(), "replay"),
+        (act.to_owned(), "resolve", &others[0], "resolve"),
+        (act.to_owned(), "discard", &others[1], "discard"),
+    ] {
+        let fields = [("action", action), ("id", letter), ("note", audited)];
+        visitor.post(&path, &fields).await.location();
+        let answer = app.operator().get("/v1/operator/actions?limit=1").await;
+        let newest = &answer.expect(200)["items"][0];
+        let said = ["operator", "action", "note"].map(|field| newest[field].as_str().unwrap());
+        assert_eq!(said, ["operator (Ada)", audited, audited], "{newest}");
+    }
+}

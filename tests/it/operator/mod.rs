@@ -1,6 +1,7 @@
 //! The operators' side, over HTTP, on the command line and in SQL.
 
 mod audit;
+mod audit_coverage;
 mod bulk_replay;
 mod commands;
 mod dead_letters;
