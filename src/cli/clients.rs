@@ -8,7 +8,7 @@ use comfy_table::Table;
 use serde_json::json;
 use url::Url;
 
-use super::{CliError, connect, operator::operator, secret_arg::SecretArg, secrets::warn_of_plain};
+use super::{CliError, connect, operator::operator, secrets::warn_of_plain};
 use crate::{
     config::{self, Config},
     http::auth,
@@ -32,7 +32,7 @@ pub(super) enum ClientsCommand {
         callback_url: String,
         /// Secret that signs what it is told, whsec_…, which other users of this machine may see in
         /// the list of processes; default: a new one
-        #[arg(long, value_parser = SecretArg)]
+        #[arg(long)]
         signing_secret: Option<Secret>,
         /// Print JSON
         #[arg(long)]
@@ -66,7 +66,7 @@ pub(super) enum ClientsCommand {
         overlap: Duration,
         /// The new secret, whsec_…, which other users of this machine may see in the list of
         /// processes; default: a new one
-        #[arg(long, value_parser = SecretArg)]
+        #[arg(long)]
         signing_secret: Option<Secret>,
         /// Print JSON
         #[arg(long)]

@@ -6,7 +6,7 @@ use chrono::Utc;
 use clap::Args;
 use ulid::Ulid;
 
-use super::{CliError, secret_arg::SecretArg};
+use super::CliError;
 use crate::{
     config::Config,
     signature::{self, Secret},
@@ -22,7 +22,7 @@ pub(super) struct SignWebhookArgs {
     #[arg(long)]
     timestamp: Option<i64>,
     /// The secret, whsec_…; default: the first of QUARTET_WEBHOOK__SECRETS
-    #[arg(long, value_parser = SecretArg)]
+    #[arg(long)]
     secret: Option<Secret>,
 }
 
