@@ -38,7 +38,9 @@ pub(super) async fn run(
     println!("Operators' console:  {url}/console");
     println!("API key (client):    {}", stack.api_key);
     println!("Operator token:      {}", stack.operator_token);
-    println!("Master key:          {}", stack.master_key);
+    if let Some(key) = &stack.master_key {
+        println!("Master key:          {key}");
+    }
     println!("Webhook secret:      {}", stack.sandbox.config().webhook_secret.reveal());
     println!("Third party, client: {}/stats", stack.sandbox.base_url());
     println!("Database:            {}", stack.database_url);

@@ -1,9 +1,9 @@
 //! Everything in one process: Postgres, the sandbox and Quartet, for `demo` and `dev`.
 //!
-//! `DATABASE_URL` wins: with it no Postgres is started. Whatever a stack starts it stops.
+//! What the environment or the file sets wins over what is generated here: with a `DATABASE_URL` no
+//! Postgres is started. Whatever a stack starts it stops.
 
 use std::{
-    collections::HashMap,
     fs::{self, OpenOptions},
     io::{self, Write},
     net::SocketAddr,
@@ -17,15 +17,20 @@ use tokio_util::sync::CancellationToken;
 use super::CliError;
 use crate::{
     app::{App, AppError},
-    config::{self, Config, Role},
+    config::{self, Config, Role, WithDefaults},
     dev::postgres::{EmbeddedPostgres, Options},
     http::auth,
     sandbox::{Sandbox, SandboxConfig},
     secrets::MasterKeys,
+    signature::Secret,
     store,
     telemetry::Telemetry,
 };
 
+const API_KEY: &str = "QUARTET_DEFAULT_CLIENT__API_KEY";
+const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
+const WEBHOOK_SECRETS: &str = "QUARTET_WEBHOOK__SECRETS";
+const OPERATOR_TOKEN: &str = "QUARTET_OPERATOR_TOKEN";
 const MASTER_KEY: &str = "QUARTET_SECRETS__MASTER_KEY";
 /// The file that keeps the master key beside an embedded database that is kept.
 const MASTER_KEY_FILE: &str = "master-key";
@@ -35,8 +40,8 @@ pub(super) struct Stack {
     pub address: SocketAddr,
     pub api_key: String,
     pub operator_token: String,
-    /// Empty where the file has it.
-    pub master_key: String,
+    /// What was made, where none was set.
+    pub master_key: Option<String>,
     pub database_url: String,
     pub sandbox: Sandbox,
     pub config: Config,
@@ -61,51 +66,54 @@ pub(super) struct StackOptions {
 impl Stack {
     /// Starts Postgres (unless `DATABASE_URL` is set), the sandbox and Quartet, until `stop`.
     pub(super) async fn start(
-        options: StackOptions,
+        mut options: StackOptions,
         stop: CancellationToken,
     ) -> Result<Self, CliError> {
         let speed = options.sandbox.speed;
-        let mut env: HashMap<String, String> = config::environment().collect();
-        let mut set_default = |name: &str, value: String| {
-            env.entry(name.to_owned()).or_insert(value);
-        };
+        let mut settings = WithDefaults::new(config::environment(), options.file.as_deref())?;
         for (name, value) in options.defaults {
-            set_default(name, value);
+            settings.set(name, value);
+        }
+        // The simulated peers sign and check with what is set.
+        let secret = |name: &str| first(&settings, name)?.parse::<Secret>().ok();
+        if let Some(secret) = secret(WEBHOOK_SECRETS) {
+            options.sandbox.webhook_secret = secret;
+        }
+        if let Some(secret) = secret(SIGNING_SECRET) {
+            options.sandbox.client_secret = secret;
         }
         let sandbox = Sandbox::start(options.sandbox).await?;
-        set_default("QUARTET_OPERATOR_TOKEN", auth::generate_api_key());
-        set_default("QUARTET_THIRD_PARTY__BASE_URL", sandbox.base_url());
-        set_default("QUARTET_WEBHOOK__SECRETS", sandbox.config().webhook_secret.reveal());
-        set_default("QUARTET_DEFAULT_CLIENT__NAME", "sandbox".to_owned());
-        set_default("QUARTET_DEFAULT_CLIENT__API_KEY", auth::generate_api_key());
-        set_default("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url());
+        settings.set(OPERATOR_TOKEN, auth::generate_api_key());
+        settings.set("QUARTET_THIRD_PARTY__BASE_URL", sandbox.base_url());
+        settings.set(WEBHOOK_SECRETS, sandbox.config().webhook_secret.reveal());
+        settings.set("QUARTET_DEFAULT_CLIENT__NAME", "sandbox".to_owned());
+        settings.set(API_KEY, auth::generate_api_key());
+        settings.set("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url());
         // The simulated client is on this machine.
-        set_default("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8".to_owned());
-        let signing_secret = sandbox.config().client_secret.reveal();
-        set_default("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", signing_secret);
-        // As it is given to `Config`, which keeps hashes alone.
-        let given = |name: &str| env.get(name).map(String::as_str).unwrap_or_default();
-        let api_key = given("QUARTET_DEFAULT_CLIENT__API_KEY").to_owned();
-        let tokens = given("QUARTET_OPERATOR_TOKEN");
-        let operator_token = tokens.split(',').next().unwrap_or_default().trim().to_owned();
-        let config = Config::load(env.clone(), options.file.as_deref())?;
+        settings.set("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8".to_owned());
+        settings.set(SIGNING_SECRET, sandbox.config().client_secret.reveal());
+        // `Config` keeps hashes alone.
+        let api_key = settings.text(API_KEY).unwrap_or_default();
+        let operator_token = first(&settings, OPERATOR_TOKEN).unwrap_or_default();
+        let config = settings.load()?;
         let telemetry = super::start_telemetry(&config)?;
 
         let (postgres, kept_in) = match &config.database.url {
             Some(_) => (None, None),
             None => {
                 let data_dir = options.data_dir;
-                let settings = Options { data_dir: data_dir.clone(), ..Options::default() };
-                let postgres = EmbeddedPostgres::start(settings).await?;
-                env.insert("DATABASE_URL".to_owned(), postgres.url("postgres"));
+                let embedded = Options { data_dir: data_dir.clone(), ..Options::default() };
+                let postgres = EmbeddedPostgres::start(embedded).await?;
+                settings.set("DATABASE_URL", postgres.url("postgres"));
                 (Some(postgres), data_dir)
             }
         };
+        let mut master_key = None;
         if config.secrets.master_keys.is_empty() {
-            env.insert(MASTER_KEY.to_owned(), master_key(kept_in.as_deref())?);
+            let made = master_key.insert(make_master_key(kept_in.as_deref())?);
+            settings.set(MASTER_KEY, made.clone());
         }
-        let master_key = env.get(MASTER_KEY).cloned().unwrap_or_default();
-        let config = Config::load(env, options.file.as_deref())?;
+        let config = settings.load()?;
         let database_url = super::session_url(&config)?.to_owned();
         store::migrate(&database_url).await?;
 
@@ -158,9 +166,14 @@ impl Stack {
     }
 }
 
+/// The first entry of a setting that is a list.
+fn first(settings: &WithDefaults<'_>, variable: &str) -> Option<String> {
+    Some(settings.text(variable)?.split(',').next()?.trim().to_owned())
+}
+
 /// The master key of a database that is kept in `dir`, which is kept there as well, for its owner
 /// alone; a new one where there is none, or nothing is kept.
-fn master_key(dir: Option<&Path>) -> io::Result<String> {
+fn make_master_key(dir: Option<&Path>) -> io::Result<String> {
     let new = MasterKeys::generate();
     let Some(dir) = dir else { return Ok(new) };
     let path = dir.join(MASTER_KEY_FILE);

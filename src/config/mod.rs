@@ -12,6 +12,7 @@
 
 mod check;
 mod default_client;
+mod defaults;
 mod error;
 mod sections;
 mod settings;
@@ -28,6 +29,7 @@ use std::{
 use self::{check::Broken, settings::Settings};
 pub use self::{
     default_client::DefaultClient,
+    defaults::WithDefaults,
     error::{ConfigError, Problem},
     sections::{
         Circuit, Database, Http, Intake, Limits, Log, Notify, Poll, Pooler, Reconcile, Retention,

@@ -136,6 +136,22 @@ impl Settings {
         self.given(variable).is_some()
     }
 
+    /// The setting as text, where one was given.
+    pub(super) fn text(&self, variable: &str) -> Option<String> {
+        self.given(variable)?.text.ok()
+    }
+
+    /// Gives a setting that has no value this one, as the environment would.
+    pub(super) fn set_default(&mut self, variable: &str, value: String) {
+        if !self.is_given(variable) {
+            self.env.insert(variable.to_owned(), value);
+        }
+    }
+
+    pub(super) fn env(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
     /// Whether the setting is among those found wrong.
     pub(super) fn is_refused(&self, variable: &str) -> bool {
         self.problems.iter().any(|problem| problem.variable == variable)
