@@ -27,6 +27,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
+const BASE_URL: &str = "QUARTET_THIRD_PARTY__BASE_URL";
 const API_KEY: &str = "QUARTET_DEFAULT_CLIENT__API_KEY";
 const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
 const WEBHOOK_SECRETS: &str = "QUARTET_WEBHOOK__SECRETS";
@@ -71,6 +72,12 @@ impl Stack {
     ) -> Result<Self, CliError> {
         let speed = options.sandbox.speed;
         let mut settings = WithDefaults::new(config::environment(), options.file.as_deref())?;
+        if settings.text(BASE_URL).is_some() {
+            return Err(CliError::Failed(format!(
+                "made-up transactions are sent to a simulated third party alone: unset {BASE_URL}, in \
+                 the environment and in the file"
+            )));
+        }
         for (name, value) in options.defaults {
             settings.set(name, value);
         }
@@ -84,7 +91,7 @@ impl Stack {
         }
         let sandbox = Sandbox::start(options.sandbox).await?;
         settings.set(OPERATOR_TOKEN, auth::generate_api_key());
-        settings.set("QUARTET_THIRD_PARTY__BASE_URL", sandbox.base_url());
+        settings.set(BASE_URL, sandbox.base_url());
         settings.set(WEBHOOK_SECRETS, sandbox.config().webhook_secret.reveal());
         settings.set("QUARTET_DEFAULT_CLIENT__NAME", "sandbox".to_owned());
         settings.set(API_KEY, auth::generate_api_key());

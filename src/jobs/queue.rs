@@ -31,7 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Identity;
 
-use super::{LeaseKeeper, WorkerLease};
+use super::{JobContext, LeaseKeeper, WorkerLease};
 use crate::{
     store::{
         StoreError,
@@ -128,21 +128,17 @@ impl JobQueue {
     pub fn new(
         queue: &'static str,
         concurrency: u32,
-        claims: Claims,
-        accepts: Coalescer<Accepts>,
+        context: &JobContext,
         keeper: Arc<LeaseKeeper>,
-        wakeups: Wakeups,
-        metrics: Arc<Metrics>,
-        stopping: CancellationToken,
     ) -> Self {
         Self {
             queue,
-            claims: Arc::new(claims),
-            accepts,
+            claims: Arc::new(Claims::new(&context.pool)),
+            accepts: context.accepts.clone(),
             keeper,
-            wakeups,
-            stopping,
-            metrics,
+            wakeups: context.wakeups.clone(),
+            stopping: context.stopping.clone(),
+            metrics: context.metrics.clone(),
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(concurrency as usize)),
             most: Arc::new(AtomicUsize::new(BATCH)),

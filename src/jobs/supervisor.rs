@@ -21,7 +21,7 @@ use super::{
     runner::Runner,
     watcher,
 };
-use crate::store::{StoreError, claims::Claims, jobs, leases};
+use crate::store::{StoreError, jobs, leases};
 
 /// First and longest wait before a worker that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -106,16 +106,7 @@ async fn run_worker(
     let queue = definition.queue;
     let name = format!("{queue}-{}-{}", std::process::id(), Ulid::generate());
     let worker_context = WorkerContext::new(&name);
-    let job_queue = JobQueue::new(
-        queue,
-        definition.concurrency,
-        Claims::new(&context.pool),
-        context.accepts.clone(),
-        keeper.clone(),
-        context.wakeups.clone(),
-        context.metrics.clone(),
-        context.stopping.clone(),
-    );
+    let job_queue = JobQueue::new(queue, definition.concurrency, context, keeper.clone());
     let lease = job_queue.lease();
     let runner = Runner::new(context.clone(), definition.clone());
     let worker = WorkerBuilder::new(&worker_context)

@@ -276,6 +276,20 @@ async fn demo_sends_all_through_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_and_dev_refuse_a_real_third_party() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "[third_party]\nbase_url = \"https://bank.example\"").unwrap();
+    let file = file.path().to_str().unwrap();
+    let set = settings(&[("QUARTET_THIRD_PARTY__BASE_URL", "https://bank.example")]);
+    for name in ["demo", "dev"] {
+        for ended in [run(&[name, "--config", file], &[], "").await, run(&[name], &set, "").await] {
+            let text = ended.expect_failure();
+            assert!(text.contains("unset QUARTET_THIRD_PARTY__BASE_URL"), "{name}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demo_that_is_killed_leaves_no_postgres_behind() {
     let mut demo = start_demo(QUARTET.as_ref(), &["--transactions", "2000", "--speed", "1"], None);
     let started = wait_postgres(&mut demo).await;
