@@ -118,7 +118,8 @@ async fn a_begin_that_is_given_up_leaves_no_transaction_open_for_others_to_write
     for answer in join_all((0..REQUESTS).map(|_| action())).await {
         answer.expect_problem(503);
     }
-    assert_eq!(detour.wrong_answers(), REQUESTS, "each has begun");
+    // What the process does by itself may begin one, too.
+    assert!(detour.wrong_answers() >= REQUESTS, "each has begun");
     detour.heal();
 
     let open = "SELECT count(*) FROM pg_stat_activity
