@@ -32,8 +32,8 @@ const REST_MEMORY: &str = "200 % of the maximum: peak memory of Quartet, the res
 pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     let elapsed = if bench.extent.full { LONG } else { bench.pick(SHORT, QUICK) };
     let title = format!(
-        "Twice as many accepts as are carried to their end, for {} s (`serve --role all`, open loop, {CLIENTS} \
-         connections)",
+        "Twice as many accepts as are carried to their end, for {} s (`serve --role all`, open loop, \
+         {CLIENTS} connections)",
         elapsed.as_secs()
     );
     let mut section = Section::new("overload", title);
