@@ -68,14 +68,16 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
 /// What was offered at one rate.
 struct Part {
     offered: Offered,
+    /// Transactions of which the client heard the end meanwhile.
+    told: usize,
     peak_memory_mb: f64,
 }
 
 async fn offer(run: &mut Run, rate: f64, elapsed: Duration) -> Result<Part, BenchError> {
     let began = run.begin().await?;
     let offered = run.load().offer(rate, elapsed, CLIENTS).await?;
-    let peak_memory_mb = run.end(&began).await?.peak_memory_mb;
-    Ok(Part { offered, peak_memory_mb })
+    let measured = run.end(&began).await?;
+    Ok(Part { offered, told: measured.told, peak_memory_mb: measured.peak_memory_mb })
 }
 
 fn sample(section: &mut Section, name: &str, parts: &[Part]) {
@@ -88,6 +90,8 @@ fn sample(section: &mut Section, name: &str, parts: &[Part]) {
     let (some, others) = (accepted.len() as f64, refused.len() as f64);
     section.sample(&format!("{name}: offered"), Unit::PerSecond, (some + others) / seconds);
     section.sample(&format!("{name}: accepted"), Unit::PerSecond, some / seconds);
+    let told: usize = parts.iter().map(|part| part.told).sum();
+    section.sample(&format!("{name}: ended meanwhile"), Unit::PerSecond, told as f64 / seconds);
     section.sample_latency(&format!("{name}: accepted"), &Quantiles::of_nanos(&accepted));
     section.sample(&format!("{name}: refused"), Unit::Percent, others / (some + others) * 100.0);
     if !refused.is_empty() {
