@@ -21,7 +21,6 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     clients::{CallbackClient, SetupError, ThirdPartyClient},
     config::{self, Config, ConfigError, Role},
-    domain::JobKind,
     figures,
     http::{
         self, ApiState, RequestWriters,
@@ -37,8 +36,8 @@ use crate::{
     },
     store::{
         self, Database, StoreError, Target, accept::Accepts, announce::Announcer, audit::Actor,
-        clients::NewClient, coalesce::Coalescer, outcomes::Outcomes, transactions::Reads,
-        wakeups::Wakeups, webhooks::Webhooks,
+        claims::Claims, clients::NewClient, coalesce::Coalescer, outcomes::Outcomes,
+        transactions::Reads, wakeups::Wakeups, webhooks::Webhooks,
     },
     telemetry::{Metrics, metrics::NamedPool, troubles::Troubles},
 };
@@ -58,9 +57,8 @@ const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note
 const ACCEPT_WRITERS: u32 = 1;
 /// Connections of requests besides their pool: the writers of accepts and of webhooks.
 const REQUEST_CONNECTIONS: u32 = ACCEPT_WRITERS + 1;
-/// Connections of jobs besides their pool: one a queue for claims, and those for outcomes, reads,
-/// leases and the watcher.
-const JOB_CONNECTIONS: u32 = JobKind::ALL.len() as u32 + 4;
+/// Connections of jobs besides their pool: for claims, outcomes, reads, leases and the watcher.
+const JOB_CONNECTIONS: u32 = 5;
 
 /// Why the application does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +142,7 @@ impl App {
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             accepts,
+            claims: Coalescer::start(Claims, 1, &pools.jobs),
             outcomes: Coalescer::start(Outcomes, 1, &pools.jobs),
             reads: Coalescer::start(Reads, 1, &pools.jobs),
             pool: pools.jobs,

@@ -36,6 +36,7 @@ use crate::{
         Database, StoreError,
         accept::Accepts,
         announce::Announcer,
+        claims::Claims,
         coalesce::Coalescer,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
         outcomes::{Next, Outcome, Outcomes, SnoozeCount},
@@ -59,6 +60,8 @@ pub struct JobContext {
     pub pool: Database,
     /// Where posts are written; jobs give way to them.
     pub accepts: Coalescer<Accepts>,
+    /// Where due jobs are claimed.
+    pub claims: Coalescer<Claims>,
     /// Where outcomes are written.
     pub outcomes: Coalescer<Outcomes>,
     /// Where transactions are read by whoever does so often.

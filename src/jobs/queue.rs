@@ -36,7 +36,7 @@ use crate::{
     store::{
         StoreError,
         accept::Accepts,
-        claims::{Claim, Claims},
+        claims::{Claim, Claims, Wanted},
         coalesce::Coalescer,
         jobs::ClaimedJob,
         wakeups::Wakeups,
@@ -105,7 +105,7 @@ pub enum QueueError {
 #[derive(Clone)]
 pub struct JobQueue {
     queue: &'static str,
-    claims: Arc<Claims>,
+    claims: Coalescer<Claims>,
     accepts: Coalescer<Accepts>,
     keeper: Arc<LeaseKeeper>,
     wakeups: Wakeups,
@@ -133,7 +133,7 @@ impl JobQueue {
     ) -> Self {
         Self {
             queue,
-            claims: Arc::new(Claims::new(&context.pool)),
+            claims: context.claims.clone(),
             accepts: context.accepts.clone(),
             keeper,
             wakeups: context.wakeups.clone(),
@@ -166,7 +166,7 @@ impl JobQueue {
                 return future::pending().await;
             };
             let limit = slots.num_permits();
-            match self.claim(lease, limit as i64).await {
+            match self.claim(lease, limit).await {
                 Ok(Claim { jobs, next_due }) => {
                     self.more.store(jobs.len() == limit, Ordering::Release);
                     if let Some(delay) = next_due {
@@ -203,12 +203,13 @@ impl JobQueue {
     }
 
     /// Claims what is due, after giving back what an unanswered claim may have taken.
-    async fn claim(&self, lease: &WorkerLease, limit: i64) -> Result<Claim, StoreError> {
+    async fn claim(&self, lease: &WorkerLease, most: usize) -> Result<Claim, StoreError> {
         let holds = self.unsure.load(Ordering::Acquire).then(|| {
             let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
             holds.iter().cloned().collect::<Vec<_>>()
         });
-        let claim = self.claims.claim(self.queue, lease.worker(), limit, holds.as_deref()).await?;
+        let (queue, worker) = (self.queue, lease.worker().to_owned());
+        let claim = self.claims.submit(Wanted { queue, worker, most, holds }).await?;
         self.unsure.store(false, Ordering::Release);
         Ok(claim)
     }

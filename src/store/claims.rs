@@ -1,4 +1,4 @@
-//! Claiming due jobs, on a connection that serves nothing else.
+//! Claiming due jobs: one statement for all queues that want some (see [`super::coalesce`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,81 +6,70 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgExecutor};
-use tokio::sync::Mutex;
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{
-    Database, StoreError, clients,
-    coalesce::BY_INDEX,
-    database::in_time_of,
+    StoreError, clients,
+    coalesce::{BY_INDEX, Batch, Locked, spread},
     jobs::{ClaimedJob, Lease},
-    session::Session,
     transactions,
 };
 use crate::domain::JobKind;
 
-/// How long a claim may take, a few statements and the way there.
-const LIMIT: Duration = Duration::from_secs(10);
+/// What a worker wants.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub queue: &'static str,
+    pub worker: String,
+    /// Most jobs.
+    pub most: usize,
+    /// The claims that the worker knows of, where there may be others: after a claim that was not
+    /// answered. What else is claimed for the worker is given back first.
+    pub holds: Option<Vec<(String, DateTime<Utc>)>>,
+}
 
-/// The connection on which a worker claims.
+/// Leases due jobs to workers, with what the jobs are about. Fails on the foreign key when a worker is
+/// no longer registered, which is what it must learn.
 #[derive(Debug)]
-pub struct Claims {
-    session: Mutex<Session>,
-}
+pub struct Claims;
 
-impl Claims {
-    /// Connects on first use, as the connections of `pool` do.
-    pub fn new(pool: &Database) -> Self {
-        Self { session: Mutex::new(Session::new(pool, BY_INDEX)) }
-    }
+impl Batch for Claims {
+    type Request = Wanted;
+    type Answer = Claim;
 
-    /// Leases up to `limit` due jobs of `queue` to `worker`, with what they are about. Fails on the
-    /// foreign key when the worker is no longer registered, which is what it must learn.
-    ///
-    /// With `holds`, the claims that the worker knows of, it first gives back what else is claimed
-    /// for the worker: that is needed after a claim that was not answered.
-    pub async fn claim(
+    const MOST: usize = JobKind::ALL.len();
+    // A few statements, and the way there.
+    const LIMIT: Duration = Duration::from_secs(10);
+    // One that is not answered may have claimed: the worker must know, and says what it holds.
+    const PATIENCE: Duration = Duration::ZERO;
+    const SESSION: &'static [(&'static str, &'static str)] = &[
+        BY_INDEX[0],
+        BY_INDEX[1],
+        BY_INDEX[2],
+        // The plan is the same for all that is wanted, and takes longer to make than to use.
+        ("plan_cache_mode", "force_generic_plan"),
+    ];
+
+    async fn run(
         &self,
-        queue: &str,
-        worker: &str,
-        limit: i64,
-        holds: Option<&[(String, DateTime<Utc>)]>,
-    ) -> Result<Claim, StoreError> {
-        let mut session = self.session.lock().await;
-        let claimed = async {
-            let mut conn = session.take().await?;
-            let claim = match session.begin() {
-                None => release_and_claim(&mut conn, queue, worker, limit, holds).await?,
-                Some(begin) => {
-                    let mut tx = conn.begin_with(begin).await?;
-                    let claim = release_and_claim(&mut tx, queue, worker, limit, holds).await?;
-                    tx.commit().await?;
-                    claim
-                }
-            };
-            session.keep(conn);
-            Ok::<_, StoreError>(claim)
-        };
-        let claimed = in_time_of(LIMIT, claimed).await;
-        if let Err(error) = &claimed {
-            session.note(error);
+        conn: &mut PgConnection,
+        wanted: &[Wanted],
+        _: Locked,
+    ) -> Result<Vec<Option<Claim>>, StoreError> {
+        // A worker that takes over from one that has just ended waits for the next batch.
+        let mut queues = HashSet::new();
+        let taken: Vec<usize> =
+            (0..wanted.len()).filter(|index| queues.insert(wanted[*index].queue)).collect();
+        let batch: Vec<&Wanted> = taken.iter().map(|index| &wanted[*index]).collect();
+        for wanted in &batch {
+            if let Some(holds) = &wanted.holds {
+                release_unknown(&mut *conn, &wanted.worker, holds).await?;
+            }
         }
-        claimed
+        let claims = claim(conn, &batch).await?;
+        Ok(spread(wanted, taken, claims.into_iter().map(Some).collect()))
     }
-}
-
-async fn release_and_claim(
-    conn: &mut PgConnection,
-    queue: &str,
-    worker: &str,
-    limit: i64,
-    holds: Option<&[(String, DateTime<Utc>)]>,
-) -> Result<Claim, StoreError> {
-    if let Some(holds) = holds {
-        release_unknown(&mut *conn, worker, holds).await?;
-    }
-    claim(conn, queue, worker, limit).await
 }
 
 /// What a claim gave.
@@ -92,43 +81,50 @@ pub struct Claim {
     pub next_due: Option<Duration>,
 }
 
-async fn claim(
-    conn: &mut PgConnection,
-    queue: &str,
-    worker: &str,
-    limit: i64,
-) -> Result<Claim, StoreError> {
+/// What each of `wanted` gets; they are of different queues.
+async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>, StoreError> {
+    let queues: Vec<&str> = wanted.iter().map(|wanted| wanted.queue).collect();
+    let workers: Vec<&str> = wanted.iter().map(|wanted| wanted.worker.as_str()).collect();
+    let most: Vec<i64> = wanted.iter().map(|wanted| wanted.most as i64).collect();
     let rows = sqlx::query!(
         r#"
-        WITH claimed AS (
+        WITH wanted AS (
+            SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (queue, worker, most)
+        ), claimed AS (
             UPDATE apalis.jobs
-            SET status = 'Running', lock_by = $2, lock_at = now()
+            SET status = 'Running', lock_at = now(),
+                lock_by = ($2::text[])[array_position($1::text[], job_type)]
             -- An array rather than a join: Postgres then looks the few ids up, where it would plan
             -- to hash the table for a LIMIT it does not know. SKIP LOCKED: what another worker is
             -- just claiming is its own.
             WHERE id = ANY (ARRAY(
-                SELECT id
-                FROM apalis.jobs
-                WHERE job_type = $1 AND status = 'Pending' AND run_at <= now()
-                    AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue = $1)
-                ORDER BY run_at
-                LIMIT $3
-                FOR UPDATE SKIP LOCKED
+                SELECT due.id
+                FROM wanted CROSS JOIN LATERAL (
+                    SELECT id
+                    FROM apalis.jobs
+                    WHERE job_type = wanted.queue AND status = 'Pending' AND run_at <= now()
+                        AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue = wanted.queue)
+                    ORDER BY run_at
+                    LIMIT wanted.most
+                    FOR UPDATE SKIP LOCKED
+                ) AS due
             ))
             RETURNING *
         ), next AS (
-            SELECT (
+            SELECT wanted.queue, (
                 SELECT run_at
                 FROM apalis.jobs
-                WHERE job_type = $1 AND status = 'Pending' AND run_at > now()
-                    AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue = $1)
+                WHERE job_type = wanted.queue AND status = 'Pending' AND run_at > now()
+                    AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue = wanted.queue)
                 ORDER BY run_at
                 LIMIT 1
             ) AS run_at
+            FROM wanted
         )
         SELECT
-            id AS "id?", job AS "job?", attempts AS "attempts?", max_attempts AS "max_attempts?",
-            lock_at AS "lock_at?", idempotency_key AS "idempotency_key?",
+            next.queue AS "queue!", id AS "id?", job AS "job?", attempts AS "attempts?",
+            max_attempts AS "max_attempts?", lock_by AS "lock_by?", lock_at AS "lock_at?",
+            idempotency_key AS "idempotency_key?",
             -- As text: one row with a strange value must not fail the claim of all the others.
             metadata -> 'polls' AS polls, metadata -> 'waits' AS waits,
             metadata -> 'probes' AS probes,
@@ -136,23 +132,31 @@ async fn claim(
             -- Epochs rather than a difference of times: run_at may be infinite.
             (extract(epoch FROM now()) - extract(epoch FROM claimed.run_at))::float8 AS late,
             (extract(epoch FROM next.run_at) - extract(epoch FROM now()))::float8 AS next_due
-        -- One row at least, which tells when the next job is due.
+        -- One row at least for each queue, which tells when its next job is due.
         FROM next
-        LEFT JOIN claimed ON true
+        LEFT JOIN claimed ON claimed.job_type = next.queue
         "#,
-        queue,
-        worker,
-        limit
+        &queues as &[&str],
+        &workers as &[&str],
+        &most
     )
     .fetch_all(&mut *conn)
     .await?;
-    let next_due = rows.first().and_then(|row| row.next_due);
-    let jobs = rows.into_iter().filter_map(|row| {
-        Some(ClaimedJob {
-            lease: Lease { job_id: row.id?, worker: worker.to_owned(), locked_at: row.lock_at? },
-            payload: row.job?,
-            attempts: row.attempts?,
-            max_attempts: row.max_attempts?,
+    let mut jobs: HashMap<String, Vec<ClaimedJob>> = HashMap::new();
+    let mut next_due: HashMap<String, Duration> = HashMap::new();
+    for row in rows {
+        if let Some(due) = row.next_due {
+            next_due.insert(row.queue.clone(), seconds(due));
+        }
+        let (Some(job_id), Some(worker), Some(locked_at)) = (row.id, row.lock_by, row.lock_at)
+        else {
+            continue;
+        };
+        jobs.entry(row.queue).or_default().push(ClaimedJob {
+            lease: Lease { job_id, worker, locked_at },
+            payload: row.job.unwrap_or_default(),
+            attempts: row.attempts.unwrap_or_default(),
+            max_attempts: row.max_attempts.unwrap_or_default(),
             idempotency_key: row.idempotency_key,
             polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
             waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
@@ -160,14 +164,20 @@ async fn claim(
             poll_since: row.poll_since.and_then(|since| since.parse().ok()),
             traceparent: row.traceparent,
             // Out of range for a job that an import made due at the beginning of time.
-            late: Duration::try_from_secs_f64(row.late?).unwrap_or_default(),
+            late: row
+                .late
+                .and_then(|late| Duration::try_from_secs_f64(late).ok())
+                .unwrap_or_default(),
             transaction: None,
             callback: None,
-        })
-    });
-    let mut jobs: Vec<ClaimedJob> = jobs.collect();
-    add_transactions(conn, queue, &mut jobs).await?;
-    Ok(Claim { jobs, next_due: next_due.map(seconds) })
+        });
+    }
+    add_transactions(conn, &mut jobs).await?;
+    let claim = |queue: &str| Claim {
+        jobs: jobs.remove(queue).unwrap_or_default(),
+        next_due: next_due.remove(queue),
+    };
+    Ok(queues.into_iter().map(claim).collect())
 }
 
 /// A time span that may be far out of range.
@@ -175,24 +185,32 @@ pub(super) fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
 }
 
-/// What the jobs are about, as it is after they were claimed.
+/// What the jobs of each queue are about, as it is after they were claimed.
 async fn add_transactions(
     conn: &mut PgConnection,
-    queue: &str,
-    jobs: &mut [ClaimedJob],
+    jobs: &mut HashMap<String, Vec<ClaimedJob>>,
 ) -> Result<(), StoreError> {
-    let ids: Vec<Uuid> = jobs.iter().filter_map(ClaimedJob::transaction_id).collect();
-    let mut transactions = transactions::get_all(&mut *conn, &ids).await?;
-    let callbacks = if queue == JobKind::NotifyClient.as_str() {
-        let clients: HashSet<Uuid> = transactions.values().map(|found| found.client_id).collect();
-        clients::callbacks(conn, &clients.into_iter().collect::<Vec<_>>()).await?
-    } else {
-        HashMap::new()
+    let ids = |jobs: &[ClaimedJob]| {
+        jobs.iter().filter_map(ClaimedJob::transaction_id).collect::<HashSet<Uuid>>()
     };
-    for job in jobs {
-        job.transaction = job.transaction_id().and_then(|id| transactions.remove(&id));
-        let client = job.transaction.as_ref().map(|transaction| transaction.client_id);
-        job.callback = client.and_then(|id| callbacks.get(&id).cloned());
+    let all: HashSet<Uuid> = jobs.values().flat_map(|jobs| ids(jobs)).collect();
+    let transactions =
+        transactions::get_all(&mut *conn, &all.into_iter().collect::<Vec<_>>()).await?;
+    let told = jobs.get(JobKind::NotifyClient.as_str()).map(|jobs| ids(jobs)).unwrap_or_default();
+    let clients: HashSet<Uuid> =
+        told.iter().filter_map(|id| transactions.get(id)).map(|found| found.client_id).collect();
+    let callbacks = match clients.is_empty() {
+        true => HashMap::new(),
+        false => clients::callbacks(conn, &clients.into_iter().collect::<Vec<_>>()).await?,
+    };
+    for (queue, jobs) in jobs {
+        for job in jobs {
+            job.transaction = job.transaction_id().and_then(|id| transactions.get(&id).cloned());
+            if queue == JobKind::NotifyClient.as_str() {
+                let client = job.transaction.as_ref().map(|transaction| transaction.client_id);
+                job.callback = client.and_then(|id| callbacks.get(&id).cloned());
+            }
+        }
     }
     Ok(())
 }

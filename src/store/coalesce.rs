@@ -64,12 +64,12 @@ pub enum Locked {
 }
 
 /// The answers to `requests`, of which those at `taken` were done and the others left out.
-pub(super) fn spread<Q, A: Clone>(
+pub(super) fn spread<Q, A>(
     requests: &[Q],
     taken: Vec<usize>,
     done: Vec<Option<A>>,
 ) -> Vec<Option<A>> {
-    let mut answers = vec![None; requests.len()];
+    let mut answers: Vec<Option<A>> = requests.iter().map(|_| None).collect();
     for (index, answer) in taken.into_iter().zip(done) {
         answers[index] = answer;
     }
@@ -173,7 +173,7 @@ impl<B: Batch> Coalescer<B> {
 
     /// Whether requests have come faster for a while than they are done without a wait.
     pub fn is_standing(&self) -> bool {
-        self.congestion.is_standing(Instant::now())
+        self.congestion.is_standing(self.is_waited_for(), Instant::now())
     }
 
     /// Whether a request waits for a writer.

@@ -24,6 +24,8 @@ const SMOOTHING: u32 = 8;
 const LONG: Duration = STANDING.saturating_mul(SMOOTHING);
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
 const STALLED: Duration = Duration::from_millis(500);
+/// A queue that is empty stood until now if something was taken from it so short a time ago.
+const RECENT: Duration = Duration::from_millis(10);
 
 /// How a queue stands. What several threads do at once may be noted in either order: the estimate is
 /// off by one request then.
@@ -66,9 +68,10 @@ impl Congestion {
     }
 
     /// Whether those that come wait long, batch after batch.
-    pub(super) fn is_standing(&self, now: Instant) -> bool {
-        // Where nobody asks any more nothing is taken either.
-        self.waits_are_long() && self.age(now) < STALLED
+    pub(super) fn is_standing(&self, is_waited_for: bool, now: Instant) -> bool {
+        // Waits are known by what is taken: where nothing comes any more, or the database is away,
+        // they say nothing.
+        self.waits_are_long() && self.age(now) < if is_waited_for { STALLED } else { RECENT }
     }
 
     fn waits_are_long(&self) -> bool {
@@ -113,14 +116,17 @@ mod tests {
         let start = Instant::now();
         let queue = Congestion::new(start);
         let now = work(&queue, start, 2, ms(15));
-        assert!(!queue.is_standing(now) && !queue.is_too_long(TARGET, now + ms(30)), "a burst");
+        assert!(
+            !queue.is_standing(true, now) && !queue.is_too_long(TARGET, now + ms(30)),
+            "a burst"
+        );
         let now = work(&queue, now, 10, ms(15));
-        assert!(queue.is_standing(now));
+        assert!(queue.is_standing(true, now));
         assert!(!queue.is_too_long(TARGET, now + ms(20)), "they have come just now");
         assert!(queue.is_too_long(TARGET, now + ms(21)));
         // Waits are short again: the next burst is taken up.
         let now = work(&queue, now, 20, ms(2));
-        assert!(!queue.is_standing(now) && !queue.is_too_long(TARGET, now + ms(30)));
+        assert!(!queue.is_standing(true, now) && !queue.is_too_long(TARGET, now + ms(30)));
     }
 
     #[test]
@@ -132,9 +138,10 @@ mod tests {
             now = work(&queue, now, 3, ms(15));
             now = work(&queue, now, 1, ms(1));
         }
-        assert!(queue.is_standing(now));
+        assert!(queue.is_standing(true, now));
+        assert!(queue.is_standing(true, now + ms(499)) && !queue.is_standing(true, now + ms(501)));
         // Nobody asks any more.
-        assert!(!queue.is_standing(now + ms(501)));
+        assert!(queue.is_standing(false, now + ms(9)) && !queue.is_standing(false, now + ms(11)));
     }
 
     #[test]
@@ -142,7 +149,7 @@ mod tests {
         let start = Instant::now();
         let queue = Congestion::new(start);
         let now = work(&queue, start, 1, ms(5_000));
-        assert!(!queue.is_standing(now) && !queue.is_too_long(TARGET, now + ms(30)));
+        assert!(!queue.is_standing(true, now) && !queue.is_too_long(TARGET, now + ms(30)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Database {
     pub pooler: Pooler,
     /// Postgres itself where `url` is a pooler, for what needs a session; none.
     pub direct_url: Option<Redacted<String>>,
-    /// Most connections of one process, 13 or more; 20.
+    /// Most connections of one process, 10 or more; 20.
     pub max_connections: u32,
 }
 
@@ -66,9 +66,9 @@ impl Database {
             max_connections: settings.read(
                 "QUARTET_DATABASE__MAX_CONNECTIONS",
                 "20",
-                count(13, 10_000),
-                "Most database connections of one process, 13 or more: two that write what \
-                 requests bring, eight that claim, watch and write jobs, of the rest a third for requests",
+                count(10, 10_000),
+                "Most database connections of one process, 10 or more: two that write what \
+                 requests bring, five that claim, watch and write jobs, of the rest a third for requests",
             ),
         }
     }

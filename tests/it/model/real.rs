@@ -22,7 +22,7 @@ use quartet::{
         self, Target,
         accept::Accepts,
         announce::Announcer,
-        claims::Claims,
+        claims::{Claims, Wanted},
         coalesce::{Batch, Coalescer, Locked},
         jobs::{ClaimedJob, JobPayload},
         leases,
@@ -64,7 +64,6 @@ pub struct Real {
     context: Arc<JobContext>,
     keeper: Arc<LeaseKeeper>,
     definitions: HashMap<&'static str, JobDefinition>,
-    claims: Claims,
     steps: AtomicUsize,
 }
 
@@ -85,6 +84,7 @@ impl Real {
         let context = JobContext {
             pool: pool.clone(),
             accepts: Coalescer::start(Accepts { plan: plan(&config) }, 1, &pool),
+            claims: Coalescer::start(Claims, 1, &pool),
             outcomes: Coalescer::start(Outcomes, 1, &pool),
             reads: Coalescer::start(Reads, 1, &pool),
             lease_pool: pool.clone(),
@@ -104,7 +104,6 @@ impl Real {
             context: Arc::new(context),
             keeper: Arc::new(LeaseKeeper::new(pool.clone(), queues, &config.worker, backoff)),
             definitions: definitions.map(|definition| (definition.queue, definition)).collect(),
-            claims: Claims::new(&pool),
             steps: AtomicUsize::new(0),
             app,
         }
@@ -242,7 +241,8 @@ impl Life<'_> {
             WHERE idempotency_key = $1 AND job_type = $2";
         let due = sqlx::query(due).bind(self.id.to_string()).bind(queue);
         due.execute(&real.app.pool).await.unwrap();
-        let claim = real.claims.claim(queue, &worker, 2, None).await.unwrap();
+        let wanted = Wanted { queue, worker, most: 2, holds: None };
+        let claim = real.context.claims.submit(wanted).await.unwrap();
         let [claimed] = <[ClaimedJob; 1]>::try_from(claim.jobs).expect("one job is due");
         assert_eq!(claimed.transaction_id(), Some(self.id));
         let run = RealRun { claimed: Arc::new(claimed), lease, outcome: None };
