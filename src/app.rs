@@ -137,11 +137,9 @@ impl App {
             third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
             dead_after: config.worker.dead_after,
         };
-        let accepts = writers.accepts.clone();
         let state = ApiState::new(&config, operations, writers, announcer.clone(), metrics.clone());
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
-            accepts,
             claims: Coalescer::start(Claims, 1, &pools.jobs),
             outcomes: Coalescer::start(Outcomes, 1, &pools.jobs),
             reads: Coalescer::start(Reads, 1, &pools.jobs),

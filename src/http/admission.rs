@@ -4,8 +4,8 @@
 //! is read. It is refused
 //!
 //! - with 429, where its client sends more than `LIMITS__RATE` (see [`super::rate_limit`]);
-//! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or those before it
-//!   wait too long for a writer (`HTTP__MAX_QUEUE_DELAY`).
+//! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or more than are
+//!   written soon (`HTTP__MAX_QUEUE_DELAY`).
 //!
 //! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait for a
 //! final status, webhooks, operators. Webhooks end work, and so have a patience of their own. Health

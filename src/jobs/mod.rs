@@ -34,7 +34,6 @@ use crate::{
     domain::{Backoff, DeadLetterKind, JobKind},
     store::{
         Database, StoreError,
-        accept::Accepts,
         announce::Announcer,
         claims::Claims,
         coalesce::Coalescer,
@@ -58,8 +57,6 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
-    /// Where posts are written; jobs give way to them.
-    pub accepts: Coalescer<Accepts>,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.

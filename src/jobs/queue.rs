@@ -13,10 +13,10 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use apalis::prelude::{Backend, Task, WorkerContext};
@@ -35,7 +35,6 @@ use super::{JobContext, LeaseKeeper, WorkerLease};
 use crate::{
     store::{
         StoreError,
-        accept::Accepts,
         claims::{Claim, Claims, Wanted},
         coalesce::Coalescer,
         jobs::ClaimedJob,
@@ -46,12 +45,6 @@ use crate::{
 
 /// Most jobs of one claim.
 const BATCH: usize = 500;
-/// While posts of this process wait long for their writer, there is a claim this often, at least,
-const GIVE_WAY: Duration = Duration::from_millis(50);
-/// and of so many jobs at most: clients wait for posts, and not for jobs.
-const FEW: usize = 20;
-/// How often it is looked whether posts still wait.
-const GIVE_WAY_STEP: Duration = Duration::from_millis(5);
 /// First and longest wait after a claim that failed.
 const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The constraint that a claim violates when its worker is no longer registered.
@@ -106,7 +99,6 @@ pub enum QueueError {
 pub struct JobQueue {
     queue: &'static str,
     claims: Coalescer<Claims>,
-    accepts: Coalescer<Accepts>,
     keeper: Arc<LeaseKeeper>,
     wakeups: Wakeups,
     stopping: CancellationToken,
@@ -114,8 +106,6 @@ pub struct JobQueue {
     lease: Arc<OnceLock<WorkerLease>>,
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
-    /// Most jobs of the next claim.
-    most: Arc<AtomicUsize>,
     holds: Holds,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     more: Arc<AtomicBool>,
@@ -134,14 +124,12 @@ impl JobQueue {
         Self {
             queue,
             claims: context.claims.clone(),
-            accepts: context.accepts.clone(),
             keeper,
             wakeups: context.wakeups.clone(),
             stopping: context.stopping.clone(),
             metrics: context.metrics.clone(),
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(concurrency as usize)),
-            most: Arc::new(AtomicUsize::new(BATCH)),
             holds: Holds::default(),
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
@@ -161,8 +149,7 @@ impl JobQueue {
             if !self.more.load(Ordering::Acquire) {
                 self.wakeups.due(self.queue).await;
             }
-            let most = self.give_way().await;
-            let Some(mut slots) = self.take_slots(most).await else {
+            let Some(mut slots) = self.take_slots().await else {
                 return future::pending().await;
             };
             let limit = slots.num_permits();
@@ -214,28 +201,10 @@ impl JobQueue {
         Ok(claim)
     }
 
-    /// Waits while posts do, for a time, and says how many jobs may then be claimed: half as many
-    /// as before while posts wait, and afterwards a few more each time.
-    async fn give_way(&self) -> usize {
-        let most = self.most.load(Ordering::Relaxed);
-        if !self.accepts.is_standing() {
-            let most = (most + FEW).min(BATCH);
-            self.most.store(most, Ordering::Relaxed);
-            return most;
-        }
-        let most = (most / 2).max(FEW);
-        self.most.store(most, Ordering::Relaxed);
-        let began = Instant::now();
-        while self.accepts.is_standing() && began.elapsed() < GIVE_WAY {
-            tokio::time::sleep(GIVE_WAY_STEP).await;
-        }
-        most
-    }
-
-    /// All free slots up to `most`; waits for the first. `None` never comes: nobody closes it.
-    async fn take_slots(&self, most: usize) -> Option<OwnedSemaphorePermit> {
+    /// All free slots up to [`BATCH`]; waits for the first. `None` never comes: nobody closes it.
+    async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
         let mut slots = self.slots.clone().acquire_owned().await.ok()?;
-        let more = self.slots.available_permits().min(most - 1);
+        let more = self.slots.available_permits().min(BATCH - 1);
         if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
             slots.merge(rest);
         }

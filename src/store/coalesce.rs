@@ -158,22 +158,17 @@ impl<B: Batch> Coalescer<B> {
     pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let asked = Instant::now();
-        self.congestion.came(!self.is_waited_for(), asked);
+        let _under_way = self.congestion.came(!self.is_waited_for(), asked);
         if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
-    /// Whether a request that came now would wait too long for a writer. While requests come faster
-    /// than they are done, too long is more than `target`.
+    /// Whether a request that came now would have to wait too long. While requests come faster than
+    /// they are done, one may take `target`.
     pub fn is_congested(&self, target: Duration) -> bool {
-        self.is_waited_for() && self.congestion.is_too_long(target, Instant::now())
-    }
-
-    /// Whether requests have come faster for a while than they are done without a wait.
-    pub fn is_standing(&self) -> bool {
-        self.congestion.is_standing(self.is_waited_for(), Instant::now())
+        self.congestion.is_full(self.is_waited_for(), target, Instant::now())
     }
 
     /// Whether a request waits for a writer.
@@ -246,7 +241,11 @@ impl<B: Batch> Writer<B> {
                 .into_iter()
                 .map(|waiting| (waiting.request, (waiting.reply, waiting.asked)))
                 .unzip();
+            let began = Instant::now();
             let done = self.attempt(&requests).await;
+            if done.is_ok() {
+                self.congestion.done(requests.len(), began.elapsed(), Instant::now());
+            }
             let mut batch: Vec<_> = requests
                 .into_iter()
                 .zip(rest)

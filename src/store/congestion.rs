@@ -1,81 +1,144 @@
-//! Whether those that wait for a writer wait too long for another one to be let in.
+//! How many requests a queue of a writer takes before it refuses more.
 //!
 //! A queue that only a burst fills soon empties again, and costs little. One that stands, because
 //! more comes than is written, only makes everybody wait, for ever: then whoever comes now is better
-//! told at once. So waits are bounded strictly while the queue stands, and hardly at all before: the
-//! idea of CoDel (RFC 8289) in the form that servers use ("Fail at Scale", ACM Queue 13(8), 2015).
-//! Writers take all that waits, so that an empty queue says nothing here: what tells is how long the
-//! longest of each batch has waited.
+//! told at once. So nothing is refused until those that come wait long, batch after batch, for a
+//! while, as in CoDel (RFC 8289). Then the number of requests under way is bounded by what is written
+//! in the time that a request may take (Little's law); while waits are short the bound is let out step
+//! by step, until it is off: congestion control as TCP does it. What is under way and not only what
+//! waits is counted, because writers take all that waits.
+//!
+//! A bound on requests leaves room for everything else: where posts come twice as fast as whole
+//! transactions can be carried to their end, about as many posts are taken as transactions end, and
+//! jobs need not be slowed down for them.
+//!
+//! How long is long depends on the database: whoever comes just after a batch was taken waits for all
+//! of it, and where each commit crosses a network that is no sign of anything. So it is measured by
+//! the quickest of the batches.
 //!
 //! Nobody who was let in is thrown out again: what is refused here was never queued, and so never
 //! written.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-/// A queue in which the longest wait of a batch is more than this, on average, stands.
-const STANDING: Duration = Duration::from_millis(5);
-/// The average is over about so many batches.
-const SMOOTHING: u32 = 8;
-/// What a longer wait counts as: a single one, as when the disk is slow for a moment, makes no queue
-/// stand.
-const LONG: Duration = STANDING.saturating_mul(SMOOTHING);
+/// Waits are long when the longest of a batch is more than so many times what the quickest batch
+/// takes, and more than this, on average.
+const LONG: (f64, f64) = (2.0, 0.002);
+/// So long they must be before anything is refused: a burst is over by then.
+const WHILE: Duration = Duration::from_millis(100);
+/// Averages are over about so many batches.
+const SMOOTHING: f64 = 8.0;
+/// No time counts for more than so many long waits: a single one, as when the disk is slow for a moment,
+/// makes no queue stand.
+const STALL: f64 = SMOOTHING / 2.0;
+/// What the quickest batch counts as before one was done; s.
+const FIRST: f64 = 0.01;
+/// Each batch that is not quicker makes the quickest count as slower by one part of this: it is
+/// forgotten after a few thousand.
+const FORGETTING: f64 = 1_024.0;
+/// So much more is let in after each batch while waits are short,
+const LET_OUT: f64 = 17.0 / 16.0;
+/// until it is so many times what the bound was.
+const OFF: f64 = 8.0;
+/// So many requests at least are under way before one is refused.
+const FEW: usize = 12;
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
 const STALLED: Duration = Duration::from_millis(500);
-/// A queue that is empty stood until now if something was taken from it so short a time ago.
-const RECENT: Duration = Duration::from_millis(10);
 
-/// How a queue stands. What several threads do at once may be noted in either order: the estimate is
-/// off by one request then.
+/// How a queue stands.
 #[derive(Debug)]
 pub(super) struct Congestion {
     epoch: Instant,
     /// The one that waits longest came then or later; µs since `epoch`.
     oldest: AtomicU64,
-    /// How long the longest of each batch waited, on average; µs.
-    longest_wait: AtomicU64,
+    under_way: AtomicUsize,
+    batches: Mutex<Batches>,
+}
+
+/// What the last batches tell; times in seconds.
+#[derive(Debug)]
+struct Batches {
+    /// How long the longest of each waited, on average.
+    longest_wait: f64,
+    /// Since when it is long; none: it is not.
+    long_since: Option<Instant>,
+    /// When the last one was done.
+    last: Instant,
+    /// How long the quickest took.
+    quickest: f64,
+    /// How long each took, and how many requests it had, on average.
+    took: f64,
+    size: f64,
+    /// How far the bound is let out, from 1 on; none: there is no bound.
+    slack: Option<f64>,
+}
+
+/// A request that is under way until this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay<'a>(&'a Congestion);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Congestion {
     pub(super) fn new(now: Instant) -> Self {
-        Self { epoch: now, oldest: AtomicU64::new(0), longest_wait: AtomicU64::new(0) }
+        Self {
+            epoch: now,
+            oldest: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+            batches: Mutex::new(Batches {
+                longest_wait: 0.0,
+                long_since: None,
+                last: now,
+                quickest: FIRST,
+                took: 0.0,
+                size: 0.0,
+                slack: None,
+            }),
+        }
     }
 
     /// A request came; `first` where none waited.
-    pub(super) fn came(&self, first: bool, now: Instant) {
+    pub(super) fn came(&self, first: bool, now: Instant) -> UnderWay<'_> {
         if first {
             self.oldest.store(self.micros(now), Ordering::Relaxed);
         }
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self)
     }
 
     /// A writer took all that waited, up to a number, which came from `oldest` to `newest`.
     pub(super) fn taken(&self, oldest: Instant, newest: Instant, now: Instant) {
         // Those that are left came later.
         self.oldest.store(self.micros(newest), Ordering::Relaxed);
-        let wait = now.saturating_duration_since(oldest).min(LONG).as_micros() as u64;
-        let (average, part) = (self.longest_wait.load(Ordering::Relaxed), u64::from(SMOOTHING));
-        let average = average - average / part + wait / part;
-        self.longest_wait.store(average, Ordering::Relaxed);
+        self.batches().taken(oldest, now);
     }
 
-    /// Whether another request would wait too long behind those that wait, while a queue that stands
-    /// may make it wait for `target`.
-    pub(super) fn is_too_long(&self, target: Duration, now: Instant) -> bool {
-        let age = self.age(now);
-        age > STALLED || (self.waits_are_long() && age > target)
+    /// A batch of so many was done.
+    pub(super) fn done(&self, requests: usize, took: Duration, now: Instant) {
+        self.batches().done(requests, took.as_secs_f64(), now);
     }
 
-    /// Whether those that come wait long, batch after batch.
-    pub(super) fn is_standing(&self, is_waited_for: bool, now: Instant) -> bool {
-        // Waits are known by what is taken: where nothing comes any more, or the database is away,
-        // they say nothing.
-        self.waits_are_long() && self.age(now) < if is_waited_for { STALLED } else { RECENT }
+    /// Whether no other request is let in, which may take `target` while the queue stands.
+    pub(super) fn is_full(&self, is_waited_for: bool, target: Duration, now: Instant) -> bool {
+        if is_waited_for && self.age(now) > STALLED {
+            return true;
+        }
+        let under_way = self.under_way.load(Ordering::Relaxed);
+        under_way >= FEW && self.batches().bound(target).is_some_and(|most| under_way >= most)
     }
 
-    fn waits_are_long(&self) -> bool {
-        self.longest_wait.load(Ordering::Relaxed) > STANDING.as_micros() as u64
+    fn batches(&self) -> MutexGuard<'_, Batches> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long ago the one that waits longest came, at most.
@@ -90,6 +153,45 @@ impl Congestion {
     }
 }
 
+impl Batches {
+    fn taken(&mut self, oldest: Instant, now: Instant) {
+        if oldest.saturating_duration_since(self.last) > WHILE {
+            // After a pause it is another burst.
+            (self.longest_wait, self.slack) = (0.0, None);
+        }
+        let long = self.long();
+        let wait = now.saturating_duration_since(oldest).as_secs_f64().min(STALL * long);
+        self.longest_wait += (wait - self.longest_wait) / SMOOTHING;
+        self.slack = if self.longest_wait > long {
+            let since = *self.long_since.get_or_insert(now);
+            let is_standing = self.slack.is_some() || now.saturating_duration_since(since) >= WHILE;
+            is_standing.then_some(1.0)
+        } else {
+            self.long_since = None;
+            self.slack.map(|slack| slack * LET_OUT).filter(|slack| *slack < OFF)
+        };
+    }
+
+    fn done(&mut self, requests: usize, took: f64, now: Instant) {
+        self.last = now;
+        self.quickest = took.min(self.quickest * (1.0 + 1.0 / FORGETTING));
+        self.took += (took.min(STALL * self.long()) - self.took) / SMOOTHING;
+        self.size += (requests as f64 - self.size) / SMOOTHING;
+    }
+
+    /// What a wait is longer than that is long.
+    fn long(&self) -> f64 {
+        (LONG.0 * self.quickest).max(LONG.1)
+    }
+
+    /// How many may be under way, of which each may take `target`, or what is not long here.
+    fn bound(&self, target: Duration) -> Option<usize> {
+        let target = target.as_secs_f64().max(self.long());
+        // Out of range where nothing was done yet, which is no bound.
+        self.slack.map(|slack| (slack * target * self.size / self.took) as usize)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,70 +202,122 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Has writers take batches of which the longest waits so long; returns when
-    /// the last one was taken.
+    /// A queue of which the quickest batch took 1 ms: waits of more than 2 ms are long.
+    fn queue(start: Instant) -> Congestion {
+        let queue = Congestion::new(start);
+        queue.done(1, ms(1), start);
+        queue
+    }
+
+    /// Has a writer do batches of ten, of which the longest waits so long, in 4 ms each; returns when
+    /// the last one was done.
     fn work(queue: &Congestion, start: Instant, batches: u32, wait: Duration) -> Instant {
         let mut now = start;
         for _ in 0..batches {
+            queue.taken(now, now + wait, now + wait);
             now += wait;
-            queue.taken(now - wait, now, now);
+            queue.done(10, ms(4), now);
         }
         now
     }
 
+    /// How many the queue lets in.
+    fn room(queue: &Congestion, now: Instant) -> usize {
+        let mut let_in = Vec::new();
+        while let_in.len() < 1_000 && !queue.is_full(false, TARGET, now) {
+            let_in.push(queue.came(false, now));
+        }
+        let_in.len()
+    }
+
     #[test]
-    fn a_burst_is_taken_up_and_a_standing_queue_is_not() {
+    fn a_burst_is_taken_up_and_a_standing_queue_is_bounded() {
         let start = Instant::now();
-        let queue = Congestion::new(start);
-        let now = work(&queue, start, 2, ms(15));
-        assert!(
-            !queue.is_standing(true, now) && !queue.is_too_long(TARGET, now + ms(30)),
-            "a burst"
-        );
-        let now = work(&queue, now, 10, ms(15));
-        assert!(queue.is_standing(true, now));
-        assert!(!queue.is_too_long(TARGET, now + ms(20)), "they have come just now");
-        assert!(queue.is_too_long(TARGET, now + ms(21)));
+        let queue = queue(start);
+        let now = work(&queue, start, 12, ms(8));
+        assert_eq!(room(&queue, now), 1_000, "a burst");
+        let now = work(&queue, now, 50, ms(8));
+        // 20 ms at 0.4 ms each.
+        assert!((48..=50).contains(&room(&queue, now)));
         // Waits are short again: the next burst is taken up.
-        let now = work(&queue, now, 20, ms(2));
-        assert!(!queue.is_standing(true, now) && !queue.is_too_long(TARGET, now + ms(30)));
+        let now = work(&queue, now, 30, ms(1));
+        let some = room(&queue, now);
+        assert!((51..1_000).contains(&some), "{some}: step by step");
+        let now = work(&queue, now, 30, ms(1));
+        assert_eq!(room(&queue, now), 1_000);
+    }
+
+    #[test]
+    fn after_a_pause_a_burst_is_taken_up() {
+        let start = Instant::now();
+        let queue = queue(start);
+        let now = work(&queue, start, 50, ms(8));
+        assert!(room(&queue, now) <= 50);
+        let now = work(&queue, now + ms(101), 1, ms(8));
+        assert_eq!(room(&queue, now), 1_000);
     }
 
     #[test]
     fn short_waits_in_between_do_not_hide_that_it_stands() {
         let start = Instant::now();
-        let queue = Congestion::new(start);
+        let queue = queue(start);
         let mut now = start;
-        for _ in 0..10 {
-            now = work(&queue, now, 3, ms(15));
+        for _ in 0..20 {
+            now = work(&queue, now, 3, ms(8));
             now = work(&queue, now, 1, ms(1));
         }
-        assert!(queue.is_standing(true, now));
-        assert!(queue.is_standing(true, now + ms(499)) && !queue.is_standing(true, now + ms(501)));
-        // Nobody asks any more.
-        assert!(queue.is_standing(false, now + ms(9)) && !queue.is_standing(false, now + ms(11)));
+        assert!(room(&queue, now) < 60);
+    }
+
+    #[test]
+    fn a_few_are_let_in_however_slow_it_is() {
+        let start = Instant::now();
+        let queue = queue(start);
+        let mut now = start;
+        for _ in 0..50 {
+            queue.taken(now, now + ms(90), now + ms(90));
+            now += ms(90);
+            queue.done(1, ms(90), now);
+        }
+        assert_eq!(room(&queue, now), FEW);
+    }
+
+    #[test]
+    fn waiting_for_one_distant_commit_is_not_long() {
+        let start = Instant::now();
+        let queue = Congestion::new(start);
+        let mut now = start;
+        for _ in 0..10_000 {
+            queue.taken(now, now + ms(30), now + ms(30));
+            now += ms(30);
+            queue.done(1, ms(30), now);
+        }
+        assert_eq!(room(&queue, now), 1_000);
     }
 
     #[test]
     fn one_long_stall_is_no_standing_queue() {
         let start = Instant::now();
-        let queue = Congestion::new(start);
-        let now = work(&queue, start, 1, ms(5_000));
-        assert!(!queue.is_standing(true, now) && !queue.is_too_long(TARGET, now + ms(30)));
+        let queue = queue(start);
+        let now = work(&queue, start, 20, ms(1));
+        queue.taken(now, now + ms(5_000), now + ms(5_000));
+        let now = now + ms(5_000);
+        queue.done(1, ms(5_000), now);
+        assert_eq!(room(&queue, work(&queue, now, 10, ms(1))), 1_000);
     }
 
     #[test]
     fn nobody_is_let_in_behind_one_that_nobody_takes() {
         let start = Instant::now();
-        let queue = Congestion::new(start);
-        queue.came(true, start + ms(1_000));
-        assert!(!queue.is_too_long(TARGET, start + ms(1_500)));
-        assert!(queue.is_too_long(TARGET, start + ms(1_501)));
+        let queue = queue(start);
+        let _first = queue.came(true, start + ms(1_000));
+        assert!(!queue.is_full(true, TARGET, start + ms(1_500)));
+        assert!(queue.is_full(true, TARGET, start + ms(1_501)));
         // Others that came behind it change nothing.
-        queue.came(false, start + ms(1_502));
-        assert!(queue.is_too_long(TARGET, start + ms(1_503)));
+        let _second = queue.came(false, start + ms(1_502));
+        assert!(queue.is_full(true, TARGET, start + ms(1_503)));
         queue.taken(start + ms(1_502), start + ms(1_502), start + ms(1_504));
-        queue.came(true, start + ms(9_000));
-        assert!(!queue.is_too_long(TARGET, start + ms(9_001)));
+        let _third = queue.came(true, start + ms(9_000));
+        assert!(!queue.is_full(true, TARGET, start + ms(9_001)));
     }
 }

@@ -43,10 +43,11 @@ impl Intake {
             ),
             max_queue_delay: settings.read(
                 "QUARTET_HTTP__MAX_QUEUE_DELAY",
-                "20ms",
+                "6ms",
                 positive_duration,
-                "While posts come faster than they are written, new ones are answered 503 as long \
-                 as one has waited longer than this; webhooks ten times as long",
+                "While posts come faster than they are written, no more of them are let in than are \
+                 written in this time, or in twice what a single one takes; more are answered 503. \
+                 For webhooks it is ten times as long",
             ),
             head_timeout: settings.read(
                 "QUARTET_HTTP__HEAD_TIMEOUT",

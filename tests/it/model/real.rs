@@ -14,13 +14,10 @@ use quartet::{
     clients::{CallbackClient, ThirdPartyClient},
     config::{Config, Role},
     domain::{EvidenceKind, JobKind, SettledBy, Status},
-    jobs::{
-        CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions, plan,
-    },
+    jobs::{CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         self, Target,
-        accept::Accepts,
         announce::Announcer,
         claims::{Claims, Wanted},
         coalesce::{Batch, Coalescer, Locked},
@@ -83,7 +80,6 @@ impl Real {
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let context = JobContext {
             pool: pool.clone(),
-            accepts: Coalescer::start(Accepts { plan: plan(&config) }, 1, &pool),
             claims: Coalescer::start(Claims, 1, &pool),
             outcomes: Coalescer::start(Outcomes, 1, &pool),
             reads: Coalescer::start(Reads, 1, &pool),
