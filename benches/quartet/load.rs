@@ -36,6 +36,9 @@ const OPEN_LATENCY: f64 = 0.25;
 /// How often an accept is sent that is refused each time, and the pause before the next time.
 const TRIES: usize = 100;
 const PAUSE: Duration = Duration::from_millis(50);
+/// What sections say whose clients do so.
+pub const SENT_AGAIN: &str =
+    "An accept that is refused (503) is sent again after 50 ms; its latency is that of all tries";
 
 /// Where accepts go and are noted.
 #[derive(Clone)]

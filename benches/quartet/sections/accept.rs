@@ -6,7 +6,7 @@ use crate::{
     bench::{Bench, Run},
     error::BenchError,
     invariants,
-    load::Until,
+    load::{SENT_AGAIN, Until},
     pgbench::Pgbench,
     quantiles::Quantiles,
     section::{Plot, Section, Series, Spread, Target, Unit},
@@ -35,6 +35,7 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
             None
         }
     };
+    section.notes.push(SENT_AGAIN.to_owned());
     let mut run = bench.run("bench_accept", Ending::Never, "api").await?;
     let mut limits = Vec::new();
     for _ in 0..bench.extent.repeats {

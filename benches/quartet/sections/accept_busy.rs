@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     bench::Bench,
     error::BenchError,
-    load::Until,
+    load::{SENT_AGAIN, Until},
     quantiles::Quantiles,
     section::{Section, Unit},
     stubs::Ending,
@@ -34,5 +34,6 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
         run.check(&mut section).await?;
         run.stop().await?;
     }
+    section.notes.push(SENT_AGAIN.to_owned());
     Ok(section)
 }
