@@ -3,12 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 use quartet::cli::Cli;
-
-/// Requests and jobs are many small allocations on all threads.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
