@@ -222,6 +222,18 @@ mod tests {
         now
     }
 
+    /// Has a writer do batches of one, each of which waits and takes so long; returns when the last one
+    /// was done.
+    fn one_by_one(queue: &Congestion, start: Instant, batches: u32, took: Duration) -> Instant {
+        let mut now = start;
+        for _ in 0..batches {
+            queue.taken(now, now + took, now + took);
+            now += took;
+            queue.done(1, took, now);
+        }
+        now
+    }
+
     /// How many the queue lets in.
     fn room(queue: &Congestion, now: Instant) -> usize {
         let mut let_in = Vec::new();
@@ -274,12 +286,7 @@ mod tests {
     fn a_few_are_let_in_however_slow_it_is() {
         let start = Instant::now();
         let queue = queue(start);
-        let mut now = start;
-        for _ in 0..50 {
-            queue.taken(now, now + ms(90), now + ms(90));
-            now += ms(90);
-            queue.done(1, ms(90), now);
-        }
+        let now = one_by_one(&queue, start, 50, ms(90));
         assert_eq!(room(&queue, now), FEW);
     }
 
@@ -287,12 +294,7 @@ mod tests {
     fn waiting_for_one_distant_commit_is_not_long() {
         let start = Instant::now();
         let queue = Congestion::new(start);
-        let mut now = start;
-        for _ in 0..10_000 {
-            queue.taken(now, now + ms(30), now + ms(30));
-            now += ms(30);
-            queue.done(1, ms(30), now);
-        }
+        let now = one_by_one(&queue, start, 10_000, ms(30));
         assert_eq!(room(&queue, now), 1_000);
     }
 
@@ -301,9 +303,7 @@ mod tests {
         let start = Instant::now();
         let queue = queue(start);
         let now = work(&queue, start, 20, ms(1));
-        queue.taken(now, now + ms(5_000), now + ms(5_000));
-        let now = now + ms(5_000);
-        queue.done(1, ms(5_000), now);
+        let now = one_by_one(&queue, now, 1, ms(5_000));
         assert_eq!(room(&queue, work(&queue, now, 10, ms(1))), 1_000);
     }
 
