@@ -125,9 +125,7 @@ impl Run {
     /// Begins a measurement.
     pub async fn begin(&mut self) -> Result<Began, BenchError> {
         self.database.checkpoint().await?;
-        for serve in &self.serves {
-            serve.reset_peak_memory()?;
-        }
+        self.reset_peak_memory()?;
         let (_, told) = self.stubs.ledger.counts();
         let (work, cpu) = (self.database.work().await?, self.cpu()?);
         Ok(Began { at: Instant::now(), cpu, work, told })
@@ -138,12 +136,24 @@ impl Run {
         let elapsed = began.at.elapsed();
         let cpu = self.cpu()?.since(began.cpu);
         let work = self.database.work().await?.since(began.work);
-        let mut peak_memory_mb = 0.0;
-        for serve in &self.serves {
-            peak_memory_mb += serve.peak_memory_mb()?;
-        }
+        let peak_memory_mb = self.peak_memory_mb()?;
         let (_, told) = self.stubs.ledger.counts();
         Ok(Measured { elapsed, told: told - began.told, cpu, work, peak_memory_mb })
+    }
+
+    /// Peak resident memory of Quartet since this was last asked, or the measurement began.
+    pub fn take_peak_memory_mb(&self) -> Result<f64, BenchError> {
+        let peak = self.peak_memory_mb()?;
+        self.reset_peak_memory()?;
+        Ok(peak)
+    }
+
+    fn peak_memory_mb(&self) -> Result<f64, BenchError> {
+        self.serves.iter().map(Serve::peak_memory_mb).sum()
+    }
+
+    fn reset_peak_memory(&self) -> Result<(), BenchError> {
+        self.serves.iter().try_for_each(Serve::reset_peak_memory)
     }
 
     /// Waits until the client has heard the end of everything that was accepted.

@@ -5,8 +5,8 @@
 //! told at once. So nothing is refused until those that come wait long, batch after batch. Then the
 //! number of requests under way is bounded: widely at first, and after a while, as in CoDel (RFC
 //! 8289), by what is written in the time that a request may take (Little's law). While waits are short
-//! the bound is let out step by step, until it is off: congestion control as TCP does it. What is under way and not only what
-//! waits is counted, because writers take all that waits.
+//! the bound is let out, until it is off: slowly, because one that is soon off lets in burst after
+//! burst. What is under way and not only what waits is counted, because writers take all that waits.
 //!
 //! A bound on requests leaves room for everything else: where posts come twice as fast as whole
 //! transactions can be carried to their end, about as many posts are taken as transactions end, and
@@ -42,12 +42,12 @@ const FIRST: f64 = 0.01;
 /// Each batch that is not quicker makes the quickest count as slower by one part of this: it is
 /// forgotten after a few thousand.
 const FORGETTING: f64 = 1_024.0;
-/// So much more is let in after each batch while waits are short,
-const LET_OUT: f64 = 17.0 / 16.0;
-/// until it is so many times the bound: then there is none. So wide it also begins.
+/// While waits are short the bound doubles in so long,
+const DOUBLED: Duration = Duration::from_secs(2);
+/// until so many times as many are let in: then there is none. So wide it also begins.
 const WIDE: f64 = 8.0;
 /// So many requests at least are under way before one is refused.
-const FEW: usize = 12;
+const FEW: usize = 8;
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
 const STALLED: Duration = Duration::from_millis(500);
 
@@ -68,8 +68,9 @@ struct Batches {
     longest_wait: f64,
     /// Since when it is long; none: it is not.
     long_since: Option<Instant>,
-    /// When the last one was done.
-    last: Instant,
+    /// When the last one was taken, and done.
+    taken: Instant,
+    done: Instant,
     /// How long the quickest took.
     quickest: f64,
     /// How long each took, and how many requests it had, on average.
@@ -98,7 +99,8 @@ impl Congestion {
             batches: Mutex::new(Batches {
                 longest_wait: 0.0,
                 long_since: None,
-                last: now,
+                taken: now,
+                done: now,
                 quickest: FIRST,
                 took: 0.0,
                 size: 0.0,
@@ -155,13 +157,15 @@ impl Congestion {
 
 impl Batches {
     fn taken(&mut self, oldest: Instant, now: Instant) {
-        if oldest.saturating_duration_since(self.last) > WHILE {
+        if oldest.saturating_duration_since(self.done) > WHILE {
             // After a pause it is another burst.
             (self.longest_wait, self.slack) = (0.0, None);
         }
         let long = self.long();
         let wait = now.saturating_duration_since(oldest).as_secs_f64().min(STALL * long);
         self.longest_wait += (wait - self.longest_wait) / SMOOTHING;
+        let apart = now.saturating_duration_since(self.taken);
+        self.taken = now;
         self.slack = if self.longest_wait > long {
             let since = *self.long_since.get_or_insert(now);
             let stands = now.saturating_duration_since(since) >= WHILE;
@@ -169,12 +173,13 @@ impl Batches {
         } else {
             // A moment without is no end of it, while there is a bound.
             self.long_since = self.long_since.filter(|_| self.slack.is_some());
-            self.slack.map(|slack| slack * LET_OUT).filter(|slack| *slack < WIDE)
+            let let_out = apart.div_duration_f64(DOUBLED).exp2();
+            self.slack.map(|slack| slack * let_out).filter(|slack| *slack < WIDE)
         };
     }
 
     fn done(&mut self, requests: usize, took: f64, now: Instant) {
-        self.last = now;
+        self.done = now;
         self.quickest = took.min(self.quickest * (1.0 + 1.0 / FORGETTING));
         self.took += (took.min(STALL * self.long()) - self.took) / SMOOTHING;
         self.size += (requests as f64 - self.size) / SMOOTHING;
@@ -252,11 +257,11 @@ mod tests {
         let now = work(&queue, now, 50, ms(8));
         // 20 ms at 0.4 ms each.
         assert!((48..=50).contains(&room(&queue, now)));
-        // Waits are short again: the next burst is taken up.
-        let now = work(&queue, now, 30, ms(1));
+        // Waits are short again: twice as many in 2 s, and after 6 s the next burst is taken up.
+        let now = work(&queue, now, 2_000, ms(1));
         let some = room(&queue, now);
-        assert!((51..1_000).contains(&some), "{some}: step by step");
-        let now = work(&queue, now, 30, ms(1));
+        assert!((90..=100).contains(&some), "{some}: slowly");
+        let now = work(&queue, now, 4_100, ms(1));
         assert_eq!(room(&queue, now), 1_000);
     }
 

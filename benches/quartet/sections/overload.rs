@@ -42,13 +42,11 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     let mut run = bench.run("bench_overload", Ending::Answer, "all").await?;
     let normal = offer(&mut run, maximum * NORMAL, elapsed / 3).await?;
     run.wait_told(DRAIN).await?;
-    let first = offer(&mut run, maximum * OVERLOAD, elapsed / 10).await?;
-    let rest = offer(&mut run, maximum * OVERLOAD, elapsed - elapsed / 10).await?;
-    section.sample(FIRST_MEMORY, Unit::Megabytes, first.peak_memory_mb);
-    section.sample(REST_MEMORY, Unit::Megabytes, rest.peak_memory_mb);
-    for (name, parts) in [("50 %", vec![normal]), ("200 %", vec![first, rest])] {
-        sample(&mut section, &format!("{name} of the maximum"), &parts);
-    }
+    let over = offer(&mut run, maximum * OVERLOAD, elapsed).await?;
+    section.sample(FIRST_MEMORY, Unit::Megabytes, over.first_memory_mb);
+    section.sample(REST_MEMORY, Unit::Megabytes, over.rest_memory_mb);
+    sample(&mut section, "50 % of the maximum", &normal);
+    sample(&mut section, "200 % of the maximum", &over);
     let normal = section.figure(NORMAL_P99).map(|figure| figure.samples.clone());
     section.peer(OVERLOAD_P99, "50 % load", &normal.unwrap_or_default());
     section.target(OVERLOAD_P99, Target::AtMostTimesPeer(3.0));
@@ -70,31 +68,36 @@ struct Part {
     offered: Offered,
     /// Transactions of which the client heard the end meanwhile.
     told: usize,
-    peak_memory_mb: f64,
+    /// Peaks in the first tenth of the time, and later.
+    first_memory_mb: f64,
+    rest_memory_mb: f64,
 }
 
 async fn offer(run: &mut Run, rate: f64, elapsed: Duration) -> Result<Part, BenchError> {
     let began = run.begin().await?;
-    let offered = run.load().offer(rate, elapsed, CLIENTS).await?;
+    let load = run.load();
+    let first_memory = async {
+        tokio::time::sleep(elapsed / 10).await;
+        run.take_peak_memory_mb()
+    };
+    let (offered, first_memory_mb) =
+        tokio::try_join!(load.offer(rate, elapsed, CLIENTS), first_memory)?;
     let measured = run.end(&began).await?;
-    Ok(Part { offered, told: measured.told, peak_memory_mb: measured.peak_memory_mb })
+    let rest_memory_mb = measured.peak_memory_mb;
+    Ok(Part { offered, told: measured.told, first_memory_mb, rest_memory_mb })
 }
 
-fn sample(section: &mut Section, name: &str, parts: &[Part]) {
-    let all = |values: fn(&Offered) -> &Vec<u64>| {
-        let values = parts.iter().flat_map(|part| values(&part.offered).iter().copied());
-        values.collect::<Vec<u64>>()
-    };
-    let (accepted, refused) = (all(|offered| &offered.accepted), all(|offered| &offered.refused));
-    let seconds: f64 = parts.iter().map(|part| part.offered.took.as_secs_f64()).sum();
+fn sample(section: &mut Section, name: &str, part: &Part) {
+    let Offered { accepted, refused, took } = &part.offered;
+    let seconds = took.as_secs_f64();
     let (some, others) = (accepted.len() as f64, refused.len() as f64);
     section.sample(&format!("{name}: offered"), Unit::PerSecond, (some + others) / seconds);
     section.sample(&format!("{name}: accepted"), Unit::PerSecond, some / seconds);
-    let told: usize = parts.iter().map(|part| part.told).sum();
-    section.sample(&format!("{name}: ended meanwhile"), Unit::PerSecond, told as f64 / seconds);
-    section.sample_latency(&format!("{name}: accepted"), &Quantiles::of_nanos(&accepted));
+    let told = part.told as f64;
+    section.sample(&format!("{name}: ended meanwhile"), Unit::PerSecond, told / seconds);
+    section.sample_latency(&format!("{name}: accepted"), &Quantiles::of_nanos(accepted));
     section.sample(&format!("{name}: refused"), Unit::Percent, others / (some + others) * 100.0);
     if !refused.is_empty() {
-        section.sample_latency(&format!("{name}: refused"), &Quantiles::of_nanos(&refused));
+        section.sample_latency(&format!("{name}: refused"), &Quantiles::of_nanos(refused));
     }
 }
