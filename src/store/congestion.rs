@@ -30,6 +30,9 @@ use std::{
 /// Waits are long when the longest of a batch is more than so many times what the quickest batch
 /// takes, and more than this, on average.
 const LONG: (f64, f64) = (2.0, 0.002);
+/// So many times what the quickest batch takes each request may take at least: it waits for one batch
+/// and is written by the next. With less, smaller batches would be slower, and so even smaller.
+const SERVED: f64 = 4.0;
 /// So long they must be before the bound is drawn in: a burst is over by then.
 const WHILE: Duration = Duration::from_millis(100);
 /// Averages are over about so many batches.
@@ -47,7 +50,7 @@ const DOUBLED: Duration = Duration::from_secs(2);
 /// until so many times as many are let in: then there is none. So wide it also begins.
 const WIDE: f64 = 8.0;
 /// So many requests at least are under way before one is refused.
-const FEW: usize = 8;
+const FEW: usize = 6;
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
 const STALLED: Duration = Duration::from_millis(500);
 
@@ -185,14 +188,14 @@ impl Batches {
         self.size += (requests as f64 - self.size) / SMOOTHING;
     }
 
-    /// What a wait is longer than that is long.
+    /// What a wait that is long is longer than.
     fn long(&self) -> f64 {
         (LONG.0 * self.quickest).max(LONG.1)
     }
 
-    /// How many may be under way, of which each may take `target`, or what is not long here.
+    /// How many may be under way, of which each may take `target`.
     fn bound(&self, target: Duration) -> Option<usize> {
-        let target = target.as_secs_f64().max(self.long());
+        let target = target.as_secs_f64().max(SERVED * self.quickest);
         // Out of range where nothing was done yet, which is no bound.
         self.slack.map(|slack| (slack * target * self.size / self.took) as usize)
     }

@@ -46,8 +46,8 @@ impl Intake {
                 "4ms",
                 positive_duration,
                 "While posts come faster than they are written, no more of them are let in than are \
-                 written in this time, or in twice what a single one takes; more are answered 503. \
-                 For webhooks it is ten times as long",
+                 written in this time, or in four times what a single one takes; more are answered \
+                 503. For webhooks it is ten times as long",
             ),
             head_timeout: settings.read(
                 "QUARTET_HTTP__HEAD_TIMEOUT",
