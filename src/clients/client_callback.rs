@@ -19,7 +19,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    SetupError, call_span, describe_answer, describe_failure, http_client,
+    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
     resolver::{self, GuardedResolver, Lookup},
     retry_after, traced,
 };
@@ -62,6 +62,9 @@ pub enum NotifyError {
     /// The callback URL leads where none may: not called; again later.
     #[error("the callback URL {0}")]
     Blocked(#[from] EgressRefusal),
+    /// Another worker may have told the client something newer: not sent.
+    #[error("the worker's lease was lost before it was sent")]
+    Stale,
 }
 
 #[derive(Serialize)]
@@ -95,16 +98,18 @@ impl CallbackClient {
         self
     }
 
-    /// `PUT {url}`, signed with each of `secrets`; `webhook-id` is `{id}_{version}`.
+    /// `PUT {url}`, signed with each of `secrets`; `webhook-id` is `{id}_{version}`. Not sent once
+    /// `fence` says no.
     pub async fn notify(
         &self,
         url: &str,
         secrets: &[Secret],
         notification: &Notification,
+        fence: Fence,
     ) -> Result<(), NotifyError> {
         let span = call_span!("notify_client", "PUT", notification.id);
         let began = Instant::now();
-        let told = self.put(url, secrets, notification).instrument(span.clone()).await;
+        let told = self.put(url, secrets, notification, fence).instrument(span.clone()).await;
         let result = match &told {
             Ok(()) => NotifyResult::Delivered,
             Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
@@ -114,6 +119,7 @@ impl CallbackClient {
                 tracing::warn!(transaction_id = %notification.id, %refusal, "a callback was blocked");
                 NotifyResult::Blocked
             }
+            Err(NotifyError::Stale) => NotifyResult::Stale,
         };
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
@@ -127,6 +133,7 @@ impl CallbackClient {
         url: &str,
         secrets: &[Secret],
         notification: &Notification,
+        fence: Fence,
     ) -> Result<(), NotifyError> {
         let url = Url::parse(url).map_err(|_| EgressRefusal::Url)?;
         self.policy.check_url(&url)?;
@@ -149,10 +156,11 @@ impl CallbackClient {
             .header(signature::ID_HEADER, webhook_id)
             .header(signature::TIMESTAMP_HEADER, timestamp)
             .header(signature::SIGNATURE_HEADER, signature)
-            .body(body);
+            .body(fence::body(body, fence));
         let sent = traced(request).send().await;
         let response = sent.map_err(|error| match resolver::refusal_in(&error) {
             Some(refusal) => NotifyError::Blocked(refusal),
+            None if fence::is_stale(&error) => NotifyError::Stale,
             None => NotifyError::Unreachable { reason: describe_failure(&error) },
         })?;
         match response.status() {
@@ -201,7 +209,8 @@ mod tests {
             occurred_at: Utc::now(),
         };
         let url = format!("http://rebinding.example:{port}/");
-        let told = client.notify(&url, &[Secret::generate()], &notification).await;
+        let held = Arc::new(|| true);
+        let told = client.notify(&url, &[Secret::generate()], &notification, held).await;
         (told, asked.load(Ordering::SeqCst))
     }
 

@@ -8,6 +8,7 @@
 //! would resolve the name once more by itself.
 
 pub mod client_callback;
+mod fence;
 mod resolver;
 pub mod third_party;
 
@@ -18,6 +19,7 @@ use reqwest::{RequestBuilder, Response, header::RETRY_AFTER, redirect};
 use tracing::Span;
 
 pub use client_callback::CallbackClient;
+pub use fence::Fence;
 pub use third_party::ThirdPartyClient;
 
 use crate::telemetry::traces;

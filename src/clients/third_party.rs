@@ -9,15 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use serde_json::Value;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    SetupError, call_span, describe_answer, describe_failure, http_client, read_body, retry_after,
-    traced,
+    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client, read_body,
+    retry_after, traced,
 };
 use crate::{
     config,
@@ -61,6 +61,9 @@ pub enum CreateError {
     /// Another 4xx: never.
     #[error("rejected: {reason}")]
     Rejected { reason: String },
+    /// Another worker may have created it meanwhile: it was not sent.
+    #[error("the worker's lease was lost before it was sent")]
+    Stale,
 }
 
 impl CreateError {
@@ -70,7 +73,7 @@ impl CreateError {
         match self {
             Self::Ambiguous { .. } | Self::Unreachable { .. } => true,
             Self::Busy { may_be_lost, .. } => *may_be_lost,
-            Self::AlreadyExists | Self::Rejected { .. } => false,
+            Self::AlreadyExists | Self::Rejected { .. } | Self::Stale => false,
         }
     }
 
@@ -81,6 +84,7 @@ impl CreateError {
             Self::Busy { .. } => CallResult::Busy,
             Self::AlreadyExists => CallResult::Exists,
             Self::Rejected { .. } => CallResult::Rejected,
+            Self::Stale => CallResult::Stale,
         }
     }
 }
@@ -147,11 +151,16 @@ impl ThirdPartyClient {
         self.lookup_url.replace(ID_PLACEHOLDER, &id.to_string())
     }
 
-    /// `POST {base_url}/transaction`.
-    pub async fn create(&self, id: Uuid, content: &Content) -> Result<Created, CreateError> {
+    /// `POST {base_url}/transaction`. Not sent once `fence` says no.
+    pub async fn create(
+        &self,
+        id: Uuid,
+        content: &Content,
+        fence: Fence,
+    ) -> Result<Created, CreateError> {
         let span = call_span!("create_at_third_party", "POST", id);
         let began = Instant::now();
-        let created = self.post(id, content).instrument(span.clone()).await;
+        let created = self.post(id, content, fence).instrument(span.clone()).await;
         let result = match &created {
             Ok(_) => CallResult::Created,
             Err(error) => error.result(),
@@ -163,13 +172,23 @@ impl ThirdPartyClient {
         created
     }
 
-    async fn post(&self, id: Uuid, content: &Content) -> Result<Created, CreateError> {
+    async fn post(
+        &self,
+        id: Uuid,
+        content: &Content,
+        fence: Fence,
+    ) -> Result<Created, CreateError> {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
-        let request = traced(self.http.post(&self.create_url).json(&body));
+        let body = serde_json::to_vec(&body)
+            .map_err(|error| CreateError::Unreachable { reason: error.to_string() })?;
+        let request = self.http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
+        let request = traced(request.body(fence::body(body, fence)));
         let sent = request.send().await;
         let response = sent.map_err(|error| {
             let reason = describe_failure(&error);
-            if error.is_connect() || error.is_builder() {
+            if fence::is_stale(&error) {
+                CreateError::Stale
+            } else if error.is_connect() || error.is_builder() {
                 CreateError::Unreachable { reason }
             } else {
                 CreateError::Ambiguous { reason }

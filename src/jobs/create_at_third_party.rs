@@ -87,14 +87,11 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         Admission::Granted(permit) => permit,
         Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
     };
-    if !job.lease.is_held() {
-        // Frozen or cut off from the database for too long: another worker may have the job, and
-        // may be past its own lookup.
-        return Ok(Outcome::snooze(backoff));
+    let created = context.third_party.create(id, &transaction.content(), job.lease.fence()).await;
+    if created != Err(CreateError::Stale) {
+        let outage = created.as_ref().err().filter(|error| error.is_outage());
+        context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     }
-    let created = context.third_party.create(id, &transaction.content()).await;
-    let outage = created.as_ref().err().filter(|error| error.is_outage());
-    context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     Ok(match created {
         Ok(Created { status }) => {
             let detail = json!({ "status": status.map(ReportedStatus::as_str) });
@@ -102,6 +99,9 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             reported(outcome, status)
         }
         Err(CreateError::AlreadyExists) => found(None),
+        // Frozen or cut off from the database for too long: another worker may have the job, and may
+        // be past its own lookup.
+        Err(CreateError::Stale) => Outcome::snooze(backoff),
         Err(CreateError::Ambiguous { reason }) => ambiguous(backoff, reason),
         Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
         Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {

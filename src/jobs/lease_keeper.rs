@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clients::Fence,
     config,
     store::{self, Database, StoreError, leases},
 };
@@ -46,6 +47,12 @@ impl WorkerLease {
     /// Whether nobody else can have taken over this worker's jobs yet.
     pub fn is_held(&self) -> bool {
         !self.is_lost() && self.keeper.is_fresh()
+    }
+
+    /// Says the same, when it is asked.
+    pub fn fence(&self) -> Fence {
+        let lease = self.clone();
+        Arc::new(move || lease.is_held())
     }
 
     /// Whether the worker was taken for dead.

@@ -40,10 +40,6 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             return Ok(Outcome::retry(backoff_delay(&context, &job), error));
         }
     };
-    if !job.lease.is_held() {
-        // Another worker may have told the client something newer.
-        return Ok(Outcome::snooze(context.config.notify.base));
-    }
     let version = transaction.version;
     let notification = Notification {
         id,
@@ -51,7 +47,8 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         version,
         occurred_at: transaction.updated_at,
     };
-    let answer = context.callbacks.notify(&callback.url, &secrets, &notification).await;
+    let fence = job.lease.fence();
+    let answer = context.callbacks.notify(&callback.url, &secrets, &notification, fence).await;
     let detail = json!({ "status": transaction.status.as_str(), "version": version });
     Ok(match answer {
         Ok(()) => Outcome::done()
@@ -78,6 +75,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
                     Outcome::retry(backoff_delay(&context, &job), text)
                         .with_notified(version, false)
                 }
+                NotifyError::Stale => Outcome::snooze(context.config.notify.base),
             }
         }
     })

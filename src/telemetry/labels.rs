@@ -109,6 +109,8 @@ words! {
         Busy = "busy",
         /// Create: another 4xx.
         Rejected = "rejected",
+        /// Create: not sent, because the worker's lease was lost.
+        Stale = "stale",
         /// Lookup: it is there.
         Found = "found",
         /// Lookup: it is not there, or lookups are not offered.
@@ -120,7 +122,7 @@ words! {
 
 impl CallResult {
     /// How many of [`Self::ALL`], from the first, belong to a create.
-    pub const CREATES: usize = 6;
+    pub const CREATES: usize = 7;
 }
 
 words! {
@@ -136,6 +138,8 @@ words! {
         Unreachable = "unreachable",
         /// Not called: its callback URL leads where none may.
         Blocked = "blocked",
+        /// Not sent: the worker's lease was lost.
+        Stale = "stale",
     }
 }
 

@@ -1,0 +1,118 @@
+//! A request body that is sent only while its worker holds its lease.
+//!
+//! A worker that was frozen, or starved, may wake up with a request in hand whose job another worker has
+//! done since: sent then, a client would hear an old status after a newer one, or the third party a
+//! second create. Looking at the lease before the call is not enough: a name is resolved and a connection
+//! is opened first, for which seconds may pass. So it is looked at when the body is asked for, in the same
+//! step in which all of the request is given to the operating system. Without its body a request counts
+//! for nothing.
+
+use std::{
+    error::Error,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+
+/// Says whether a request may still be sent.
+pub type Fence = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Why a request was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("not sent: the worker's lease is not held any more")]
+struct Stale;
+
+struct Fenced {
+    bytes: Option<Bytes>,
+    may_be_sent: Fence,
+}
+
+impl Body for Fenced {
+    type Data = Bytes;
+    type Error = Stale;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
+        let frame = self
+            .bytes
+            .take()
+            .map(|bytes| if (self.may_be_sent)() { Ok(Frame::data(bytes)) } else { Err(Stale) });
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+/// `bytes`, of which none are sent once `may_be_sent` says no.
+pub(super) fn body(bytes: Vec<u8>, may_be_sent: Fence) -> reqwest::Body {
+    reqwest::Body::wrap(Fenced { bytes: Some(bytes.into()), may_be_sent })
+}
+
+/// Whether a call failed because its fence said no: nothing came of it.
+pub(super) fn is_stale(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<Stale>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::{super::http_client, *};
+
+    /// Sends `body` to a server that answers 204; returns how the call ended, and what the server read of
+    /// the connection that it was sent over.
+    async fn call(may_be_sent: bool) -> (reqwest::Result<reqwest::Response>, Vec<u8>) {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let fence: Fence = Arc::new(move || may_be_sent);
+        let client = http_client(Duration::from_secs(5)).no_proxy().build().unwrap();
+        let request = client.put(url).body(body(b"body".to_vec(), fence)).send();
+        let serve = async {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"body") && stream.read_buf(&mut read).await.unwrap() > 0 {}
+            // Whoever has gone needs none.
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            read
+        };
+        tokio::join!(request, serve)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_sent_with_its_length() {
+        let (answer, read) = call(true).await;
+        assert_eq!(answer.unwrap().status(), 204);
+        let read = String::from_utf8(read).unwrap().to_lowercase();
+        assert!(read.contains("\r\ncontent-length: 4\r\n"), "{read}");
+        assert!(read.ends_with("\r\n\r\nbody"), "{read}");
+    }
+
+    #[tokio::test]
+    async fn what_is_stale_opens_a_connection_and_sends_nothing() {
+        let (answer, read) = call(false).await;
+        assert!(is_stale(&answer.unwrap_err()));
+        assert_eq!(String::from_utf8(read).unwrap(), "");
+    }
+}
