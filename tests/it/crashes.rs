@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fs,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -13,6 +14,11 @@ use quartet::{
     sandbox::{Call, CallKind, CreateStep, LookupStep, Reaction, Status},
 };
 use reqwest::Method;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use crate::support::{
@@ -269,4 +275,61 @@ async fn a_worker_frozen_between_lookup_and_create_does_not_create_when_it_thaws
     let other = freeze_until_created_by_another(&api, &process, id).await;
     works_again(&api, &process, &before, other).await;
     assert_eq!(creates(&api, id).len(), 1, "the thawed worker created it again");
+}
+
+/// A server whose queue of connections is full: the next one opens once some are taken out of it.
+async fn full_server() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = socket.listen(0).unwrap();
+    let address = server.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(opened) = timeout(HEARTBEAT, TcpStream::connect(address)).await {
+        queue.push(opened.unwrap());
+    }
+    (server, queue)
+}
+
+/// Whether a connection to this port of localhost is being opened.
+fn is_being_opened(port: u16) -> bool {
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let (server, syn_sent) = (format!("0100007F:{port:04X}"), "02");
+    sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|socket| {
+        socket.get(2).is_some_and(|peer| *peer == server) && socket.get(3) == Some(&syn_sent)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_frozen_while_it_connects_tells_the_client_nothing_old_when_it_thaws() {
+    let api = spawn_api().await;
+    let (server, queue) = full_server().await;
+    let address = server.local_addr().unwrap();
+    let callback = api.sandbox.callback_url();
+    api.set_callback_url(&format!("http://{address}/")).await;
+    let process = worker(&api).spawn().await;
+    let before = wait_worker(&api, &process).await;
+    let id = api.client().accept().await;
+    wait_until("the worker connects to the client", BOUND, async || {
+        is_being_opened(address.port())
+    })
+    .await;
+
+    process.signal(Signal::SIGSTOP);
+    api.set_callback_url(&callback).await;
+    let other = worker(&api).spawn().await;
+    api.wait_told(id, BOUND).await;
+    for _ in &queue {
+        server.accept().await.unwrap();
+    }
+    // The system opens it, whether or not the process runs.
+    let (mut stale, _) = timeout(BOUND, server.accept()).await.unwrap().unwrap();
+    process.signal(Signal::SIGCONT);
+    let mut sent = String::new();
+    timeout(BOUND, stale.read_to_string(&mut sent))
+        .await
+        .expect("the connection is closed")
+        .unwrap();
+    assert_eq!(sent, "", "the thawed worker told what it knew before");
+    end(&api, &[id]).await;
+    works_again(&api, &process, &before, other).await;
 }

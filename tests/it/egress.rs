@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     metrics::scrape,
     support::{
-        TestApp, World, command,
+        World, command,
         jobs::{BOUND, quiet_app},
         peer::Peer,
         transaction, wait_until,
@@ -25,11 +25,6 @@ use crate::{
 const JOB: &str = "notify_client";
 const ALLOWED: &str = "QUARTET_NOTIFY__ALLOWED_NETWORKS";
 const CALLBACK: &str = "QUARTET_DEFAULT_CLIENT__CALLBACK_URL";
-
-async fn set_callback_url(app: &TestApp, url: &str) {
-    let update = "UPDATE clients SET callback_url = $1";
-    sqlx::query(update).bind(url).execute(&app.pool).await.unwrap();
-}
 
 /// A network that is not allowed any more, or never was: nobody is called, and in the end an operator
 /// decides. Nothing is lost: once it is allowed, a replay delivers.
@@ -49,7 +44,7 @@ async fn a_callback_url_that_leads_inside_is_never_called() {
         (mapped, "127.0.0.1, a loopback address"),
         (callback, "127.0.0.1, a loopback address"),
     ] {
-        set_callback_url(&app, &url).await;
+        app.set_callback_url(&url).await;
         let id = app.client().accept().await;
         let letter = app.wait_dead_letter(id).await;
         assert_eq!(

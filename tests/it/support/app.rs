@@ -180,6 +180,12 @@ impl TestApp {
         }
     }
 
+    /// Sends what clients are told from now on to `url`, past the check of where it leads.
+    pub async fn set_callback_url(&self, url: &str) {
+        let update = "UPDATE clients SET callback_url = $1";
+        sqlx::query(update).bind(url).execute(&self.pool).await.unwrap();
+    }
+
     /// Waits until a transaction has a final status that the client has heard.
     pub async fn wait_told(&self, id: Uuid, bound: Duration) -> Value {
         super::wait_for(&format!("the client hears the end of {id}"), bound, async || {
