@@ -305,9 +305,10 @@ async fn a_worker_frozen_while_it_connects_tells_the_client_nothing_old_when_it_
     let (server, queue) = full_server().await;
     let address = server.local_addr().unwrap();
     let callback = api.sandbox.callback_url();
-    api.set_callback_url(&format!("http://{address}/")).await;
     let process = worker(&api).spawn().await;
     let before = wait_worker(&api, &process).await;
+    // A start sets the default client's.
+    api.set_callback_url(&format!("http://{address}/")).await;
     let id = api.client().accept().await;
     wait_until("the worker connects to the client", BOUND, async || {
         is_being_opened(address.port())
@@ -324,12 +325,9 @@ async fn a_worker_frozen_while_it_connects_tells_the_client_nothing_old_when_it_
     // The system opens it, whether or not the process runs.
     let (mut stale, _) = timeout(BOUND, server.accept()).await.unwrap().unwrap();
     process.signal(Signal::SIGCONT);
-    let mut sent = String::new();
-    timeout(BOUND, stale.read_to_string(&mut sent))
-        .await
-        .expect("the connection is closed")
-        .unwrap();
-    assert_eq!(sent, "", "the thawed worker told what it knew before");
+    let mut first = [0];
+    let sent = timeout(BOUND, stale.read(&mut first)).await.expect("it goes on").unwrap();
+    assert_eq!(sent, 0, "the thawed worker told what it knew before");
     end(&api, &[id]).await;
     works_again(&api, &process, &before, other).await;
 }
