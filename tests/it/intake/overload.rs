@@ -65,6 +65,44 @@ async fn more_posts_than_there_are_places_for_are_503_at_once() {
     }
 }
 
+/// Many callers, each of which posts the next one as soon as it is answered: more are under way than are
+/// written in any time that one would wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posts_that_come_faster_than_they_are_written_are_refused() {
+    const CALLERS: usize = 100;
+
+    let app = World::new().await.app().role(Role::Api);
+    let app = app.set("QUARTET_HTTP__MAX_QUEUE_DELAY", "1ms").spawn().await;
+    let is_over = AtomicBool::new(false);
+    let call = async || {
+        let (client, mut accepted, mut turned_away) = (app.client(), 0, Vec::new());
+        while !is_over.load(Ordering::Relaxed) {
+            let id = Uuid::now_v7();
+            let answer = client.post_transaction(&transaction(id)).await;
+            if answer.status == 202 {
+                accepted += 1;
+                continue;
+            }
+            answer.expect_problem(503);
+            assert!(answer.text.contains("too much to do"), "{}", answer.text);
+            assert_eq!(answer.header("retry-after"), "1");
+            turned_away.push(id);
+            is_over.store(true, Ordering::Relaxed);
+        }
+        (accepted, turned_away)
+    };
+    let calls = futures_util::future::join_all((0..CALLERS).map(|_| call()));
+    let calls = tokio::time::timeout(BOUND, calls).await.expect("one is refused");
+    let accepted: usize = calls.iter().map(|(accepted, _)| accepted).sum();
+    assert!(accepted > CALLERS, "a burst is taken up, {accepted}");
+    let client = app.client();
+    for id in calls.into_iter().flat_map(|(_, turned_away)| turned_away) {
+        client.get_transaction(id).await.expect_problem(404);
+        client.post_transaction(&transaction(id)).await.expect(202);
+    }
+    assert!(refused(&app, "queue").await > 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_that_wait_take_no_place_of_the_others() {
     let world = World::new().await;
