@@ -34,7 +34,7 @@ const OPEN_CONNECTIONS: (usize, usize) = (8, 256);
 const OPEN_LATENCY: f64 = 0.25;
 
 /// How often an accept is sent that is refused each time, and the pause before the next time.
-const TRIES: usize = 100;
+const TRIES: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(50);
 /// What sections say whose clients do so.
 pub const SENT_AGAIN: &str =

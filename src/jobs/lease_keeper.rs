@@ -9,8 +9,8 @@
 //! `WORKER__DEAD_AFTER` has passed since it renewed again, so that everybody can renew before. At
 //! the start it waits for one heartbeat.
 //!
-//! Handlers ask [`WorkerLease::is_held`] before a call that must not be made by two: it goes by
-//! this process's monotonic clock, which runs on while the process is frozen.
+//! A call that must not be made by two asks [`WorkerLease::fence`] when it is sent: that goes by this
+//! process's monotonic clock, which runs on while the process is frozen.
 
 use std::{
     collections::HashMap,
@@ -44,15 +44,10 @@ impl WorkerLease {
         &self.worker
     }
 
-    /// Whether nobody else can have taken over this worker's jobs yet.
-    pub fn is_held(&self) -> bool {
-        !self.is_lost() && self.keeper.is_fresh()
-    }
-
-    /// Says the same, when it is asked.
+    /// Says, whenever it is asked, whether nobody else can have taken over this worker's jobs yet.
     pub fn fence(&self) -> Fence {
         let lease = self.clone();
-        Arc::new(move || lease.is_held())
+        Arc::new(move || !lease.is_lost() && lease.keeper.is_fresh())
     }
 
     /// Whether the worker was taken for dead.

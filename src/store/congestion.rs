@@ -50,7 +50,7 @@ const DOUBLED: Duration = Duration::from_secs(2);
 /// until so many times as many are let in: then there is none. So wide it also begins.
 const WIDE: f64 = 8.0;
 /// So many requests at least are under way before one is refused.
-const FEW: usize = 6;
+const FEW: usize = 8;
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
 const STALLED: Duration = Duration::from_millis(500);
 

@@ -43,7 +43,7 @@ impl Intake {
             ),
             max_queue_delay: settings.read(
                 "QUARTET_HTTP__MAX_QUEUE_DELAY",
-                "4ms",
+                "5ms",
                 positive_duration,
                 "While posts come faster than they are written, no more of them are let in than are \
                  written in this time, or in four times what a single one takes; more are answered \
