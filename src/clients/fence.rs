@@ -8,13 +8,14 @@
 //! for nothing.
 
 use std::{
-    error::Error,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
+
+use super::cause_in;
 
 /// Says whether a request may still be sent.
 pub type Fence = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -60,14 +61,7 @@ pub(super) fn body(bytes: Vec<u8>, may_be_sent: Fence) -> reqwest::Body {
 
 /// Whether a call failed because its fence said no: nothing came of it.
 pub(super) fn is_stale(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<Stale>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    cause_in::<Stale>(error).is_some()
 }
 
 #[cfg(test)]

@@ -123,6 +123,18 @@ async fn describe_answer(response: Response) -> String {
     }
 }
 
+/// The cause of this type that a failed call is due to, if it is.
+fn cause_in<T: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&T> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// Why there was no answer: the error's innermost cause, without the URL.
 fn describe_failure(error: &reqwest::Error) -> String {
     if error.is_timeout() {

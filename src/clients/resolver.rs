@@ -4,11 +4,12 @@
 //! be one thing when it is judged and another when it is called (DNS rebinding). Addresses in URLs
 //! are not looked up: [`EgressPolicy::check_url`] judges those.
 
-use std::{error::Error, io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use super::cause_in;
 use crate::domain::{EgressPolicy, EgressRefusal};
 
 /// Looks a name up.
@@ -50,12 +51,5 @@ impl Resolve for GuardedResolver {
 
 /// The refusal that a failed call is due to, if it is.
 pub(super) fn refusal_in(error: &reqwest::Error) -> Option<EgressRefusal> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(refusal) = error.downcast_ref() {
-            return Some(EgressRefusal::clone(refusal));
-        }
-        cause = error.source();
-    }
-    None
+    cause_in(error).cloned()
 }
