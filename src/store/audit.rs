@@ -146,30 +146,57 @@ pub struct Filter {
     pub before: Option<i64>,
 }
 
+/// The columns of [`Recorded`].
+macro_rules! select_actions {
+    ($rest:literal, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            Recorded,
+            r#"
+            SELECT
+                id, at, operator, action AS "action: OperatorAction", transaction_id,
+                dead_letter_id, job_id, queue, note, detail
+            FROM operator_actions
+            "# + $rest,
+            $($argument),+
+        )
+    };
+}
+
 /// Actions, newest first.
 pub async fn list(
     executor: impl PgExecutor<'_>,
     filter: Filter,
     limit: i64,
 ) -> Result<Vec<Recorded>, StoreError> {
-    Ok(sqlx::query_as!(
-        Recorded,
-        r#"
-        SELECT
-            id, at, operator, action AS "action: OperatorAction", transaction_id, dead_letter_id,
-            job_id, queue, note, detail
-        FROM operator_actions
-        WHERE ($1::uuid IS NULL OR dead_letter_id = $1)
-            AND ($2::uuid IS NULL OR transaction_id = $2)
-            AND id < COALESCE($3, 9223372036854775807)
-        ORDER BY id DESC
-        LIMIT $4
-        "#,
-        filter.dead_letter_id,
-        filter.transaction_id,
-        filter.before,
-        limit,
-    )
-    .fetch_all(executor)
-    .await?)
+    let before = filter.before.unwrap_or(i64::MAX);
+    // A statement for each index: one for all filters would have one plan for all.
+    let found = if let Some(dead_letter_id) = filter.dead_letter_id {
+        select_actions!(
+            r#"
+            WHERE dead_letter_id = $1 AND ($2::uuid IS NULL OR transaction_id = $2) AND id < $3
+            ORDER BY id DESC
+            LIMIT $4
+            "#,
+            dead_letter_id,
+            filter.transaction_id,
+            before,
+            limit,
+        )
+        .fetch_all(executor)
+        .await?
+    } else if let Some(transaction_id) = filter.transaction_id {
+        select_actions!(
+            "WHERE transaction_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+            transaction_id,
+            before,
+            limit,
+        )
+        .fetch_all(executor)
+        .await?
+    } else {
+        select_actions!("WHERE id < $1 ORDER BY id DESC LIMIT $2", before, limit)
+            .fetch_all(executor)
+            .await?
+    };
+    Ok(found)
 }

@@ -14,6 +14,7 @@ use super::{
     audit::Actor,
     evidence::{self, NewEvidence},
     transactions::Cursor,
+    wanted,
 };
 use crate::domain::{DeadLetterKind, DeadLetterState, EvidenceKind};
 
@@ -193,23 +194,36 @@ pub(super) async fn close(
     Ok(closed.rows_affected() > 0)
 }
 
+/// The columns of [`DeadLetter`].
+macro_rules! select_dead_letters {
+    ($rest:literal, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            DeadLetter,
+            r#"
+            SELECT
+                failed_jobs.id, failed_jobs.kind AS "kind: DeadLetterKind",
+                failed_jobs.state AS "state: DeadLetterState", failed_jobs.transaction_id,
+                clients.name AS "client?", failed_jobs.job_id, failed_jobs.queue, failed_jobs.job,
+                failed_jobs.reason, failed_jobs.detail, failed_jobs.attempts, failed_jobs.opened_at,
+                failed_jobs.closed_at, failed_jobs.closed_by, failed_jobs.note
+            "# + $rest,
+            $($argument),+
+        )
+    };
+}
+
 /// One dead letter.
 pub async fn get(
     executor: impl PgExecutor<'_>,
     id: Uuid,
 ) -> Result<Option<DeadLetter>, StoreError> {
-    Ok(sqlx::query_as!(
-        DeadLetter,
+    Ok(select_dead_letters!(
         r#"
-        SELECT
-            failed_jobs.id, kind AS "kind: DeadLetterKind", state AS "state: DeadLetterState",
-            transaction_id, clients.name AS "client?", job_id, queue, job, reason, detail, attempts,
-            opened_at, closed_at, closed_by, note
         FROM failed_jobs
         LEFT JOIN clients ON clients.id = client_id
         WHERE failed_jobs.id = $1
         "#,
-        id
+        id,
     )
     .fetch_optional(executor)
     .await?)
@@ -236,37 +250,93 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<DeadLetter>, StoreError> {
-    Ok(sqlx::query_as!(
-        DeadLetter,
-        r#"
-        SELECT
-            failed_jobs.id, kind AS "kind: DeadLetterKind", state AS "state: DeadLetterState",
-            transaction_id, clients.name AS "client?", job_id, queue, job, reason, detail, attempts,
-            opened_at, closed_at, closed_by, note
-        FROM failed_jobs
-        LEFT JOIN clients ON clients.id = client_id
-        WHERE ($1::text IS NULL OR kind = $1)
-            AND ($2::text IS NULL OR state = $2)
-            AND ($3::uuid IS NULL OR transaction_id = $3)
-            AND ($4::uuid IS NULL OR client_id = $4)
-            AND opened_at >= COALESCE($5, '-infinity'::timestamptz)
-            AND opened_at < COALESCE($6, 'infinity'::timestamptz)
-            AND (opened_at, failed_jobs.id) < (COALESCE($7, 'infinity'::timestamptz), $8)
-        ORDER BY opened_at DESC, failed_jobs.id DESC
-        LIMIT $9
-        "#,
-        filter.kind.map(DeadLetterKind::as_str),
-        filter.state.map(DeadLetterState::as_str),
-        filter.transaction_id,
-        filter.client_id,
-        filter.opened_after,
-        filter.opened_before,
-        filter.cursor.map(|cursor| cursor.at),
-        filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
-        limit,
-    )
-    .fetch_all(executor)
-    .await?)
+    let (kinds, states) = (wanted(filter.kind), wanted(filter.state));
+    let cursor_at = filter.cursor.map(|cursor| cursor.at);
+    let cursor_id = filter.cursor.map_or(Uuid::max(), |cursor| cursor.id);
+    // A statement for each index: one for all filters would have one plan for all.
+    let found = if let Some(transaction_id) = filter.transaction_id {
+        select_dead_letters!(
+            r#"
+            FROM failed_jobs
+            LEFT JOIN clients ON clients.id = client_id
+            WHERE transaction_id = $1 AND kind = ANY ($2::text[]) AND state = ANY ($3::text[])
+                AND ($4::uuid IS NULL OR client_id = $4)
+                AND opened_at >= COALESCE($5, '-infinity'::timestamptz)
+                AND opened_at < COALESCE($6, 'infinity'::timestamptz)
+                AND (opened_at, failed_jobs.id) < (COALESCE($7, 'infinity'::timestamptz), $8)
+            ORDER BY opened_at DESC, failed_jobs.id DESC
+            LIMIT $9
+            "#,
+            transaction_id,
+            &kinds,
+            &states,
+            filter.client_id,
+            filter.opened_after,
+            filter.opened_before,
+            cursor_at,
+            cursor_id,
+            limit,
+        )
+        .fetch_all(executor)
+        .await?
+    } else if let Some(client_id) = filter.client_id {
+        select_dead_letters!(
+            r#"
+            FROM unnest($3::text[]) AS wanted (state)
+            CROSS JOIN LATERAL (
+                SELECT * FROM failed_jobs
+                WHERE client_id = $1 AND state = wanted.state AND kind = ANY ($2::text[])
+                    AND opened_at >= COALESCE($4, '-infinity'::timestamptz)
+                    AND opened_at < COALESCE($5, 'infinity'::timestamptz)
+                    AND (opened_at, id) < (COALESCE($6, 'infinity'::timestamptz), $7)
+                ORDER BY opened_at DESC, id DESC
+                LIMIT $8
+            ) AS failed_jobs
+            LEFT JOIN clients ON clients.id = client_id
+            ORDER BY opened_at DESC, failed_jobs.id DESC
+            LIMIT $8
+            "#,
+            client_id,
+            &kinds,
+            &states,
+            filter.opened_after,
+            filter.opened_before,
+            cursor_at,
+            cursor_id,
+            limit,
+        )
+        .fetch_all(executor)
+        .await?
+    } else {
+        select_dead_letters!(
+            r#"
+            FROM unnest($1::text[]) AS kinds (kind)
+            CROSS JOIN unnest($2::text[]) AS states (state)
+            CROSS JOIN LATERAL (
+                SELECT * FROM failed_jobs
+                WHERE kind = kinds.kind AND state = states.state
+                    AND opened_at >= COALESCE($3, '-infinity'::timestamptz)
+                    AND opened_at < COALESCE($4, 'infinity'::timestamptz)
+                    AND (opened_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
+                ORDER BY opened_at DESC, id DESC
+                LIMIT $7
+            ) AS failed_jobs
+            LEFT JOIN clients ON clients.id = client_id
+            ORDER BY opened_at DESC, failed_jobs.id DESC
+            LIMIT $7
+            "#,
+            &kinds,
+            &states,
+            filter.opened_after,
+            filter.opened_before,
+            cursor_at,
+            cursor_id,
+            limit,
+        )
+        .fetch_all(executor)
+        .await?
+    };
+    Ok(found)
 }
 
 /// The ids of open dead letters, oldest first: what a bulk replay works off.

@@ -14,7 +14,7 @@ use super::{
     audit::{self, Actor, OperatorAction, Target},
     dead_letters, job_control,
     jobs::JobPlan,
-    transactions,
+    transactions, wanted,
 };
 use crate::domain::{DeadLetterState, JobKind, JobState};
 
@@ -60,13 +60,6 @@ pub struct JobFilter {
     pub state: Option<JobState>,
     pub transaction_id: Option<Uuid>,
     pub cursor: Option<JobCursor>,
-}
-
-impl JobFilter {
-    fn queues(&self) -> Vec<String> {
-        let wanted = |kind: &&JobKind| self.queue.is_none_or(|queue| queue == **kind);
-        JobKind::ALL.iter().filter(wanted).map(|kind| kind.as_str().to_owned()).collect()
-    }
 }
 
 /// The columns of [`JobRow`], from `operator.jobs`.
@@ -136,7 +129,7 @@ async fn of_transaction(
         ORDER BY array_position($2::text[], queue)
         "#,
         transaction_id.to_string(),
-        &filter.queues(),
+        &wanted(filter.queue),
         filter.state.map(JobState::as_str),
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
     )
@@ -172,7 +165,7 @@ async fn waiting(
         ORDER BY jobs.run_at, jobs.id
         LIMIT $5
         "#,
-        &filter.queues(),
+        &wanted(filter.queue),
         state == JobState::Due,
         filter.cursor.as_ref().map(|cursor| cursor.at),
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
@@ -195,7 +188,7 @@ async fn running(
         ORDER BY leased_at, id
         LIMIT $4
         "#,
-        &filter.queues(),
+        &wanted(filter.queue),
         filter.cursor.as_ref().map(|cursor| cursor.at),
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
         limit,
@@ -224,7 +217,7 @@ async fn stopped(
         ORDER BY jobs.done_at DESC, jobs.id DESC
         LIMIT $5
         "#,
-        &filter.queues(),
+        &wanted(filter.queue),
         status,
         filter.cursor.as_ref().map(|cursor| cursor.at),
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
@@ -250,7 +243,7 @@ async fn newest(
         ORDER BY id DESC
         LIMIT $4
         "#,
-        &filter.queues(),
+        &wanted(filter.queue),
         status,
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
         limit,

@@ -56,7 +56,14 @@ pub use self::{
     migrate::{MigrateError, is_migrated, migrate},
     session::Target,
 };
-use crate::telemetry::troubles::Troubles;
+use crate::{domain::Words, telemetry::troubles::Troubles};
+
+/// The wanted word, or all of its kind. A list reads a range of an index for each and merges them:
+/// what is rare is found among millions of others, whatever plan the server makes.
+fn wanted<W: Words>(word: Option<W>) -> Vec<String> {
+    let text = |word: W| word.as_str().to_owned();
+    word.map_or_else(|| W::ALL.iter().copied().map(text).collect(), |word| vec![text(word)])
+}
 
 /// Why a query gave no result.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::PgExecutor;
 
-use super::StoreError;
+use super::{StoreError, wanted};
 use crate::domain::{DeadLetterKind, JobKind};
 
 /// Open dead letters are counted up to this, for each kind.
@@ -14,8 +14,7 @@ const MAX_COUNT: i64 = 10_000;
 pub async fn open_dead_letters(
     executor: impl PgExecutor<'_>,
 ) -> Result<Vec<(DeadLetterKind, i64)>, StoreError> {
-    let kinds: Vec<String> =
-        DeadLetterKind::ALL.iter().map(|kind| kind.as_str().to_owned()).collect();
+    let kinds = wanted::<DeadLetterKind>(None);
     let counts = sqlx::query_scalar!(
         r#"
         SELECT open.count AS "count!"
@@ -42,7 +41,7 @@ pub async fn workers_alive(
     executor: impl PgExecutor<'_>,
     dead_after: Duration,
 ) -> Result<Vec<(JobKind, i64)>, StoreError> {
-    let queues: Vec<String> = JobKind::ALL.iter().map(|kind| kind.as_str().to_owned()).collect();
+    let queues = wanted::<JobKind>(None);
     let counts = sqlx::query_scalar!(
         r#"
         SELECT count(workers.id) AS "count!"

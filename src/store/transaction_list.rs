@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{StoreError, transactions::Filter};
+use super::{StoreError, transactions::Filter, wanted};
 use crate::domain::{SettledBy, Status};
 
 /// A transaction in an operator's list.
@@ -52,19 +52,25 @@ pub async fn list(
 ) -> Result<Vec<TransactionRow>, StoreError> {
     let cursor_at = filter.cursor.map(|cursor| cursor.at);
     let cursor_id = filter.cursor.map_or(Uuid::max(), |cursor| cursor.id);
+    let statuses = wanted(filter.status);
     if let Some(client_id) = client_id {
         return Ok(select_transactions!(
             r#"
-            FROM operator.transactions
-            WHERE client_id = $1 AND ($2::text IS NULL OR status = $2)
-                AND created_at >= COALESCE($3, '-infinity'::timestamptz)
-                AND created_at < COALESCE($4, 'infinity'::timestamptz)
-                AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
-            ORDER BY created_at DESC, id DESC
+            FROM unnest($2::text[]) AS wanted (status)
+            CROSS JOIN LATERAL (
+                SELECT * FROM operator.transactions
+                WHERE client_id = $1 AND status = wanted.status
+                    AND created_at >= COALESCE($3, '-infinity'::timestamptz)
+                    AND created_at < COALESCE($4, 'infinity'::timestamptz)
+                    AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
+                ORDER BY created_at DESC, id DESC
+                LIMIT $7
+            ) AS transactions
+            ORDER BY transactions.created_at DESC, transactions.id DESC
             LIMIT $7
             "#,
             client_id,
-            filter.status.map(Status::as_str),
+            &statuses,
             filter.created_after,
             filter.created_before,
             cursor_at,
@@ -74,15 +80,9 @@ pub async fn list(
         .fetch_all(executor)
         .await?);
     }
-    let statuses: Vec<String> = Status::ALL
-        .iter()
-        .filter(|status| filter.status.is_none_or(|wanted| wanted == **status))
-        .map(|status| status.as_str().to_owned())
-        .collect();
     Ok(select_transactions!(
         r#"
         FROM unnest($1::text[]) AS wanted (status)
-        -- A range of the index for each status, merged.
         CROSS JOIN LATERAL (
             SELECT * FROM operator.transactions
             WHERE status = wanted.status

@@ -13,6 +13,7 @@ use super::{
     StoreError,
     coalesce::{BY_INDEX, Batch, Locked},
     jobs::JobPayload,
+    wanted,
 };
 use crate::domain::{Content, JobKind, NewTransaction, SettledBy, Status};
 
@@ -262,22 +263,26 @@ pub async fn list(
         Transaction,
         r#"
         SELECT
-            id, client_id, content_hash, amount, currency, reference,
+            transactions.id, client_id, content_hash, amount, currency, reference,
             metadata AS "metadata: Json<BTreeMap<String, String>>",
-            status AS "status: Status", version, notified_version, settled_at,
-            settled_by AS "settled_by: SettledBy", created_at, updated_at
-        FROM transactions
-        WHERE client_id = $1
-            AND ($2::text IS NULL OR status = $2)
-            AND created_at >= COALESCE($3, '-infinity'::timestamptz)
-            AND created_at < COALESCE($4, 'infinity'::timestamptz)
-            -- Keyset: strictly after the last row of the page before, in the index's order.
-            AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
-        ORDER BY created_at DESC, id DESC
+            transactions.status AS "status: Status", version, notified_version, settled_at,
+            settled_by AS "settled_by: SettledBy", transactions.created_at, updated_at
+        FROM unnest($2::text[]) AS wanted (status)
+        CROSS JOIN LATERAL (
+            SELECT * FROM transactions
+            WHERE client_id = $1 AND status = wanted.status
+                AND created_at >= COALESCE($3, '-infinity'::timestamptz)
+                AND created_at < COALESCE($4, 'infinity'::timestamptz)
+                -- Keyset: strictly after the last row of the page before, in the index's order.
+                AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
+            ORDER BY created_at DESC, id DESC
+            LIMIT $7
+        ) AS transactions
+        ORDER BY transactions.created_at DESC, transactions.id DESC
         LIMIT $7
         "#,
         client_id,
-        filter.status.map(Status::as_str),
+        &wanted(filter.status),
         filter.created_after,
         filter.created_before,
         filter.cursor.map(|cursor| cursor.at),

@@ -1,19 +1,27 @@
-//! What operators look at stays fast with millions of finished jobs.
+//! What operators and clients list stays fast with millions of finished jobs, whether the server
+//! plans a statement anew for its parameters or once for all of them: after five executions it
+//! chooses by itself, from statistics that are a random sample.
 
 use std::time::{Duration, Instant};
 
 use quartet::config::Role;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::{console::visitor::Visitor, support::World};
+use crate::{
+    console::visitor::Visitor,
+    support::{TestApp, World, world::add_client},
+};
 
 /// Finished transactions; four times as many job rows.
 const TRANSACTIONS: i64 = 500_000;
 const CALLS: usize = 15;
 const MEDIAN: Duration = Duration::from_millis(50);
+/// A machine that is busy with something else is asked again; a table that is read from end to end
+/// takes long every time.
+const ROUNDS: usize = 5;
 
 /// Rows as the accept statement and the outcomes leave them; one in ten thousand is still pending
-/// or stopped.
+/// or stopped. The declined ones are all of one client, which has no others.
 async fn load(pool: &PgPool) {
     let mut tx = pool.begin().await.unwrap();
     for statement in [
@@ -25,17 +33,18 @@ async fn load(pool: &PgPool) {
         CREATE TEMPORARY TABLE made ON COMMIT DROP AS
         SELECT n, gen_random_uuid() AS id, now() - (500000 - n) * interval '1 s' AS created_at,
             CASE WHEN n % 10000 = 1 THEN 'pending' WHEN n % 10000 = 2 THEN 'failed'
-                WHEN n % 5 = 0 THEN 'declined' ELSE 'completed' END AS status
+                WHEN n % 5 = 0 THEN 'declined' ELSE 'completed' END AS status, clients.id AS client_id
         FROM generate_series(1, 500000) AS n
+        JOIN clients ON name = CASE WHEN n % 5 = 0 THEN 'declined' ELSE 'default' END
         "#,
         r#"
         INSERT INTO transactions
             (id, client_id, content_hash, amount, currency, status, version, notified_version,
             settled_at, settled_by, created_at, updated_at)
-        SELECT made.id, clients.id, sha256(''), n, 'EUR', status, CASE status WHEN 'pending' THEN 1 ELSE 2 END,
-            1, CASE WHEN status <> 'pending' THEN made.created_at + interval '3 s' END,
-            CASE WHEN status <> 'pending' THEN 'webhook' END, made.created_at, made.created_at
-        FROM made, clients
+        SELECT id, client_id, sha256(''), n, 'EUR', status, CASE status WHEN 'pending' THEN 1 ELSE 2 END,
+            1, CASE WHEN status <> 'pending' THEN created_at + interval '3 s' END,
+            CASE WHEN status <> 'pending' THEN 'webhook' END, created_at, created_at
+        FROM made
         "#,
         r#"
         INSERT INTO apalis.jobs
@@ -53,14 +62,14 @@ async fn load(pool: &PgPool) {
         r#"
         INSERT INTO failed_jobs (kind, state, cause, transaction_id, client_id, reason, opened_at, closed_at, closed_by)
         SELECT CASE WHEN n % 2 = 0 THEN 'deadline' ELSE 'exhausted' END,
-            CASE WHEN n % 100 = 0 THEN 'open' ELSE 'resolved' END, 'load:' || n, made.id, clients.id,
-            'loaded', made.created_at, CASE WHEN n % 100 <> 0 THEN now() END,
+            CASE WHEN n % 100 = 0 THEN 'open' ELSE 'resolved' END, 'load:' || n, id, client_id,
+            'loaded', created_at, CASE WHEN n % 100 <> 0 THEN now() END,
             CASE WHEN n % 100 <> 0 THEN 'load' END
-        FROM made, clients WHERE n <= 50000
+        FROM made WHERE n <= 250000
         "#,
         r#"
         INSERT INTO operator_actions (operator, action, transaction_id)
-        SELECT 'operator', 'replay', id FROM made WHERE n <= 50000
+        SELECT 'operator', 'replay', id FROM made WHERE n <= 250000
         "#,
         r#"
         INSERT INTO minute_figures (minute, figure, label, value)
@@ -76,34 +85,36 @@ async fn load(pool: &PgPool) {
     sqlx::query("VACUUM ANALYZE").execute(pool).await.unwrap();
 }
 
+/// The median time of a call; the best one of a few rounds where it is too long.
 async fn median(path: &str, get: impl AsyncFn(&str) -> (u16, String)) -> Duration {
-    let mut times = Vec::new();
-    for _ in 0..CALLS {
-        let began = Instant::now();
-        let (status, text) = get(path).await;
-        times.push(began.elapsed());
-        assert_eq!(status, 200, "{path}: {text}");
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let mut times = Vec::new();
+        for _ in 0..CALLS {
+            let began = Instant::now();
+            let (status, text) = get(path).await;
+            times.push(began.elapsed());
+            assert_eq!(status, 200, "{path}: {text}");
+        }
+        times.sort();
+        best = best.min(times[CALLS / 2]);
+        if best <= MEDIAN {
+            break;
+        }
     }
-    times.sort();
-    times[CALLS / 2]
+    best
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operators_lists_answer_within_50_ms_with_two_million_finished_jobs() {
-    let world = World::new().await;
-    let app = world.app().role(Role::Api).spawn().await;
-    load(&world.pool).await;
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
-        .fetch_one(&world.pool)
-        .await
-        .unwrap();
-    assert!(count > 4 * TRANSACTIONS - 1_000, "{count}");
-    let some = "SELECT id::text FROM transactions WHERE status = 'completed' LIMIT 1";
-    let some: String = sqlx::query_scalar(some).fetch_one(&world.pool).await.unwrap();
-
-    let operator = app.operator();
+/// The lists that take too long.
+async fn slow_lists(app: &TestApp, declined: &str, some: &str) -> Vec<(String, Duration)> {
     let mut slow = Vec::new();
-    let paths = [
+    let mut note = |path: String, took: Duration| {
+        println!("{:>6.1} ms  {path}", took.as_secs_f64() * 1e3);
+        if took > MEDIAN {
+            slow.push((path, took));
+        }
+    };
+    let operators = [
         "queues".to_owned(),
         "circuit".to_owned(),
         "actions".to_owned(),
@@ -124,30 +135,36 @@ async fn operators_lists_answer_within_50_ms_with_two_million_finished_jobs() {
         "transactions?status=completed&limit=200".to_owned(),
         "transactions?client=default".to_owned(),
         "transactions?client=default&status=failed".to_owned(),
+        "transactions?client=declined&status=completed".to_owned(),
         format!("transactions/{some}/explain"),
         "dead-letters".to_owned(),
+        "dead-letters?limit=200".to_owned(),
         "dead-letters?state=open".to_owned(),
         "dead-letters?state=resolved&kind=deadline".to_owned(),
         "dead-letters?state=replayed".to_owned(),
+        "dead-letters?kind=poison".to_owned(),
         "dead-letters?client=default".to_owned(),
+        "dead-letters?client=declined&state=replayed".to_owned(),
         format!("dead-letters?transaction_id={some}"),
     ];
-    let mut note = |path: String, took: Duration| {
-        println!("{:>6.1} ms  {path}", took.as_secs_f64() * 1e3);
-        if took > MEDIAN {
-            slow.push((path, took));
-        }
-    };
-    for path in paths {
+    let clients = [
+        (app.client(), "transactions"),
+        (app.client(), "transactions?limit=200"),
+        (app.client(), "transactions?status=failed"),
+        (app.client().with_key(declined), "transactions?status=completed"),
+    ];
+    let operators = operators.map(|path| (app.operator(), format!("operator/{path}")));
+    let clients = clients.map(|(client, path)| (client, path.to_owned()));
+    for (caller, path) in operators.into_iter().chain(clients) {
         let get = async |path: &str| {
-            let answer = operator.get(path).await;
+            let answer = caller.get(path).await;
             (answer.status, answer.text)
         };
-        let path = format!("/v1/operator/{path}");
+        let path = format!("/v1/{path}");
         let took = median(&path, get).await;
         note(path, took);
     }
-    let visitor = Visitor::signed_in(&app).await;
+    let visitor = Visitor::signed_in(app).await;
     for path in ["", "/transactions", "/dead-letters", "/jobs", "/queues", "/audit"] {
         let get = async |path: &str| {
             let page = visitor.get(path).await;
@@ -157,5 +174,33 @@ async fn operators_lists_answer_within_50_ms_with_two_million_finished_jobs() {
         let took = median(&path, get).await;
         note(path, took);
     }
-    assert!(slow.is_empty(), "{slow:?}");
+    slow
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_answer_within_50_ms_with_two_million_finished_jobs() {
+    let world = World::new().await;
+    // A start makes the default client.
+    world.app().role(Role::Api).spawn().await;
+    let declined = add_client(&world.pool, "declined").await;
+    load(&world.pool).await;
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert!(count > 4 * TRANSACTIONS - 1_000, "{count}");
+    let some = "SELECT id::text FROM transactions WHERE status = 'completed' LIMIT 1";
+    let some: String = sqlx::query_scalar(some).fetch_one(&world.pool).await.unwrap();
+
+    let database = "SELECT current_database()";
+    let database: String = sqlx::query_scalar(database).fetch_one(&world.pool).await.unwrap();
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let set = format!(r#"ALTER DATABASE "{database}" SET plan_cache_mode = {mode}"#);
+        sqlx::query(AssertSqlSafe(set)).execute(&world.pool).await.unwrap();
+        println!("{mode}");
+        // Its sessions begin after the setting.
+        let app = world.app().role(Role::Api).spawn().await;
+        let slow = slow_lists(&app, &declined, &some).await;
+        assert!(slow.is_empty(), "{mode}: {slow:?}");
+    }
 }
