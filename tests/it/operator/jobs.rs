@@ -24,6 +24,10 @@ async fn list_jobs_filters_orders_and_pages() {
     for _ in 0..6 {
         ids.push(app.client().accept().await);
     }
+    // Nothing becomes due meanwhile.
+    let later = "UPDATE apalis.jobs SET run_at = now() + interval '1 h'
+        WHERE job_type = 'update_status'";
+    sqlx::query(later).execute(&app.pool).await.unwrap();
     // Each transaction's notification in another state, in mixed order of time.
     let set = "UPDATE apalis.jobs
         SET status = $2, run_at = now() + make_interval(mins => $3),
