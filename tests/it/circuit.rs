@@ -256,12 +256,12 @@ async fn a_process_that_never_called_is_denied_as_well() {
     let half_open = "UPDATE circuits SET open_until = now()";
     sqlx::query(half_open).execute(&other.pool).await.unwrap();
     // Until the process has seen it, it may turn them away once more.
-    wait_until("it closes", BOUND, async || {
+    wait_until("it closes and no job is turned away any more", BOUND, async || {
         make_due(&other.pool).await;
         read(&other.pool).await.state == CircuitState::Closed
+            && count(&other.pool, "transactions WHERE status = 'pending'").await == 0
     })
     .await;
-    make_due(&other.pool).await;
     end(&other, &ids).await;
 }
 

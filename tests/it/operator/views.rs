@@ -227,6 +227,9 @@ async fn queues_are_told_as_the_api_does() {
         set_job(&app, id, status, run_at, 0).await;
         job_rows::lease_to(&app.pool, &format!("worker of {id}"), id, "create_transaction").await;
     }
+    // Nothing becomes due between one look and the other.
+    let due = "UPDATE apalis.jobs SET run_at = now() WHERE job_type = 'update_status'";
+    sqlx::query(due).execute(&app.pool).await.unwrap();
     // The last full minute, whichever it is by the time of the query.
     let done = "INSERT INTO minute_figures (minute, figure, label, value)
         SELECT date_trunc('minute', now(), 'UTC') - minutes * interval '1 minute', 'jobs',
