@@ -36,12 +36,21 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     section.sample("offered", Unit::PerSecond, rate);
     section.sample("ended", Unit::PerSecond, measured.rate());
     let records = run.stubs.ledger.records_since(0);
-    let tenth = (records.len() / 10).max(1);
-    for (name, part) in [(FIRST, &records[..tenth]), (LAST, &records[records.len() - tenth..])] {
-        let latency =
-            part.iter().map(|(_, record)| millis_between(record.intended, record.told_final));
-        section.sample(name, Unit::Millis, Quantiles::new(latency.collect()).at(0.99));
+    let tenth = records.len().div_ceil(10).max(1);
+    let latencies: Vec<f64> = records
+        .chunks(tenth)
+        .map(|part| {
+            let latency =
+                part.iter().map(|(_, record)| millis_between(record.intended, record.told_final));
+            Quantiles::new(latency.collect()).at(0.99)
+        })
+        .collect();
+    if let [first, .., last] = latencies[..] {
+        section.sample(FIRST, Unit::Millis, first);
+        section.sample(LAST, Unit::Millis, last);
     }
+    let each: Vec<String> = latencies.iter().map(|latency| format!("{latency:.0}")).collect();
+    section.notes.push(format!("Accept to told, p99 of each tenth in ms: {}", each.join(", ")));
     let first = section.figure(FIRST).map(|figure| figure.samples.clone()).unwrap_or_default();
     section.peer(LAST, "the first tenth", &first);
     measured.sample_cost(&mut section, "all of it");
