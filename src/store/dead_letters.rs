@@ -196,7 +196,7 @@ pub(super) async fn close(
 
 /// The columns of [`DeadLetter`].
 macro_rules! select_dead_letters {
-    ($rest:literal, $($argument:expr),+ $(,)?) => {
+    ($($rest:literal)+, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
             DeadLetter,
             r#"
@@ -206,7 +206,7 @@ macro_rules! select_dead_letters {
                 clients.name AS "client?", failed_jobs.job_id, failed_jobs.queue, failed_jobs.job,
                 failed_jobs.reason, failed_jobs.detail, failed_jobs.attempts, failed_jobs.opened_at,
                 failed_jobs.closed_at, failed_jobs.closed_by, failed_jobs.note
-            "# + $rest,
+            "# $(+ $rest)+,
             $($argument),+
         )
     };
@@ -244,6 +244,38 @@ pub struct Filter {
     pub cursor: Option<Cursor>,
 }
 
+/// A page of dead letters, newest first, of the ranges of an index that have a condition. After those
+/// that are the same for all, their parameters start at $6.
+macro_rules! select_page {
+    ($filter:ident, $limit:ident, $ranges:literal, $condition:literal, $($argument:expr),+) => {
+        select_dead_letters!(
+            $ranges
+            r#"
+            CROSS JOIN LATERAL (
+                SELECT * FROM failed_jobs
+                WHERE opened_at >= COALESCE($1, '-infinity'::timestamptz)
+                    AND opened_at < COALESCE($2, 'infinity'::timestamptz)
+                    AND (opened_at, id) < (COALESCE($3, 'infinity'::timestamptz), $4)
+                    AND "#
+            $condition
+            r#"
+                ORDER BY opened_at DESC, id DESC
+                LIMIT $5
+            ) AS failed_jobs
+            LEFT JOIN clients ON clients.id = client_id
+            ORDER BY opened_at DESC, failed_jobs.id DESC
+            LIMIT $5
+            "#,
+            $filter.opened_after,
+            $filter.opened_before,
+            $filter.cursor.map(|cursor| cursor.at),
+            $filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
+            $limit,
+            $($argument),+
+        )
+    };
+}
+
 /// Dead letters, newest first.
 pub async fn list(
     executor: impl PgExecutor<'_>,
@@ -251,87 +283,41 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<DeadLetter>, StoreError> {
     let (kinds, states) = (wanted(filter.kind), wanted(filter.state));
-    let cursor_at = filter.cursor.map(|cursor| cursor.at);
-    let cursor_id = filter.cursor.map_or(Uuid::max(), |cursor| cursor.id);
     // A statement for each index: one for all filters would have one plan for all.
     let found = if let Some(transaction_id) = filter.transaction_id {
-        select_dead_letters!(
-            r#"
-            FROM failed_jobs
-            LEFT JOIN clients ON clients.id = client_id
-            WHERE transaction_id = $1 AND kind = ANY ($2::text[]) AND state = ANY ($3::text[])
-                AND ($4::uuid IS NULL OR client_id = $4)
-                AND opened_at >= COALESCE($5, '-infinity'::timestamptz)
-                AND opened_at < COALESCE($6, 'infinity'::timestamptz)
-                AND (opened_at, failed_jobs.id) < (COALESCE($7, 'infinity'::timestamptz), $8)
-            ORDER BY opened_at DESC, failed_jobs.id DESC
-            LIMIT $9
-            "#,
+        select_page!(
+            filter,
+            limit,
+            "FROM unnest($6::text[]) AS states (state)",
+            r#"transaction_id = $7 AND state = states.state AND kind = ANY ($8::text[])
+                    AND ($9::uuid IS NULL OR client_id = $9)"#,
+            &states,
             transaction_id,
             &kinds,
-            &states,
-            filter.client_id,
-            filter.opened_after,
-            filter.opened_before,
-            cursor_at,
-            cursor_id,
-            limit,
+            filter.client_id
         )
         .fetch_all(executor)
         .await?
     } else if let Some(client_id) = filter.client_id {
-        select_dead_letters!(
-            r#"
-            FROM unnest($3::text[]) AS wanted (state)
-            CROSS JOIN LATERAL (
-                SELECT * FROM failed_jobs
-                WHERE client_id = $1 AND state = wanted.state AND kind = ANY ($2::text[])
-                    AND opened_at >= COALESCE($4, '-infinity'::timestamptz)
-                    AND opened_at < COALESCE($5, 'infinity'::timestamptz)
-                    AND (opened_at, id) < (COALESCE($6, 'infinity'::timestamptz), $7)
-                ORDER BY opened_at DESC, id DESC
-                LIMIT $8
-            ) AS failed_jobs
-            LEFT JOIN clients ON clients.id = client_id
-            ORDER BY opened_at DESC, failed_jobs.id DESC
-            LIMIT $8
-            "#,
-            client_id,
-            &kinds,
-            &states,
-            filter.opened_after,
-            filter.opened_before,
-            cursor_at,
-            cursor_id,
+        select_page!(
+            filter,
             limit,
+            "FROM unnest($6::text[]) AS states (state)",
+            "client_id = $7 AND state = states.state AND kind = ANY ($8::text[])",
+            &states,
+            client_id,
+            &kinds
         )
         .fetch_all(executor)
         .await?
     } else {
-        select_dead_letters!(
-            r#"
-            FROM unnest($1::text[]) AS kinds (kind)
-            CROSS JOIN unnest($2::text[]) AS states (state)
-            CROSS JOIN LATERAL (
-                SELECT * FROM failed_jobs
-                WHERE kind = kinds.kind AND state = states.state
-                    AND opened_at >= COALESCE($3, '-infinity'::timestamptz)
-                    AND opened_at < COALESCE($4, 'infinity'::timestamptz)
-                    AND (opened_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
-                ORDER BY opened_at DESC, id DESC
-                LIMIT $7
-            ) AS failed_jobs
-            LEFT JOIN clients ON clients.id = client_id
-            ORDER BY opened_at DESC, failed_jobs.id DESC
-            LIMIT $7
-            "#,
-            &kinds,
-            &states,
-            filter.opened_after,
-            filter.opened_before,
-            cursor_at,
-            cursor_id,
+        select_page!(
+            filter,
             limit,
+            "FROM unnest($6::text[]) AS states (state) CROSS JOIN unnest($7::text[]) AS kinds (kind)",
+            "state = states.state AND kind = kinds.kind",
+            &states,
+            &kinds
         )
         .fetch_all(executor)
         .await?
