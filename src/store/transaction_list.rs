@@ -24,9 +24,10 @@ pub struct TransactionRow {
     pub settled_by: Option<SettledBy>,
 }
 
-/// The columns of [`TransactionRow`], from `operator.transactions`.
-macro_rules! select_transactions {
-    ($rest:literal, $($argument:expr),+ $(,)?) => {
+/// A page of transactions, newest first, of the ranges of an index that have a condition: one for each
+/// status. After those that are the same for all, its parameters start at $7.
+macro_rules! select_page {
+    ($filter:ident, $limit:ident, $condition:literal $(, $argument:expr)*) => {
         sqlx::query_as!(
             TransactionRow,
             r#"
@@ -37,8 +38,26 @@ macro_rules! select_transactions {
                 transactions.currency, transactions.reference,
                 transactions.created_at AS "created_at!", transactions.settled_at,
                 transactions.settled_by AS "settled_by: SettledBy"
-            "# + $rest,
-            $($argument),+
+            FROM unnest($1::text[]) AS wanted (status)
+            CROSS JOIN LATERAL (
+                SELECT * FROM operator.transactions
+                WHERE created_at >= COALESCE($2, '-infinity'::timestamptz)
+                    AND created_at < COALESCE($3, 'infinity'::timestamptz)
+                    AND (created_at, id) < (COALESCE($4, 'infinity'::timestamptz), $5)
+                    AND "# + $condition + r#"
+                ORDER BY created_at DESC, id DESC
+                LIMIT $6
+            ) AS transactions
+            ORDER BY transactions.created_at DESC, transactions.id DESC
+            LIMIT $6
+            "#,
+            &wanted($filter.status),
+            $filter.created_after,
+            $filter.created_before,
+            $filter.cursor.map(|cursor| cursor.at),
+            $filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
+            $limit
+            $(, $argument)*
         )
     };
 }
@@ -50,58 +69,13 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<TransactionRow>, StoreError> {
-    let cursor_at = filter.cursor.map(|cursor| cursor.at);
-    let cursor_id = filter.cursor.map_or(Uuid::max(), |cursor| cursor.id);
-    let statuses = wanted(filter.status);
-    if let Some(client_id) = client_id {
-        return Ok(select_transactions!(
-            r#"
-            FROM unnest($2::text[]) AS wanted (status)
-            CROSS JOIN LATERAL (
-                SELECT * FROM operator.transactions
-                WHERE client_id = $1 AND status = wanted.status
-                    AND created_at >= COALESCE($3, '-infinity'::timestamptz)
-                    AND created_at < COALESCE($4, 'infinity'::timestamptz)
-                    AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
-                ORDER BY created_at DESC, id DESC
-                LIMIT $7
-            ) AS transactions
-            ORDER BY transactions.created_at DESC, transactions.id DESC
-            LIMIT $7
-            "#,
-            client_id,
-            &statuses,
-            filter.created_after,
-            filter.created_before,
-            cursor_at,
-            cursor_id,
-            limit,
-        )
-        .fetch_all(executor)
-        .await?);
-    }
-    Ok(select_transactions!(
-        r#"
-        FROM unnest($1::text[]) AS wanted (status)
-        CROSS JOIN LATERAL (
-            SELECT * FROM operator.transactions
-            WHERE status = wanted.status
-                AND created_at >= COALESCE($2, '-infinity'::timestamptz)
-                AND created_at < COALESCE($3, 'infinity'::timestamptz)
-                AND (created_at, id) < (COALESCE($4, 'infinity'::timestamptz), $5)
-            ORDER BY created_at DESC, id DESC
-            LIMIT $6
-        ) AS transactions
-        ORDER BY transactions.created_at DESC, transactions.id DESC
-        LIMIT $6
-        "#,
-        &statuses,
-        filter.created_after,
-        filter.created_before,
-        cursor_at,
-        cursor_id,
-        limit,
-    )
-    .fetch_all(executor)
-    .await?)
+    // A statement for each index: one for both would have one plan for both.
+    let found = if let Some(client_id) = client_id {
+        select_page!(filter, limit, "status = wanted.status AND client_id = $7", client_id)
+            .fetch_all(executor)
+            .await?
+    } else {
+        select_page!(filter, limit, "status = wanted.status").fetch_all(executor).await?
+    };
+    Ok(found)
 }

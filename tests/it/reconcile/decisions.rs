@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{conflicts, finding, item, open_finding, sweep};
-use crate::support::{TestApp, spawn_api};
+use crate::support::{TestApp, jobs::BOUND, spawn_api, wait_until};
 
 /// A transaction of 30 days ago whose create got no answer, and which an operator gave `status`.
 async fn decided(app: &TestApp, status: &str) -> Uuid {
@@ -31,17 +31,16 @@ async fn close(app: &TestApp, letter: &Value, action: &str, body: &Value) {
 async fn sweep_when_due(app: &TestApp) {
     let due = "UPDATE reconcile_findings SET next_check_at = now()";
     sqlx::query(due).execute(&app.pool).await.unwrap();
-    loop {
+    wait_until("a sweep has left none", BOUND, async || {
         let since = app.task("reconcile").await.finished_at;
         app.make_task_due("reconcile").await;
         // One that starts asks at once.
         let mut worker = app.sibling().role(Role::Worker).spawn().await;
         let task = app.wait_task("reconcile", since).await;
         worker.stop().await;
-        if task.last_result.unwrap()["skipped"] == 0 {
-            break;
-        }
-    }
+        task.last_result.unwrap()["skipped"] == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
