@@ -1,9 +1,10 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the
-//! circuit breaker's decisions, which addresses clients may name, and the vocabularies of evidence
+//! circuit breaker's decisions, what a claim of due jobs looks at, which addresses clients may name, and the vocabularies of evidence
 //! and dead letters. Imports nothing else of ours.
 
 pub mod circuit;
+pub mod claim_plan;
 pub mod dead_letter;
 pub mod egress;
 pub mod evidence;

@@ -51,7 +51,6 @@ use self::{
 };
 use crate::{
     config::{self, Config, Role},
-    domain::JobKind,
     operations::Operations,
     store::{
         Database, accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
@@ -153,9 +152,7 @@ impl ApiState {
 
     /// An operator has made jobs due: the workers look now.
     fn wake_workers(&self) {
-        for kind in JobKind::ALL {
-            self.announcer.announce(kind.as_str(), Duration::ZERO);
-        }
+        self.announcer.announce_change();
     }
 
     /// Waits for the database, but not longer than a client should, with what the request has

@@ -206,7 +206,9 @@ impl TransactionsApi {
             };
             if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
                 for kind in JobKind::ALL {
-                    state.announcer.announce(kind.as_str(), state.plan.terms(*kind).delay);
+                    let delay = state.plan.terms(*kind).delay;
+                    let run_at = accepted.created_at + delay;
+                    state.announcer.announce(kind.as_str(), run_at, delay);
                 }
                 let accepted = Json(accepted.into());
                 return Ok(CreateTransactionResponse::Accepted(accepted, location));

@@ -238,7 +238,8 @@ impl WebhooksApi {
         }
         let received = state.within_limit(state.webhooks.submit(webhook)).await?;
         if received.outcome == WebhookOutcome::Settled && !received.duplicate {
-            state.announcer.announce(JobKind::NotifyClient.as_str(), Duration::ZERO);
+            let queue = JobKind::NotifyClient.as_str();
+            state.announcer.announce(queue, received.at, Duration::ZERO);
         }
         state.metrics.webhook(result(received));
         if let Some(after) = received.settled_after {

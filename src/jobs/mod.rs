@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::{
     clients::{CallbackClient, ThirdPartyClient},
     config::Config,
-    domain::{Backoff, DeadLetterKind, JobKind},
+    domain::{Backoff, DeadLetterKind, JobKind, claim_plan::HoldLimit},
     store::{
         Database, StoreError,
         announce::Announcer,
@@ -126,6 +126,8 @@ pub struct JobDefinition {
     pub queue: &'static str,
     /// Most jobs of this kind at once in this process.
     pub concurrency: u32,
+    /// How many of those may be one client's.
+    pub hold_limit: HoldLimit,
     /// A run that takes longer is ended, and counts as failed.
     pub timeout: Duration,
     /// Delay after a run that panicked or took too long.
@@ -147,6 +149,13 @@ impl JobDefinition {
         Self {
             queue: kind.as_str(),
             concurrency,
+            hold_limit: match kind {
+                // A callback that hangs is one client's, and must not hold up the others'.
+                JobKind::NotifyClient => HoldLimit::LeaveAsMuchFree,
+                JobKind::CreateTransaction
+                | JobKind::CreateAtThirdParty
+                | JobKind::UpdateStatus => HoldLimit::None,
+            },
             timeout: timeout + TIMEOUT_MARGIN,
             crash_delay,
             handler: Arc::new(move |context, job| Box::pin(handler(context, job))),

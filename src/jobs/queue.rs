@@ -3,8 +3,8 @@
 //!
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits until a slot is free and something is due (see
-//! [`crate::store::wakeups`]), claims as much as there are free slots, and outlives an absent
-//! database. It ends with an error only when the worker's lease is lost, so that the supervisor
+//! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
+//! ([`crate::domain::claim_plan`]), and outlives an absent database. It ends with an error only when the worker's lease is lost, so that the supervisor
 //! starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
 //! apalis's acknowledgement.
 
@@ -12,7 +12,7 @@ use std::{
     collections::HashSet,
     convert::Infallible,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -30,21 +30,23 @@ use futures_util::future;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Identity;
+use uuid::Uuid;
 
-use super::{JobContext, LeaseKeeper, WorkerLease};
+use super::{JobContext, JobDefinition, LeaseKeeper, WorkerLease};
 use crate::{
+    domain::claim_plan::{ClaimPlan, ClaimScans},
     store::{
         StoreError,
         claims::{Claim, Claims, Wanted},
         coalesce::Coalescer,
         jobs::ClaimedJob,
-        wakeups::Wakeups,
+        wakeups::{Backlog, Wakeups},
     },
     telemetry::Metrics,
 };
 
 /// Most jobs of one claim.
-const BATCH: usize = 500;
+const MAX_BATCH: usize = 500;
 /// First and longest wait after a claim that failed.
 const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The constraint that a claim violates when its worker is no longer registered.
@@ -62,24 +64,29 @@ pub struct LeasedJob {
 /// The claims whose jobs this worker knows: job id and time of claim.
 type Holds = Arc<Mutex<HashSet<(String, DateTime<Utc>)>>>;
 
-/// Membership in [`Holds`], as long as the job is in this process.
+/// Membership in [`Holds`] and in the plan's count, as long as the job is in this process.
 #[derive(Debug)]
 struct Hold {
-    holds: Holds,
+    queue: JobQueue,
     claim: (String, DateTime<Utc>),
+    client: Uuid,
 }
 
 impl Hold {
-    fn new(holds: &Holds, claimed: &ClaimedJob) -> Self {
+    fn new(queue: &JobQueue, claimed: &ClaimedJob) -> Self {
         let claim = (claimed.lease.job_id.clone(), claimed.lease.locked_at);
-        holds.lock().unwrap_or_else(PoisonError::into_inner).insert(claim.clone());
-        Self { holds: holds.clone(), claim }
+        queue.holds().insert(claim.clone());
+        queue.plan().hold(claimed.client_id);
+        Self { queue: queue.clone(), claim, client: claimed.client_id }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.claim);
+        self.queue.holds().remove(&self.claim);
+        if self.queue.plan().release(self.client) {
+            self.queue.wakeups.retry(self.queue.queue);
+        }
     }
 }
 
@@ -95,7 +102,7 @@ pub enum QueueError {
 }
 
 /// One worker's view of its queue.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct JobQueue {
     queue: &'static str,
     claims: Coalescer<Claims>,
@@ -107,32 +114,32 @@ pub struct JobQueue {
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
     holds: Holds,
+    plan: Arc<Mutex<ClaimPlan>>,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     more: Arc<AtomicBool>,
+    /// The next claim must look when the next job falls due.
+    seeks_next: Arc<AtomicBool>,
     /// The last claim was not answered: it may have taken jobs that this worker does not know.
     unsure: Arc<AtomicBool>,
 }
 
 impl JobQueue {
-    /// A queue with room for `concurrency` jobs at once.
-    pub fn new(
-        queue: &'static str,
-        concurrency: u32,
-        context: &JobContext,
-        keeper: Arc<LeaseKeeper>,
-    ) -> Self {
+    /// The queue of `definition`'s jobs.
+    pub fn new(definition: &JobDefinition, context: &JobContext, keeper: Arc<LeaseKeeper>) -> Self {
         Self {
-            queue,
+            queue: definition.queue,
             claims: context.claims.clone(),
             keeper,
             wakeups: context.wakeups.clone(),
             stopping: context.stopping.clone(),
             metrics: context.metrics.clone(),
             lease: Arc::default(),
-            slots: Arc::new(Semaphore::new(concurrency as usize)),
+            slots: Arc::new(Semaphore::new(definition.concurrency as usize)),
             holds: Holds::default(),
+            plan: Arc::new(Mutex::new(ClaimPlan::new(definition.hold_limit, MAX_BATCH))),
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
+            seeks_next: Arc::new(AtomicBool::new(true)),
             unsure: Arc::default(),
         }
     }
@@ -147,26 +154,27 @@ impl JobQueue {
         let (mut wait, longest) = CLAIM_RETRY;
         loop {
             if !self.more.load(Ordering::Acquire) {
-                self.wakeups.due(self.queue).await;
+                if self.wakeups.due(self.queue).await {
+                    self.seeks_next.store(true, Ordering::Release);
+                }
+                self.plan().wake();
             }
             let Some(mut slots) = self.take_slots().await else {
                 return future::pending().await;
             };
-            let limit = slots.num_permits();
-            match self.claim(lease, limit).await {
-                Ok(Claim { jobs, next_due }) => {
-                    self.more.store(jobs.len() == limit, Ordering::Release);
-                    if let Some(delay) = next_due {
-                        self.wakeups.hint(self.queue, delay);
-                    }
-                    if jobs.is_empty() {
+            let scans = self.plan_scans(slots.num_permits());
+            match self.claim(lease, &scans).await {
+                Ok(claim) => {
+                    let holds: Vec<Hold> =
+                        claim.jobs.iter().map(|claimed| Hold::new(self, claimed)).collect();
+                    self.record(&scans, slots.num_permits(), &claim);
+                    if claim.jobs.is_empty() {
                         continue;
                     }
-                    let tasks = jobs.into_iter().filter_map(|claimed| {
+                    let tasks = claim.jobs.into_iter().zip(holds).filter_map(|(claimed, hold)| {
                         // There are as many permits as claimed rows at least.
                         let slot = slots.split(1)?;
                         self.metrics.claimed(self.queue, claimed.late);
-                        let hold = Hold::new(&self.holds, &claimed);
                         let (claimed, lease) = (Arc::new(claimed), lease.clone());
                         Some(Task::new(LeasedJob { claimed, lease, _slot: slot, _hold: hold }))
                     });
@@ -180,6 +188,10 @@ impl JobQueue {
                     tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
                     self.more.store(true, Ordering::Release);
                     self.unsure.store(true, Ordering::Release);
+                    if error.took_too_long() {
+                        // It may have walked too many old entries: the watcher finds what is left.
+                        self.plan().forget_floors();
+                    }
                     drop(slots);
                     // Spread, so that not all processes come at once when the database is back.
                     tokio::time::sleep(wait.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
@@ -189,22 +201,73 @@ impl JobQueue {
         }
     }
 
+    /// The scans of the next claim, given what was reported since the last one.
+    fn plan_scans(&self, free: usize) -> ClaimScans {
+        let reports = self.wakeups.take_reports(self.queue);
+        let mut plan = self.plan();
+        if let Some(run_at) = reports.lowest {
+            plan.lower(run_at);
+        }
+        if let Some(stragglers) = reports.stragglers {
+            plan.found(stragglers);
+        }
+        plan.scans(free)
+    }
+
+    /// Records what a claim gave, and what it left.
+    fn record(&self, scans: &ClaimScans, free: usize, claim: &Claim) {
+        if let Some(delay) = claim.next_due {
+            self.wakeups.seen(self.queue, delay);
+        }
+        let mut plan = self.plan();
+        let more = match claim.at {
+            Some(at) => {
+                let scanned =
+                    claim.jobs.iter().filter(|job| !scans.has_straggler(&job.lease.job_id));
+                let scanned: Vec<_> = scanned.map(|job| (job.client_id, job.run_at)).collect();
+                plan.claimed(scans, free, at, &scanned)
+            }
+            // Paused: nothing was looked at. A resumed queue is announced.
+            None => false,
+        };
+        let has_stragglers = plan.has_stragglers();
+        let from = plan.covered_from().filter(|_| more || plan.has_apart());
+        drop(plan);
+        self.more.store(more || (has_stragglers && claim.at.is_some()), Ordering::Release);
+        self.wakeups.set_backlog(self.queue, Backlog { from, has_stragglers });
+    }
+
     /// Claims what is due, after giving back what an unanswered claim may have taken.
-    async fn claim(&self, lease: &WorkerLease, most: usize) -> Result<Claim, StoreError> {
-        let holds = self.unsure.load(Ordering::Acquire).then(|| {
-            let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-            holds.iter().cloned().collect::<Vec<_>>()
-        });
-        let (queue, worker) = (self.queue, lease.worker().to_owned());
-        let claim = self.claims.submit(Wanted { queue, worker, most, holds }).await?;
+    async fn claim(&self, lease: &WorkerLease, scans: &ClaimScans) -> Result<Claim, StoreError> {
+        let holds = self
+            .unsure
+            .load(Ordering::Acquire)
+            .then(|| self.holds().iter().cloned().collect::<Vec<_>>());
+        let wanted = Wanted {
+            queue: self.queue,
+            worker: lease.worker().to_owned(),
+            scans: scans.clone(),
+            seeks_next: self.seeks_next.load(Ordering::Acquire),
+            holds,
+        };
+        let claim = self.claims.submit(wanted).await?;
         self.unsure.store(false, Ordering::Release);
+        self.seeks_next.store(false, Ordering::Release);
         Ok(claim)
     }
 
-    /// All free slots up to [`BATCH`]; waits for the first. `None` never comes: nobody closes it.
+    fn holds(&self) -> MutexGuard<'_, HashSet<(String, DateTime<Utc>)>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self) -> MutexGuard<'_, ClaimPlan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All free slots up to [`MAX_BATCH`]; waits for the first. `None` never comes: nobody closes it.
     async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
         let mut slots = self.slots.clone().acquire_owned().await.ok()?;
-        let more = self.slots.available_permits().min(BATCH - 1);
+        let more = self.slots.available_permits().min(MAX_BATCH - 1);
         if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
             slots.merge(rest);
         }

@@ -24,7 +24,7 @@ use crate::{
     store::{
         StoreError,
         jobs::{ClaimedJob, JobPayload},
-        outcomes::{EndedRun, Next, Outcome, Written},
+        outcomes::{Due, EndedRun, Next, Outcome, Written},
     },
     telemetry::traces,
 };
@@ -152,8 +152,8 @@ impl Runner {
             let run = EndedRun { queue, job: job.clone(), outcome: outcome.clone() };
             match self.context.outcomes.submit(run).await {
                 Ok(Written::Applied { due, run, settled }) => {
-                    for (queue, delay) in due {
-                        self.context.wakeups.hint(queue, delay);
+                    for Due { queue, run_at, delay } in due {
+                        self.context.wakeups.committed(queue, run_at, delay);
                     }
                     if let Some((by, after)) = settled {
                         self.context.metrics.settled(by, after);

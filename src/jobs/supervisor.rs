@@ -44,7 +44,7 @@ pub async fn run(
         definitions.iter().map(|definition| definition.queue.to_owned()).collect();
     let keeper = Arc::new(LeaseKeeper::new(
         context.lease_pool.clone(),
-        queues.clone(),
+        queues,
         &context.config.worker,
         context.config.third_party.create_backoff,
     ));
@@ -55,7 +55,8 @@ pub async fn run(
         let (keeper, all_ended) = (keeper.clone(), all_ended.clone());
         async move { keeper.run(all_ended).await }
     });
-    background.spawn(watcher::run(context.clone(), queues));
+    let watched = definitions.iter().map(|definition| definition.queue).collect();
+    background.spawn(watcher::run(context.clone(), watched));
 
     let mut workers = JoinSet::new();
     for definition in definitions {
@@ -106,7 +107,7 @@ async fn run_worker(
     let queue = definition.queue;
     let name = format!("{queue}-{}-{}", std::process::id(), Ulid::generate());
     let worker_context = WorkerContext::new(&name);
-    let job_queue = JobQueue::new(queue, definition.concurrency, context, keeper.clone());
+    let job_queue = JobQueue::new(definition, context, keeper.clone());
     let lease = job_queue.lease();
     let runner = Runner::new(context.clone(), definition.clone());
     let worker = WorkerBuilder::new(&worker_context)

@@ -139,15 +139,16 @@ async fn insert<'a>(
                 )
             )
             ON CONFLICT (id) DO NOTHING
-            RETURNING id, created_at
+            RETURNING id, client_id, created_at
         ), new_jobs AS (
             -- Reads from `accepted`: a repeated id inserts no jobs either. The column's own
             -- timestamptz keeps the milliseconds that apalis's push would round away.
             INSERT INTO apalis.jobs
-                (id, job_type, job, max_attempts, run_at, idempotency_key, metadata)
+                (id, job_type, job, max_attempts, run_at, idempotency_key, client_id, metadata)
             SELECT
                 job.id, job.job_type, job.payload, job.max_attempts,
                 now() + make_interval(secs => job.delay), accepted.id::text,
+                accepted.client_id,
                 CASE WHEN traceparent IS NOT NULL THEN hstore('traceparent', traceparent) END
             FROM unnest(
                 $9::uuid[], $10::text[], $11::text[], $12::bytea[], $13::int[], $14::float8[],

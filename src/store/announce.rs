@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::{
     PgConnection, PgExecutor,
     postgres::{PgListener, PgNotification},
@@ -24,14 +25,33 @@ use super::{
     session::{CONNECT_LIMIT, refuse_standby},
     wakeups::Wakeups,
 };
+use crate::domain::JobKind;
 
 const CHANNEL: &str = "quartet_due";
 /// The shortest time between two announcements.
 const SPACING: Duration = Duration::from_millis(5);
 /// Longest delay that is announced: by then everybody has looked.
 const HORIZON: Duration = Duration::from_secs(2);
+/// Stands between a queue and the earliest `run_at` of its jobs, in microseconds since 1970.
+const RUN_AT: char = '@';
+/// Stands for jobs of which it is not known when they are due.
+const CHANGE: &str = "change";
 /// Wait after an announcement that failed.
 const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Unsent {
+    queues: HashMap<&'static str, Earliest>,
+    /// Jobs were changed, and it is not known when they are due.
+    change: bool,
+}
+
+/// Of the jobs of a queue.
+#[derive(Debug, Clone, Copy)]
+struct Earliest {
+    due: Instant,
+    run_at: DateTime<Utc>,
+}
 
 /// Announces what this process commits. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,8 +64,8 @@ pub struct Announcer {
 struct Shared {
     /// Tells this process's announcements from those of others.
     sender: String,
-    /// When the earliest job of each queue is due that was not announced yet.
-    due: Mutex<HashMap<&'static str, Instant>>,
+    /// What was not announced yet.
+    unsent: Mutex<Unsent>,
     changed: Notify,
 }
 
@@ -54,23 +74,36 @@ impl Announcer {
     pub fn new(wakeups: Wakeups) -> Self {
         let shared = Shared {
             sender: Ulid::generate().to_string(),
-            due: Mutex::default(),
+            unsent: Mutex::default(),
             changed: Notify::new(),
         };
         Self { shared: Arc::new(shared), wakeups }
     }
 
-    /// A job of `queue` is due after `delay`; call this after the commit.
-    pub fn announce(&self, queue: &'static str, delay: Duration) {
-        self.wakeups.hint(queue, delay);
+    /// A job of `queue` with this `run_at` is due after `delay`; call this after the commit.
+    pub fn announce(&self, queue: &'static str, run_at: DateTime<Utc>, delay: Duration) {
+        self.wakeups.committed(queue, run_at, delay);
         if delay > HORIZON {
             return;
         }
-        let due = Instant::now() + delay;
-        self.due()
+        let earliest = Earliest { due: Instant::now() + delay, run_at };
+        self.unsent()
+            .queues
             .entry(queue)
-            .and_modify(|earliest| *earliest = due.min(*earliest))
-            .or_insert(due);
+            .and_modify(|known| {
+                known.due = known.due.min(earliest.due);
+                known.run_at = known.run_at.min(earliest.run_at);
+            })
+            .or_insert(earliest);
+        self.shared.changed.notify_one();
+    }
+
+    /// Jobs of any queue may be due now: all processes look. Call this after the commit.
+    pub fn announce_change(&self) {
+        for kind in JobKind::ALL {
+            self.wakeups.hint(kind.as_str(), Duration::ZERO);
+        }
+        self.unsent().change = true;
         self.shared.changed.notify_one();
     }
 
@@ -78,12 +111,16 @@ impl Announcer {
     pub async fn run(&self, pool: &Database) {
         loop {
             self.shared.changed.notified().await;
-            let due = std::mem::take(&mut *self.due());
+            let unsent = std::mem::take(&mut *self.unsent());
             let now = Instant::now();
             let mut message = self.shared.sender.clone();
-            for (queue, due) in due {
+            for (queue, Earliest { due, run_at }) in unsent.queues {
                 let delay = due.saturating_duration_since(now).as_millis();
-                message.push_str(&format!(" {queue}={delay}"));
+                let run_at = run_at.timestamp_micros();
+                message.push_str(&format!(" {queue}={delay} {queue}{RUN_AT}{run_at}"));
+            }
+            if unsent.change {
+                message.push_str(&format!(" {CHANGE}"));
             }
             let spacing = match notify(pool, &message).await {
                 Ok(()) => SPACING,
@@ -111,9 +148,9 @@ impl Announcer {
         Ok(Listener { listener, announcer: self.clone() })
     }
 
-    fn due(&self) -> MutexGuard<'_, HashMap<&'static str, Instant>> {
+    fn unsent(&self) -> MutexGuard<'_, Unsent> {
         // Nothing that is done under the lock can panic half-way through a change.
-        self.shared.due.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,12 +206,22 @@ impl Listener {
             Some(sender) if sender == self.announcer.shared.sender => return Heard::Own,
             Some(_) => {}
         }
+        let mut delays = HashMap::new();
         for word in words {
+            if word == CHANGE {
+                return Heard::Change;
+            }
             // Whatever a later version of this program may say besides is skipped.
-            let Some((queue, delay)) = word.split_once('=') else { continue };
-            let Ok(delay) = delay.parse() else { continue };
-            self.announcer.wakeups.hint(queue, Duration::from_millis(delay));
+            if let Some((queue, delay)) = word.split_once('=') {
+                delays.insert(queue, delay.parse().map(Duration::from_millis));
+            } else if let Some((queue, run_at)) = word.split_once(RUN_AT)
+                && let Some(Ok(delay)) = delays.remove(queue)
+                && let Some(run_at) = run_at.parse().ok().and_then(DateTime::from_timestamp_micros)
+            {
+                self.announcer.wakeups.committed(queue, run_at, delay);
+            }
         }
-        Heard::Announcement
+        // From a process of a release that does not say when its jobs fell due.
+        if delays.is_empty() { Heard::Announcement } else { Heard::Change }
     }
 }

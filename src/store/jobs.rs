@@ -12,7 +12,7 @@ use sqlx::{PgConnection, PgExecutor};
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{StoreError, claims, clients::Callback, transactions::Transaction};
+use super::{StoreError, clients::Callback, transactions::Transaction};
 use crate::domain::{JobKind, NewTransaction};
 
 /// When each of the four jobs is first due, and how often each may be attempted.
@@ -129,6 +129,10 @@ pub struct ClaimedJob {
     pub attempts: i32,
     pub max_attempts: i32,
     pub idempotency_key: Option<String>,
+    /// Whose job it is, for shares of a queue; all zeros where the row does not say.
+    pub client_id: Uuid,
+    /// When it fell due; `None` for a time out of range.
+    pub run_at: Option<DateTime<Utc>>,
     /// update_status: polls done so far.
     pub polls: u32,
     /// How often in a row it has waited for a transaction that is not there.
@@ -181,35 +185,6 @@ pub async fn traceparent(
     .fetch_optional(executor)
     .await?;
     Ok(found.flatten())
-}
-
-/// How long until the next job of each queue is due (zero when one is); `None` where none waits or
-/// the queue is paused.
-/// In the order of `queues`.
-pub async fn next_due(
-    executor: impl PgExecutor<'_>,
-    queues: &[String],
-) -> Result<Vec<Option<Duration>>, StoreError> {
-    let rows = sqlx::query!(
-        r#"
-        -- Epochs rather than a difference of times: run_at may be infinite.
-        SELECT (extract(epoch FROM next.run_at) - extract(epoch FROM now()))::float8 AS seconds
-        FROM unnest($1::text[]) WITH ORDINALITY AS queue (name, position)
-        LEFT JOIN LATERAL (
-            SELECT run_at
-            FROM apalis.jobs
-            WHERE job_type = queue.name AND status = 'Pending'
-                AND NOT EXISTS (SELECT FROM queue_pauses WHERE queue_pauses.queue = queue.name)
-            ORDER BY run_at
-            LIMIT 1
-        ) AS next ON true
-        ORDER BY queue.position
-        "#,
-        queues
-    )
-    .fetch_all(executor)
-    .await?;
-    Ok(rows.into_iter().map(|row| row.seconds.map(claims::seconds)).collect())
 }
 
 /// Gives back what `worker` still holds, without costing an attempt. A create that was `started`
@@ -266,12 +241,12 @@ pub async fn restore(
         r#"
         WITH restored AS (
             INSERT INTO apalis.jobs
-                (id, job_type, job, max_attempts, run_at, idempotency_key, status, done_at,
-                last_result)
+                (id, job_type, job, max_attempts, run_at, idempotency_key, client_id, status,
+                done_at, last_result)
             -- Done now: retention counts anew from here.
             SELECT
-                job.id, job.job_type, job.payload, job.max_attempts, now(), $1::uuid::text, 'Done',
-                clock_timestamp(), '{"Ok": null}'
+                job.id, job.job_type, job.payload, job.max_attempts, now(), $1::uuid::text, $6,
+                'Done', clock_timestamp(), '{"Ok": null}'
             FROM unnest($2::text[], $3::text[], $4::bytea[], $5::int[])
                 AS job (id, job_type, payload, max_attempts)
             ON CONFLICT (job_type, idempotency_key) DO NOTHING
@@ -286,6 +261,7 @@ pub async fn restore(
         &jobs.kinds as _,
         &jobs.payloads,
         &jobs.max_attempts,
+        transaction.client_id,
     )
     .fetch_one(conn)
     .await?;

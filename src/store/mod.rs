@@ -29,6 +29,7 @@ mod job_control;
 pub mod job_list;
 pub mod jobs;
 pub mod leases;
+pub mod look;
 pub mod maintenance;
 mod migrate;
 pub mod outcomes;
@@ -89,6 +90,12 @@ impl StoreError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether the server ended the statement because of its time limit.
+    pub fn took_too_long(&self) -> bool {
+        matches!(self, Self::Unavailable(sqlx::Error::Database(error))
+            if error.code().as_deref() == Some(QUERY_CANCELED))
+    }
+
     /// The violated constraint, where one was.
     pub fn constraint(&self) -> Option<&str> {
         match self {
@@ -97,6 +104,9 @@ impl StoreError {
         }
     }
 }
+
+/// SQLSTATE of a statement that was ended by its time limit or by an administrator.
+const QUERY_CANCELED: &str = "57014";
 
 fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
@@ -130,7 +140,7 @@ pub fn connect(
 }
 
 /// Begins a transaction. Every transaction of ours begins here, but for those of the writers.
-async fn begin(database: &Database) -> Result<SqlTransaction, StoreError> {
+pub(crate) async fn begin(database: &Database) -> Result<SqlTransaction, StoreError> {
     database.begin("").await
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -59,6 +60,8 @@ pub struct Received {
     pub outcome: WebhookOutcome,
     /// Whether this `webhook-id` came before; nothing was done then.
     pub duplicate: bool,
+    /// When it was received, by the database's clock; what it made due is due since then.
+    pub at: DateTime<Utc>,
     /// How long after its accept the transaction was settled, where this webhook did.
     pub settled_after: Option<Duration>,
 }
@@ -126,11 +129,12 @@ async fn receive(
     let mut received = HashMap::new();
     for (webhook, current, outcome) in judged {
         let webhook_id = webhook.webhook_id.as_str();
-        if !new.contains(webhook_id) {
-            let outcome = first_outcome(&mut *conn, webhook_id).await?;
-            received.insert(webhook_id, Received { outcome, duplicate: true, settled_after: None });
+        let Some(at) = new.get(webhook_id).copied() else {
+            let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
+            let duplicate = Received { outcome, duplicate: true, at, settled_after: None };
+            received.insert(webhook_id, duplicate);
             continue;
-        }
+        };
         let mut settled_after = None;
         match current {
             Some(current) => {
@@ -163,25 +167,25 @@ async fn receive(
             }
             None => open_unknown(&mut *conn, webhook).await?,
         }
-        received.insert(webhook_id, Received { outcome, duplicate: false, settled_after });
+        received.insert(webhook_id, Received { outcome, duplicate: false, at, settled_after });
     }
     evidence::append_all(&mut *conn, &evidence).await?;
     settle::settle(conn, &settlements).await?;
     Ok(webhooks.iter().map(|webhook| received.remove(webhook.webhook_id.as_str())).collect())
 }
 
-/// Returns the ids of those that are new.
+/// Returns the ids of those that are new, with the time of this SQL transaction.
 async fn remember<'a>(
     conn: &mut PgConnection,
     webhooks: impl Iterator<Item = (&'a Webhook, WebhookOutcome)> + Clone,
-) -> Result<HashSet<String>, StoreError> {
+) -> Result<HashMap<String, DateTime<Utc>>, StoreError> {
     let ids: Vec<&str> = webhooks.clone().map(|(webhook, _)| webhook.webhook_id.as_str()).collect();
     let transactions: Vec<Uuid> =
         webhooks.clone().map(|(webhook, _)| webhook.transaction_id).collect();
     let statuses: Vec<&str> =
         webhooks.clone().map(|(webhook, _)| webhook.status.as_str()).collect();
     let outcomes: Vec<&str> = webhooks.map(|(_, outcome)| outcome.as_str()).collect();
-    let remembered = sqlx::query_scalar!(
+    let remembered = sqlx::query!(
         r#"
         INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
         SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[])
@@ -189,7 +193,7 @@ async fn remember<'a>(
         -- Batches that hold the same ids wait for each other in one order.
         ORDER BY received.webhook_id
         ON CONFLICT (webhook_id) DO NOTHING
-        RETURNING webhook_id
+        RETURNING webhook_id, now() AS "at!"
         "#,
         &ids as _,
         &transactions,
@@ -198,19 +202,24 @@ async fn remember<'a>(
     )
     .fetch_all(conn)
     .await?;
-    Ok(remembered.into_iter().collect())
+    Ok(remembered.into_iter().map(|row| (row.webhook_id, row.at)).collect())
 }
 
 async fn first_outcome(
     conn: &mut PgConnection,
     webhook_id: &str,
-) -> Result<WebhookOutcome, StoreError> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT outcome AS "outcome: WebhookOutcome" FROM webhook_deliveries WHERE webhook_id = $1"#,
+) -> Result<(WebhookOutcome, DateTime<Utc>), StoreError> {
+    let first = sqlx::query!(
+        r#"
+        SELECT outcome AS "outcome: WebhookOutcome", now() AS "at!"
+        FROM webhook_deliveries
+        WHERE webhook_id = $1
+        "#,
         webhook_id
     )
     .fetch_one(conn)
-    .await?)
+    .await?;
+    Ok((first.outcome, first.at))
 }
 
 async fn open_unknown(conn: &mut PgConnection, webhook: &Webhook) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ mod dead_letters;
 mod deploy;
 mod egress;
 mod embedded_postgres;
+mod fair_claims;
 mod figures;
 mod fuzzed;
 mod guide;

@@ -131,7 +131,7 @@ pub enum Written {
     /// It was written.
     Applied {
         /// Jobs of this process's queues that are now due after a delay.
-        due: Vec<(&'static str, Duration)>,
+        due: Vec<Due>,
         /// How the run ended.
         run: RunOutcome,
         /// What settled the transaction, and how long after its accept (by this process's clock),
@@ -140,6 +140,15 @@ pub enum Written {
     },
     /// The lease belongs to somebody else: nothing was written.
     LeaseLost,
+}
+
+/// A job that was made due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    pub queue: &'static str,
+    pub run_at: DateTime<Utc>,
+    /// From the commit to `run_at`.
+    pub delay: Duration,
 }
 
 /// The row's next state, after the transaction's row had its say.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{End, EndedRun, Next, Notified, SnoozeCount, Written, decide};
+use super::{Due, End, EndedRun, Next, Notified, SnoozeCount, Written, decide};
 use crate::{
     domain::{DeadLetterKind, Decision, JobKind, SettledBy, Status},
     store::{
@@ -124,7 +124,8 @@ async fn write<'a>(
             written.push(None);
             continue;
         };
-        let is_ended = ended.contains(run.job.lease.job_id.as_str());
+        let at = ended.get(run.job.lease.job_id.as_str());
+        let is_ended = at.is_some();
         let mut settled = None;
         if let (Some(current), Some((status, by))) = (current, *report) {
             match current.status.decide(status, by) {
@@ -140,17 +141,17 @@ async fn write<'a>(
                 _ => {}
             }
         }
-        if !is_ended {
+        let Some(at) = at else {
             written.push(Some(Written::LeaseLost));
             continue;
-        }
+        };
         if let (Some(current), Some(Notified { version, delivered: true })) =
             (current, run.outcome.notified)
         {
             delivered.push((current.id, version, *run));
         }
         written.push(Some(Written::Applied {
-            due: due(run.queue, end, settled.is_some()),
+            due: due(run.queue, end, settled.is_some(), at),
             run: end.outcome(),
             settled,
         }));
@@ -160,17 +161,28 @@ async fn write<'a>(
     Ok(written)
 }
 
+/// When a run was ended.
+#[derive(Debug, Clone, Copy)]
+struct EndedAt {
+    /// The time of the SQL transaction.
+    now: DateTime<Utc>,
+    /// When the job is due again, where it is.
+    run_at: Option<DateTime<Utc>>,
+}
+
 /// Jobs of this process's queues that are due after a delay.
-fn due(queue: &'static str, end: &End<'_>, settled: bool) -> Vec<(&'static str, Duration)> {
+fn due(queue: &'static str, end: &End<'_>, settled: bool, at: &EndedAt) -> Vec<Due> {
     let mut due = Vec::new();
     if settled {
-        due.push((JobKind::NotifyClient.as_str(), Duration::ZERO));
+        let queue = JobKind::NotifyClient.as_str();
+        due.push(Due { queue, run_at: at.now, delay: Duration::ZERO });
     }
-    match end {
-        End::Again => due.push((queue, Duration::ZERO)),
-        End::Snooze { delay, .. } | End::Retry { delay, .. } => due.push((queue, *delay)),
-        End::Done | End::Dead { .. } => {}
-    }
+    let delay = match end {
+        End::Again => Duration::ZERO,
+        End::Snooze { delay, .. } | End::Retry { delay, .. } => *delay,
+        End::Done | End::Dead { .. } => return due,
+    };
+    due.push(Due { queue, run_at: at.run_at.unwrap_or(at.now), delay });
     due
 }
 
@@ -178,7 +190,7 @@ fn due(queue: &'static str, end: &End<'_>, settled: bool) -> Vec<(&'static str, 
 async fn end_jobs<'a>(
     conn: &mut PgConnection,
     decided: impl Iterator<Item = &'a Decided<'a>> + Clone + Send,
-) -> Result<HashSet<String>, StoreError> {
+) -> Result<HashMap<String, EndedAt>, StoreError> {
     let mut done: HashMap<(&str, DateTime<Utc>), Vec<&Decided<'_>>> = HashMap::new();
     let mut rows = EndRows::default();
     for decided in decided.clone() {
@@ -189,7 +201,7 @@ async fn end_jobs<'a>(
             rows.push(decided);
         }
     }
-    let mut ended = HashSet::new();
+    let mut ended = HashMap::new();
     for ((worker, locked_at), done) in done {
         if done.len() < OF_ONE_CLAIM {
             done.into_iter().for_each(|decided| rows.push(decided));
@@ -202,8 +214,9 @@ async fn end_jobs<'a>(
     for decided in decided {
         if let End::Dead { kind, reason, error } = &decided.end {
             let dead = DeadEnd { kind: *kind, reason, error: *error };
-            if end_dead(conn, decided, &dead).await? {
-                ended.insert(decided.run.job.lease.job_id.clone());
+            if let Some(now) = end_dead(conn, decided, &dead).await? {
+                let ended_at = EndedAt { now, run_at: None };
+                ended.insert(decided.run.job.lease.job_id.clone(), ended_at);
             }
         }
     }
@@ -216,8 +229,8 @@ async fn end_done(
     worker: &str,
     locked_at: DateTime<Utc>,
     ids: Vec<&str>,
-) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Vec<(String, EndedAt)>, StoreError> {
+    let ended = sqlx::query!(
         r#"
         UPDATE apalis.jobs
         SET status = 'Done', attempts = attempts + 1, done_at = clock_timestamp(),
@@ -225,14 +238,15 @@ async fn end_done(
             last_result = COALESCE(last_result - 'Err', '{}') || '{"Ok": null}'
         WHERE id = ANY ($1::text[]) AND status = 'Running'
             AND lock_by IS NOT DISTINCT FROM $2 AND lock_at = $3
-        RETURNING id
+        RETURNING id, now() AS "now!"
         "#,
         &ids as _,
         worker,
         locked_at,
     )
     .fetch_all(conn)
-    .await?)
+    .await?;
+    Ok(ended.into_iter().map(|row| (row.id, EndedAt { now: row.now, run_at: None })).collect())
 }
 
 /// The rows that end otherwise than dead, as columns.
@@ -274,11 +288,11 @@ impl<'a> EndRows<'a> {
     }
 
     /// Returns the jobs whose lease was held.
-    async fn write(self, conn: &mut PgConnection) -> Result<HashSet<String>, StoreError> {
+    async fn write(self, conn: &mut PgConnection) -> Result<HashMap<String, EndedAt>, StoreError> {
         if self.ids.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(HashMap::new());
         }
-        let ended = sqlx::query_scalar!(
+        let ended = sqlx::query!(
             r#"
             WITH ended AS (
                 UPDATE apalis.jobs
@@ -320,7 +334,7 @@ impl<'a> EndRows<'a> {
                 WHERE id = run.job_id AND id = ANY ($1) AND status = 'Running'
                     -- Not `=`: the index of the leased rows would be read as a whole.
                     AND lock_by IS NOT DISTINCT FROM run.worker AND lock_at = run.locked_at
-                RETURNING run.*
+                RETURNING run.*, CASE WHEN run.ended <> 'done' THEN run_at END AS run_at
             ), evidence AS (
                 INSERT INTO transaction_events (transaction_id, kind, source, detail)
                 SELECT ended.transaction_id, seen ->> 'kind', ended.queue, seen -> 'detail'
@@ -328,7 +342,7 @@ impl<'a> EndRows<'a> {
                 WHERE ended.transaction_id IS NOT NULL
                 ORDER BY ended.position, nth
             )
-            SELECT job_id AS "job_id!" FROM ended
+            SELECT job_id AS "job_id!", now() AS "now!", run_at FROM ended
             "#,
             &self.ids as _,
             &self.workers as _,
@@ -343,7 +357,10 @@ impl<'a> EndRows<'a> {
         )
         .fetch_all(conn)
         .await?;
-        Ok(ended.into_iter().collect())
+        Ok(ended
+            .into_iter()
+            .map(|row| (row.job_id, EndedAt { now: row.now, run_at: row.run_at }))
+            .collect())
     }
 }
 
@@ -354,17 +371,18 @@ struct DeadEnd<'a> {
     error: Option<&'a str>,
 }
 
-/// Opens the dead letter and stops the job; `false` when the lease is somebody else's.
+/// Opens the dead letter and stops the job; returns the time of the SQL transaction, or `None` when
+/// the lease is somebody else's.
 async fn end_dead(
     conn: &mut PgConnection,
     decided: &Decided<'_>,
     DeadEnd { kind, reason, error }: &DeadEnd<'_>,
-) -> Result<bool, StoreError> {
+) -> Result<Option<DateTime<Utc>>, StoreError> {
     let run = decided.run;
     let Lease { job_id, worker, locked_at } = &run.job.lease;
-    let held = sqlx::query!(
+    let held = sqlx::query_scalar!(
         r#"
-        SELECT FROM apalis.jobs
+        SELECT now() AS "now!" FROM apalis.jobs
         WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
         FOR NO KEY UPDATE
         "#,
@@ -374,9 +392,7 @@ async fn end_dead(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    if held.is_none() {
-        return Ok(false);
-    }
+    let Some(now) = held else { return Ok(None) };
     // The row as it was, before it changes.
     dead_letters::open_for_job(conn, job_id, *kind, reason, *error, run.queue).await?;
     sqlx::query!(
@@ -398,7 +414,7 @@ async fn end_dead(
             evidence::append(&mut *conn, current.id, &seen).await?;
         }
     }
-    Ok(true)
+    Ok(Some(now))
 }
 
 /// Records that clients acknowledged versions, and closes the dead letters of those jobs.

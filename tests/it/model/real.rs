@@ -13,7 +13,10 @@ use chrono::Utc;
 use quartet::{
     clients::{CallbackClient, ThirdPartyClient},
     config::{Config, Role},
-    domain::{EvidenceKind, JobKind, SettledBy, Status},
+    domain::{
+        EvidenceKind, JobKind, SettledBy, Status,
+        claim_plan::{ClaimPlan, HoldLimit},
+    },
     jobs::{CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
@@ -237,7 +240,8 @@ impl Life<'_> {
             WHERE idempotency_key = $1 AND job_type = $2";
         let due = sqlx::query(due).bind(self.id.to_string()).bind(queue);
         due.execute(&real.app.pool).await.unwrap();
-        let wanted = Wanted { queue, worker, most: 2, holds: None };
+        let scans = ClaimPlan::new(HoldLimit::None, 2).scans(2);
+        let wanted = Wanted { queue, worker, scans, seeks_next: false, holds: None };
         let claim = real.context.claims.submit(wanted).await.unwrap();
         let [claimed] = <[ClaimedJob; 1]>::try_from(claim.jobs).expect("one job is due");
         assert_eq!(claimed.transaction_id(), Some(self.id));

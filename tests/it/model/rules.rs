@@ -245,6 +245,8 @@ impl Scenario {
             attempts: run.attempts.into(),
             max_attempts: self.max_attempts(run.kind).into(),
             idempotency_key: Some(Uuid::nil().to_string()),
+            client_id: Uuid::nil(),
+            run_at: None,
             polls: 0,
             waits: 0,
             probes: 0,

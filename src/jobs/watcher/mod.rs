@@ -1,50 +1,64 @@
-//! Learns when jobs fall due that other processes wrote or changed.
+//! Learns of jobs that other processes wrote or changed, and finds those that claims pass over.
 //!
 //! On a connection of its own it hears what others announce ([`crate::store::announce`]), and looks
-//! once a second for the earliest waiting job of every queue, in one statement: so a job whose
-//! announcement was lost is found then. What is due later is awaited to the millisecond.
+//! once a second for the earliest job of every queue that has become due since the last look or is
+//! about to, in one statement: a job whose announcement was lost is found then. What is due later
+//! is awaited to the millisecond.
 //!
 //! Where nothing is heard, because a pooler between here and Postgres keeps no sessions, it looks
 //! every `WORKER__POLL_INTERVAL` instead. It finds that out by itself: each heartbeat it sends
 //! something that it must hear. Where the configuration says that there is such a pooler, and no
 //! way around it, it does not try to listen.
 //!
+//! Claims start at a floor in the order of `run_at` ([`crate::domain::claim_plan`]). What waits
+//! below it, because it was written before this process started or became due unnoticed, is looked
+//! for from the oldest entry on: about once a second, and less often the longer that takes, as while
+//! somebody holds a snapshot (see [`stragglers`]).
+//!
 //! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
 //!
 //! When the database is away it tries again, with a wait that doubles up to 2 s.
+
+mod stragglers;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use sqlx::PgExecutor;
+use sqlx::PgConnection;
 
+use self::stragglers::StragglerLooks;
 use super::JobContext;
 use crate::store::{
     self, StoreError,
     announce::{Heard, Listener},
-    circuit, jobs,
+    circuit, look,
 };
 
 /// First and longest wait before the database is tried again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often it looks while it hears.
-const LOOK: Duration = Duration::from_secs(1);
-/// What was sent and is not heard by then is not heard at all.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A look goes back to the last one, and by this much more: a job may be committed after it is due.
+const LOOK_OVERLAP: Duration = Duration::from_secs(1);
+/// A look sees what is due until the next one.
+const LOOK_AHEAD: Duration = Duration::from_secs(2);
+/// If no echo arrives within this time, NOTIFY does not reach this process.
 const DEAF_AFTER: Duration = Duration::from_secs(1);
 
 /// Watches `queues` until the process stops.
-pub async fn run(context: Arc<JobContext>, queues: Vec<String>) {
+pub async fn run(context: Arc<JobContext>, queues: Vec<&'static str>) {
+    let mut looks = Looks::new(&context, queues);
     let (mut wait, longest) = RECONNECT;
     loop {
         let watched = tokio::select! {
             () = context.stopping.cancelled() => return,
             watched = async {
                 if context.watch_pool.shares_sessions() {
-                    watch_without_hearing(&context, &queues, &mut wait).await
+                    watch_without_hearing(&context, &mut looks, &mut wait).await
                 } else {
-                    watch(&context, &queues, &mut wait).await
+                    watch(&context, &mut looks, &mut wait).await
                 }
             } => watched,
         };
@@ -61,7 +75,7 @@ pub async fn run(context: Arc<JobContext>, queues: Vec<String>) {
 
 async fn watch(
     context: &JobContext,
-    queues: &[String],
+    looks: &mut Looks<'_>,
     wait: &mut Duration,
 ) -> Result<(), StoreError> {
     let mut listener = context.announcer.listen(&context.watch_pool).await?;
@@ -71,59 +85,89 @@ async fn watch(
             listener.probe().await?;
             hearing.sent_at = Some(Instant::now());
         }
-        let looked = async {
-            look(context, listener.connection().await?, queues).await?;
-            look_at_circuit(context, listener.connection().await?).await
-        };
+        let looked = async { looks.look(listener.connection().await?).await };
         store::in_time(looked).await?;
         *wait = RECONNECT.0;
+        looks.look_for_stragglers(listener.connection().await?).await?;
         let pause = if hearing.hears {
-            LOOK.min(context.circuit.refresh_interval())
+            LOOK_INTERVAL.min(context.circuit.refresh_interval())
         } else {
             context.config.worker.poll_interval
         };
-        listen_for(pause, &mut listener, &mut hearing).await?;
+        tokio::select! {
+            heard = listen_for(pause, &mut listener, &mut hearing) => heard?,
+            () = context.wakeups.look_wanted() => {}
+        }
     }
 }
 
 async fn watch_without_hearing(
     context: &JobContext,
-    queues: &[String],
+    looks: &mut Looks<'_>,
     wait: &mut Duration,
 ) -> Result<(), StoreError> {
     loop {
-        look(context, &context.watch_pool, queues).await?;
-        look_at_circuit(context, &context.watch_pool).await?;
+        {
+            let mut tx = store::begin(&context.watch_pool).await?;
+            looks.look(&mut tx).await?;
+            tx.commit().await?;
+        }
+        if looks.stragglers.is_due() {
+            let mut tx = store::begin(&context.watch_pool).await?;
+            looks.look_for_stragglers(&mut tx).await?;
+            tx.commit().await?;
+        }
         *wait = RECONNECT.0;
-        tokio::time::sleep(context.config.worker.poll_interval).await;
-    }
-}
-
-/// Looks for the earliest waiting job of every queue.
-async fn look(
-    context: &JobContext,
-    executor: impl PgExecutor<'_>,
-    queues: &[String],
-) -> Result<(), StoreError> {
-    let due = jobs::next_due(executor, queues).await?;
-    for (queue, delay) in queues.iter().zip(due) {
-        if let Some(delay) = delay {
-            context.wakeups.hint(queue, delay);
+        tokio::select! {
+            () = tokio::time::sleep(context.config.worker.poll_interval) => {}
+            () = context.wakeups.look_wanted() => {}
         }
     }
-    Ok(())
 }
 
-/// Reads the circuit's state, where that is due.
-async fn look_at_circuit(
-    context: &JobContext,
-    executor: impl PgExecutor<'_>,
-) -> Result<(), StoreError> {
-    if context.circuit.is_stale() {
-        let asked = Instant::now();
-        context.circuit.see(asked, &circuit::get(executor).await?);
+/// What the watcher looks for, and when it did so last.
+struct Looks<'a> {
+    context: &'a JobContext,
+    queues: Vec<String>,
+    /// When the last look began that succeeded.
+    looked_at: Option<Instant>,
+    stragglers: StragglerLooks,
+}
+
+impl<'a> Looks<'a> {
+    fn new(context: &'a JobContext, queues: Vec<&'static str>) -> Self {
+        Self {
+            context,
+            queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
+            looked_at: None,
+            stragglers: StragglerLooks::new(queues),
+        }
     }
-    Ok(())
+
+    /// Looks for the earliest job of every queue that became due since the last look, or is about to;
+    /// and reads the circuit's state, where that is due.
+    async fn look(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let since = self.looked_at.map_or(Duration::ZERO, |at| began - at);
+        let waiting =
+            look::recent(&mut *conn, &self.queues, since + LOOK_OVERLAP, LOOK_AHEAD).await?;
+        self.looked_at = Some(began);
+        for (queue, waiting) in self.queues.iter().zip(waiting) {
+            if let Some(waiting) = waiting {
+                self.context.wakeups.committed(queue, waiting.run_at, waiting.delay);
+                self.context.wakeups.seen(queue, waiting.delay);
+            }
+        }
+        if self.context.circuit.is_stale() {
+            let asked = Instant::now();
+            self.context.circuit.see(asked, &circuit::get(conn).await?);
+        }
+        Ok(())
+    }
+
+    async fn look_for_stragglers(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        self.stragglers.look(conn, &self.context.wakeups).await
+    }
 }
 
 /// Whether announcements reach this process.
@@ -192,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_not_tried_yet_tries_and_is_deaf() {
+    fn before_the_first_probe_nothing_is_heard() {
         let mut hearing = Hearing::default();
         assert!(hearing.is_due(INTERVAL));
         assert!(!hearing.hears);
