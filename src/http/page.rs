@@ -3,11 +3,11 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::problem::{FieldProblem, Problem};
-use crate::store::{job_list::JobCursor, transactions::Cursor};
+use crate::store::{columns::Time, job_list::JobCursor, transactions::Cursor};
 
 /// Entries of a page where no limit is given.
 pub fn default_limit() -> u32 {
@@ -19,8 +19,8 @@ pub fn encode(cursor: Cursor) -> String {
     encode_parts(cursor.at, cursor.id)
 }
 
-fn encode_parts(at: DateTime<Utc>, id: impl fmt::Display) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}.{id}", at.timestamp_micros()))
+fn encode_parts(at: Time, id: impl fmt::Display) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}.{id}", at.to_cursor()))
 }
 
 /// Reads the `cursor` parameter.
@@ -31,10 +31,8 @@ pub fn decode(text: &str) -> Result<Cursor, Problem> {
 /// Reads the `cursor` parameter of a list of jobs.
 pub fn decode_job(text: &str) -> Result<JobCursor, Problem> {
     let (at, id) = parse_parts(text).ok_or_else(wrong_cursor)?;
-    // NUL is no text for Postgres, and it has no times before 4713 BC. Those of jobs are from the
-    // first year on.
-    let storable = !id.contains('\0') && at.year() > 0;
-    if storable { Ok(JobCursor { at, id }) } else { Err(wrong_cursor()) }
+    // NUL is no text for Postgres.
+    if id.contains('\0') { Err(wrong_cursor()) } else { Ok(JobCursor { at, id }) }
 }
 
 /// 422: the cursor is none of ours.
@@ -45,16 +43,13 @@ pub fn wrong_cursor() -> Problem {
 
 fn parse(text: &str) -> Option<Cursor> {
     let (at, id) = parse_parts(text)?;
-    if storable(at) != at {
-        return None;
-    }
     Some(Cursor { at, id: Uuid::parse_str(&id).ok()? })
 }
 
-fn parse_parts(text: &str) -> Option<(DateTime<Utc>, String)> {
+fn parse_parts(text: &str) -> Option<(Time, String)> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (micros, id) = text.split_once('.')?;
-    let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    let (at, id) = text.split_once('.')?;
+    let at = Time::from_cursor(at)?;
     Some((at, id.to_owned()))
 }
 
@@ -103,7 +98,7 @@ mod tests {
     proptest! {
         #[test]
         fn cursors_round_trip(micros in 0i64..4_102_444_800_000_000, id in any::<u128>()) {
-            let at = DateTime::from_timestamp_micros(micros).unwrap();
+            let at = Time::from_cursor(&micros.to_string()).unwrap();
             let cursor = Cursor { at, id: Uuid::from_u128(id) };
             prop_assert_eq!(parse(&encode(cursor)), Some(cursor));
         }

@@ -180,7 +180,7 @@ impl From<transactions::Transaction> for Transaction {
             currency: row.currency,
             reference: row.reference,
             metadata: row.metadata.map(|metadata| metadata.0),
-            created_at: row.created_at,
+            created_at: row.created_at.at(),
             updated_at: row.updated_at,
             settled_at: row.settled_at,
             settled_by: row.settled_by.map(Word),

@@ -207,7 +207,7 @@ impl TransactionsApi {
             if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
                 for kind in JobKind::ALL {
                     let delay = state.plan.terms(*kind).delay;
-                    let run_at = accepted.created_at + delay;
+                    let run_at = accepted.created_at.at() + delay;
                     state.announcer.announce(kind.as_str(), run_at, delay);
                 }
                 let accepted = Json(accepted.into());

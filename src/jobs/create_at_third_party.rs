@@ -49,6 +49,10 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     if needs_no_create(transaction) {
         return Ok(Outcome::done());
     }
+    // Any column: nobody can say what else of such a row is not as it was accepted.
+    if let Some(unreadable) = transaction.unreadable.first() {
+        return Ok(super::unreadable(unreadable));
+    }
     let backoff = context.config.third_party.create_backoff;
     let is_last_lookup = job.claimed.is_last_attempt();
 
@@ -66,7 +70,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     {
         return Ok(Outcome::new(Next::Snooze {
             delay: wait.max(retry_after.unwrap_or_default()),
-            count: Some(SnoozeCount::Probes(job.claimed.probes + 1)),
+            count: Some(SnoozeCount::Probes(job.claimed.probes.saturating_add(1))),
         }));
     }
 

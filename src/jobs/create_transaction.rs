@@ -6,20 +6,13 @@
 
 use std::sync::Arc;
 
-use super::{Job, JobContext};
-use crate::domain::DeadLetterKind;
-use crate::store::{
-    StoreError,
-    jobs::JobPayload,
-    outcomes::{Next, Outcome},
-    transactions,
-};
+use super::{Job, JobContext, poison};
+use crate::store::{StoreError, jobs::JobPayload, outcomes::Outcome, transactions};
 
 /// Runs the job.
 pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
     let JobPayload::Create(new) = &job.payload else {
-        let reason = "the payload does not hold the transaction".to_owned();
-        return Ok(Outcome::new(Next::Dead { kind: DeadLetterKind::Poison, reason, error: None }));
+        return Ok(poison("the payload does not hold the transaction".to_owned()));
     };
     if job.transaction().is_none() {
         transactions::insert_if_absent(&context.pool, new).await?;

@@ -39,7 +39,7 @@ use crate::{
         coalesce::Coalescer,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
         outcomes::{Next, Outcome, Outcomes, SnoozeCount},
-        transactions::{Reads, Transaction},
+        transactions::{Reads, Transaction, Unreadable},
         wakeups::Wakeups,
     },
     telemetry::Metrics,
@@ -226,10 +226,21 @@ fn retry_backoff(config: &Config) -> Backoff {
     Backoff { base: config.notify.base, max_delay: config.notify.max_delay }
 }
 
+/// The end of a job that cannot be run, and will not get better by itself.
+fn poison(reason: String) -> Outcome {
+    let error = Some(reason.clone());
+    Outcome::new(Next::Dead { kind: DeadLetterKind::Poison, reason, error })
+}
+
+/// What a job says that cannot read what it needs of its transaction's row.
+fn unreadable(Unreadable { column, why }: &Unreadable) -> Outcome {
+    poison(format!("the transaction's {column} cannot be read: it {why}"))
+}
+
 /// What a job says that finds no transaction: create_transaction will write it, if anything does.
 /// Waiting for it costs none of the job's own attempts, but it is not waited for without end.
 fn transaction_missing(context: &JobContext, job: &Job) -> Outcome {
-    let waits = job.claimed.waits + 1;
+    let waits = job.claimed.waits.saturating_add(1);
     if waits >= DATABASE_JOB_ATTEMPTS {
         return Outcome::new(Next::Dead {
             kind: DeadLetterKind::Exhausted,

@@ -40,6 +40,11 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             return Ok(Outcome::retry(backoff_delay(&context, &job), error));
         }
     };
+    // What is told, and nothing else: a client hears the end of a transaction whose other columns
+    // are in front of an operator.
+    if let Some(unreadable) = transaction.unreadable_among(&["status", "updated_at"]) {
+        return Ok(super::unreadable(unreadable));
+    }
     let version = transaction.version;
     let notification = Notification {
         id,

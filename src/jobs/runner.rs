@@ -16,11 +16,10 @@ use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, field::Empty};
 use ulid::Ulid;
-use uuid::Uuid;
 
-use super::{CrashDelay, Job, JobContext, JobDefinition, queue::LeasedJob};
+use super::{CrashDelay, Job, JobContext, JobDefinition, poison, queue::LeasedJob};
 use crate::{
-    domain::{DeadLetterKind, EvidenceKind, RunOutcome},
+    domain::{EvidenceKind, RunOutcome},
     store::{
         StoreError,
         jobs::{ClaimedJob, JobPayload},
@@ -74,11 +73,7 @@ impl Runner {
         let run = async {
             let outcome = match decode(&leased.claimed) {
                 Ok(payload) => self.handle(&leased, payload).await,
-                Err(reason) => Outcome::new(Next::Dead {
-                    kind: DeadLetterKind::Poison,
-                    reason: reason.clone(),
-                    error: Some(reason),
-                }),
+                Err(reason) => poison(reason),
             };
             self.write(&leased.claimed, outcome).await
         };
@@ -138,7 +133,7 @@ impl Runner {
     }
 
     fn crash_delay(&self, job: &ClaimedJob) -> Duration {
-        let failures = u32::try_from(job.attempts).unwrap_or_default() + 1;
+        let failures = job.attempt();
         match self.definition.crash_delay {
             CrashDelay::Ambiguous(delay) => delay,
             CrashDelay::Backoff(backoff) => backoff.delay(failures, rand::random()),
@@ -148,6 +143,7 @@ impl Runner {
     async fn write(&self, job: &Arc<ClaimedJob>, mut outcome: Outcome) -> RunOutcome {
         let queue = self.definition.queue;
         let (mut wait, longest) = WRITE_RETRY;
+        let mut refused = false;
         loop {
             let run = EndedRun { queue, job: job.clone(), outcome: outcome.clone() };
             match self.context.outcomes.submit(run).await {
@@ -169,14 +165,19 @@ impl Runner {
                     tracing::warn!(error, "the outcome could not be written yet");
                 }
                 Err(error) => {
-                    // The schema refuses the outcome: a defect of ours. The job must not stay
-                    // leased for ever because of it.
+                    // The schema refuses the outcome: a defect of ours, or a row stranger than
+                    // this build knows. The job must not stay leased for ever because of it.
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         ?outcome,
                         "the outcome cannot be written"
                     );
                     outcome = self.store_failed(job, &error);
+                    if std::mem::replace(&mut refused, true) {
+                        // Another failure is refused as well: then it is for an operator.
+                        let Next::Retry { error, .. } = outcome.next else { continue };
+                        outcome = poison(format!("its outcome cannot be written: {error}"));
+                    }
                 }
             }
             tokio::time::sleep(wait).await;
@@ -191,9 +192,13 @@ fn decode(job: &ClaimedJob) -> Result<JobPayload, String> {
     }
     let payload: JobPayload = serde_json::from_slice(&job.payload)
         .map_err(|_| "the payload cannot be decoded".to_owned())?;
-    let key = job.idempotency_key.as_deref().map(Uuid::parse_str);
-    if key != Some(Ok(payload.transaction_id())) {
+    if job.transaction_id() != Some(payload.transaction_id()) {
         return Err("the payload's transaction is not the one in idempotency_key".to_owned());
+    }
+    let ClaimedJob { attempts, max_attempts, .. } = job;
+    if !(0..*max_attempts).contains(attempts) {
+        let of = format!("attempts is {attempts} and max_attempts {max_attempts}");
+        return Err(format!("the job's attempts cannot be counted: {of}"));
     }
     Ok(payload)
 }

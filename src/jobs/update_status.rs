@@ -81,6 +81,11 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         if current.status.is_final() {
             break Outcome::done();
         }
+        // Any column, as in the create: an operator looks at the row before anything is decided. A
+        // webhook still settles it.
+        if let Some(unreadable) = current.unreadable.first() {
+            break super::unreadable(unreadable);
+        }
         // The deadline is looked at before the poll: so the last poll comes after it.
         let left = time_left(&context, &job, &current).await?;
         let lookup_timeout = context.config.third_party.lookup_timeout;
@@ -91,7 +96,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             }
         };
         let answer = context.third_party.look_up(id).await;
-        polls += 1;
+        polls = polls.saturating_add(1);
         let outage = answer.as_ref().err().filter(|error| error.is_outage);
         context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
 
@@ -103,13 +108,13 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             if left.is_none() && job.claimed.probes >= FREE_PROBES {
                 break deadline_passed(&context, polls);
             }
-            break left_alone(&job, &current, wait, polls, job.claimed.probes + 1);
+            break left_alone(&job, &current, wait, polls, job.claimed.probes.saturating_add(1));
         }
         match answer {
             Ok(Lookup::Found { status: Some(status) }) if status != ReportedStatus::Pending => {
                 break settled(status, polls);
             }
-            Ok(Lookup::Found { status: Some(_) }) => seen_pending += 1,
+            Ok(Lookup::Found { status: Some(_) }) => seen_pending = seen_pending.saturating_add(1),
             Ok(Lookup::Found { status: None } | Lookup::Absent) => {}
             Err(error) => {
                 tracing::debug!(transaction_id = %id, polls, "{error}");
@@ -160,7 +165,7 @@ fn left_alone(
 
 /// Where the deadline counts from.
 fn poll_since(job: &Job, transaction: &Transaction) -> DateTime<Utc> {
-    job.claimed.poll_since.unwrap_or(transaction.created_at)
+    job.claimed.poll_since.unwrap_or(transaction.created_at.at())
 }
 
 /// `None` once the deadline has passed. Time in which an operator had paused this queue, or that of

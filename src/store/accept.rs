@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
     StoreError,
     coalesce::{Batch, Locked},
+    columns::Time,
     jobs::{JobPlan, JobRows},
     transactions::Transaction,
 };
@@ -57,14 +57,14 @@ impl Batch for Accepts {
         order.sort_by_key(|index| (posts[*index].new.id, *index));
         order.dedup_by_key(|index| posts[*index].new.id);
         let accepted = insert(conn, order.iter().map(|index| &posts[*index]), &self.plan).await?;
-        let mut accepted: HashMap<Uuid, DateTime<Utc>> = accepted.into_iter().collect();
+        let mut accepted: HashMap<Uuid, Time> = accepted.into_iter().collect();
         let answer = |post: &Post| accepted.remove(&post.new.id).map(|at| accepted_at(post, at));
         Ok(posts.iter().map(answer).map(Some).collect())
     }
 }
 
 /// The transaction as it was just written.
-fn accepted_at(post: &Post, created_at: DateTime<Utc>) -> Transaction {
+fn accepted_at(post: &Post, created_at: Time) -> Transaction {
     let new = &post.new;
     let content = new.content.clone();
     Transaction {
@@ -81,7 +81,8 @@ fn accepted_at(post: &Post, created_at: DateTime<Utc>) -> Transaction {
         settled_at: None,
         settled_by: None,
         created_at,
-        updated_at: created_at,
+        updated_at: created_at.at(),
+        unreadable: Vec::new(),
     }
 }
 
@@ -90,7 +91,7 @@ async fn insert<'a>(
     conn: &mut PgConnection,
     posts: impl ExactSizeIterator<Item = &'a Post> + Clone,
     plan: &JobPlan,
-) -> Result<Vec<(Uuid, DateTime<Utc>)>, StoreError> {
+) -> Result<Vec<(Uuid, Time)>, StoreError> {
     let news = posts.clone().map(|post| &post.new);
     let contents = news.clone().map(|new| &new.content);
     let mut jobs = JobRows::with_capacity(posts.len());
@@ -159,7 +160,7 @@ async fn insert<'a>(
             INSERT INTO transaction_events (transaction_id, kind, source)
             SELECT id, 'accepted', 'api' FROM accepted
         )
-        SELECT id, created_at FROM accepted
+        SELECT id, created_at AS "created_at: Time" FROM accepted
         "#,
         &ids,
         &client_ids,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Database, StoreError,
+    columns::{AnyJson, Column, Time, readable},
     evidence::{self, NewEvidence},
 };
 use crate::domain::{EvidenceKind, words};
@@ -68,6 +69,38 @@ pub struct Recorded {
     pub queue: Option<String>,
     pub note: Option<String>,
     pub detail: Value,
+}
+
+/// A row as it is stored.
+struct StoredAction {
+    id: i64,
+    at: DateTime<Utc>,
+    operator: String,
+    action: Column<OperatorAction>,
+    transaction_id: Option<Uuid>,
+    dead_letter_id: Option<Uuid>,
+    job_id: Option<String>,
+    queue: Option<String>,
+    note: Option<String>,
+    detail: Value,
+}
+
+impl StoredAction {
+    fn read(self) -> Result<Recorded, String> {
+        let id = self.id;
+        Ok(Recorded {
+            id,
+            at: self.at,
+            operator: self.operator,
+            action: self.action.0.map_err(|why| format!("the operator's action {id}: {why}"))?,
+            transaction_id: self.transaction_id,
+            dead_letter_id: self.dead_letter_id,
+            job_id: self.job_id,
+            queue: self.queue,
+            note: self.note,
+            detail: self.detail,
+        })
+    }
 }
 
 /// Records an action, and adds it to the evidence of the transaction that it is about.
@@ -150,11 +183,11 @@ pub struct Filter {
 macro_rules! select_actions {
     ($rest:literal, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
-            Recorded,
+            StoredAction,
             r#"
             SELECT
-                id, at, operator, action AS "action: OperatorAction", transaction_id,
-                dead_letter_id, job_id, queue, note, detail
+                id, at AS "at: Time", operator, action AS "action: Column<OperatorAction>",
+                transaction_id, dead_letter_id, job_id, queue, note, detail AS "detail: AnyJson"
             FROM operator_actions
             "# + $rest,
             $($argument),+
@@ -198,5 +231,5 @@ pub async fn list(
             .fetch_all(executor)
             .await?
     };
-    Ok(found)
+    Ok(readable(found, StoredAction::read))
 }

@@ -11,7 +11,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    columns::{MaybeTime, Time},
+};
 use crate::domain::CircuitState;
 
 /// The third party's circuit, as last read.
@@ -54,12 +57,19 @@ pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
         SELECT
             CASE
                 WHEN opened_at IS NULL THEN 'closed'
-                WHEN open_until > clock_timestamp() THEN 'open'
+                WHEN open_until > clock_timestamp() AND isfinite(open_until) THEN 'open'
                 ELSE 'half_open'
             END AS "state!: CircuitState",
-            opened_at, open_until, open_for, reason, trips, probe_by, probe_until, changed_at,
-            extract(epoch FROM open_until - clock_timestamp())::float8 AS open_left,
-            extract(epoch FROM probe_until - clock_timestamp())::float8 AS probe_left
+            opened_at AS "opened_at!: MaybeTime", open_until AS "open_until!: MaybeTime", open_for,
+            reason, trips, probe_by, probe_until AS "probe_until!: MaybeTime",
+            changed_at AS "changed_at: Time",
+            -- What never ends has ended. An infinite time has no difference to another.
+            CASE WHEN isfinite(open_until)
+                THEN extract(epoch FROM open_until - clock_timestamp())::float8
+            END AS open_left,
+            CASE WHEN isfinite(probe_until)
+                THEN extract(epoch FROM probe_until - clock_timestamp())::float8
+            END AS probe_left
         FROM circuits
         WHERE name = 'third_party'
         "#
@@ -68,20 +78,21 @@ pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
     .await?;
     Ok(Circuit {
         state: row.state,
-        opened_at: row.opened_at,
-        open_until: row.open_until,
+        opened_at: row.opened_at.into(),
+        open_until: row.open_until.into(),
         open_for: row.open_for.map(seconds),
         reason: row.reason,
         trips: row.trips,
-        probe: row.probe_by.zip(row.probe_until).map(|(by, until)| Probe { by, until }),
-        changed_at: row.changed_at,
+        probe: row.probe_by.zip(row.probe_until.into()).map(|(by, until)| Probe { by, until }),
+        changed_at: row.changed_at.at(),
         open_left: row.open_left.map(seconds).unwrap_or_default(),
         probe_left: row.probe_left.map(seconds).unwrap_or_default(),
     })
 }
 
+/// A time span that may be far out of range, or no number.
 fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
+    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default()
 }
 
 /// Opens the circuit after its first `trips` openings; `false` where another process has done so.
@@ -96,7 +107,7 @@ pub async fn trip(
         UPDATE circuits
         SET opened_at = clock_timestamp(),
             open_until = clock_timestamp() + make_interval(secs => $2),
-            open_for = $2, reason = $3, trips = trips + 1, changed_at = clock_timestamp()
+            open_for = $2, reason = $3, trips = LEAST(trips, 2147483646) + 1, changed_at = clock_timestamp()
         -- The count too: calls of before an opening that has come and gone say nothing any more.
         WHERE name = 'third_party' AND opened_at IS NULL AND trips = $1
         "#,
@@ -122,8 +133,11 @@ pub async fn take_probe(
         SET probe_by = $1, probe_until = clock_timestamp() + make_interval(secs => $2),
             changed_at = clock_timestamp()
         -- Of two at once the second waits for the row's lock, and then sees the first one's probe.
-        WHERE name = 'third_party' AND open_until <= clock_timestamp()
-            AND (probe_until IS NULL OR probe_until <= clock_timestamp())
+        WHERE name = 'third_party'
+            AND (open_until <= clock_timestamp() OR NOT isfinite(open_until))
+            AND (
+                probe_until IS NULL OR probe_until <= clock_timestamp() OR NOT isfinite(probe_until)
+            )
         RETURNING open_for AS "open_for!"
         "#,
         probe,

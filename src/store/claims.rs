@@ -5,13 +5,14 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{
     StoreError, clients,
     coalesce::{BY_INDEX, Batch, Locked, spread},
+    columns::Time,
     jobs::{ClaimedJob, Lease},
     transactions,
 };
@@ -211,7 +212,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
         SELECT
             next.queue AS "queue!", now() AS "at!", id AS "id?", job AS "job?",
             attempts AS "attempts?", max_attempts AS "max_attempts?", lock_by AS "lock_by?",
-            lock_at AS "lock_at?", idempotency_key AS "idempotency_key?",
+            lock_at AS "lock_at?: Time", idempotency_key AS "idempotency_key?",
             client_id AS "client_id?",
             -- An import may have written a time that only Postgres knows: it counts as none.
             CASE
@@ -254,7 +255,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             continue;
         };
         jobs.entry(row.queue).or_default().push(ClaimedJob {
-            lease: Lease { job_id, worker, locked_at },
+            lease: Lease { job_id, worker, locked_at: locked_at.at() },
             payload: row.job.unwrap_or_default(),
             attempts: row.attempts.unwrap_or_default(),
             max_attempts: row.max_attempts.unwrap_or_default(),
@@ -264,7 +265,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
             waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
             probes: row.probes.and_then(|probes| probes.parse().ok()).unwrap_or_default(),
-            poll_since: row.poll_since.and_then(|since| since.parse().ok()),
+            poll_since: row.poll_since.and_then(|since| poll_since(&since)),
             traceparent: row.traceparent,
             // Out of range for a job that an import made due at the beginning of time.
             late: row
@@ -287,9 +288,16 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
     Ok(wanted.iter().map(claim).collect())
 }
 
-/// A time span that may be far out of range.
+/// Where the deadline counts from, as an earlier run wrote it: of these days, or it is not ours.
+fn poll_since(text: &str) -> Option<DateTime<Utc>> {
+    let since: DateTime<Utc> = text.parse().ok()?;
+    let is_ours = since >= DateTime::UNIX_EPOCH && since < Utc::now() + TimeDelta::days(1);
+    is_ours.then_some(since)
+}
+
+/// A time span that may be far out of range, or no number.
 pub(super) fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
+    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default()
 }
 
 /// What the jobs of each queue are about, as it is after they were claimed.

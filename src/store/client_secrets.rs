@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
+    columns::Time,
 };
 
 /// A signing secret as it is stored.
@@ -157,7 +158,7 @@ async fn lock(
         Old,
         r#"
         SELECT id, api_key_hash, signing_secret,
-            now() + make_interval(secs => $2) AS "valid_until!"
+            now() + make_interval(secs => $2) AS "valid_until!: Time"
         FROM clients
         WHERE name = $1
         FOR NO KEY UPDATE

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction},
+    columns::{MaybeTime, Time},
 };
 
 /// What is registered for a client.
@@ -127,7 +128,8 @@ async fn update(
 ) -> Result<Vec<&'static str>, StoreError> {
     let before = sqlx::query!(
         r#"
-        SELECT api_key_hash, callback_url, signing_secret, disabled_at
+        SELECT api_key_hash, callback_url, signing_secret,
+            disabled_at IS NOT NULL AS "is_disabled!"
         FROM clients
         WHERE name = $1
         FOR NO KEY UPDATE
@@ -154,7 +156,7 @@ async fn update(
         ("api_key", before.api_key_hash != new.api_key_hash),
         ("callback_url", before.callback_url != new.callback_url),
         ("signing_secret", !is_same_secret(&before.signing_secret)),
-        ("enabled", before.disabled_at.is_some()),
+        ("enabled", before.is_disabled),
     ];
     Ok(differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect())
 }
@@ -164,15 +166,16 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
     Ok(sqlx::query_as!(
         Client,
         r#"
-        SELECT id, name, callback_url, created_at, disabled_at,
+        SELECT id, name, callback_url, created_at AS "created_at: Time",
+            disabled_at AS "disabled_at!: MaybeTime",
             (
                 SELECT max(valid_until) FROM client_retiring_keys
                 WHERE client_id = clients.id AND valid_until > now()
-            ) AS old_key_until,
+            ) AS "old_key_until!: MaybeTime",
             (
                 SELECT max(valid_until) FROM client_retiring_secrets
                 WHERE client_id = clients.id AND valid_until > now()
-            ) AS old_secret_until
+            ) AS "old_secret_until!: MaybeTime"
         FROM clients
         ORDER BY name
         "#

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit::Actor,
+    columns::{AnyJson, Column, MaybeJson, MaybeTime, Time, readable},
     evidence::{self, NewEvidence},
     transactions::Cursor,
     wanted,
@@ -43,10 +44,52 @@ pub struct DeadLetter {
     pub reason: String,
     pub detail: Value,
     pub attempts: Value,
-    pub opened_at: DateTime<Utc>,
+    pub opened_at: Time,
     pub closed_at: Option<DateTime<Utc>>,
     pub closed_by: Option<String>,
     pub note: Option<String>,
+}
+
+/// A row as it is stored.
+struct StoredDeadLetter {
+    id: Uuid,
+    kind: Column<DeadLetterKind>,
+    state: Column<DeadLetterState>,
+    transaction_id: Option<Uuid>,
+    client: Option<String>,
+    job_id: Option<String>,
+    queue: Option<String>,
+    job: Option<Value>,
+    reason: String,
+    detail: Value,
+    attempts: Value,
+    opened_at: Time,
+    closed_at: Option<DateTime<Utc>>,
+    closed_by: Option<String>,
+    note: Option<String>,
+}
+
+impl StoredDeadLetter {
+    fn read(self) -> Result<DeadLetter, String> {
+        let id = self.id;
+        Ok(DeadLetter {
+            id,
+            kind: self.kind.0.map_err(|why| format!("the kind of dead letter {id}: {why}"))?,
+            state: self.state.0.map_err(|why| format!("the state of dead letter {id}: {why}"))?,
+            transaction_id: self.transaction_id,
+            client: self.client,
+            job_id: self.job_id,
+            queue: self.queue,
+            job: self.job,
+            reason: self.reason,
+            detail: self.detail,
+            attempts: self.attempts,
+            opened_at: self.opened_at,
+            closed_at: self.closed_at,
+            closed_by: self.closed_by,
+            note: self.note,
+        })
+    }
 }
 
 /// Opens one unless the same cause has an open one already; tells whether it did.
@@ -91,15 +134,21 @@ pub async fn open_for_job(
         INSERT INTO failed_jobs
             (kind, cause, transaction_id, client_id, job_id, queue, job, reason, attempts)
         SELECT
-            $2, 'job:' || id, quartet_uuid(idempotency_key),
+            $2,
+            -- An id of any length has room in the index over the causes.
+            'job:' || CASE WHEN octet_length(id) <= 100 THEN id ELSE md5(id) END,
+            quartet_uuid(idempotency_key),
             (SELECT client_id FROM transactions WHERE id = quartet_uuid(idempotency_key)),
             id, job_type,
             to_jsonb(jobs) - 'job' || jsonb_build_object('payload', encode(job, 'escape')),
             $3,
-            COALESCE(last_result -> 'errors', '[]') || CASE
+            CASE
+                WHEN jsonb_typeof(last_result -> 'errors') = 'array' THEN last_result -> 'errors'
+                ELSE '[]'
+            END || CASE
                 WHEN $4::text IS NULL THEN '[]'
                 ELSE jsonb_build_array(jsonb_build_object(
-                    'attempt', attempts + 1, 'at', clock_timestamp(), 'error', $4
+                    'attempt', LEAST(attempts, 2147483646) + 1, 'at', clock_timestamp(), 'error', $4
                 ))
             END
         FROM apalis.jobs
@@ -198,14 +247,17 @@ pub(super) async fn close(
 macro_rules! select_dead_letters {
     ($($rest:literal)+, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
-            DeadLetter,
+            StoredDeadLetter,
             r#"
             SELECT
-                failed_jobs.id, failed_jobs.kind AS "kind: DeadLetterKind",
-                failed_jobs.state AS "state: DeadLetterState", failed_jobs.transaction_id,
-                clients.name AS "client?", failed_jobs.job_id, failed_jobs.queue, failed_jobs.job,
-                failed_jobs.reason, failed_jobs.detail, failed_jobs.attempts, failed_jobs.opened_at,
-                failed_jobs.closed_at, failed_jobs.closed_by, failed_jobs.note
+                failed_jobs.id, failed_jobs.kind AS "kind!: Column<DeadLetterKind>",
+                failed_jobs.state AS "state!: Column<DeadLetterState>",
+                failed_jobs.transaction_id, clients.name AS "client?", failed_jobs.job_id,
+                failed_jobs.queue, failed_jobs.job AS "job!: MaybeJson", failed_jobs.reason,
+                failed_jobs.detail AS "detail: AnyJson", failed_jobs.attempts AS "attempts: AnyJson",
+                failed_jobs.opened_at AS "opened_at: Time",
+                failed_jobs.closed_at AS "closed_at!: MaybeTime", failed_jobs.closed_by,
+                failed_jobs.note
             "# $(+ $rest)+,
             $($argument),+
         )
@@ -217,7 +269,7 @@ pub async fn get(
     executor: impl PgExecutor<'_>,
     id: Uuid,
 ) -> Result<Option<DeadLetter>, StoreError> {
-    Ok(select_dead_letters!(
+    let found = select_dead_letters!(
         r#"
         FROM failed_jobs
         LEFT JOIN clients ON clients.id = client_id
@@ -226,7 +278,8 @@ pub async fn get(
         id,
     )
     .fetch_optional(executor)
-    .await?)
+    .await?;
+    Ok(readable(found, StoredDeadLetter::read).pop())
 }
 
 /// What a list is narrowed to.
@@ -254,7 +307,8 @@ macro_rules! select_page {
             CROSS JOIN LATERAL (
                 SELECT * FROM failed_jobs
                 WHERE opened_at >= COALESCE($1, '-infinity'::timestamptz)
-                    AND opened_at < COALESCE($2, 'infinity'::timestamptz)
+                    -- Not `<`: one at infinity is in the list too.
+                    AND opened_at <= COALESCE($2::timestamptz - interval '1 us', 'infinity'::timestamptz)
                     AND (opened_at, id) < (COALESCE($3, 'infinity'::timestamptz), $4)
                     AND "#
             $condition
@@ -268,7 +322,7 @@ macro_rules! select_page {
             "#,
             $filter.opened_after,
             $filter.opened_before,
-            $filter.cursor.map(|cursor| cursor.at),
+            $filter.cursor.map(|cursor| cursor.at) as _,
             $filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
             $limit,
             $($argument),+
@@ -322,7 +376,7 @@ pub async fn list(
         .fetch_all(executor)
         .await?
     };
-    Ok(found)
+    Ok(readable(found, StoredDeadLetter::read))
 }
 
 /// The ids of open dead letters, oldest first: what a bulk replay works off.
@@ -338,7 +392,7 @@ pub async fn open_ids(
         WHERE state = 'open'
             AND ($1::text IS NULL OR kind = $1)
             AND ($2::uuid IS NULL OR client_id = $2)
-            AND opened_at < COALESCE($3, 'infinity'::timestamptz)
+            AND opened_at <= COALESCE($3::timestamptz - interval '1 us', 'infinity'::timestamptz)
         ORDER BY opened_at, id
         LIMIT $4
         "#,
@@ -361,12 +415,11 @@ pub struct OpenCount {
 
 /// The open dead letters by kind; kinds without any are left out.
 pub async fn count_open(executor: impl PgExecutor<'_>) -> Result<Vec<OpenCount>, StoreError> {
-    Ok(sqlx::query_as!(
-        OpenCount,
+    let counts = sqlx::query!(
         r#"
         SELECT
-            kind AS "kind: DeadLetterKind", count(*) AS "count!",
-            min(opened_at) AS "oldest_opened_at!"
+            kind AS "kind: Column<DeadLetterKind>", count(*) AS "count!",
+            min(opened_at) AS "oldest_opened_at!: Time"
         FROM failed_jobs
         WHERE state = 'open'
         GROUP BY kind
@@ -374,5 +427,9 @@ pub async fn count_open(executor: impl PgExecutor<'_>) -> Result<Vec<OpenCount>,
         "#
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(readable(counts, |row| {
+        let oldest_opened_at = row.oldest_opened_at.at();
+        Ok(OpenCount { kind: row.kind.0?, count: row.count, oldest_opened_at })
+    }))
 }

@@ -5,7 +5,10 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    columns::{AnyJson, Column, Time, readable},
+};
 use crate::domain::EvidenceKind;
 
 /// Something observed or decided, about to be written.
@@ -81,10 +84,10 @@ pub async fn list(
     executor: impl PgExecutor<'_>,
     transaction_id: Uuid,
 ) -> Result<Vec<Evidence>, StoreError> {
-    Ok(sqlx::query_as!(
-        Evidence,
+    let rows = sqlx::query!(
         r#"
-        SELECT id, at, kind AS "kind: EvidenceKind", source, detail
+        SELECT id, at AS "at: Time", kind AS "kind: Column<EvidenceKind>", source,
+            detail AS "detail: AnyJson"
         FROM transaction_events
         WHERE transaction_id = $1
         ORDER BY id
@@ -92,7 +95,13 @@ pub async fn list(
         transaction_id
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(readable(rows, |row| {
+        let id = row.id;
+        let kind = row.kind.0.map_err(|why| format!("the kind of evidence {id}: {why}"))?;
+        let (at, detail) = (row.at.at(), row.detail.into());
+        Ok(Evidence { id, at, kind, source: row.source, detail })
+    }))
 }
 
 /// Whether a create may have reached the third party without an answer.

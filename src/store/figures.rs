@@ -8,7 +8,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use super::StoreError;
+use super::{StoreError, columns::Time};
 
 /// How often something was counted since it was last written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub async fn add(executor: impl PgExecutor<'_>, deltas: &[Delta]) -> Result<(), 
         -- In one order, so that two processes wait for each other instead of deadlocking.
         ORDER BY delta.figure, delta.label
         ON CONFLICT (minute, figure, label)
-            DO UPDATE SET value = minute_figures.value + excluded.value
+            DO UPDATE SET value = LEAST(minute_figures.value, 1000000000000000) + excluded.value
         "#,
         &figures,
         &labels,
@@ -66,9 +66,10 @@ pub async fn since(
     Ok(sqlx::query_as!(
         MinuteFigure,
         r#"
-        SELECT minute, figure, label, value
+        SELECT minute AS "minute: Time", figure, label, value
         FROM minute_figures
         WHERE minute > date_trunc('minute', now(), 'UTC') - make_interval(mins => $1)
+            AND minute <= now()
         ORDER BY minute, figure, label
         "#,
         i32::try_from(minutes).unwrap_or(i32::MAX),

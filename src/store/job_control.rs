@@ -50,7 +50,8 @@ pub(super) async fn make_due(
         SET run_at = GREATEST(
             now(),
             (
-                SELECT max(at) + make_interval(secs => $2) FROM transaction_events
+                -- No later than from now on, whatever the evidence says.
+                SELECT max(LEAST(at, now())) + make_interval(secs => $2) FROM transaction_events
                 WHERE transaction_id = quartet_uuid(idempotency_key)
                     AND kind = 'create_ambiguous' AND job_type = 'create_at_third_party'
             )

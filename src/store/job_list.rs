@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
+    columns::{AnyJson, MaybeTime, Time},
     dead_letters, job_control,
     jobs::JobPlan,
     transactions, wanted,
@@ -30,15 +31,15 @@ pub struct JobRow {
     pub attempts: i32,
     pub max_attempts: i32,
     /// When it is or was due.
-    pub run_at: DateTime<Utc>,
+    pub run_at: Time,
     /// When it was done, failed or cancelled.
-    pub done_at: Option<DateTime<Utc>>,
+    pub done_at: Option<Time>,
     pub last_error: Option<String>,
     /// `[{attempt, at, error}]`, oldest first.
     pub errors: Value,
     /// The worker that runs it.
     pub worker: Option<String>,
-    pub leased_at: Option<DateTime<Utc>>,
+    pub leased_at: Option<Time>,
     /// When that worker was last seen.
     pub worker_seen_at: Option<DateTime<Utc>>,
     /// update_status: polls done so far, as of the last snooze.
@@ -49,7 +50,7 @@ pub struct JobRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobCursor {
     /// The time that the list is ordered by.
-    pub at: DateTime<Utc>,
+    pub at: Time,
     pub id: String,
 }
 
@@ -72,11 +73,10 @@ macro_rules! select_jobs {
                 jobs.id AS "id!", jobs.queue AS "queue!: JobKind", jobs.state AS "state!: JobState",
                 jobs.transaction_id, jobs.attempts AS "attempts!",
                 jobs.max_attempts AS "max_attempts!",
-                -- Within what a DateTime holds: an import may have written an infinite time.
-                LEAST(GREATEST(jobs.run_at, '0001-01-01Z'), '9999-12-31Z') AS "run_at!",
-                jobs.done_at,
-                jobs.last_error, jobs.errors AS "errors!", jobs.worker, jobs.leased_at,
-                jobs.worker_seen_at, jobs.polls
+                jobs.run_at AS "run_at!: Time", jobs.done_at AS "done_at!: MaybeTime",
+                jobs.last_error, jobs.errors AS "errors!: AnyJson", jobs.worker,
+                jobs.leased_at AS "leased_at!: MaybeTime",
+                jobs.worker_seen_at AS "worker_seen_at!: MaybeTime", jobs.polls
             "# + $rest,
             $($argument),+
         )
@@ -111,7 +111,8 @@ pub fn cursor(row: &JobRow, state: Option<JobState>) -> JobCursor {
         Some(JobState::Failed | JobState::Cancelled) => row.done_at,
         _ => Some(row.run_at),
     };
-    JobCursor { at: at.unwrap_or(row.run_at), id: row.id.clone() }
+    // Null is after all times, for Postgres.
+    JobCursor { at: at.unwrap_or(Time::infinity()), id: row.id.clone() }
 }
 
 async fn of_transaction(
@@ -152,13 +153,7 @@ async fn waiting(
             WHERE queue = wanted.queue AND status = 'Pending'
                 AND run_at >= CASE WHEN $2 THEN '-infinity' ELSE now() + interval '1 us' END
                 AND run_at <= CASE WHEN $2 THEN now() ELSE 'infinity' END
-                AND ($4::text IS NULL OR (run_at, id) > (
-                    -- What is shown instead of an infinite time stands for it in a cursor.
-                    CASE WHEN $3::timestamptz <= '0001-01-01Z' THEN '-infinity'
-                        WHEN $3 >= '9999-12-31Z' THEN 'infinity'
-                        ELSE $3 END,
-                    $4
-                ))
+                AND ($4::text IS NULL OR (run_at, id) > ($3, $4))
             ORDER BY run_at, id
             LIMIT $5
         ) AS jobs
@@ -167,7 +162,7 @@ async fn waiting(
         "#,
         &wanted(filter.queue),
         state == JobState::Due,
-        filter.cursor.as_ref().map(|cursor| cursor.at),
+        filter.cursor.as_ref().map(|cursor| cursor.at) as _,
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
         limit,
     )
@@ -189,7 +184,7 @@ async fn running(
         LIMIT $4
         "#,
         &wanted(filter.queue),
-        filter.cursor.as_ref().map(|cursor| cursor.at),
+        filter.cursor.as_ref().map(|cursor| cursor.at) as _,
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
         limit,
     )
@@ -219,7 +214,7 @@ async fn stopped(
         "#,
         &wanted(filter.queue),
         status,
-        filter.cursor.as_ref().map(|cursor| cursor.at),
+        filter.cursor.as_ref().map(|cursor| cursor.at) as _,
         filter.cursor.as_ref().map(|cursor| &cursor.id) as _,
         limit,
     )

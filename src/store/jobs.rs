@@ -152,19 +152,22 @@ pub struct ClaimedJob {
 }
 
 impl ClaimedJob {
-    /// The id in its idempotency key, where that is one.
+    /// The id in its idempotency key, where that is one in the form that every query compares.
     pub fn transaction_id(&self) -> Option<Uuid> {
-        self.idempotency_key.as_deref().and_then(|key| Uuid::parse_str(key).ok())
+        let key = self.idempotency_key.as_deref()?;
+        let id = Uuid::parse_str(key).ok()?;
+        let mut form = Uuid::encode_buffer();
+        (id.hyphenated().encode_lower(&mut form) == key).then_some(id)
     }
 
     /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
-        u32::try_from(self.attempts).unwrap_or_default() + 1
+        u32::try_from(self.attempts).unwrap_or_default().saturating_add(1)
     }
 
     /// Whether no attempt is left after this one.
     pub fn is_last_attempt(&self) -> bool {
-        self.attempts + 1 >= self.max_attempts
+        self.attempts.saturating_add(1) >= self.max_attempts
     }
 }
 

@@ -98,17 +98,27 @@ pub async fn rescue(
             FOR NO KEY UPDATE
         )
         UPDATE apalis.jobs
-        SET attempts = attempts + 1,
-            status = CASE WHEN attempts + 1 < max_attempts THEN 'Pending' ELSE 'Failed' END,
-            done_at = CASE WHEN attempts + 1 < max_attempts THEN NULL ELSE clock_timestamp() END,
+        -- The limit: one row with the largest number must not fail the rescue of all others.
+        SET attempts = LEAST(attempts, 2147483646) + 1,
+            status = CASE
+                WHEN LEAST(attempts, 2147483646) + 1 < max_attempts THEN 'Pending' ELSE 'Failed'
+            END,
+            done_at = CASE
+                WHEN LEAST(attempts, 2147483646) + 1 >= max_attempts THEN clock_timestamp()
+            END,
             run_at = clock_timestamp() + make_interval(
                 secs => CASE WHEN job_type = 'create_at_third_party' THEN $2::float8 ELSE 0 END
             ),
             lock_by = NULL, lock_at = NULL,
             last_result = jsonb_build_object(
                 'Err', lost.error,
-                'errors', COALESCE(last_result -> 'errors', '[]') || jsonb_build_object(
-                    'attempt', attempts + 1, 'at', clock_timestamp(), 'error', lost.error
+                'errors', CASE
+                    WHEN jsonb_typeof(last_result -> 'errors') = 'array'
+                    THEN last_result -> 'errors'
+                    ELSE '[]'
+                END || jsonb_build_object(
+                    'attempt', LEAST(attempts, 2147483646) + 1, 'at', clock_timestamp(),
+                    'error', lost.error
                 )
             )
         FROM lost

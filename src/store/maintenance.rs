@@ -10,7 +10,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgExecutor;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    columns::{Column, MaybeJson, MaybeTime, Time, readable},
+};
 use crate::domain::MaintenanceTask;
 
 /// A row of `maintenance_tasks`.
@@ -28,18 +31,31 @@ pub struct TaskState {
 
 /// All tasks, by name.
 pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<TaskState>, StoreError> {
-    Ok(sqlx::query_as!(
-        TaskState,
+    let rows = sqlx::query!(
         r#"
         SELECT
-            name AS "name: MaintenanceTask", held_by, held_until, due_at, started_at, finished_at,
-            last_result, last_error
+            name AS "name: Column<MaintenanceTask>", held_by,
+            held_until AS "held_until!: MaybeTime", due_at AS "due_at: Time",
+            started_at AS "started_at!: MaybeTime", finished_at AS "finished_at!: MaybeTime",
+            last_result AS "last_result!: MaybeJson", last_error
         FROM maintenance_tasks
         ORDER BY name
         "#
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(readable(rows, |row| {
+        Ok(TaskState {
+            name: row.name.0.map_err(|why| format!("a maintenance task's name: {why}"))?,
+            held_by: row.held_by,
+            held_until: row.held_until.into(),
+            due_at: row.due_at.at(),
+            started_at: row.started_at.into(),
+            finished_at: row.finished_at.into(),
+            last_result: row.last_result.into(),
+            last_error: row.last_error,
+        })
+    }))
 }
 
 /// How long until `task` is due and nobody holds it; zero when it may be acquired now.
@@ -49,7 +65,12 @@ pub async fn until_free(
 ) -> Result<Duration, StoreError> {
     let seconds = sqlx::query_scalar!(
         r#"
-        SELECT extract(epoch FROM GREATEST(due_at, held_until) - clock_timestamp())::float8 AS "seconds!"
+        -- A lease without end is none, as in `acquire`. Epochs rather than a difference of times,
+        -- which an infinite one has not.
+        SELECT (
+            extract(epoch FROM GREATEST(due_at, CASE WHEN isfinite(held_until) THEN held_until END))
+            - extract(epoch FROM clock_timestamp())
+        )::float8 AS "seconds!"
         FROM maintenance_tasks
         WHERE name = $1
         "#,
@@ -67,15 +88,15 @@ pub async fn holder(
 ) -> Result<Option<(String, DateTime<Utc>)>, StoreError> {
     let held = sqlx::query!(
         r#"
-        SELECT held_by AS "held_by!", held_until AS "held_until!"
+        SELECT held_by AS "held_by!", held_until AS "held_until!: Time"
         FROM maintenance_tasks
-        WHERE name = $1 AND held_until > clock_timestamp()
+        WHERE name = $1 AND held_until > clock_timestamp() AND isfinite(held_until)
         "#,
         task.as_str(),
     )
     .fetch_optional(executor)
     .await?;
-    Ok(held.map(|held| (held.held_by, held.held_until)))
+    Ok(held.map(|held| (held.held_by, held.held_until.at())))
 }
 
 /// What a task is taken for.
@@ -104,7 +125,7 @@ pub async fn acquire(
         SET held_by = $2, held_until = clock_timestamp() + make_interval(secs => $3),
             started_at = CASE WHEN $5 THEN started_at ELSE clock_timestamp() END
         WHERE name = $1
-            AND (held_until IS NULL OR held_until <= clock_timestamp())
+            AND (held_until IS NULL OR held_until <= clock_timestamp() OR NOT isfinite(held_until))
             AND (NOT $4 OR due_at <= clock_timestamp())
         "#,
         task.as_str(),

@@ -18,6 +18,7 @@ pub mod claims;
 pub mod client_secrets;
 pub mod clients;
 pub mod coalesce;
+pub mod columns;
 mod congestion;
 pub mod console_sessions;
 mod database;
@@ -151,7 +152,8 @@ pub async fn begin_snapshot(database: &Database) -> Result<SqlTransaction, Store
 
 /// The database's clock.
 pub async fn now(executor: impl PgExecutor<'_>) -> Result<DateTime<Utc>, StoreError> {
-    Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(executor).await?)
+    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!: columns::Time""#);
+    Ok(now.fetch_one(executor).await?.at())
 }
 
 /// Answers when the database does, and takes writes.

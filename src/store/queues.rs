@@ -11,6 +11,7 @@ use sqlx::PgExecutor;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
+    columns::{Column, MaybeTime, Time, readable},
 };
 use crate::domain::JobKind;
 
@@ -53,7 +54,7 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<QueueFigures>, St
             queue AS "queue!: JobKind", due AS "due!", scheduled AS "scheduled!",
             running AS "running!", failed AS "failed!", done_per_minute AS "done_per_minute!",
             extract(epoch FROM oldest_due_age)::float8 AS oldest_due_seconds,
-            paused_at, paused_by, pause_note
+            paused_at AS "paused_at!: MaybeTime", paused_by, pause_note
         FROM operator.queues
         "#
     )
@@ -72,11 +73,9 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<QueueFigures>, St
                 .oldest_due_seconds
                 // Out of range for a job that an import made due at the beginning of time.
                 .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
-            paused: row.paused_at.zip(row.paused_by).map(|(at, by)| Pause {
-                at,
-                by,
-                note: row.pause_note,
-            }),
+            paused: Option::<DateTime<Utc>>::from(row.paused_at)
+                .zip(row.paused_by)
+                .map(|(at, by)| Pause { at, by, note: row.pause_note }),
         })
         .collect())
 }
@@ -94,14 +93,17 @@ pub async fn get(
 /// The queues that are paused.
 pub async fn pauses(executor: impl PgExecutor<'_>) -> Result<Vec<(JobKind, Pause)>, StoreError> {
     let rows = sqlx::query!(
-        r#"SELECT queue AS "queue: JobKind", paused_at, paused_by, note FROM queue_pauses"#
+        r#"
+        SELECT queue AS "queue: Column<JobKind>", paused_at AS "paused_at: Time", paused_by, note
+        FROM queue_pauses
+        "#
     )
     .fetch_all(executor)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.queue, Pause { at: row.paused_at, by: row.paused_by, note: row.note }))
-        .collect())
+    Ok(readable(rows, |row| {
+        let pause = Pause { at: row.paused_at.at(), by: row.paused_by, note: row.note };
+        Ok((row.queue.0?, pause))
+    }))
 }
 
 /// For how long at least one of `queues` was paused after `since`.
@@ -120,9 +122,14 @@ pub async fn paused_since(
         FROM (
             SELECT unnest(range_agg(tstzrange(paused_at, resumed_at))) AS paused
             FROM (
-                SELECT queue, paused_at, resumed_at FROM past_pauses WHERE resumed_at > $2
+                -- A range that ends before it begins would fail the query, and one that ends in the
+                -- future would stop every deadline.
+                SELECT queue, paused_at, resumed_at FROM past_pauses
+                WHERE resumed_at > $2 AND resumed_at <= clock_timestamp()
+                    AND paused_at <= resumed_at AND isfinite(paused_at)
                 UNION ALL
-                SELECT queue, paused_at, GREATEST(clock_timestamp(), paused_at) FROM queue_pauses
+                SELECT queue, paused_at, clock_timestamp() FROM queue_pauses
+                WHERE paused_at <= clock_timestamp()
             ) AS pauses
             WHERE queue = ANY ($1::text[])
         ) AS pauses
@@ -177,7 +184,7 @@ pub async fn resume(
             DELETE FROM queue_pauses WHERE queue = $1 RETURNING queue, paused_at
         )
         INSERT INTO past_pauses (queue, paused_at, resumed_at)
-        SELECT queue, paused_at, clock_timestamp() FROM ended
+        SELECT queue, LEAST(paused_at, clock_timestamp()), clock_timestamp() FROM ended
         "#,
         queue.as_str()
     )

@@ -14,7 +14,10 @@ use sqlx::PgExecutor;
 use ulid::Ulid;
 use uuid::Uuid;
 
-use super::{Database, StoreError};
+use super::{
+    Database, StoreError,
+    columns::{MaybeTime, Time},
+};
 
 /// A step of the walk along the job table's primary key.
 #[derive(Debug, Clone)]
@@ -126,7 +129,7 @@ pub async fn prune_jobs(
 /// Where the walk along the pruned transactions stands.
 #[derive(Debug, Clone, Copy)]
 pub struct EvidenceCursor {
-    pub settled_at: DateTime<Utc>,
+    pub settled_at: Time,
     pub id: Uuid,
 }
 
@@ -150,7 +153,7 @@ pub async fn prune_evidence(
     let mut tx = super::begin(pool).await?;
     let rows = sqlx::query!(
         r#"
-        SELECT id, settled_at AS "settled_at!"
+        SELECT id, settled_at AS "settled_at!: Time"
         FROM transactions
         WHERE pruned_at IS NOT NULL
             AND (evidence_pruned_at IS NULL OR evidence_pruned_at < pruned_at)
@@ -161,7 +164,7 @@ pub async fn prune_evidence(
         FOR NO KEY UPDATE SKIP LOCKED
         "#,
         age.as_secs_f64(),
-        after.map(|cursor| cursor.settled_at),
+        after.map(|cursor| cursor.settled_at) as _,
         after.map_or(Uuid::nil(), |cursor| cursor.id),
         limit,
     )
@@ -230,7 +233,7 @@ pub async fn prune_webhooks(
 /// Where the walk along the closed dead letters stands.
 #[derive(Debug, Clone, Copy)]
 pub struct ClosedCursor {
-    pub closed_at: DateTime<Utc>,
+    pub closed_at: Time,
     pub id: Uuid,
 }
 
@@ -276,19 +279,19 @@ pub async fn prune_dead_letters(
         SELECT
             (SELECT count(*) FROM removed) AS "removed!",
             (SELECT count(*) FROM step) AS "seen!",
-            last.closed_at AS "closed_at?", last.id AS "id?"
+            last.closed_at AS "closed_at!: MaybeTime", last.id AS "id?"
         FROM (SELECT) AS one
         LEFT JOIN (SELECT closed_at, id FROM step ORDER BY closed_at DESC, id DESC LIMIT 1) AS last
             ON true
         "#,
         age.as_secs_f64(),
-        after.map(|cursor| cursor.closed_at),
+        after.map(|cursor| cursor.closed_at) as _,
         after.map_or(Uuid::nil(), |cursor| cursor.id),
         limit,
     )
     .fetch_one(executor)
     .await?;
-    let next = match (step.closed_at, step.id) {
+    let next = match (step.closed_at.into(), step.id) {
         (Some(closed_at), Some(id)) if step.seen >= limit => Some(ClosedCursor { closed_at, id }),
         _ => None,
     };

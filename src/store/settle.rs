@@ -14,7 +14,7 @@ use super::{
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
     jobs::{self, JobPlan},
-    transactions::Transaction,
+    transactions::{Transaction, Unreadable},
 };
 use crate::domain::{DeadLetterKind, Decision, EvidenceKind, SettledBy, Status};
 
@@ -27,7 +27,7 @@ pub async fn apply(
     by: SettledBy,
     source: &'static str,
 ) -> Result<Decision, StoreError> {
-    let decision = current.status.decide(reported, by);
+    let decision = current.decide(reported, by);
     match decision {
         Decision::Unchanged => {}
         Decision::Settle => {
@@ -85,10 +85,12 @@ pub(super) async fn settle(
             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
                 AS report (id, status, settled_by, source)
         ), settled AS (
-            -- It may have been accepted after this SQL transaction began.
+            -- It may have been accepted after this SQL transaction began; but not later than now.
             UPDATE transactions
-            SET status = report.status, version = version + 1, settled_at = GREATEST(now(), created_at),
-                settled_by = report.settled_by, updated_at = GREATEST(now(), created_at)
+            SET status = report.status, version = GREATEST(LEAST(version, 2147483646), 1) + 1,
+                settled_at = GREATEST(now(), LEAST(created_at, clock_timestamp())),
+                settled_by = report.settled_by,
+                updated_at = GREATEST(now(), LEAST(created_at, clock_timestamp()))
             FROM report
             WHERE transactions.id = report.id AND transactions.id = ANY ($1)
             RETURNING report.*, version
@@ -178,11 +180,16 @@ pub async fn open_conflict(
             kind: DeadLetterKind::StatusConflict,
             cause: format!("conflict:{}:{reported}", current.id),
             transaction_id: current.id,
-            reason: format!(
-                "the transaction is {} (settled by {}), but {by} reports {reported}",
-                current.status,
-                current.settled_by.map_or("nothing", SettledBy::as_str),
-            ),
+            reason: match current.unreadable_among(&["status"]) {
+                Some(Unreadable { why, .. }) => format!(
+                    "the transaction's status cannot be read: it {why}; {by} reports {reported}"
+                ),
+                None => format!(
+                    "the transaction is {} (settled by {}), but {by} reports {reported}",
+                    current.status,
+                    current.settled_by.map_or("nothing", SettledBy::as_str),
+                ),
+            },
             detail: detail.clone(),
         },
         source,

@@ -89,7 +89,7 @@ pub async fn settled(
         r#"
         SELECT
             settled_by AS "settled_by!",
-            extract(epoch FROM settled_at - created_at)::float8 AS "seconds!"
+            (extract(epoch FROM settled_at) - extract(epoch FROM created_at))::float8 AS "seconds!"
         FROM transactions
         WHERE id = ANY ($1) AND settled_at IS NOT NULL
         "#,

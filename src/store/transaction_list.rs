@@ -4,7 +4,12 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{StoreError, transactions::Filter, wanted};
+use super::{
+    StoreError,
+    columns::{Column, MaybeTime, Time},
+    transactions::Filter,
+    wanted,
+};
 use crate::domain::{SettledBy, Status};
 
 /// A transaction in an operator's list.
@@ -19,7 +24,7 @@ pub struct TransactionRow {
     pub amount: Option<i64>,
     pub currency: Option<String>,
     pub reference: Option<String>,
-    pub created_at: DateTime<Utc>,
+    pub created_at: Time,
     pub settled_at: Option<DateTime<Utc>>,
     pub settled_by: Option<SettledBy>,
 }
@@ -36,13 +41,15 @@ macro_rules! select_page {
                 transactions.status AS "status!: Status", transactions.version AS "version!",
                 transactions.notified_version AS "notified_version!", transactions.amount,
                 transactions.currency, transactions.reference,
-                transactions.created_at AS "created_at!", transactions.settled_at,
-                transactions.settled_by AS "settled_by: SettledBy"
+                transactions.created_at AS "created_at!: Time",
+                transactions.settled_at AS "settled_at!: MaybeTime",
+                transactions.settled_by AS "settled_by!: Column<Option<SettledBy>>"
             FROM unnest($1::text[]) AS wanted (status)
             CROSS JOIN LATERAL (
                 SELECT * FROM operator.transactions
                 WHERE created_at >= COALESCE($2, '-infinity'::timestamptz)
-                    AND created_at < COALESCE($3, 'infinity'::timestamptz)
+                    -- Not `<`: one at infinity is in the list too.
+                    AND created_at <= COALESCE($3::timestamptz - interval '1 us', 'infinity'::timestamptz)
                     AND (created_at, id) < (COALESCE($4, 'infinity'::timestamptz), $5)
                     AND "# + $condition + r#"
                 ORDER BY created_at DESC, id DESC
@@ -54,7 +61,7 @@ macro_rules! select_page {
             &wanted($filter.status),
             $filter.created_after,
             $filter.created_before,
-            $filter.cursor.map(|cursor| cursor.at),
+            $filter.cursor.map(|cursor| cursor.at) as _,
             $filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
             $limit
             $(, $argument)*

@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::{
     StoreError,
     coalesce::{BY_INDEX, Batch, Locked},
+    columns::{Column, MaybeTime, Metadata, Time},
     jobs::JobPayload,
     wanted,
 };
-use crate::domain::{Content, JobKind, NewTransaction, SettledBy, Status};
+use crate::domain::{Content, Decision, JobKind, NewTransaction, SettledBy, Status};
 
-/// A row of `transactions`.
+/// A row of `transactions`. There is one for each row, however strange: a value that cannot be read
+/// stands as the nearest one that can, and is named in `unreadable`.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     pub id: Uuid,
@@ -32,11 +34,35 @@ pub struct Transaction {
     pub notified_version: i32,
     pub settled_at: Option<DateTime<Utc>>,
     pub settled_by: Option<SettledBy>,
-    pub created_at: DateTime<Utc>,
+    pub created_at: Time,
     pub updated_at: DateTime<Utc>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A value of a row that Quartet does not write and cannot use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub column: &'static str,
+    /// What is wrong with it, to follow the column's name.
+    pub why: String,
 }
 
 impl Transaction {
+    /// What a `reported` status does to it. One whose own status cannot be read is decided by an
+    /// operator.
+    pub fn decide(&self, reported: Status, by: SettledBy) -> Decision {
+        match self.unreadable_among(&["status"]) {
+            Some(_) if reported.is_final() => Decision::Conflict,
+            Some(_) => Decision::Unchanged,
+            None => self.status.decide(reported, by),
+        }
+    }
+
+    /// The first of `columns` that cannot be read.
+    pub fn unreadable_among(&self, columns: &[&str]) -> Option<&Unreadable> {
+        self.unreadable.iter().find(|unreadable| columns.contains(&unreadable.column))
+    }
+
     /// What the client posted, besides the id.
     pub fn content(&self) -> Content {
         Content {
@@ -54,7 +80,70 @@ impl Transaction {
 
     /// How long ago it was accepted, by this process's clock.
     pub fn age(&self) -> Duration {
-        (Utc::now() - self.created_at).to_std().unwrap_or_default()
+        (Utc::now() - self.created_at.at()).to_std().unwrap_or_default()
+    }
+}
+
+/// A row as it is stored.
+struct StoredTransaction {
+    id: Uuid,
+    client_id: Uuid,
+    content_hash: Vec<u8>,
+    amount: Option<i64>,
+    currency: Option<String>,
+    reference: Option<String>,
+    metadata: Metadata,
+    status: Column<Status>,
+    version: i32,
+    notified_version: i32,
+    settled_at: Option<Time>,
+    settled_by: Column<Option<SettledBy>>,
+    created_at: Time,
+    updated_at: Time,
+}
+
+impl From<StoredTransaction> for Transaction {
+    fn from(stored: StoredTransaction) -> Self {
+        let mut unreadable = Vec::new();
+        let mut note = |column, why| unreadable.push(Unreadable { column, why });
+        let status = stored.status.0.unwrap_or_else(|why| {
+            note("status", why);
+            Status::Pending
+        });
+        let settled_by = stored.settled_by.0.unwrap_or_else(|why| {
+            note("settled_by", why);
+            None
+        });
+        if let Some(why) = stored.metadata.fault {
+            note("metadata", why);
+        }
+        let times = [
+            ("created_at", Some(stored.created_at)),
+            ("updated_at", Some(stored.updated_at)),
+            ("settled_at", stored.settled_at),
+        ];
+        for (column, time) in times {
+            if time.is_some_and(|time| !time.is_in_range()) {
+                note(column, "is infinite or beyond the years 1 to 9999".to_owned());
+            }
+        }
+        Self {
+            id: stored.id,
+            client_id: stored.client_id,
+            content_hash: stored.content_hash,
+            amount: stored.amount,
+            currency: stored.currency,
+            reference: stored.reference,
+            metadata: stored.metadata.pairs.map(Json),
+            status,
+            version: stored.version,
+            notified_version: stored.notified_version,
+            settled_at: stored.settled_at.map(Time::at),
+            settled_by,
+            created_at: stored.created_at,
+            updated_at: stored.updated_at.at(),
+            unreadable,
+        }
     }
 }
 
@@ -155,13 +244,15 @@ pub(super) async fn lock_all(
     let found = match locked {
         Locked::Wait => {
             sqlx::query_as!(
-                Transaction,
+                StoredTransaction,
                 r#"
             SELECT
                 id, client_id, content_hash, amount, currency, reference,
-                metadata AS "metadata: Json<BTreeMap<String, String>>",
-                status AS "status: Status", version, notified_version, settled_at,
-                settled_by AS "settled_by: SettledBy", created_at, updated_at
+                metadata AS "metadata!: Metadata",
+                status AS "status!: Column<Status>", version, notified_version,
+                settled_at AS "settled_at!: MaybeTime",
+                settled_by AS "settled_by!: Column<Option<SettledBy>>",
+                created_at AS "created_at: Time", updated_at AS "updated_at: Time"
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
@@ -175,13 +266,15 @@ pub(super) async fn lock_all(
         }
         Locked::Skip => {
             sqlx::query_as!(
-                Transaction,
+                StoredTransaction,
                 r#"
             SELECT
                 id, client_id, content_hash, amount, currency, reference,
-                metadata AS "metadata: Json<BTreeMap<String, String>>",
-                status AS "status: Status", version, notified_version, settled_at,
-                settled_by AS "settled_by: SettledBy", created_at, updated_at
+                metadata AS "metadata!: Metadata",
+                status AS "status!: Column<Status>", version, notified_version,
+                settled_at AS "settled_at!: MaybeTime",
+                settled_by AS "settled_by!: Column<Option<SettledBy>>",
+                created_at AS "created_at: Time", updated_at AS "updated_at: Time"
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
@@ -193,8 +286,7 @@ pub(super) async fn lock_all(
             .await?
         }
     };
-    let held: HashMap<Uuid, Transaction> =
-        found.into_iter().map(|transaction| (transaction.id, transaction)).collect();
+    let held = by_id(found);
     let missing: Vec<Uuid> = ids.iter().copied().filter(|id| !held.contains_key(id)).collect();
     let skipped = match locked {
         Locked::Skip => get_all(conn, &missing).await?.into_keys().collect(),
@@ -212,13 +304,15 @@ pub(super) async fn get_all(
         return Ok(HashMap::new());
     }
     let found = sqlx::query_as!(
-        Transaction,
+        StoredTransaction,
         r#"
         SELECT
             id, client_id, content_hash, amount, currency, reference,
-            metadata AS "metadata: Json<BTreeMap<String, String>>",
-            status AS "status: Status", version, notified_version, settled_at,
-            settled_by AS "settled_by: SettledBy", created_at, updated_at
+            metadata AS "metadata!: Metadata",
+            status AS "status!: Column<Status>", version, notified_version,
+            settled_at AS "settled_at!: MaybeTime",
+            settled_by AS "settled_by!: Column<Option<SettledBy>>",
+            created_at AS "created_at: Time", updated_at AS "updated_at: Time"
         FROM transactions
         WHERE id = ANY ($1::uuid[])
         "#,
@@ -226,7 +320,11 @@ pub(super) async fn get_all(
     )
     .fetch_all(executor)
     .await?;
-    Ok(found.into_iter().map(|transaction| (transaction.id, transaction)).collect())
+    Ok(by_id(found))
+}
+
+fn by_id(found: Vec<StoredTransaction>) -> HashMap<Uuid, Transaction> {
+    found.into_iter().map(|stored| (stored.id, stored.into())).collect()
 }
 
 /// One transaction, locked until the SQL transaction ends: whoever decides about a status holds it.
@@ -237,7 +335,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transactio
 /// Where a page of a list ends: the next one starts after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    pub at: DateTime<Utc>,
+    pub at: Time,
     pub id: Uuid,
 }
 
@@ -259,20 +357,23 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<Transaction>, StoreError> {
-    Ok(sqlx::query_as!(
-        Transaction,
+    let found = sqlx::query_as!(
+        StoredTransaction,
         r#"
         SELECT
             transactions.id, client_id, content_hash, amount, currency, reference,
-            metadata AS "metadata: Json<BTreeMap<String, String>>",
-            transactions.status AS "status: Status", version, notified_version, settled_at,
-            settled_by AS "settled_by: SettledBy", transactions.created_at, updated_at
+            metadata AS "metadata!: Metadata",
+            transactions.status AS "status!: Column<Status>", version, notified_version,
+            settled_at AS "settled_at!: MaybeTime",
+            settled_by AS "settled_by!: Column<Option<SettledBy>>",
+            transactions.created_at AS "created_at: Time", updated_at AS "updated_at: Time"
         FROM unnest($2::text[]) AS wanted (status)
         CROSS JOIN LATERAL (
             SELECT * FROM transactions
             WHERE client_id = $1 AND status = wanted.status
                 AND created_at >= COALESCE($3, '-infinity'::timestamptz)
-                AND created_at < COALESCE($4, 'infinity'::timestamptz)
+                -- Not `<`: one at infinity is in the list too.
+                AND created_at <= COALESCE($4::timestamptz - interval '1 us', 'infinity'::timestamptz)
                 -- Keyset: strictly after the last row of the page before, in the index's order.
                 AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
             ORDER BY created_at DESC, id DESC
@@ -285,12 +386,13 @@ pub async fn list(
         &wanted(filter.status),
         filter.created_after,
         filter.created_before,
-        filter.cursor.map(|cursor| cursor.at),
+        filter.cursor.map(|cursor| cursor.at) as _,
         filter.cursor.map_or(Uuid::max(), |cursor| cursor.id),
         limit,
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(found.into_iter().map(Transaction::from).collect())
 }
 
 impl JobPayload {

@@ -117,7 +117,7 @@ async fn receive(
         .map(|webhook| {
             let current = transactions.get(webhook.transaction_id);
             let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
-                current.status.decide(webhook.status.into(), SettledBy::Webhook).into()
+                current.decide(webhook.status.into(), SettledBy::Webhook).into()
             });
             (webhook, current, outcome)
         })

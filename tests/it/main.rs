@@ -47,6 +47,7 @@ mod secrets;
 mod security_headers;
 mod shutdown;
 mod standard_webhooks;
+mod strange_rows;
 mod support;
 mod tls;
 mod traces;

@@ -220,7 +220,7 @@ pub fn meaning(kind: DeadLetterKind) -> &'static str {
             "A verified webhook names a transaction that is not here."
         }
         DeadLetterKind::Poison => {
-            "The payload or id of its job cannot be read, or the job killed its worker."
+            "Its job or the transaction's row cannot be read, or the job killed its worker."
         }
     }
 }

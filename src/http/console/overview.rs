@@ -1,6 +1,6 @@
 //! The overview: what needs an operator, and how the whole runs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use askama::Template;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
@@ -45,7 +45,9 @@ const TIME_TO_FINAL: Subject = Subject {
     id: "time-to-final",
     title: "Time to final",
     names: ["half within (p50)", "95 % within (p95)"],
-    write: |value| shown::words(std::time::Duration::from_secs_f64(value.max(0.0))),
+    write: |value| {
+        shown::words(Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(Duration::MAX))
+    },
 };
 
 #[derive(Template)]
@@ -136,7 +138,10 @@ fn charts(figures: &[MinuteFigure], now: DateTime<Utc>) -> [Chart; 2] {
     let (mut accepted, mut finals) = (BTreeMap::new(), BTreeMap::<_, Histogram>::new());
     for figure in figures {
         match figure.figure.as_str() {
-            "accepted" => *accepted.entry(figure.minute).or_insert(0) += figure.value,
+            "accepted" => {
+                let sum: &mut i64 = accepted.entry(figure.minute).or_default();
+                *sum = sum.saturating_add(figure.value);
+            }
             "final" => finals.entry(figure.minute).or_default().add(&figure.label, figure.value),
             _ => {}
         }

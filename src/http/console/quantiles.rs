@@ -17,13 +17,13 @@ impl Histogram {
     pub fn add(&mut self, label: &str, count: i64) {
         let bound = label.rsplit('/').next().and_then(|bound| bound.parse().ok());
         match bound {
-            Some(bound) => *self.buckets.entry(bound).or_default() += count,
-            None => self.above += count,
+            Some(bound) => add(self.buckets.entry(bound).or_default(), count),
+            None => add(&mut self.above, count),
         }
     }
 
     pub fn count(&self) -> i64 {
-        self.buckets.values().sum::<i64>() + self.above
+        self.buckets.values().fold(self.above, |sum, count| sum.saturating_add(*count))
     }
 
     /// Seconds that `share` of them (0 to 1) stayed within: straight through the bucket where that
@@ -32,7 +32,7 @@ impl Histogram {
         let wanted = share * self.count() as f64;
         let (mut below, mut counted) = (0, 0);
         for (bound, count) in &self.buckets {
-            let reached = counted + count;
+            let reached = i64::saturating_add(counted, *count);
             if *count > 0 && reached as f64 >= wanted {
                 let part = ((wanted - counted as f64) / *count as f64).clamp(0.0, 1.0);
                 return Some((below as f64 + part * (bound - below) as f64) / 1_000.0);
@@ -41,6 +41,11 @@ impl Histogram {
         }
         (self.above > 0).then_some(below as f64 / 1_000.0)
     }
+}
+
+/// Somebody may have written any number into the table.
+fn add(sum: &mut i64, count: i64) {
+    *sum = sum.saturating_add(count);
 }
 
 #[cfg(test)]

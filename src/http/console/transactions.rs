@@ -132,7 +132,7 @@ impl TransactionPage {
     }
 
     fn time_to_final(&self) -> Option<String> {
-        let took = self.transaction().settled_at? - self.transaction().created_at;
+        let took = self.transaction().settled_at? - self.transaction().created_at.at();
         Some(shown::words(took.to_std().unwrap_or_default()))
     }
 

@@ -49,7 +49,7 @@ impl From<FindingRow> for FindingEntry {
             transaction_id: row.transaction_id,
             finding: Word(row.finding),
             detail: Any(row.detail),
-            first_found_at: row.first_found_at,
+            first_found_at: row.first_found_at.at(),
             last_checked_at: row.last_checked_at,
             checks: row.checks,
             next_check_at: row.next_check_at,

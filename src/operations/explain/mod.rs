@@ -223,9 +223,9 @@ fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
         action: action(queue),
         at: match cause.kind {
             CauseKind::CircuitOpen => {
-                snapshot.circuit.open_until.map_or(job.run_at, |until| until.max(job.run_at))
+                snapshot.circuit.open_until.map_or(job.run_at.at(), |until| until.max(job.run_at.at()))
             }
-            _ => job.run_at,
+            _ => job.run_at.at(),
         },
     });
     let summary = match (stopped, queue) {

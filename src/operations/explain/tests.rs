@@ -20,12 +20,12 @@ fn job(queue: JobKind, state: JobState, failed: bool) -> JobRow {
         transaction_id: None,
         attempts: failed.into(),
         max_attempts: 5,
-        run_at: at(if state == JobState::Scheduled { 30 } else { -5 }),
+        run_at: at(if state == JobState::Scheduled { 30 } else { -5 }).into(),
         done_at: None,
         last_error: failed.then(|| "answered 504".to_owned()),
         errors: json!([]),
         worker: running.then(|| "worker".to_owned()),
-        leased_at: running.then(|| at(-1)),
+        leased_at: running.then(|| at(-1).into()),
         worker_seen_at: running.then(|| at(-1)),
         polls: None,
     }
@@ -67,8 +67,9 @@ prop_compose! {
                 notified_version: if told { version } else { version - 1 },
                 settled_at: status.is_final().then(|| at(0)),
                 settled_by: None,
-                created_at: at(-60),
+                created_at: at(-60).into(),
                 updated_at: at(0),
+                unreadable: Vec::new(),
             },
             jobs: if pruned { Vec::new() } else { jobs },
             dead_letters: Vec::new(),
@@ -117,7 +118,7 @@ proptest! {
             let job = snapshot.job(next.queue).unwrap();
             let goes_on = [JobState::Due, JobState::Scheduled, JobState::Running];
             prop_assert!(goes_on.contains(&job.state));
-            prop_assert!(next.at >= job.run_at);
+            prop_assert!(next.at >= job.run_at.at());
             let notifies = next.queue == JobKind::NotifyClient;
             prop_assert_eq!(notifies, transaction.status.is_final());
             prop_assert_eq!(notifies, explained.waits_for == WaitsFor::Client);

@@ -218,7 +218,7 @@ pub fn decide<'a>(
         Next::Retry { .. } if settled && finds_out && job.is_last_attempt() => End::Done,
         Next::Retry { error, .. } if job.is_last_attempt() => End::Dead {
             kind: DeadLetterKind::Exhausted,
-            reason: format!("all {} attempts failed; the last one: {error}", job.attempts + 1),
+            reason: format!("all {} attempts failed; the last one: {error}", job.attempt()),
             error: Some(error),
         },
         Next::Retry { delay, error } => End::Retry { delay: *delay, error },

@@ -128,7 +128,7 @@ async fn write<'a>(
         let is_ended = at.is_some();
         let mut settled = None;
         if let (Some(current), Some((status, by))) = (current, *report) {
-            match current.status.decide(status, by) {
+            match current.decide(status, by) {
                 Decision::Settle if is_ended => {
                     let source = run.queue;
                     settlements.push(Settlement { id: current.id, status, by, source });
@@ -233,9 +233,11 @@ async fn end_done(
     let ended = sqlx::query!(
         r#"
         UPDATE apalis.jobs
-        SET status = 'Done', attempts = attempts + 1, done_at = clock_timestamp(),
-            lock_by = NULL, lock_at = NULL,
-            last_result = COALESCE(last_result - 'Err', '{}') || '{"Ok": null}'
+        SET status = 'Done', attempts = LEAST(attempts, 2147483646) + 1,
+            done_at = clock_timestamp(), lock_by = NULL, lock_at = NULL,
+            last_result = CASE
+                WHEN jsonb_typeof(last_result) = 'object' THEN last_result - 'Err' ELSE '{}'
+            END || '{"Ok": null}'
         WHERE id = ANY ($1::text[]) AND status = 'Running'
             AND lock_by IS NOT DISTINCT FROM $2 AND lock_at = $3
         RETURNING id, now() AS "now!"
@@ -300,7 +302,7 @@ impl<'a> EndRows<'a> {
                     attempts = CASE run.ended
                         WHEN 'again' THEN 0
                         WHEN 'snoozed' THEN attempts
-                        ELSE attempts + 1
+                        ELSE LEAST(attempts, 2147483646) + 1
                     END,
                     run_at = CASE run.ended
                         WHEN 'done' THEN run_at
@@ -309,12 +311,20 @@ impl<'a> EndRows<'a> {
                     done_at = CASE run.ended WHEN 'done' THEN clock_timestamp() ELSE done_at END,
                     lock_by = NULL, lock_at = NULL,
                     last_result = CASE run.ended
-                        WHEN 'done' THEN COALESCE(last_result - 'Err', '{}') || '{"Ok": null}'
+                        WHEN 'done' THEN CASE
+                            WHEN jsonb_typeof(last_result) = 'object' THEN last_result - 'Err'
+                            ELSE '{}'
+                        END || '{"Ok": null}'
                         WHEN 'snoozed' THEN last_result
                         WHEN 'retried' THEN jsonb_build_object(
                             'Err', run.error,
-                            'errors', COALESCE(last_result -> 'errors', '[]') || jsonb_build_object(
-                                'attempt', attempts + 1, 'at', clock_timestamp(), 'error', run.error
+                            'errors', CASE
+                                WHEN jsonb_typeof(last_result -> 'errors') = 'array'
+                                THEN last_result -> 'errors'
+                                ELSE '[]'
+                            END || jsonb_build_object(
+                                'attempt', LEAST(attempts, 2147483646) + 1,
+                                'at', clock_timestamp(), 'error', run.error
                             )
                         )
                     END,
@@ -398,9 +408,11 @@ async fn end_dead(
     sqlx::query!(
         r#"
         UPDATE apalis.jobs
-        SET status = 'Failed', attempts = attempts + 1, done_at = clock_timestamp(),
-            lock_by = NULL, lock_at = NULL,
-            last_result = COALESCE(last_result, '{}') || jsonb_build_object('Err', $2::text)
+        SET status = 'Failed', attempts = LEAST(attempts, 2147483646) + 1,
+            done_at = clock_timestamp(), lock_by = NULL, lock_at = NULL,
+            last_result = CASE
+                WHEN jsonb_typeof(last_result) = 'object' THEN last_result ELSE '{}'
+            END || jsonb_build_object('Err', $2::text)
         WHERE id = $1
         "#,
         job_id,

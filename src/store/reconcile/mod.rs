@@ -10,7 +10,11 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 pub use self::record::record;
-use super::{StoreError, transactions::Cursor};
+use super::{
+    StoreError,
+    columns::{AnyJson, Column, Time, readable},
+    transactions::Cursor,
+};
 use crate::domain::{Finding, ReportedStatus, Seen, Status, words};
 
 /// What is looked up.
@@ -97,7 +101,7 @@ pub struct FindingRow {
     pub transaction_id: Uuid,
     pub finding: Finding,
     pub detail: Value,
-    pub first_found_at: DateTime<Utc>,
+    pub first_found_at: Time,
     pub last_checked_at: DateTime<Utc>,
     pub checks: i32,
     pub next_check_at: DateTime<Utc>,
@@ -109,24 +113,36 @@ pub async fn findings(
     cursor: Option<Cursor>,
     limit: i64,
 ) -> Result<Vec<FindingRow>, StoreError> {
-    Ok(sqlx::query_as!(
-        FindingRow,
+    let rows = sqlx::query!(
         r#"
         SELECT
-            transaction_id, finding AS "finding: Finding", detail, first_found_at,
-            last_checked_at, checks, next_check_at
+            transaction_id, finding AS "finding: Column<Finding>", detail AS "detail: AnyJson",
+            first_found_at AS "first_found_at: Time", last_checked_at AS "last_checked_at: Time",
+            checks, next_check_at AS "next_check_at: Time"
         FROM reconcile_findings
         WHERE closed_at IS NULL
             AND (first_found_at, transaction_id) < (COALESCE($1, 'infinity'::timestamptz), $2)
         ORDER BY first_found_at DESC, transaction_id DESC
         LIMIT $3
         "#,
-        cursor.map(|cursor| cursor.at),
+        cursor.map(|cursor| cursor.at) as _,
         cursor.map_or(Uuid::max(), |cursor| cursor.id),
         limit
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(readable(rows, |row| {
+        let transaction_id = row.transaction_id;
+        Ok(FindingRow {
+            transaction_id,
+            finding: row.finding.0.map_err(|why| format!("finding {transaction_id}: {why}"))?,
+            detail: row.detail.into(),
+            first_found_at: row.first_found_at,
+            last_checked_at: row.last_checked_at.at(),
+            checks: row.checks,
+            next_check_at: row.next_check_at.at(),
+        })
+    }))
 }
 
 /// What a step of [`close_settled`] did.
@@ -172,12 +188,13 @@ pub async fn close_settled(
                 )
             RETURNING 1
         )
-        SELECT first_found_at, transaction_id, (SELECT count(*) FROM closed) AS "closed!"
+        SELECT first_found_at AS "first_found_at: Time", transaction_id,
+            (SELECT count(*) FROM closed) AS "closed!"
         FROM step
         ORDER BY first_found_at, transaction_id
         LIMIT 1
         "#,
-        after.map(|cursor| cursor.at),
+        after.map(|cursor| cursor.at) as _,
         after.map_or(Uuid::max(), |cursor| cursor.id),
         limit,
     )

@@ -36,12 +36,15 @@ pub async fn record(
     let locked = lock_unless_busy(&mut tx, transaction_id).await?;
     let current = transactions::get(&mut *tx, transaction_id).await?;
     let ours = current.as_ref().map(|current| current.status);
-    if current.is_some() && !locked {
+    // Nor is anything judged of one whose status cannot be read.
+    let is_readable =
+        current.as_ref().is_none_or(|current| current.unreadable_among(&["status"]).is_none());
+    if !is_readable || current.is_some() && !locked {
         let (finding, action) = (Finding::Unanswered, Action::Skipped);
         return Ok(Checked { transaction_id, ours, seen, finding, action });
     }
     let here = current.as_ref().map(|current| {
-        let age = (Utc::now() - current.created_at).to_std().unwrap_or_default();
+        let age = (Utc::now() - current.created_at.at()).to_std().unwrap_or_default();
         Here {
             status: current.status,
             is_late: age > terms.deadline,
@@ -181,7 +184,7 @@ async fn close(conn: &mut PgConnection, transaction_id: Uuid) -> Result<(), Stor
     sqlx::query!(
         r#"
         UPDATE reconcile_findings
-        SET closed_at = clock_timestamp(), last_checked_at = clock_timestamp(), checks = checks + 1
+        SET closed_at = clock_timestamp(), last_checked_at = clock_timestamp(), checks = LEAST(checks, 2147483646) + 1
         WHERE transaction_id = $1 AND closed_at IS NULL
         "#,
         transaction_id,
@@ -234,7 +237,7 @@ async fn note(
                 WHERE NOT (excluded.finding = 'unanswered' AND known.closed_at IS NULL)
             ),
             last_checked_at = statement_timestamp(),
-            checks = known.checks + 1,
+            checks = LEAST(known.checks, 2147483646) + 1,
             next_check_at = statement_timestamp() + make_interval(
                 secs => GREATEST(LEAST($5::float8 * power(2, LEAST(known.checks, 30)), 86400), $6::float8)
             )

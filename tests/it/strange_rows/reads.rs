@@ -1,0 +1,92 @@
+//! Everything that can be read is read: no answer is a server error, and each list has its rows.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    console::visitor::Visitor,
+    support::{Client, TestApp},
+};
+
+/// Entries of a page: few, so that lists have many pages.
+const PAGE: usize = 40;
+
+/// The `id`s of all pages of a list, each of which is there once.
+async fn all_ids(client: &Client, path: &str, query: &str, id: &str) -> Vec<String> {
+    let (mut ids, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let answer = client.get(&format!("{path}?{query}&limit={PAGE}{cursor}")).await;
+        for item in answer.expect(200)["items"].as_array().unwrap() {
+            ids.push(item[id].to_string());
+        }
+        let Some(next) = answer.body["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+        assert!(ids.len() < 5_000, "{path}?{query} goes round in circles");
+    }
+    let distinct: HashSet<&String> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "{path}?{query} has a row twice");
+    ids
+}
+
+/// The lists of the API and the console, page by page. `own` are the default client's transactions,
+/// `all` everybody's.
+pub async fn lists(app: &TestApp, own: &[Uuid], all: &[Uuid]) {
+    let sorted = |mut ids: Vec<String>| {
+        ids.sort();
+        ids
+    };
+    let quoted = |ids: &[Uuid]| sorted(ids.iter().map(|id| format!("\"{id}\"")).collect());
+    let mine = all_ids(&app.client(), "/v1/transactions", "", "id").await;
+    assert_eq!(sorted(mine), quoted(own), "the client's list");
+
+    let operator = app.operator();
+    let everybody = all_ids(&operator, "/v1/operator/transactions", "", "id").await;
+    assert_eq!(sorted(everybody), quoted(all), "the operator's list");
+    for state in ["", "due", "scheduled", "running", "done", "failed", "cancelled"] {
+        let query = if state.is_empty() { String::new() } else { format!("state={state}") };
+        all_ids(&operator, "/v1/operator/jobs", &query, "id").await;
+    }
+    for query in ["state=open", "kind=poison", ""] {
+        all_ids(&operator, "/v1/operator/dead-letters", query, "id").await;
+    }
+    all_ids(&operator, "/v1/operator/actions", "", "id").await;
+    all_ids(&operator, "/v1/operator/reconciliation", "", "transaction_id").await;
+    for path in ["queues", "maintenance", "circuit"] {
+        operator.get(&format!("/v1/operator/{path}")).await.expect(200);
+    }
+    operator.get("/metrics").await.expect(200);
+    let visitor = Visitor::signed_in(app).await;
+    for path in ["", "/transactions", "/dead-letters?state=any", "/jobs", "/queues", "/audit"] {
+        visitor.get(&format!("/console{path}")).await.expect(200);
+    }
+}
+
+/// Everything about one transaction. `is_own`: it is the default client's.
+pub async fn transaction(app: &TestApp, visitor: &Visitor, id: Uuid, is_own: bool) {
+    let status = if is_own { 200 } else { 404 };
+    app.client().get_transaction(id).await.expect(status);
+    app.client().list_events(id).await.expect(status);
+    let operator = app.operator();
+    let path = format!("/v1/operator/transactions/{id}/explain");
+    operator.get(&path).await.expect(200);
+    visitor.get(&format!("/console/transactions/{id}")).await.expect(200);
+    let jobs = operator.get(&format!("/v1/operator/jobs?transaction_id={id}")).await;
+    for job in jobs.expect(200)["items"].as_array().unwrap() {
+        let path = format!("/v1/operator/jobs/{}", in_path(&job["id"]));
+        operator.get(&path).await.expect(200);
+    }
+    let letters = operator.list_dead_letters(&format!("transaction_id={id}")).await;
+    for letter in letters.expect(200)["items"].as_array().unwrap() {
+        let path = format!("dead-letters/{}", in_path(&letter["id"]));
+        operator.get(&format!("/v1/operator/{path}")).await.expect(200);
+        visitor.get(&format!("/console/{path}")).await.expect(200);
+    }
+}
+
+/// A text as a segment of a path.
+fn in_path(text: &Value) -> String {
+    let bytes = text.as_str().unwrap().bytes();
+    bytes.map(|byte| format!("%{byte:02X}")).collect()
+}
