@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     clients::{CallbackClient, SetupError, ThirdPartyClient},
     config::{self, Config, ConfigError, Role},
+    domain::DatabaseClock,
     figures,
     http::{
         self, ApiState, RequestWriters,
@@ -120,7 +121,9 @@ impl App {
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
         let announcer = Announcer::new(wakeups.clone());
         let metrics = Arc::new(Metrics::new(role.as_str(), pools.named(), troubles)?);
+        let clock = DatabaseClock::default();
         let third_party = ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?
+            .with_clock(clock.clone())
             .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
         let writers = RequestWriters {
@@ -137,7 +140,14 @@ impl App {
             third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
             dead_after: config.worker.dead_after,
         };
-        let state = ApiState::new(&config, operations, writers, announcer.clone(), metrics.clone());
+        let state = ApiState::new(
+            &config,
+            operations,
+            writers,
+            announcer.clone(),
+            clock.clone(),
+            metrics.clone(),
+        );
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             claims: Coalescer::start(Claims, 1, &pools.jobs),
@@ -149,7 +159,9 @@ impl App {
             announcer,
             third_party,
             callbacks: CallbackClient::new(config.notify.timeout, config.notify.egress.clone())?
+                .with_clock(clock.clone())
                 .with_metrics(metrics.clone()),
+            clock,
             wakeups,
             metrics,
             stopping: CancellationToken::new(),
@@ -208,10 +220,16 @@ impl App {
         let _announcing = AbortOnDropHandle::new(tokio::spawn(async move {
             announcer.run(&pool).await;
         }));
+        let (clock, pool) = (self.state.clock.clone(), self.state.pool.clone());
+        let (metrics, heartbeat) =
+            (self.state.metrics.clone(), self.context.config.worker.heartbeat);
+        let _following = AbortOnDropHandle::new(tokio::spawn(async move {
+            store::clock::follow(&pool, &clock, heartbeat, &metrics).await;
+        }));
         let stopping = self.context.stopping.clone();
         let work = async {
             let started = tokio::select! {
-                started = start(&self.state.pool, &self.context.config) => started.map(|()| true),
+                started = start(&self.state, &self.context.config) => started.map(|()| true),
                 () = stop.cancelled() => Ok(false),
             };
             if !started? {
@@ -337,13 +355,16 @@ impl From<SecretsError> for AppError {
 
 /// What needs the database: the schema is checked, secrets that an earlier release stored in plain
 /// are sealed, and the default client is brought up to date.
-async fn start(pool: &Database, config: &Config) -> Result<(), AppError> {
+async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
+    let ApiState { pool, clock, .. } = state;
     let (mut wait, longest) = START_RETRY;
     loop {
         let ready = async {
             if !store::is_migrated(pool).await? {
                 return Err(AppError::NotMigrated);
             }
+            // Nothing is judged by a clock that is not known yet.
+            clock.set(store::clock::read(pool).await?);
             prepare_clients(pool, config).await
         };
         match ready.await {

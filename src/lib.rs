@@ -9,7 +9,8 @@
 //! every wrong one. [`telemetry`] is logs, metrics and traces; [`figures`] writes the figures per
 //! minute that the console draws.
 //!
-//! [`domain`] is the rules, pure: statuses and their legal transitions, schedules, backoff.
+//! [`domain`] is the rules, pure: statuses and their legal transitions, schedules, backoff; and the
+//! clocks.
 //! [`signature`] signs and verifies Standard Webhooks, pure. [`secrets`] hashes keys and seals
 //! clients' signing secrets, pure.
 //!

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use indicatif::ProgressBar;
@@ -23,7 +23,7 @@ use crate::{
     jobs,
     operations::replay::{MAX_BULK, Preview, Selection},
     store::{
-        Database,
+        self, Database,
         audit::Actor,
         clients, dead_letter_actions,
         dead_letters::{self, DeadLetter, Filter},
@@ -172,7 +172,7 @@ async fn list(pool: &Database, args: ListArgs) -> Result<(), CliError> {
         state: args.state,
         transaction_id: args.transaction_id,
         client_id: client_id(pool, args.client.as_deref()).await?,
-        opened_before: args.older_than.map(ago),
+        opened_before: opened_before(pool, args.older_than).await?,
         ..Filter::default()
     };
     let letters = dead_letters::list(pool, &filter, args.limit.into()).await?;
@@ -192,7 +192,7 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
         ids: args.id.map(|id| vec![id]),
         kind: args.kind,
         client_id: client_id(&operations.pool, args.client.as_deref()).await?,
-        created_before: args.older_than.map(ago),
+        created_before: opened_before(&operations.pool, args.older_than).await?,
         limit: args.limit,
     };
     if args.dry_run {
@@ -236,11 +236,15 @@ async fn client_id(pool: &Database, name: Option<&str>) -> Result<Option<Uuid>, 
     found.map(Some).ok_or_else(unknown)
 }
 
-/// That long ago; as early as times go where it is longer.
-fn ago(age: Duration) -> DateTime<Utc> {
-    let age = chrono::Duration::from_std(age).ok();
-    age.and_then(|age| Utc::now().checked_sub_signed(age))
-        .map_or(DateTime::UNIX_EPOCH, |at| at.max(DateTime::UNIX_EPOCH))
+/// That long ago by the database's clock; as early as times go where it is longer.
+async fn opened_before(
+    pool: &Database,
+    age: Option<Duration>,
+) -> Result<Option<DateTime<Utc>>, CliError> {
+    let Some(age) = age else { return Ok(None) };
+    let now = store::now(pool).await?;
+    let at = TimeDelta::from_std(age).ok().and_then(|age| now.checked_sub_signed(age));
+    Ok(Some(at.map_or(DateTime::UNIX_EPOCH, |at| at.max(DateTime::UNIX_EPOCH))))
 }
 
 fn print_closed(letter: DeadLetter, json: bool) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,7 +20,7 @@ use crate::{
         reconcile::{self, Report, Request},
     },
     store::{
-        Database, StoreError,
+        self, Database, StoreError,
         audit::{self, Actor, OperatorAction},
         maintenance::{self, Occasion, RunEnd},
         reconcile::{Action, Checked},
@@ -39,7 +39,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct ReconcileArgs {
     /// Look at what began since then: a duration such as 24h, or a time (RFC 3339)
     #[arg(long, value_name = "DURATION|TIME", value_parser = parse_since)]
-    since: DateTime<Utc>,
+    since: Since,
     /// Look at most so many up; those that wait longest first
     #[arg(long, value_name = "NUMBER", default_value_t = MOST,
         value_parser = clap::value_parser!(i64).range(1..=MOST))]
@@ -52,16 +52,24 @@ pub(super) struct ReconcileArgs {
     json: bool,
 }
 
-fn parse_since(text: &str) -> Result<DateTime<Utc>, String> {
+/// When what is looked at began.
+#[derive(Debug, Clone, Copy)]
+enum Since {
+    Time(DateTime<Utc>),
+    /// This long ago by the database's clock.
+    Ago(TimeDelta),
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(time.to_utc());
+        return Ok(Since::Time(time.to_utc()));
     }
     let duration = humantime::parse_duration(text)
         .map_err(|_| "must be a duration such as 24h, or a time such as 2026-11-24T09:00:00Z")?;
-    let since = chrono::TimeDelta::from_std(duration)
-        .ok()
-        .and_then(|duration| Utc::now().checked_sub_signed(duration));
-    since.ok_or_else(|| "is too long ago".to_owned())
+    let ago = TimeDelta::from_std(duration).ok();
+    // The database's clock is not known yet, and no year ahead of this one.
+    let ago = ago.filter(|ago| Utc::now().checked_sub_signed(*ago).is_some());
+    ago.map(Since::Ago).ok_or_else(|| "is too long ago".to_owned())
 }
 
 pub(super) async fn run(
@@ -81,7 +89,13 @@ pub(super) async fn run(
         stopping: stop,
     };
     let MaintenanceContext { pool, stopping, .. } = &context;
-    let request = Request { since: Some(args.since), dry_run: args.dry_run, limit: args.limit };
+    let since = match args.since {
+        Since::Time(time) => time,
+        Since::Ago(ago) => {
+            store::now(pool).await?.checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH)
+        }
+    };
+    let request = Request { since: Some(since), dry_run: args.dry_run, limit: args.limit };
 
     let holder = format!("command line {}", holder_name());
     let lease = config.worker.dead_after;
@@ -96,7 +110,7 @@ pub(super) async fn run(
     let work = async {
         // Within the work: where it fails, the lease is given back.
         if !args.dry_run {
-            record(pool, &args).await?;
+            record(pool, &request).await?;
         }
         reconcile::sweep(&context, &request, &mut report, progress).await
     };
@@ -115,7 +129,7 @@ pub(super) async fn run(
         maintenance::release(pool, TASK, &holder, &end).await
     };
     // What was done is told whatever followed.
-    print(&report, &args)?;
+    print(&report, since, &args)?;
     swept?;
     released?;
     // A script must not take a part for the whole.
@@ -123,12 +137,12 @@ pub(super) async fn run(
 }
 
 /// Records in the audit that somebody has asked for a sweep.
-async fn record(pool: &Database, args: &ReconcileArgs) -> Result<(), StoreError> {
+async fn record(pool: &Database, request: &Request) -> Result<(), StoreError> {
     let operator = operator();
     let actor = Actor { operator: &operator, note: None };
     let detail = Map::from_iter([
-        ("since".to_owned(), args.since.to_rfc3339().into()),
-        ("limit".to_owned(), args.limit.into()),
+        ("since".to_owned(), request.since.map(|since| since.to_rfc3339()).into()),
+        ("limit".to_owned(), request.limit.into()),
     ]);
     audit::record_begin(pool, actor, OperatorAction::Reconcile, detail).await
 }
@@ -167,10 +181,10 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn print(report: &Report, args: &ReconcileArgs) -> Result<(), CliError> {
+fn print(report: &Report, since: DateTime<Utc>, args: &ReconcileArgs) -> Result<(), CliError> {
     if args.json {
         let mut output = report.summary();
-        output["since"] = json!(args.since);
+        output["since"] = json!(since);
         output["dry_run"] = args.dry_run.into();
         output["items"] = report.checked.iter().map(to_json).collect();
         println!("{}", serde_json::to_string_pretty(&output)?);

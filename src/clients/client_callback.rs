@@ -24,7 +24,7 @@ use super::{
     retry_after, traced,
 };
 use crate::{
-    domain::{EgressPolicy, EgressRefusal, Status},
+    domain::{DatabaseClock, EgressPolicy, EgressRefusal, Status},
     signature::{self, Secret},
     telemetry::{Metrics, labels::NotifyResult},
 };
@@ -35,6 +35,7 @@ pub struct CallbackClient {
     http: reqwest::Client,
     policy: Arc<EgressPolicy>,
     metrics: Option<Arc<Metrics>>,
+    clock: DatabaseClock,
 }
 
 /// What a client is told.
@@ -89,7 +90,13 @@ impl CallbackClient {
         let policy = Arc::new(policy);
         let resolver = GuardedResolver::new(policy.clone(), lookup);
         let http = http_client(timeout).no_proxy().dns_resolver(resolver);
-        Ok(Self { http: http.build().map_err(SetupError)?, policy, metrics: None })
+        let (http, clock) = (http.build().map_err(SetupError)?, DatabaseClock::default());
+        Ok(Self { http, policy, metrics: None, clock })
+    }
+
+    /// The same, going by this clock.
+    pub fn with_clock(self, clock: DatabaseClock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The same, counting its calls in `metrics`.
@@ -147,7 +154,7 @@ impl CallbackClient {
         let body = serde_json::to_vec(&body)
             .map_err(|error| NotifyError::Unreachable { reason: error.to_string() })?;
         let webhook_id = format!("{}_{}", notification.id, notification.version);
-        let timestamp = Utc::now().timestamp();
+        let timestamp = self.clock.now().timestamp();
         let signature = signature::sign_with_each(secrets, &webhook_id, timestamp, &body);
         let request = self
             .http
@@ -167,7 +174,7 @@ impl CallbackClient {
             status if status.is_success() => Ok(()),
             StatusCode::GONE => Err(NotifyError::Gone { reason: describe_answer(response).await }),
             _ => {
-                let retry_after = retry_after(&response);
+                let retry_after = retry_after(&response, &self.clock);
                 Err(NotifyError::Refused { reason: describe_answer(response).await, retry_after })
             }
         }

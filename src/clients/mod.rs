@@ -15,14 +15,18 @@ pub mod third_party;
 use std::{error::Error as _, time::Duration};
 
 use chrono::{DateTime, Utc};
-use reqwest::{RequestBuilder, Response, header::RETRY_AFTER, redirect};
+use reqwest::{
+    RequestBuilder, Response,
+    header::{DATE, RETRY_AFTER},
+    redirect,
+};
 use tracing::Span;
 
 pub use client_callback::CallbackClient;
 pub use fence::Fence;
 pub use third_party::ThirdPartyClient;
 
-use crate::telemetry::traces;
+use crate::{domain::DatabaseClock, telemetry::traces};
 
 /// A connection that takes longer than this to open is as good as none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,10 +80,12 @@ fn traced(request: RequestBuilder) -> RequestBuilder {
     }
 }
 
-/// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3).
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    parse_retry_after(value, Utc::now())
+/// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3). A date is counted from
+/// the peer's own `Date`, where it sends one: its clock may differ from ours.
+fn retry_after(response: &Response, clock: &DatabaseClock) -> Option<Duration> {
+    let text = |name| response.headers().get(name)?.to_str().ok().map(str::trim);
+    let date = text(DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok());
+    parse_retry_after(text(RETRY_AFTER)?, date.map_or_else(|| clock.now(), |date| date.to_utc()))
 }
 
 /// What `Retry-After` says, from the header's text, as of `now`; at most a day. `None`: it says nothing.

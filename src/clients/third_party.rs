@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config,
-    domain::{Content, ReportedStatus},
+    domain::{Content, DatabaseClock, ReportedStatus},
     telemetry::{Metrics, labels::CallResult},
 };
 
@@ -34,6 +34,7 @@ pub struct ThirdPartyClient {
     lookup_timeout: Duration,
     webhook_url: String,
     metrics: Option<Arc<Metrics>>,
+    clock: DatabaseClock,
 }
 
 /// The transaction exists there now.
@@ -132,7 +133,13 @@ impl ThirdPartyClient {
             lookup_timeout: config.lookup_timeout,
             webhook_url,
             metrics: None,
+            clock: DatabaseClock::default(),
         })
+    }
+
+    /// The same, going by this clock.
+    pub fn with_clock(self, clock: DatabaseClock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The same, counting its calls in `metrics`.
@@ -203,7 +210,7 @@ impl ThirdPartyClient {
             }
             StatusCode::CONFLICT => Err(CreateError::AlreadyExists),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let retry_after = retry_after(&response);
+                let retry_after = retry_after(&response, &self.clock);
                 Err(CreateError::Busy {
                     reason: describe_answer(response).await,
                     retry_after,
@@ -258,7 +265,7 @@ impl ThirdPartyClient {
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::NOT_IMPLEMENTED => Ok(Lookup::Absent),
             status => {
-                let retry_after = retry_after(&response);
+                let retry_after = retry_after(&response, &self.clock);
                 let reason = describe_answer(response).await;
                 Err(LookupError { reason, retry_after, is_outage: !status.is_client_error() })
             }

@@ -1,10 +1,12 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the
-//! circuit breaker's decisions, what a claim of due jobs looks at, which addresses clients may name, and the vocabularies of evidence
-//! and dead letters. Imports nothing else of ours.
+//! circuit breaker's decisions, what a claim of due jobs looks at, which addresses clients may name,
+//! the vocabularies of evidence and dead letters, and the clocks that all of it goes by. Imports
+//! nothing else of ours.
 
 pub mod circuit;
 pub mod claim_plan;
+pub mod clock;
 pub mod dead_letter;
 pub mod egress;
 pub mod evidence;
@@ -15,6 +17,7 @@ pub mod schedule;
 pub mod transaction;
 
 pub use circuit::CircuitState;
+pub use clock::{BootInstant, DatabaseClock};
 pub use dead_letter::{DeadLetterKind, DeadLetterState};
 pub use egress::{EgressPolicy, EgressRefusal};
 pub use evidence::EvidenceKind;

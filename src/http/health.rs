@@ -9,7 +9,10 @@ use super::{
     ApiState,
     problem::{Problem, ProblemJson},
 };
-use crate::store::{self, StoreError};
+use crate::{
+    domain::clock::is_notable,
+    store::{self, StoreError},
+};
 
 /// Health checks.
 pub struct HealthApi;
@@ -20,11 +23,21 @@ pub struct HealthApi;
 pub struct Health {
     /// Always `ok`.
     pub status: String,
+    /// What does not keep the process from its work, and should be mended: its clock differs from
+    /// the database's by more than 5 s.
+    #[oai(skip_serializing_if_is_none)]
+    pub detail: Option<String>,
+}
+
+impl Health {
+    fn ok(detail: Option<String>) -> Self {
+        Self { status: "ok".to_owned(), detail }
+    }
 }
 
 impl poem_openapi::types::Example for Health {
     fn example() -> Self {
-        Self { status: "ok".to_owned() }
+        Self::ok(None)
     }
 }
 
@@ -52,7 +65,7 @@ impl HealthApi {
     /// Whether the process is up.
     #[oai(path = "/health/live", method = "get", operation_id = "check_live")]
     async fn check_live(&self) -> LiveResponse {
-        LiveResponse::Live(Json(Health { status: "ok".to_owned() }))
+        LiveResponse::Live(Json(Health::ok(None)))
     }
 
     /// Whether the process can do its work: the database answers and its schema is up to date.
@@ -63,7 +76,10 @@ impl HealthApi {
             Ok::<_, StoreError>(state.started.load(std::sync::atomic::Ordering::Acquire))
         };
         match state.within_limit(ready).await {
-            Ok(true) => ReadyResponse::Ready(Json(Health { status: "ok".to_owned() })),
+            Ok(true) => {
+                let skew = state.clock.skew().filter(|skew| is_notable(*skew));
+                ReadyResponse::Ready(Json(Health::ok(skew.map(store::clock::describe))))
+            }
             Ok(false) => {
                 let problem = Problem::unavailable().because("the start is not over");
                 ReadyResponse::NotReady(ProblemJson(problem))

@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Route,
     endpoint::make_sync, http::StatusCode, middleware::CatchPanic,
@@ -51,6 +52,7 @@ use self::{
 };
 use crate::{
     config::{self, Config, Role},
+    domain::DatabaseClock,
     operations::Operations,
     store::{
         Database, accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
@@ -65,6 +67,14 @@ const DATABASE_LIMIT: Duration = Duration::from_millis(1_800);
 tokio::task_local! {
     /// Until when the present request waits for the database.
     static WAITS_UNTIL: Cell<Instant>;
+    /// When the present request came, by the database's clock.
+    static CAME_AT: DateTime<Utc>;
+}
+
+/// When the present request came, by the database's clock.
+fn now() -> DateTime<Utc> {
+    // Outside of a request there is no database to go by.
+    CAME_AT.try_with(|at| *at).unwrap_or_else(|_| Utc::now())
 }
 
 /// What requests work with.
@@ -78,6 +88,7 @@ pub struct ApiState {
     /// Where webhooks are received.
     pub webhooks: Coalescer<Webhooks>,
     pub announcer: Announcer,
+    pub clock: DatabaseClock,
     pub webhook: config::Webhook,
     /// The clients that were recently found by a key's hash. Whoever goes by it has it checked by
     /// the statement that writes.
@@ -115,6 +126,7 @@ impl ApiState {
         operations: Operations,
         writers: RequestWriters,
         announcer: Announcer,
+        clock: DatabaseClock,
         metrics: Arc<Metrics>,
     ) -> Self {
         let RequestWriters { accepts, webhooks } = writers;
@@ -127,6 +139,7 @@ impl ApiState {
             accepts,
             webhooks,
             announcer,
+            clock,
             known_keys: KnownKeys::default(),
             webhook: config.webhook.clone(),
             operator_tokens: OperatorTokens::new(tokens),
@@ -263,12 +276,17 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     let observe = Observe::new(&spec, state.metrics.clone());
     let security_headers = SecurityHeaders { serves_https: state.serves_https };
     let admission = Admission::new(state.clone());
+    let clock = state.clock.clone();
     route
         .at("/metrics", poem::get(metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
-        .around(|endpoint, request| async move {
-            let until = Cell::new(Instant::now() + DATABASE_LIMIT);
-            WAITS_UNTIL.scope(until, endpoint.call(request)).await
+        .around(move |endpoint, request| {
+            let came_at = clock.now();
+            async move {
+                let until = Cell::new(Instant::now() + DATABASE_LIMIT);
+                let answer = WAITS_UNTIL.scope(until, endpoint.call(request));
+                CAME_AT.scope(came_at, answer).await
+            }
         })
         .data(state)
         .catch_all_error(|error| async move {

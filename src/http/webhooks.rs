@@ -4,7 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::Utc;
 use poem::{
     IntoResponse, Request, RequestBody,
     http::{HeaderValue, StatusCode, header},
@@ -131,7 +130,7 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
             signature: request.header(signature::SIGNATURE_HEADER),
         };
         let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
-        let now = Utc::now().timestamp();
+        let now = super::now().timestamp();
         let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)
             .map_err(|error| unsigned(error.to_string()))?;
         if webhook_id.chars().count() > MAX_WEBHOOK_ID {
@@ -242,8 +241,8 @@ impl WebhooksApi {
             state.announcer.announce(queue, received.at, Duration::ZERO);
         }
         state.metrics.webhook(result(received));
-        if let Some(after) = received.settled_after {
-            state.metrics.settled(SettledBy::Webhook, after);
+        if let Some(accepted_at) = received.settled_since {
+            state.metrics.settled(SettledBy::Webhook, state.clock.since(accepted_at));
         }
         Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
             outcome: Word(received.outcome),

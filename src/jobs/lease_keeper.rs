@@ -1,34 +1,59 @@
-//! Keeps this process's leases alive, and takes over those of processes that are gone.
+//! Keeps this process's leases alive, gives back what nobody knows, and takes over the leases of
+//! processes that are gone.
 //!
-//! One statement every `WORKER__HEARTBEAT` renews all workers of the process, independent of what
-//! they are busy with. A worker that finds its row gone was rescued: its lease is marked lost, its
-//! handlers are dropped, and the supervisor starts it again under a new name.
+//! One statement every `WORKER__HEARTBEAT` renews all workers of the process, on a connection of its
+//! own, independent of what they are busy with. A worker that finds itself dead was rescued: its
+//! lease is marked lost, its handlers are dropped, and the supervisor starts it again under a new
+//! name. When others may be judged is in [`super::freshness`].
 //!
-//! After an outage of the database everybody is stale, and after a suspension of the machine too: a
-//! keeper whose heartbeat failed, or came later than `WORKER__DEAD_AFTER`, judges nobody until
-//! `WORKER__DEAD_AFTER` has passed since it renewed again, so that everybody can renew before. At
-//! the start it waits for one heartbeat.
+//! After each heartbeat that succeeded, a task beside it does the rest, however long that takes:
+//! - What is leased to the workers of this process in the database is compared with what they hold
+//!   ([`super::holds`]). What is unknown for two heartbeats, and can be known to nobody any more, is
+//!   given back without costing an attempt.
+//! - Workers that were silent for `WORKER__DEAD_AFTER` are marked dead, and their jobs are taken in
+//!   batches ([`crate::store::rescue`]).
 //!
-//! A call that must not be made by two asks [`WorkerLease::fence`] when it is sent: that goes by this
-//! process's monotonic clock, which runs on while the process is frozen.
+//! A call that must not be made by two asks [`WorkerLease::fence`] when it is sent. That goes by a
+//! clock that runs on while the process is frozen or the machine suspended.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::{
+    JobContext,
+    freshness::Freshness,
+    holds::{self, Holds, LeaseKey},
+};
 use crate::{
     clients::Fence,
-    config,
-    store::{self, Database, StoreError, leases},
+    domain::BootInstant,
+    store::{
+        self, Database, StoreError,
+        announce::Announcer,
+        jobs::Lease,
+        leases,
+        rescue::{self, TakenJob},
+    },
 };
 
 /// The shortest time that a beat is waited for, however short the heartbeat.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
+/// Leases older than this, or than a few heartbeats, are compared now and then only.
+const COMPARED: Duration = Duration::from_secs(30);
+const COMPARED_BEATS: u32 = 6;
+/// For how long after a claim without an answer everything since then is compared, and how often
+/// everything is.
+const UNSURE: Duration = Duration::from_secs(15 * 60);
+/// Beyond any lease.
+const EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Most leases that one statement gives back.
+const GIVEN_BACK: usize = 500;
 
 /// A worker's lease on its jobs.
 #[derive(Debug, Clone)]
@@ -64,53 +89,72 @@ impl WorkerLease {
 /// Renews the leases of this process.
 #[derive(Debug)]
 pub struct LeaseKeeper {
+    /// For the renewals alone.
+    lease_pool: Database,
     pool: Database,
+    announcer: Announcer,
     queues: Vec<String>,
     heartbeat: Duration,
     dead_after: Duration,
     create_backoff: Duration,
     state: Mutex<KeeperState>,
+    /// A heartbeat has succeeded.
+    renewed: Notify,
 }
 
 #[derive(Debug)]
 struct KeeperState {
-    workers: HashMap<Arc<str>, CancellationToken>,
-    /// When the last renewal that succeeded began.
-    renewed_at: Instant,
+    workers: HashMap<Arc<str>, Registered>,
+    freshness: Freshness,
+}
+
+#[derive(Debug)]
+struct Registered {
+    lost: CancellationToken,
+    holds: Holds,
+}
+
+/// Leases that were found unknown, by worker and key, with how many claims had begun then.
+#[derive(Debug, Default)]
+struct Suspects {
+    unknown: HashMap<(String, LeaseKey), u64>,
+    /// When everything was last compared.
+    all_compared_at: Option<BootInstant>,
 }
 
 impl LeaseKeeper {
     /// A keeper for the workers of `queues`.
-    pub fn new(
-        pool: Database,
-        queues: Vec<String>,
-        worker: &config::Worker,
-        create_backoff: Duration,
-    ) -> Self {
+    pub fn new(context: &JobContext, queues: Vec<String>) -> Self {
+        let worker = &context.config.worker;
+        let freshness = Freshness::new(worker.heartbeat, worker.dead_after, BootInstant::now());
         Self {
-            pool,
+            lease_pool: context.lease_pool.clone(),
+            pool: context.pool.clone(),
+            announcer: context.announcer.clone(),
             queues,
             heartbeat: worker.heartbeat,
             dead_after: worker.dead_after,
-            create_backoff,
-            state: Mutex::new(KeeperState { workers: HashMap::new(), renewed_at: Instant::now() }),
+            create_backoff: context.config.third_party.create_backoff,
+            state: Mutex::new(KeeperState { workers: HashMap::new(), freshness }),
+            renewed: Notify::new(),
         }
     }
 
-    /// Registers a worker of `queue` and keeps its lease from now on.
+    /// Registers a worker of `queue` that keeps `holds`, and keeps its lease from now on.
     pub async fn register(
         self: &Arc<Self>,
         worker: &str,
         queue: &str,
+        holds: Holds,
     ) -> Result<WorkerLease, StoreError> {
-        let began = Instant::now();
-        leases::register(&self.pool, worker, queue).await?;
+        let began = BootInstant::now();
+        leases::register(&self.lease_pool, worker, queue).await?;
         let (worker, lost) = (Arc::<str>::from(worker), CancellationToken::new());
         let mut state = self.state();
         if state.workers.is_empty() {
-            state.renewed_at = began;
+            state.freshness.registered(began);
         }
-        state.workers.insert(worker.clone(), lost.clone());
+        state.workers.insert(worker.clone(), Registered { lost: lost.clone(), holds });
         drop(state);
         Ok(WorkerLease { worker, lost, keeper: self.clone() })
     }
@@ -120,46 +164,36 @@ impl LeaseKeeper {
         self.state().workers.remove(&lease.worker);
     }
 
-    /// Renews and rescues until `stop`.
+    /// Renews until `stop`.
     pub async fn run(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut judges_from = None;
-        let mut grace = self.heartbeat;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            if self.state().renewed_at.elapsed() > self.dead_after {
-                (judges_from, grace) = (None, self.dead_after);
-            }
-            let beat = async {
-                self.renew().await?;
-                if Instant::now() >= *judges_from.get_or_insert_with(|| Instant::now() + grace) {
-                    leases::rescue(&self.pool, &self.queues, self.dead_after, self.create_backoff)
-                        .await?;
-                }
-                Ok::<_, StoreError>(())
-            };
             // One that gets no answer must not hold the next one up.
             let patience = self.heartbeat.max(SHORTEST_PATIENCE);
-            if let Err(error) = store::in_time_of(patience, beat).await {
-                (judges_from, grace) = (None, self.dead_after);
-                tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat failed");
+            match store::in_time_of(patience, self.renew()).await {
+                Ok(()) => self.renewed.notify_one(),
+                Err(error) => {
+                    self.state().freshness.failed();
+                    tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat failed");
+                }
             }
         }
     }
 
     async fn renew(&self) -> Result<(), StoreError> {
-        let began = Instant::now();
-        let names: Vec<String> = self.state().workers.keys().map(|name| name.to_string()).collect();
-        let alive = leases::renew(&self.pool, &names).await?;
+        let began = BootInstant::now();
+        let names = self.workers();
+        let alive = leases::renew(&self.lease_pool, &names).await?;
         let mut state = self.state();
-        state.renewed_at = began;
+        state.freshness.renewed(began, BootInstant::now());
         for name in names {
             if !alive.contains(&name)
-                && let Some(lost) = state.workers.remove(name.as_str())
+                && let Some(Registered { lost, .. }) = state.workers.remove(name.as_str())
             {
                 tracing::warn!(worker = name, "lease lost: the worker was taken for dead");
                 lost.cancel();
@@ -168,12 +202,134 @@ impl LeaseKeeper {
         Ok(())
     }
 
+    /// After each renewal until `stop`: gives back what nobody knows, and rescues.
+    pub async fn clean_up(&self, stop: CancellationToken) {
+        let mut suspects = Suspects::default();
+        loop {
+            let round = async {
+                self.renewed.notified().await;
+                if let Err(error) = self.give_back_unknown(&mut suspects).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "leases could not be compared with what is held");
+                }
+                if let Err(error) = self.rescue().await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the jobs of dead workers could not be taken");
+                }
+            };
+            tokio::select! {
+                () = round => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn give_back_unknown(&self, suspects: &mut Suspects) -> Result<(), StoreError> {
+        let now = BootInstant::now();
+        let compares_all = suspects.all_compared_at.is_none_or(|at| now - at >= UNSURE);
+        let names = self.workers();
+        let max_age = if compares_all { EVER } else { self.compared(now) };
+        let leased = leases::held(&self.pool, &names, self.heartbeat, max_age).await?;
+        if compares_all {
+            suspects.all_compared_at = Some(now);
+        }
+        // Looked at after the database was: what it has shown is held by now, unless its claim is
+        // still under way.
+        let unknown = self.judge_unknown(leased, &mut suspects.unknown);
+        for leases in unknown.chunks(GIVEN_BACK) {
+            self.give_back(leases).await?;
+        }
+        Ok(())
+    }
+
+    /// Those of `leased` that were unknown at the last look already, and that no answer under way
+    /// can make known. The others that are unknown are `suspects` for the next look.
+    fn judge_unknown(
+        &self,
+        leased: Vec<Lease>,
+        suspects: &mut HashMap<(String, LeaseKey), u64>,
+    ) -> Vec<Lease> {
+        let before = std::mem::take(suspects);
+        let state = self.state();
+        let mut unknown = Vec::new();
+        for lease in leased {
+            let Some(Registered { holds, .. }) = state.workers.get(lease.worker.as_str()) else {
+                continue;
+            };
+            let key = holds::key(&lease);
+            if holds.holds(&key) {
+                continue;
+            }
+            let suspect = (lease.worker.clone(), key);
+            match before.get(&suspect) {
+                Some(claims) if holds.have_ended(*claims) => unknown.push(lease),
+                Some(claims) => drop(suspects.insert(suspect, *claims)),
+                None => drop(suspects.insert(suspect, holds.claims())),
+            }
+        }
+        unknown
+    }
+
+    /// How old the leases are that are compared at each heartbeat. Nothing older becomes visible
+    /// but by a claim that was not answered.
+    fn compared(&self, now: BootInstant) -> Duration {
+        let state = self.state();
+        let unanswered = state.workers.values().filter_map(|worker| worker.holds.unanswered_at());
+        let unsure = unanswered.map(|at| now - at).filter(|age| *age < UNSURE).max();
+        COMPARED.max(self.heartbeat * COMPARED_BEATS).max(unsure.unwrap_or_default() + COMPARED)
+    }
+
+    async fn give_back(&self, unknown: &[Lease]) -> Result<(), StoreError> {
+        let started: Vec<String> = {
+            let state = self.state();
+            let is_started = |lease: &&Lease| {
+                let worker = state.workers.get(lease.worker.as_str());
+                worker.is_some_and(|worker| worker.holds.was_cut_off(&holds::key(lease)))
+            };
+            unknown.iter().filter(is_started).map(|lease| lease.job_id.clone()).collect()
+        };
+        let given = leases::give_back(&self.pool, unknown, &started, self.create_backoff).await?;
+        tracing::warn!(jobs = given.len(), "jobs given back that were leased without being known");
+        self.announcer.announce_change();
+        Ok(())
+    }
+
+    async fn rescue(&self) -> Result<(), StoreError> {
+        if !self.state().freshness.may_judge(BootInstant::now()) {
+            return Ok(());
+        }
+        let own = self.workers();
+        let dead = rescue::mark_dead(&self.pool, &self.queues, &own, self.dead_after).await?;
+        if dead.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let taken = rescue::take(&self.pool, &dead, self.create_backoff).await?;
+            if taken.is_empty() {
+                break;
+            }
+            taken.iter().for_each(log_taken);
+            self.announcer.announce_change();
+        }
+        rescue::remove(&self.pool, &dead).await
+    }
+
+    fn workers(&self) -> Vec<String> {
+        self.state().workers.keys().map(|name| name.to_string()).collect()
+    }
+
     fn is_fresh(&self) -> bool {
-        self.state().renewed_at.elapsed() < self.dead_after
+        self.state().freshness.is_fresh(BootInstant::now())
     }
 
     fn state(&self) -> MutexGuard<'_, KeeperState> {
         // Nothing that is done under the lock can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn log_taken(job: &TakenJob) {
+    let transaction_id = job.transaction_id.map(tracing::field::display);
+    let (queue, job_id, attempt) = (&job.queue, &job.id, job.attempts);
+    tracing::warn!(queue, job_id, transaction_id, attempt, "{}", job.error);
 }

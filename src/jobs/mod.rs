@@ -14,6 +14,8 @@
 pub mod circuit;
 pub mod create_at_third_party;
 pub mod create_transaction;
+pub mod freshness;
+pub mod holds;
 pub mod lease_keeper;
 pub mod notify_client;
 pub mod queue;
@@ -31,7 +33,7 @@ use uuid::Uuid;
 use crate::{
     clients::{CallbackClient, ThirdPartyClient},
     config::Config,
-    domain::{Backoff, DeadLetterKind, JobKind, claim_plan::HoldLimit},
+    domain::{Backoff, DatabaseClock, DeadLetterKind, JobKind, claim_plan::HoldLimit},
     store::{
         Database, StoreError,
         announce::Announcer,
@@ -68,6 +70,8 @@ pub struct JobContext {
     /// For the watcher alone.
     pub watch_pool: Database,
     pub announcer: Announcer,
+    /// For deadlines and ages.
+    pub clock: DatabaseClock,
     pub config: Config,
     pub third_party: ThirdPartyClient,
     /// To be asked before each call to the third party.

@@ -9,7 +9,6 @@
 //! apalis's acknowledgement.
 
 use std::{
-    collections::HashSet,
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -25,14 +24,16 @@ use apalis_core::backend::{
     finalize::Ephemeral,
     persistence::{Persisted, Persistence, State, TaskEvent},
 };
-use chrono::{DateTime, Utc};
 use futures_util::future;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_layer::Identity;
 use uuid::Uuid;
 
-use super::{JobContext, JobDefinition, LeaseKeeper, WorkerLease};
+use super::{
+    JobContext, JobDefinition, LeaseKeeper, WorkerLease,
+    holds::{Hold, Holds},
+};
 use crate::{
     domain::claim_plan::{ClaimPlan, ClaimScans},
     store::{
@@ -58,35 +59,36 @@ pub struct LeasedJob {
     pub claimed: Arc<ClaimedJob>,
     pub lease: WorkerLease,
     _slot: OwnedSemaphorePermit,
-    _hold: Hold,
+    hold: Hold,
+    _client_hold: ClientHold,
 }
 
-/// The claims whose jobs this worker knows: job id and time of claim.
-type Holds = Arc<Mutex<HashSet<(String, DateTime<Utc>)>>>;
-
-/// Membership in [`Holds`] and in the plan's count, as long as the job is in this process.
+/// A job's place in the count of what its client holds, until this is dropped.
 #[derive(Debug)]
-struct Hold {
+struct ClientHold {
     queue: JobQueue,
-    claim: (String, DateTime<Utc>),
     client: Uuid,
 }
 
-impl Hold {
+impl ClientHold {
     fn new(queue: &JobQueue, claimed: &ClaimedJob) -> Self {
-        let claim = (claimed.lease.job_id.clone(), claimed.lease.locked_at);
-        queue.holds().insert(claim.clone());
         queue.plan().hold(claimed.client_id);
-        Self { queue: queue.clone(), claim, client: claimed.client_id }
+        Self { queue: queue.clone(), client: claimed.client_id }
     }
 }
 
-impl Drop for Hold {
+impl Drop for ClientHold {
     fn drop(&mut self) {
-        self.queue.holds().remove(&self.claim);
         if self.queue.plan().release(self.client) {
             self.queue.wakeups.retry(self.queue.queue);
         }
+    }
+}
+
+impl LeasedJob {
+    /// Its run has ended, and its outcome is written.
+    pub fn end(self) {
+        self.hold.end();
     }
 }
 
@@ -163,21 +165,35 @@ impl JobQueue {
                 return future::pending().await;
             };
             let scans = self.plan_scans(slots.num_permits());
+            // Until all that was claimed is held.
+            let pending = self.holds.begin_claim();
             match self.claim(lease, &scans).await {
                 Ok(claim) => {
-                    let holds: Vec<Hold> =
-                        claim.jobs.iter().map(|claimed| Hold::new(self, claimed)).collect();
+                    let holds: Vec<_> = claim
+                        .jobs
+                        .iter()
+                        .map(|claimed| (self.holds.hold(claimed), ClientHold::new(self, claimed)))
+                        .collect();
+                    drop(pending);
                     self.record(&scans, slots.num_permits(), &claim);
                     if claim.jobs.is_empty() {
                         continue;
                     }
-                    let tasks = claim.jobs.into_iter().zip(holds).filter_map(|(claimed, hold)| {
-                        // There are as many permits as claimed rows at least.
-                        let slot = slots.split(1)?;
-                        self.metrics.claimed(self.queue, claimed.late);
-                        let (claimed, lease) = (Arc::new(claimed), lease.clone());
-                        Some(Task::new(LeasedJob { claimed, lease, _slot: slot, _hold: hold }))
-                    });
+                    let tasks = claim.jobs.into_iter().zip(holds).filter_map(
+                        |(claimed, (hold, client_hold))| {
+                            // There are as many permits as claimed rows at least.
+                            let slot = slots.split(1)?;
+                            self.metrics.claimed(self.queue, claimed.late);
+                            let (claimed, lease) = (Arc::new(claimed), lease.clone());
+                            Some(Task::new(LeasedJob {
+                                claimed,
+                                lease,
+                                _slot: slot,
+                                hold,
+                                _client_hold: client_hold,
+                            }))
+                        },
+                    );
                     return Ok(tasks.collect());
                 }
                 Err(error) if error.constraint() == Some(WORKER_FOREIGN_KEY) => {
@@ -188,6 +204,7 @@ impl JobQueue {
                     tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
                     self.more.store(true, Ordering::Release);
                     self.unsure.store(true, Ordering::Release);
+                    pending.unanswered();
                     if error.took_too_long() {
                         // It may have walked too many old entries: the watcher finds what is left.
                         self.plan().forget_floors();
@@ -239,25 +256,17 @@ impl JobQueue {
 
     /// Claims what is due, after giving back what an unanswered claim may have taken.
     async fn claim(&self, lease: &WorkerLease, scans: &ClaimScans) -> Result<Claim, StoreError> {
-        let holds = self
-            .unsure
-            .load(Ordering::Acquire)
-            .then(|| self.holds().iter().cloned().collect::<Vec<_>>());
         let wanted = Wanted {
             queue: self.queue,
             worker: lease.worker().to_owned(),
             scans: scans.clone(),
             seeks_next: self.seeks_next.load(Ordering::Acquire),
-            holds,
+            holds: self.unsure.load(Ordering::Acquire).then(|| self.holds.list()),
         };
         let claim = self.claims.submit(wanted).await?;
         self.unsure.store(false, Ordering::Release);
         self.seeks_next.store(false, Ordering::Release);
         Ok(claim)
-    }
-
-    fn holds(&self) -> MutexGuard<'_, HashSet<(String, DateTime<Utc>)>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plan(&self) -> MutexGuard<'_, ClaimPlan> {
@@ -281,8 +290,8 @@ impl Persistence for JobQueue {
     type Error = QueueError;
 
     async fn register(&mut self, worker: &WorkerContext) -> Result<(), QueueError> {
-        let lease =
-            self.keeper.register(worker.name(), self.queue).await.map_err(QueueError::Register)?;
+        let registered = self.keeper.register(worker.name(), self.queue, self.holds.clone()).await;
+        let lease = registered.map_err(QueueError::Register)?;
         // Set once: apalis registers a worker once, and each start has a queue of its own.
         let _ = self.lease.set(lease);
         Ok(())

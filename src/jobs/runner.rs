@@ -78,6 +78,7 @@ impl Runner {
             self.write(&leased.claimed, outcome).await
         };
         let run = run.instrument(span.clone()).await;
+        leased.end();
         span.record("outcome", run.as_str());
         self.context.metrics.run_ended(self.definition.queue, run, attempt, began.elapsed());
         self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&job_id);
@@ -151,7 +152,8 @@ impl Runner {
                     for Due { queue, run_at, delay } in due {
                         self.context.wakeups.committed(queue, run_at, delay);
                     }
-                    if let Some((by, after)) = settled {
+                    if let Some((by, accepted_at)) = settled {
+                        let after = self.context.clock.since(accepted_at);
                         self.context.metrics.settled(by, after);
                     }
                     return run;

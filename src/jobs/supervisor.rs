@@ -42,18 +42,17 @@ pub async fn run(
 ) -> Result<(), SupervisorError> {
     let queues: Vec<String> =
         definitions.iter().map(|definition| definition.queue.to_owned()).collect();
-    let keeper = Arc::new(LeaseKeeper::new(
-        context.lease_pool.clone(),
-        queues,
-        &context.config.worker,
-        context.config.third_party.create_backoff,
-    ));
+    let keeper = Arc::new(LeaseKeeper::new(&context, queues));
 
     let all_ended = CancellationToken::new();
     let mut background = JoinSet::new();
     background.spawn({
         let (keeper, all_ended) = (keeper.clone(), all_ended.clone());
         async move { keeper.run(all_ended).await }
+    });
+    background.spawn({
+        let (keeper, all_ended) = (keeper.clone(), all_ended.clone());
+        async move { keeper.clean_up(all_ended).await }
     });
     let watched = definitions.iter().map(|definition| definition.queue).collect();
     background.spawn(watcher::run(context.clone(), watched));
@@ -143,6 +142,9 @@ async fn run_worker(
         let release = async {
             let backoff = context.config.third_party.create_backoff;
             let released = jobs::release(&context.pool, &name, &started, backoff).await?;
+            if released > 0 {
+                context.announcer.announce_change();
+            }
             leases::remove(&context.pool, &name).await?;
             Ok::<_, StoreError>(released)
         };

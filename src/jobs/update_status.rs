@@ -176,7 +176,7 @@ async fn time_left(
     transaction: &Transaction,
 ) -> Result<Option<Duration>, StoreError> {
     let since = poll_since(job, transaction);
-    let waited = (Utc::now() - since).to_std().unwrap_or_default();
+    let waited = context.clock.since(since);
     let deadline = context.config.poll.deadline;
     let left = |deadline: Duration| deadline.checked_sub(waited).filter(|left| !left.is_zero());
     if let Some(left) = left(deadline) {

@@ -14,7 +14,6 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use serde_json::Value;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
@@ -22,7 +21,7 @@ use super::{reconcile, retention};
 use crate::{
     clients::ThirdPartyClient,
     config::Config,
-    domain::{Backoff, MaintenanceTask},
+    domain::{Backoff, BootInstant, MaintenanceTask},
     store::{
         Database, StoreError,
         maintenance::{self, Occasion, RunEnd},
@@ -199,12 +198,14 @@ pub async fn hold<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, RunError> {
     let lost = async {
-        let mut renewed_at = Instant::now();
+        // Also over a suspension of the machine.
+        let mut renewed_at = BootInstant::now();
         loop {
             tokio::time::sleep(lease / 3).await;
-            let began = Instant::now();
+            let began = BootInstant::now();
+            let left = lease.saturating_sub(renewed_at.elapsed());
             let renewed = maintenance::renew(pool, task, holder, lease);
-            match tokio::time::timeout_at(renewed_at + lease, renewed).await {
+            match tokio::time::timeout(left, renewed).await {
                 Ok(Ok(true)) => renewed_at = began,
                 // The database was away for a moment; the lease goes on.
                 Ok(Err(_)) if renewed_at.elapsed() < lease => {}

@@ -7,14 +7,14 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::maintenance::{Run, RunError};
 use crate::{
     config,
-    store::{Database, StoreError, retention},
+    store::{self, Database, StoreError, retention},
 };
 
 /// Transactions of one batch: up to four times as many job rows.
@@ -64,9 +64,8 @@ async fn remove(
     stopping: &CancellationToken,
     removed: &mut Removed,
 ) -> Result<bool, StoreError> {
-    // A bound by this process's clock; what is old enough is judged by the database's.
     let age = TimeDelta::from_std(config.jobs).unwrap_or(TimeDelta::MAX);
-    let written_before = Utc::now().checked_sub_signed(age).unwrap_or_default();
+    let written_before = store::now(pool).await?.checked_sub_signed(age).unwrap_or_default();
     let mut after = Some(String::new());
     while let Some(start) = after {
         let walk = retention::walk(pool, written_before, &start, TRANSACTIONS).await?;

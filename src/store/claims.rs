@@ -138,9 +138,14 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
         WITH wanted AS MATERIALIZED (
             SELECT *
             FROM unnest(
-                $1::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::bool[]
-            ) AS wanted (queue, most, most_of_others, since, excluded, seeks_next)
+                $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[],
+                $7::bool[]
+            ) AS wanted (queue, worker, most, most_of_others, since, excluded, seeks_next)
             WHERE NOT EXISTS (SELECT FROM queue_pauses WHERE queue_pauses.queue = wanted.queue)
+                -- A worker that was taken for dead gets nothing, while its jobs are being rescued.
+                AND NOT EXISTS (
+                    SELECT FROM apalis.workers WHERE id = wanted.worker AND dead_at IS NOT NULL
+                )
         ), others AS MATERIALIZED (
             SELECT wanted.queue, due.id
             FROM wanted CROSS JOIN LATERAL (

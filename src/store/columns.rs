@@ -126,7 +126,9 @@ impl<'r> Decode<'r, Postgres> for Time {
             PgValueFormat::Binary => {
                 <i64 as Decode<Postgres>>::decode(value).map(Self::from_micros)
             }
-            PgValueFormat::Text => <DateTime<Utc> as Decode<Postgres>>::decode(value).map(Into::into),
+            PgValueFormat::Text => {
+                <DateTime<Utc> as Decode<Postgres>>::decode(value).map(Into::into)
+            }
         }
     }
 }
@@ -345,7 +347,10 @@ mod tests {
             let metadata = read(&format!(r#"{{"a": {value}, "b": "c"}}"#));
             let pairs = metadata.pairs.unwrap();
             assert_eq!((pairs["a"].as_str(), pairs["b"].as_str()), (value, "c"));
-            assert_eq!(metadata.fault.unwrap(), format!(r#"holds {found} under "a", not a string"#));
+            assert_eq!(
+                metadata.fault.unwrap(),
+                format!(r#"holds {found} under "a", not a string"#)
+            );
         }
         let list = read("[1]");
         assert!(list.pairs.is_none());

@@ -204,11 +204,12 @@ pub async fn release(
         WITH released AS (
             UPDATE apalis.jobs
             SET status = 'Pending', lock_by = NULL, lock_at = NULL,
-                run_at = CASE
+                -- Never in the past: claims look from the last due job that they know of.
+                run_at = now() + make_interval(secs => CASE
                     WHEN job_type = 'create_at_third_party' AND id = ANY ($2::text[])
-                    THEN now() + make_interval(secs => $3)
-                    ELSE run_at
-                END
+                    THEN $3::float8
+                    ELSE 0
+                END)
             WHERE lock_by = $1
             RETURNING id, job_type, idempotency_key
         ), evidence AS (

@@ -1,23 +1,16 @@
-//! Leases in apalis's worker registry, `apalis.workers`: registering, renewing, and taking jobs
-//! from workers that are gone.
+//! Leases in apalis's worker registry, `apalis.workers`: registering and renewing workers, and
+//! giving back what is leased to a living one that does not know of it.
 //!
 //! A worker's name is new at each start. A worker that was not seen for `dead_after` (by the
-//! database's clock) loses its jobs and its row in one SQL transaction; from then on its renewals
-//! find no row and its claims break the foreign key, so that it learns of its death.
+//! database's clock) is marked dead and loses its jobs ([`super::rescue`]): its renewals find it
+//! dead or its row gone, so that it learns of its death.
 
 use std::time::Duration;
 
-use serde_json::json;
-use sqlx::{PgConnection, PgExecutor};
-use uuid::Uuid;
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
 
-use super::{
-    Database, StoreError, dead_letters,
-    evidence::{self, NewEvidence},
-};
-use crate::domain::{DeadLetterKind, EvidenceKind, JobKind};
-
-const SOURCE: &str = "lease";
+use super::{StoreError, jobs::Lease};
 
 /// Registers a worker of `queue`.
 pub async fn register(
@@ -38,14 +31,16 @@ pub async fn register(
     Ok(())
 }
 
-/// Renews the leases of `workers`; returns those that still exist.
+/// Renews the leases of `workers`; returns those that are not dead.
 pub async fn renew(
     executor: impl PgExecutor<'_>,
     workers: &[String],
 ) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"
-        UPDATE apalis.workers SET last_seen = clock_timestamp() WHERE id = ANY ($1::text[])
+        UPDATE apalis.workers
+        SET last_seen = clock_timestamp()
+        WHERE id = ANY ($1::text[]) AND dead_at IS NULL
         RETURNING id
         "#,
         workers
@@ -60,119 +55,79 @@ pub async fn remove(executor: impl PgExecutor<'_>, worker: &str) -> Result<(), S
     Ok(())
 }
 
-/// Takes the jobs of every worker of `queues` that was not seen for `dead_after`, and removes the
-/// worker. A lost lease costs an attempt; a create may have reached the third party, so that it
-/// waits `create_backoff`; a job whose attempts are used up becomes a `poison` dead letter.
-/// Returns how many jobs were taken.
-pub async fn rescue(
-    pool: &Database,
-    queues: &[String],
-    dead_after: Duration,
-    create_backoff: Duration,
-) -> Result<usize, StoreError> {
-    let mut tx = super::begin(pool).await?;
-    let dead = sqlx::query_scalar!(
+/// The leases of `workers` that began at least `min_age` ago, but not more than `max_age`.
+pub async fn held(
+    executor: impl PgExecutor<'_>,
+    workers: &[String],
+    min_age: Duration,
+    max_age: Duration,
+) -> Result<Vec<Lease>, StoreError> {
+    Ok(sqlx::query_as!(
+        Lease,
         r#"
-        SELECT id
-        FROM apalis.workers
-        WHERE worker_type = ANY ($1::text[])
-            AND last_seen < clock_timestamp() - make_interval(secs => $2)
-        -- One rescuer a worker; and a renewal that comes now waits, and then finds no row.
-        FOR UPDATE SKIP LOCKED
+        SELECT id AS "job_id!", lock_by AS "worker!", lock_at AS "locked_at!"
+        FROM apalis.jobs
+        -- Bounded on both sides by the index: while an old snapshot is held, it has an entry for
+        -- each job that the worker ever held.
+        WHERE lock_by = ANY ($1::text[])
+            AND lock_at >= now() - make_interval(secs => $3)
+            AND lock_at <= now() - make_interval(secs => $2)
         "#,
-        queues,
-        dead_after.as_secs_f64(),
+        workers,
+        min_age.as_secs_f64(),
+        max_age.as_secs_f64(),
     )
-    .fetch_all(&mut *tx)
-    .await?;
-    if dead.is_empty() {
-        tx.commit().await?;
-        return Ok(0);
-    }
-    let taken = sqlx::query!(
-        r#"
-        WITH lost AS (
-            SELECT id, 'lease lost: worker ' || lock_by || ' was not seen any more' AS error
-            FROM apalis.jobs
-            WHERE lock_by = ANY ($1::text[])
-            FOR NO KEY UPDATE
-        )
-        UPDATE apalis.jobs
-        -- The limit: one row with the largest number must not fail the rescue of all others.
-        SET attempts = LEAST(attempts, 2147483646) + 1,
-            status = CASE
-                WHEN LEAST(attempts, 2147483646) + 1 < max_attempts THEN 'Pending' ELSE 'Failed'
-            END,
-            done_at = CASE
-                WHEN LEAST(attempts, 2147483646) + 1 >= max_attempts THEN clock_timestamp()
-            END,
-            run_at = clock_timestamp() + make_interval(
-                secs => CASE WHEN job_type = 'create_at_third_party' THEN $2::float8 ELSE 0 END
-            ),
-            lock_by = NULL, lock_at = NULL,
-            last_result = jsonb_build_object(
-                'Err', lost.error,
-                'errors', CASE
-                    WHEN jsonb_typeof(last_result -> 'errors') = 'array'
-                    THEN last_result -> 'errors'
-                    ELSE '[]'
-                END || jsonb_build_object(
-                    'attempt', LEAST(attempts, 2147483646) + 1, 'at', clock_timestamp(),
-                    'error', lost.error
-                )
-            )
-        FROM lost
-        WHERE jobs.id = lost.id
-        RETURNING
-            jobs.id, job_type, quartet_uuid(idempotency_key) AS transaction_id, attempts,
-            status = 'Failed' AS "used_up!", lost.error AS "error!"
-        "#,
-        &dead,
-        create_backoff.as_secs_f64(),
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    for job in &taken {
-        let transaction_id = job.transaction_id.map(tracing::field::display);
-        tracing::warn!(
-            queue = job.job_type,
-            job_id = job.id,
-            transaction_id,
-            attempt = job.attempts,
-            "{}",
-            job.error
-        );
-        if job.job_type == JobKind::CreateAtThirdParty.as_str() {
-            append_ambiguous(&mut tx, job.transaction_id, &job.error).await?;
-        }
-        if job.used_up {
-            let reason = format!(
-                "the job's lease was lost and its {} attempts are used up: it may kill its worker",
-                job.attempts
-            );
-            let kind = DeadLetterKind::Poison;
-            dead_letters::open_for_job(&mut tx, &job.id, kind, &reason, None, SOURCE).await?;
-        }
-    }
-    sqlx::query!("DELETE FROM apalis.workers WHERE id = ANY ($1::text[])", &dead)
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    Ok(taken.len())
+    .fetch_all(executor)
+    .await?)
 }
 
-async fn append_ambiguous(
-    conn: &mut PgConnection,
-    transaction_id: Option<Uuid>,
-    error: &str,
-) -> Result<(), StoreError> {
-    let Some(transaction_id) = transaction_id else { return Ok(()) };
-    let ambiguous = NewEvidence {
-        kind: EvidenceKind::CreateAmbiguous,
-        source: SOURCE,
-        detail: json!({ "error": error }),
-    };
-    evidence::append(conn, transaction_id, &ambiguous).await
+/// Gives back jobs whose leases nobody holds, without costing an attempt. A create that was
+/// `started` may have reached the third party: it waits `create_backoff`, and its next run looks it
+/// up first. Returns the queue of each that was given back.
+pub async fn give_back(
+    executor: impl PgExecutor<'_>,
+    leases: &[Lease],
+    started: &[String],
+    create_backoff: Duration,
+) -> Result<Vec<String>, StoreError> {
+    let ids: Vec<&str> = leases.iter().map(|lease| lease.job_id.as_str()).collect();
+    let workers: Vec<&str> = leases.iter().map(|lease| lease.worker.as_str()).collect();
+    let times: Vec<DateTime<Utc>> = leases.iter().map(|lease| lease.locked_at).collect();
+    Ok(sqlx::query_scalar!(
+        r#"
+        WITH released AS (
+            UPDATE apalis.jobs
+            SET status = 'Pending', lock_by = NULL, lock_at = NULL,
+                run_at = now() + make_interval(secs => CASE
+                    WHEN job_type = 'create_at_third_party' AND id = ANY ($4::text[])
+                    THEN $5::float8
+                    ELSE 0
+                END)
+            WHERE id = ANY ($1::text[])
+                -- Exactly these leases.
+                AND (lock_by, lock_at) = (
+                    ($2::text[])[array_position($1, id)],
+                    ($3::timestamptz[])[array_position($1, id)]
+                )
+            RETURNING id, job_type, idempotency_key
+        ), evidence AS (
+            INSERT INTO transaction_events (transaction_id, kind, source, detail)
+            SELECT transactions.id, 'create_ambiguous', 'lease',
+                '{"error": "the run ended before an answer came"}'
+            FROM released
+            JOIN transactions ON transactions.id = quartet_uuid(released.idempotency_key)
+            WHERE job_type = 'create_at_third_party' AND released.id = ANY ($4)
+        )
+        SELECT job_type AS "queue!" FROM released
+        "#,
+        &ids as _,
+        &workers as _,
+        &times,
+        started,
+        create_backoff.as_secs_f64(),
+    )
+    .fetch_all(executor)
+    .await?)
 }
 
 /// How many workers of a queue are alive.

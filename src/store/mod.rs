@@ -17,6 +17,7 @@ pub mod circuit;
 pub mod claims;
 pub mod client_secrets;
 pub mod clients;
+pub mod clock;
 pub mod coalesce;
 pub mod columns;
 mod congestion;
@@ -36,6 +37,7 @@ mod migrate;
 pub mod outcomes;
 pub mod queues;
 pub mod reconcile;
+pub mod rescue;
 pub mod retention;
 pub mod scrape;
 mod session;
@@ -49,11 +51,9 @@ pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
-use sqlx::PgExecutor;
-
 pub(crate) use self::database::{in_time, in_time_of};
 pub use self::{
+    clock::{clock_skew, now},
     database::{Database, SqlTransaction},
     migrate::{MigrateError, is_migrated, migrate},
     session::Target,
@@ -148,12 +148,6 @@ pub(crate) async fn begin(database: &Database) -> Result<SqlTransaction, StoreEr
 /// Begins a transaction that only reads, and sees the database as it is now until it ends.
 pub async fn begin_snapshot(database: &Database) -> Result<SqlTransaction, StoreError> {
     database.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY").await
-}
-
-/// The database's clock.
-pub async fn now(executor: impl PgExecutor<'_>) -> Result<DateTime<Utc>, StoreError> {
-    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!: columns::Time""#);
-    Ok(now.fetch_one(executor).await?.at())
 }
 
 /// Answers when the database does, and takes writes.

@@ -77,11 +77,6 @@ impl Transaction {
     pub fn as_new(&self) -> NewTransaction {
         NewTransaction { id: self.id, client_id: self.client_id, content: self.content() }
     }
-
-    /// How long ago it was accepted, by this process's clock.
-    pub fn age(&self) -> Duration {
-        (Utc::now() - self.created_at.at()).to_std().unwrap_or_default()
-    }
 }
 
 /// A row as it is stored.

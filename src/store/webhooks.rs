@@ -62,8 +62,8 @@ pub struct Received {
     pub duplicate: bool,
     /// When it was received, by the database's clock; what it made due is due since then.
     pub at: DateTime<Utc>,
-    /// How long after its accept the transaction was settled, where this webhook did.
-    pub settled_after: Option<Duration>,
+    /// When the transaction was accepted, where this webhook settled it.
+    pub settled_since: Option<DateTime<Utc>>,
 }
 
 /// Receives webhooks. When this fails nothing of it was written, and they may be sent again; one
@@ -131,11 +131,11 @@ async fn receive(
         let webhook_id = webhook.webhook_id.as_str();
         let Some(at) = new.get(webhook_id).copied() else {
             let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
-            let duplicate = Received { outcome, duplicate: true, at, settled_after: None };
+            let duplicate = Received { outcome, duplicate: true, at, settled_since: None };
             received.insert(webhook_id, duplicate);
             continue;
         };
-        let mut settled_after = None;
+        let mut settled_since = None;
         match current {
             Some(current) => {
                 let status = Status::from(webhook.status);
@@ -160,14 +160,14 @@ async fn receive(
                             by: SettledBy::Webhook,
                             source: SOURCE,
                         });
-                        settled_after = Some(current.age());
+                        settled_since = Some(current.created_at.at());
                     }
                     _ => evidence.push((current.id, seen)),
                 }
             }
             None => open_unknown(&mut *conn, webhook).await?,
         }
-        received.insert(webhook_id, Received { outcome, duplicate: false, at, settled_after });
+        received.insert(webhook_id, Received { outcome, duplicate: false, at, settled_since });
     }
     evidence::append_all(&mut *conn, &evidence).await?;
     settle::settle(conn, &settlements).await?;

@@ -7,8 +7,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
     proto::MetricFamily,
 };
@@ -102,6 +103,7 @@ pub struct Metrics {
     request_durations: HistogramVec,
     refusals: ByWord<Refusal>,
     http_connections: IntGauge,
+    clock_skew: GaugeVec,
     connections: IntGaugeVec,
     troubles: Arc<Troubles>,
     database_errors: IntCounterVec,
@@ -224,7 +226,16 @@ impl Metrics {
             "Statements and connections that the database did not serve, by cause.",
             &["cause"],
         )?;
+        let clock_skew = GaugeVec::new(
+            Opts::new(
+                "quartet_clock_skew_seconds",
+                "How far the clock of this process is ahead of the database's; negative: behind.",
+            ),
+            &[],
+        )?;
+        registry.register(Box::new(clock_skew.clone()))?;
         Ok(Self {
+            clock_skew,
             pools,
             troubles,
             database_errors,
@@ -277,6 +288,12 @@ impl Metrics {
     /// A caller's connection was closed.
     pub fn connection_closed(&self) {
         self.http_connections.dec();
+    }
+
+    /// The wall clock of this process was found this far ahead of the database's. Before the first
+    /// time the metric has no value.
+    pub fn clock_skew(&self, skew: TimeDelta) {
+        self.clock_skew.with_label_values::<&str>(&[]).set(skew.as_seconds_f64());
     }
 
     /// A job was claimed this long after it was due.

@@ -1,6 +1,7 @@
 //! Doing what the plan says, and healing it.
 
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,8 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::{
     cluster::Cluster,
-    plan::{Action, Fault, NODES, Node, Peer, Plan, Silence, Way},
-    support::process::Process,
+    plan::{AHEAD, Action, Fault, NODES, Node, Peer, Plan, Silence, Way},
+    support::{faketime, process::Process},
 };
 
 /// How long a process may take to end after SIGTERM: its grace, giving its jobs back, and some more
@@ -124,6 +125,20 @@ async fn one(cluster: &Cluster, Fault { lasts, action, .. }: Fault) -> Option<St
             set(0);
             None
         }
+        Action::WrongClock(node) => {
+            let mut process = cluster.processes[node.0].lock().await;
+            let complaint = unexpected_end(&mut process, node);
+            if let Some(library) = faketime::library() {
+                process.relaunch_with(&faketime::environment(library, AHEAD));
+                tokio::time::sleep(lasts).await;
+                process.relaunch();
+            }
+            complaint
+        }
+        Action::HoldSnapshot => {
+            hold_snapshot(cluster, lasts).await;
+            None
+        }
     }
 }
 
@@ -168,6 +183,28 @@ async fn crowd(cluster: &Cluster, node: Node, lasts: Duration) {
             }
             _ => tokio::time::sleep(POLL).await,
         }
+    }
+}
+
+/// Keeps a snapshot of the database for `lasts`; a new one where Postgres has lost it.
+async fn hold_snapshot(cluster: &Cluster, lasts: Duration) {
+    let until = Instant::now() + lasts;
+    while Instant::now() < until {
+        let snapshot = keep_snapshot(cluster.world.database_url());
+        // It has ended by itself only where Postgres crashed or has no connection left.
+        if tokio::time::timeout_at(until.into(), snapshot).await.is_ok() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+async fn keep_snapshot(database_url: &str) -> Result<Infallible, sqlx::Error> {
+    let mut session = PgConnection::connect(database_url).await?;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM transactions";
+    sqlx::raw_sql(begin).execute(&mut session).await?;
+    loop {
+        tokio::time::sleep(10 * POLL).await;
+        sqlx::raw_sql("SELECT 1").execute(&mut session).await?;
     }
 }
 

@@ -27,6 +27,7 @@ mod witness;
 mod support {
     pub mod app;
     pub mod client;
+    pub mod faketime;
     pub mod invariant_queries;
     pub mod invariants;
     pub mod ports;
@@ -125,6 +126,9 @@ async fn run(options: &Options, plan: Plan) -> ExitCode {
         plan.digest()
     );
 
+    if support::faketime::library().is_none() {
+        println!("chaos: faketime is not installed, so that the processes' clocks stay right");
+    }
     let cluster = Arc::new(Cluster::start(seed, &directory).await);
     let apis: Vec<_> = APIS.iter().map(|node| cluster.addresses[node.0]).collect();
     let accepted = File::create(directory.join("accepted.txt")).expect("the accepted are kept");

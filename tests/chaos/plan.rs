@@ -30,6 +30,10 @@ const RESPITE: Duration = Duration::from_millis(700);
 /// How far a peer's clock may be wrong without a signature being refused; on the safe side.
 const TOLERATED: std::ops::Range<i64> = 30..240;
 const NOT_TOLERATED: std::ops::Range<i64> = 330..3_600;
+/// How far the clock of a process is off, as faketime reads it.
+pub const AHEAD: &str = "+20m";
+/// However long the run is.
+const LONGEST_SNAPSHOT: Duration = Duration::from_secs(10 * 60);
 
 /// One of [`NODES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +102,10 @@ pub enum Action {
     Client(Silence),
     /// A peer's clock is this many seconds ahead.
     Skew(Peer, i64),
+    /// `kill -9`, and a new start with a clock that is [`AHEAD`]; right again after another one.
+    WrongClock(Node),
+    /// A session keeps a snapshot of the database, as `pg_dump` does.
+    HoldSnapshot,
 }
 
 /// What two faults may not be about at the same time.
@@ -109,6 +117,7 @@ pub enum Target {
     Creates,
     Client,
     Clock(Peer),
+    Snapshot,
 }
 
 /// A fault: what, when it begins, and how long it lasts.
@@ -144,9 +153,11 @@ enum Kind {
     Refuse,
     Client,
     Skew,
+    WrongClock,
+    HoldSnapshot,
 }
 
-const DECK: [Kind; 17] = [
+const DECK: [Kind; 19] = [
     Kind::Kill,
     Kind::Kill,
     Kind::Freeze,
@@ -164,6 +175,8 @@ const DECK: [Kind; 17] = [
     Kind::Client,
     Kind::Skew,
     Kind::Skew,
+    Kind::WrongClock,
+    Kind::HoldSnapshot,
 ];
 
 impl Plan {
@@ -180,7 +193,7 @@ impl Plan {
             }
             // Every figure is drawn whether there is room for the fault or not.
             let Some(kind) = deck.pop() else { break };
-            let (action, lasts) = kind.draw(&mut rng);
+            let (action, lasts) = kind.draw(&mut rng, length);
             let fault = Fault { at, lasts, action };
             if fault.end() <= length && faults.iter().all(|other| !other.collides(&fault)) {
                 faults.push(fault);
@@ -203,7 +216,7 @@ impl Plan {
 }
 
 impl Kind {
-    fn draw(self, rng: &mut StdRng) -> (Action, Duration) {
+    fn draw(self, rng: &mut StdRng, length: Duration) -> (Action, Duration) {
         let node = Node(rng.random_range(0..NODES.len()));
         let mut lasts = |millis: std::ops::Range<u64>| {
             let millis = rng.random_range(millis);
@@ -220,6 +233,11 @@ impl Kind {
             Self::Hold => lasts(300..4_000),
             Self::Slow | Self::Skew => lasts(1_000..5_000),
             Self::Busy | Self::Client => lasts(500..3_000),
+            Self::WrongClock => lasts(2_000..6_000),
+            Self::HoldSnapshot => {
+                let run = length.min(LONGEST_SNAPSHOT / 2 * 3).as_millis() as u64;
+                lasts(run / 4..run * 2 / 3)
+            }
             Self::Refuse => Duration::ZERO,
         };
         let action = match self {
@@ -249,6 +267,8 @@ impl Kind {
                 let seconds = rng.random_range(range) * one_of(rng, &[-1, 1]);
                 Action::Skew(one_of(rng, &[Peer::ThirdParty, Peer::Client]), seconds)
             }
+            Self::WrongClock => Action::WrongClock(node),
+            Self::HoldSnapshot => Action::HoldSnapshot,
         };
         (action, lasts)
     }
@@ -284,12 +304,16 @@ impl Fault {
 impl Action {
     pub fn target(&self) -> Target {
         match *self {
-            Self::Kill(node) | Self::Freeze(node) | Self::Replace(node) => Target::Node(node),
+            Self::Kill(node)
+            | Self::Freeze(node)
+            | Self::Replace(node)
+            | Self::WrongClock(node) => Target::Node(node),
             Self::CrashDatabase | Self::Crowd(_) => Target::Postgres,
             Self::Network(way, _) => Target::Way(way),
             Self::Busy(_) | Self::Refuse(_) => Target::Creates,
             Self::Client(_) => Target::Client,
             Self::Skew(peer, _) => Target::Clock(peer),
+            Self::HoldSnapshot => Target::Snapshot,
         }
     }
 
@@ -306,7 +330,9 @@ impl Action {
             Self::Network(..) => "black holes",
             Self::Busy(_) | Self::Refuse(_) => "refusals by the third party",
             Self::Client(_) => "silences of the client",
-            Self::Skew(..) => "wrong clocks",
+            Self::Skew(..) => "wrong clocks of peers",
+            Self::WrongClock(_) => "wrong clocks of processes",
+            Self::HoldSnapshot => "held snapshots",
         }
     }
 }
@@ -356,6 +382,10 @@ impl fmt::Display for Action {
             Self::Skew(Peer::Client, seconds) => {
                 write!(f, "the client's clock is off by {seconds} s")
             }
+            Self::WrongClock(node) => {
+                write!(f, "kill -9 of {node}, then a new start with its clock {AHEAD}")
+            }
+            Self::HoldSnapshot => f.write_str("a snapshot is held"),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::{DeadLetterKind, DeadLetterState},
-    http::{ApiState, page},
+    http::{self, ApiState, page},
     store::{
         audit::{self, Recorded},
         clients::{self, Client},
@@ -107,7 +107,7 @@ pub async fn list_dead_letters(
         state: in_state,
         transaction_id: query.uuid("transaction")?,
         client_id: query.uuid("client")?,
-        opened_before: opened_before(query, Utc::now())?,
+        opened_before: opened_before(query, http::now())?,
         cursor: query.cursor()?,
         ..Filter::default()
     };

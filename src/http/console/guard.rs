@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::Utc;
 use poem::{
     Endpoint, IntoResponse, Request, Response,
     error::{MethodNotAllowedError, ReadBodyError},
@@ -20,7 +19,10 @@ use super::{
     refusal::Refusal,
     session::{COOKIE, Session},
 };
-use crate::{http::ApiState, store::console_sessions};
+use crate::{
+    http::{self, ApiState},
+    store::console_sessions,
+};
 
 /// Largest form: a page of selected dead letters and a note are far below.
 const MAX_FORM: usize = 64 * 1024;
@@ -67,7 +69,7 @@ impl Console {
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(';'))
             .filter_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-            .find_map(|value| self.sessions.as_ref()?.resume(value, Utc::now()));
+            .find_map(|value| self.sessions.as_ref()?.resume(value, http::now()));
         let Some(session) = found else { return Ok(None) };
         let state = ApiState::of(request);
         let ended = console_sessions::is_signed_out(&state.pool, &session.id);

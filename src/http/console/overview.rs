@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{CircuitState, JobKind},
-    http::ApiState,
+    http::{self, ApiState},
     store::{
         StoreError,
         audit::{self, Recorded},
@@ -125,7 +125,7 @@ async fn read(state: &ApiState, session: &Session) -> Result<OverviewPage, Store
         open: dead_letters::count_open(pool).await?,
         alive: alive.into_iter().map(|alive| (alive.queue, alive.workers)).collect(),
         circuit: circuit::get(pool).await?,
-        charts: charts(&figures, Utc::now()),
+        charts: charts(&figures, http::now()),
         tasks: maintenance::list(pool).await?,
         findings: reconcile::findings(pool, None, RECENT).await?,
         actions: audit::list(pool, audit::Filter::default(), RECENT).await?,

@@ -7,6 +7,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use iso_currency::Currency;
 use serde_json::Value;
 
+use crate::http;
+
 /// A time as its age, `3 min ago` or `in 20 s`, with the exact time for those who want it.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment(DateTime<Utc>);
@@ -18,7 +20,7 @@ pub fn ago(at: &DateTime<Utc>) -> Moment {
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (at, now) = (self.0, Utc::now());
+        let (at, now) = (self.0, http::now());
         let words = match (now - at).to_std() {
             Ok(age) if age < Duration::from_secs(1) => "now".to_owned(),
             Ok(age) => format!("{} ago", about(age)),

@@ -8,7 +8,6 @@
 use std::{sync::Arc, time::Duration};
 
 use askama::Template;
-use chrono::Utc;
 use poem::{
     Request, Response, handler,
     http::{StatusCode, Uri, header},
@@ -23,7 +22,7 @@ use super::{
     session::{COOKIE, LIFETIME, Session},
 };
 use crate::{
-    http::{ApiState, auth},
+    http::{self, ApiState, auth},
     secrets::hash_token,
     store::console_sessions,
 };
@@ -81,7 +80,7 @@ pub async fn sign_in(
     }
     let given = hash_token(form.get("token").unwrap_or_default());
     let sessions = console.sessions.as_ref();
-    let Some(session) = sessions.and_then(|sessions| sessions.begin(&given, &name, Utc::now()))
+    let Some(session) = sessions.and_then(|sessions| sessions.begin(&given, &name, http::now()))
     else {
         let Ok(Ok(place)) = time::timeout(PATIENCE, console.gate.0.acquire()).await else {
             let page = SignInPage::new(to, name, Some("Too many wrong sign-ins. Try again."));

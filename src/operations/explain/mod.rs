@@ -222,9 +222,10 @@ fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
         queue,
         action: action(queue),
         at: match cause.kind {
-            CauseKind::CircuitOpen => {
-                snapshot.circuit.open_until.map_or(job.run_at.at(), |until| until.max(job.run_at.at()))
-            }
+            CauseKind::CircuitOpen => snapshot
+                .circuit
+                .open_until
+                .map_or(job.run_at.at(), |until| until.max(job.run_at.at())),
             _ => job.run_at.at(),
         },
     });

@@ -134,9 +134,8 @@ pub enum Written {
         due: Vec<Due>,
         /// How the run ended.
         run: RunOutcome,
-        /// What settled the transaction, and how long after its accept (by this process's clock),
-        /// where this outcome did.
-        settled: Option<(SettledBy, Duration)>,
+        /// What settled the transaction, and when that was accepted, where this outcome did.
+        settled: Option<(SettledBy, DateTime<Utc>)>,
     },
     /// The lease belongs to somebody else: nothing was written.
     LeaseLost,

@@ -132,7 +132,7 @@ async fn write<'a>(
                 Decision::Settle if is_ended => {
                     let source = run.queue;
                     settlements.push(Settlement { id: current.id, status, by, source });
-                    settled = Some((by, current.age()));
+                    settled = Some((by, current.created_at.at()));
                 }
                 // Also without a lease: it is a fact about the third party.
                 Decision::Conflict if is_ended || run.outcome.report.is_some() => {

@@ -4,7 +4,6 @@
 //! it is then, locked: what changed since the lookup is respected, and nothing is forced. A dry run
 //! does the same and rolls back, so that it cannot tell another story.
 
-use chrono::Utc;
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -43,8 +42,9 @@ pub async fn record(
         let (finding, action) = (Finding::Unanswered, Action::Skipped);
         return Ok(Checked { transaction_id, ours, seen, finding, action });
     }
+    let now = store::now(&mut *tx).await?;
     let here = current.as_ref().map(|current| {
-        let age = (Utc::now() - current.created_at.at()).to_std().unwrap_or_default();
+        let age = (now - current.created_at.at()).to_std().unwrap_or_default();
         Here {
             status: current.status,
             is_late: age > terms.deadline,

@@ -17,7 +17,10 @@ use quartet::{
         EvidenceKind, JobKind, SettledBy, Status,
         claim_plan::{ClaimPlan, HoldLimit},
     },
-    jobs::{CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions},
+    jobs::{
+        CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions,
+        holds::Holds,
+    },
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         self, Target,
@@ -25,8 +28,8 @@ use quartet::{
         claims::{Claims, Wanted},
         coalesce::{Batch, Coalescer, Locked},
         jobs::{ClaimedJob, JobPayload},
-        leases,
         outcomes::{EndedRun, Next, Outcome, Outcomes, Written},
+        rescue,
         transactions::Reads,
         wakeups::Wakeups,
     },
@@ -79,9 +82,9 @@ impl Real {
         let target = Target::new(app.database_url(), false).unwrap();
         let pool = store::connect(&target, 3, Duration::from_secs(10), &Arc::default());
         let wakeups = Wakeups::default();
-        let backoff = config.third_party.create_backoff;
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let context = JobContext {
+            clock: Default::default(),
             pool: pool.clone(),
             claims: Coalescer::start(Claims, 1, &pool),
             outcomes: Coalescer::start(Outcomes, 1, &pool),
@@ -100,8 +103,8 @@ impl Real {
         };
         let definitions = definitions(&config).into_iter();
         Self {
+            keeper: Arc::new(LeaseKeeper::new(&context, queues)),
             context: Arc::new(context),
-            keeper: Arc::new(LeaseKeeper::new(pool.clone(), queues, &config.worker, backoff)),
             definitions: definitions.map(|definition| (definition.queue, definition)).collect(),
             steps: AtomicUsize::new(0),
             app,
@@ -235,7 +238,7 @@ impl Life<'_> {
     async fn claim(&mut self, kind: JobKind) {
         let (real, queue) = (self.real, kind.as_str());
         let worker = format!("{queue} {}", Uuid::now_v7());
-        let lease = real.keeper.register(&worker, queue).await.unwrap();
+        let lease = real.keeper.register(&worker, queue, Holds::default()).await.unwrap();
         let due = "UPDATE apalis.jobs SET run_at = now() - interval '1 s'
             WHERE idempotency_key = $1 AND job_type = $2";
         let due = sqlx::query(due).bind(self.id.to_string()).bind(queue);
@@ -315,12 +318,15 @@ impl Life<'_> {
 
     async fn rescue(&self, kind: JobKind, held: &RealRun) {
         let pool = &self.real.app.pool;
-        die(pool, held.lease.worker()).await;
-        let queues = [kind.as_str().to_owned()];
-        let database = &self.real.context.pool;
-        let taken =
-            leases::rescue(database, &queues, Duration::ZERO, Duration::ZERO).await.unwrap();
-        assert_eq!(taken, 1);
+        let worker = held.lease.worker();
+        die(pool, worker).await;
+        let mark = "UPDATE apalis.workers SET dead_at = now() WHERE id = $1";
+        sqlx::query(mark).bind(worker).execute(pool).await.unwrap();
+        let (database, dead) = (&self.real.context.pool, [worker.to_owned()]);
+        let taken = rescue::take(database, &dead, Duration::ZERO).await.unwrap();
+        let queues: Vec<&str> = taken.iter().map(|job| job.queue.as_str()).collect();
+        assert_eq!(queues, [kind.as_str()]);
+        rescue::remove(database, &dead).await.unwrap();
     }
 
     async fn webhook(&self, nth: usize, before: &State, after: &State) -> Result<(), String> {

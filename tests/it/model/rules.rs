@@ -258,7 +258,7 @@ impl Scenario {
         }
     }
 
-    /// `leases::rescue`.
+    /// `rescue::take`.
     fn rescue(&self, next: &mut State, kind: JobKind, is_frozen: bool) {
         let max_attempts = self.max_attempts(kind);
         let job = next.job_mut(kind);

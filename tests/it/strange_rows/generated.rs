@@ -105,9 +105,8 @@ async fn none_stops_another(drop_checks: bool) -> usize {
         reads::transaction(&app, &visitor, *id, strange.table().name != "clients").await;
     }
     let all: Vec<Uuid> = rows.all().into_iter().chain([late]).collect();
-    let own = |id: &&Uuid| {
-        rows.strange.get(*id).is_none_or(|strange| strange.table().name != "clients")
-    };
+    let own =
+        |id: &&Uuid| rows.strange.get(*id).is_none_or(|strange| strange.table().name != "clients");
     let own: Vec<Uuid> = all.iter().filter(own).copied().collect();
     reads::lists(&app, &own, &all).await;
 

@@ -226,9 +226,8 @@ pub async fn apply(pool: &PgPool, transaction: &str, strange: &Strange) -> bool 
         Err(error) => {
             let code = error.as_database_error().and_then(|error| error.code());
             // No value of the type, too large for an index, or against a constraint.
-            let refused = code.is_some_and(|code| {
-                ["22", "23", "54"].iter().any(|class| code.starts_with(class))
-            });
+            let refused = code
+                .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)));
             assert!(refused, "{strange}: {error}");
             false
         }

@@ -1,4 +1,4 @@
-//! A line to the database that is counted, and that can fall silent, be cut, or lose what is
+//! A line to the database that is counted, and that can be long, fall silent, be cut, or lose what is
 //! announced (`NOTIFY`), as a pooler does that keeps no sessions.
 //!
 //! A silent line is what a connection is whose packets are lost: nothing comes, and nothing says
@@ -9,8 +9,9 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -46,6 +47,8 @@ struct Shared {
     first_alive: AtomicUsize,
     questions: AtomicUsize,
     loses_announcements: AtomicBool,
+    /// What each way takes, in microseconds.
+    delay: AtomicU64,
 }
 
 impl Line {
@@ -60,6 +63,7 @@ impl Line {
             first_alive: AtomicUsize::default(),
             questions: AtomicUsize::default(),
             loses_announcements: AtomicBool::default(),
+            delay: AtomicU64::default(),
         };
         let line = Self { url, shared: Arc::new(shared) };
         let shared = line.shared.clone();
@@ -100,6 +104,11 @@ impl Line {
         let connections = self.shared.connections.load(Ordering::SeqCst);
         self.shared.first_alive.store(connections, Ordering::SeqCst);
         self.open();
+    }
+
+    /// From now on a question and its answer take this much longer together.
+    pub fn set_delay(&self, delay: Duration) {
+        self.shared.delay.store(delay.as_micros() as u64 / 2, Ordering::SeqCst);
     }
 
     /// Whether announcements are lost.
@@ -143,6 +152,7 @@ impl Shared {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
             self.questions.fetch_add(1, Ordering::SeqCst);
+            self.travel().await;
             if !self.comes_through(number).await || to.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
@@ -155,11 +165,19 @@ impl Shared {
         let mut messages = Messages::default();
         while let Ok(1..) = from.read_buf(&mut messages.unread).await {
             let carried = messages.take(self.loses_announcements.load(Ordering::SeqCst));
+            self.travel().await;
             if !self.comes_through(number).await || to.write_all(&carried).await.is_err() {
                 return;
             }
         }
         self.comes_through(number).await;
+    }
+
+    async fn travel(&self) {
+        let delay = self.delay.load(Ordering::SeqCst);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_micros(delay)).await;
+        }
     }
 
     /// Waits until something may be carried; a dead connection waits for ever, and holds what it

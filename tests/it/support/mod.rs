@@ -13,6 +13,7 @@ pub mod command;
 pub mod contents;
 pub mod detour;
 pub mod exposition;
+pub mod faketime;
 pub mod invariant_queries;
 pub mod invariants;
 pub mod job_rows;

@@ -184,6 +184,17 @@ impl Process {
         *self = self.builder.clone().launch();
     }
 
+    /// The same, with more in its environment until the next start.
+    #[allow(dead_code)] // For `tests/chaos`.
+    pub fn relaunch_with(&mut self, environment: &[(&str, String)]) {
+        let own = self.builder.clone();
+        for (variable, value) in environment {
+            set(&mut self.builder.settings, variable, value);
+        }
+        self.relaunch();
+        self.builder = own;
+    }
+
     /// What it wrote so far.
     pub fn output(&self) -> String {
         use std::os::unix::fs::FileExt;
