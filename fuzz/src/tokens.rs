@@ -1,9 +1,8 @@
 //! Cursors and paths.
 
-use chrono::DateTime;
 use quartet::{
     http::{page, path_template::PathTemplate},
-    store::{job_list::JobCursor, transactions::Cursor},
+    store::{columns::Time, job_list::JobCursor, transactions::Cursor},
 };
 use uuid::Uuid;
 
@@ -27,9 +26,10 @@ pub fn cursor(input: &[u8]) {
     let Some(bytes) = input.first_chunk::<24>() else { return };
     let (micros, id) = bytes.split_first_chunk::<8>().unwrap();
     let id = Uuid::from_slice(id).unwrap();
-    let Some(at) = DateTime::from_timestamp_micros(i64::from_le_bytes(*micros)) else { return };
-    let encoded = page::encode(Cursor { at, id });
-    assert_eq!(page::decode(&encoded).is_ok(), page::storable(at) == at);
+    let micros = i64::from_le_bytes(*micros).to_string();
+    let Some(at) = Time::from_cursor(&micros) else { return };
+    let cursor = Cursor { at, id };
+    assert_eq!(page::decode(&page::encode(cursor)).ok(), Some(cursor));
 }
 
 /// The cursor after a page that ends with this job.

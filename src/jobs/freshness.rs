@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_lease_ends_with_the_time_that_passes_on_the_clock() {
         let (freshness, start) = fresh();
-        assert!(freshness.is_fresh(start + DEAD_AFTER - SECOND));
+        assert!(freshness.is_fresh(start + (DEAD_AFTER - SECOND)));
         assert!(!freshness.is_fresh(start + DEAD_AFTER), "counted from when the renewal began");
         // A machine that was suspended for an hour in between.
         assert!(!freshness.is_fresh(start + 3600 * SECOND));
@@ -111,8 +111,8 @@ mod tests {
 
         for (mut freshness, back) in [(failed, back), (suspended, back_late)] {
             assert!(freshness.is_fresh(back));
-            freshness.renewed(back + DEAD_AFTER - SECOND, back + DEAD_AFTER - SECOND);
-            assert!(!freshness.may_judge(back + DEAD_AFTER - SECOND));
+            freshness.renewed(back + (DEAD_AFTER - SECOND), back + (DEAD_AFTER - SECOND));
+            assert!(!freshness.may_judge(back + (DEAD_AFTER - SECOND)));
             assert!(freshness.may_judge(back + DEAD_AFTER));
         }
     }

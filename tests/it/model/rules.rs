@@ -410,7 +410,8 @@ fn transaction(state: &State) -> Transaction {
         notified_version: state.notified_version.into(),
         settled_at: state.settled_by.map(|_| time),
         settled_by: state.settled_by,
-        created_at: time,
+        created_at: time.into(),
         updated_at: time,
+        unreadable: Vec::new(),
     }
 }
