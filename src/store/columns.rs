@@ -28,9 +28,9 @@ const MAX_TEXT: usize = 1_000;
 /// Most characters of a metadata key in a reason.
 const MAX_KEY: usize = 100;
 
-/// A `timestamptz`, exactly as Postgres has it, `infinity` and `-infinity` included. A page's cursor
-/// holds one, so that the next page starts where this one ended whatever the times are. Everything
-/// else sees the nearest time that RFC 3339 can write.
+/// A `timestamptz`, exactly as Postgres has it, `infinity` and `-infinity` included. A page's
+/// cursor holds one, so that the next page starts where this one ended whatever the times are.
+/// Everything else sees the nearest time that RFC 3339 can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
     /// Since 2000-01-01; the extremes are the infinities.
@@ -171,8 +171,8 @@ nullable! {
     MaybeTime(Time) -> DateTime<Utc>
 }
 
-/// JSON, whatever it is. What serde cannot hold (a number beyond all floats, nesting without end) is
-/// an object that says so and has the beginning of the text.
+/// JSON, whatever it is. What serde cannot hold (a number beyond all floats, nesting without end)
+/// is an object that says so and has the beginning of the text.
 #[derive(Debug, Clone)]
 pub struct AnyJson(Value);
 

@@ -5,19 +5,37 @@ use std::collections::HashSet;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::BOUND;
 use crate::{
-    console::visitor::Visitor,
-    support::{Client, TestApp},
+    console::visitor::{Page, Visitor},
+    support::{Answer, Client, TestApp, wait_for},
 };
 
 /// Entries of a page: few, so that lists have many pages.
 const PAGE: usize = 40;
 
+/// An answer that is no 503: on a machine that is busy with other tests a read may take too long.
+async fn patiently<T>(what: &str, ask: impl AsyncFn() -> T, status: impl Fn(&T) -> u16) -> T {
+    wait_for(what, BOUND, async || {
+        let answer = ask().await;
+        (status(&answer) != 503).then_some(answer)
+    })
+    .await
+}
+
+async fn get(client: &Client, path: &str) -> Answer {
+    patiently(path, async || client.get(path).await, |answer| answer.status).await
+}
+
+async fn visit(visitor: &Visitor, path: &str) -> Page {
+    patiently(path, async || visitor.get(path).await, |page| page.status).await
+}
+
 /// The `id`s of all pages of a list, each of which is there once.
 async fn all_ids(client: &Client, path: &str, query: &str, id: &str) -> Vec<String> {
     let (mut ids, mut cursor) = (Vec::new(), String::new());
     loop {
-        let answer = client.get(&format!("{path}?{query}&limit={PAGE}{cursor}")).await;
+        let answer = get(client, &format!("{path}?{query}&limit={PAGE}{cursor}")).await;
         for item in answer.expect(200)["items"].as_array().unwrap() {
             ids.push(item[id].to_string());
         }
@@ -54,34 +72,34 @@ pub async fn lists(app: &TestApp, own: &[Uuid], all: &[Uuid]) {
     all_ids(&operator, "/v1/operator/actions", "", "id").await;
     all_ids(&operator, "/v1/operator/reconciliation", "", "transaction_id").await;
     for path in ["queues", "maintenance", "circuit"] {
-        operator.get(&format!("/v1/operator/{path}")).await.expect(200);
+        get(&operator, &format!("/v1/operator/{path}")).await.expect(200);
     }
-    operator.get("/metrics").await.expect(200);
+    get(&operator, "/metrics").await.expect(200);
     let visitor = Visitor::signed_in(app).await;
     for path in ["", "/transactions", "/dead-letters?state=any", "/jobs", "/queues", "/audit"] {
-        visitor.get(&format!("/console{path}")).await.expect(200);
+        visit(&visitor, &format!("/console{path}")).await.expect(200);
     }
 }
 
 /// Everything about one transaction. `is_own`: it is the default client's.
 pub async fn transaction(app: &TestApp, visitor: &Visitor, id: Uuid, is_own: bool) {
     let status = if is_own { 200 } else { 404 };
-    app.client().get_transaction(id).await.expect(status);
-    app.client().list_events(id).await.expect(status);
+    get(&app.client(), &format!("/v1/transactions/{id}")).await.expect(status);
+    get(&app.client(), &format!("/v1/transactions/{id}/events")).await.expect(status);
     let operator = app.operator();
     let path = format!("/v1/operator/transactions/{id}/explain");
-    operator.get(&path).await.expect(200);
-    visitor.get(&format!("/console/transactions/{id}")).await.expect(200);
-    let jobs = operator.get(&format!("/v1/operator/jobs?transaction_id={id}")).await;
+    get(&operator, &path).await.expect(200);
+    visit(visitor, &format!("/console/transactions/{id}")).await.expect(200);
+    let jobs = get(&operator, &format!("/v1/operator/jobs?transaction_id={id}")).await;
     for job in jobs.expect(200)["items"].as_array().unwrap() {
         let path = format!("/v1/operator/jobs/{}", in_path(&job["id"]));
-        operator.get(&path).await.expect(200);
+        get(&operator, &path).await.expect(200);
     }
-    let letters = operator.list_dead_letters(&format!("transaction_id={id}")).await;
+    let letters = get(&operator, &format!("/v1/operator/dead-letters?transaction_id={id}")).await;
     for letter in letters.expect(200)["items"].as_array().unwrap() {
         let path = format!("dead-letters/{}", in_path(&letter["id"]));
-        operator.get(&format!("/v1/operator/{path}")).await.expect(200);
-        visitor.get(&format!("/console/{path}")).await.expect(200);
+        get(&operator, &format!("/v1/operator/{path}")).await.expect(200);
+        visit(visitor, &format!("/console/{path}")).await.expect(200);
     }
 }
 
