@@ -208,13 +208,14 @@ impl LeaseKeeper {
         loop {
             let round = async {
                 self.renewed.notified().await;
-                if let Err(error) = self.give_back_unknown(&mut suspects).await {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "leases could not be compared with what is held");
-                }
+                // At once: while the renewal of this process's own workers is recent.
                 if let Err(error) = self.rescue().await {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the jobs of dead workers could not be taken");
+                }
+                if let Err(error) = self.give_back_unknown(&mut suspects).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "leases could not be compared with what is held");
                 }
             };
             tokio::select! {
@@ -299,7 +300,10 @@ impl LeaseKeeper {
             return Ok(());
         }
         let own = self.workers();
-        let dead = rescue::mark_dead(&self.pool, &self.queues, &own, self.dead_after).await?;
+        // Others were renewed at most a heartbeat before these.
+        let recent = self.dead_after.saturating_sub(self.heartbeat);
+        let marked = rescue::mark_dead(&self.pool, &self.queues, self.dead_after, &own, recent);
+        let dead = marked.await?;
         if dead.is_empty() {
             return Ok(());
         }

@@ -27,14 +27,15 @@ const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 /// Marks every worker of `queues` dead that was not seen for `dead_after`. Returns all that are
 /// marked, by whomever.
 ///
-/// Nothing is marked unless a worker of `own` was renewed lately: where the database itself stood
+/// Nothing is marked unless a worker of `own` was renewed no longer than `recent` ago: where the database itself stood
 /// still, everybody looks dead when it goes on, and this statement may be the first one that it
 /// carries out.
 pub async fn mark_dead(
     executor: impl PgExecutor<'_>,
     queues: &[String],
-    own: &[String],
     dead_after: Duration,
+    own: &[String],
+    recent: Duration,
 ) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"
@@ -49,7 +50,7 @@ pub async fn mark_dead(
                     AND EXISTS (
                         SELECT FROM apalis.workers AS own
                         WHERE own.id = ANY ($2::text[])
-                            AND own.last_seen >= clock_timestamp() - make_interval(secs => $3 / 2)
+                            AND own.last_seen >= clock_timestamp() - make_interval(secs => $4)
                     )
                 -- A renewal that comes now waits, and then finds the worker dead. One that is under
                 -- way is a sign of life.
@@ -64,6 +65,7 @@ pub async fn mark_dead(
         queues,
         own,
         dead_after.as_secs_f64(),
+        recent.as_secs_f64(),
     )
     .fetch_all(executor)
     .await?)

@@ -44,6 +44,8 @@ async fn jobs_of_a_claim_that_was_committed_after_it_was_given_up_are_given_back
         .sibling()
         .role(Role::Worker)
         .set("DATABASE_URL", line.url())
+        .set("QUARTET_THIRD_PARTY__TIMEOUT", "30s")
+        .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "30s")
         .set("QUARTET_WORKER__HEARTBEAT", "500ms")
         // Nobody is taken for dead here.
         .set("QUARTET_WORKER__DEAD_AFTER", "1h")
