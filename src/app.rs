@@ -122,9 +122,10 @@ impl App {
         let announcer = Announcer::new(wakeups.clone());
         let metrics = Arc::new(Metrics::new(role.as_str(), pools.named(), troubles)?);
         let clock = DatabaseClock::default();
-        let third_party = ThirdPartyClient::new(&config.third_party, config.webhook_url(address))?
-            .with_clock(clock.clone())
-            .with_metrics(metrics.clone());
+        let third_party =
+            ThirdPartyClient::new(&config.third_party, &config.dns, config.webhook_url(address))?
+                .with_clock(clock.clone())
+                .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
         let writers = RequestWriters {
             accepts: Coalescer::start(
@@ -158,7 +159,7 @@ impl App {
             watch_pool: pools.watch,
             announcer,
             third_party,
-            callbacks: CallbackClient::new(config.notify.timeout, config.notify.egress.clone())?
+            callbacks: CallbackClient::new(&config.notify, &config.dns)?
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone()),
             clock,

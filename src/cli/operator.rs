@@ -16,7 +16,7 @@ pub(super) fn operations(config: &Config) -> Result<Operations, CliError> {
     let webhook_url = config.webhook_url(config.http.listen);
     let third_party = match &config.third_party.base_url {
         Some(_) => Some(
-            ThirdPartyClient::new(&config.third_party, webhook_url)
+            ThirdPartyClient::new(&config.third_party, &config.dns, webhook_url)
                 .map_err(crate::app::AppError::from)?,
         ),
         None => None,

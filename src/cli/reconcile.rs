@@ -85,7 +85,7 @@ pub(super) async fn run(
         // One connection to work with, one to renew the lease.
         pool: connect_many(config, 2)?,
         config: config.clone(),
-        third_party: ThirdPartyClient::new(&config.third_party, String::new())?,
+        third_party: ThirdPartyClient::new(&config.third_party, &config.dns, String::new())?,
         stopping: stop,
     };
     let MaintenanceContext { pool, stopping, .. } = &context;

@@ -20,10 +20,13 @@ use uuid::Uuid;
 
 use super::{
     Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
+    name_limit,
+    names::Names,
     resolver::{self, GuardedResolver, Lookup},
     retry_after, traced,
 };
 use crate::{
+    config,
     domain::{DatabaseClock, EgressPolicy, EgressRefusal, Status},
     signature::{self, Secret},
     telemetry::{Metrics, labels::NotifyResult},
@@ -68,6 +71,19 @@ pub enum NotifyError {
     Stale,
 }
 
+impl NotifyError {
+    /// Whether the callback host seems to be down: it gave no answer. Every answer shows that it
+    /// is there, and a call that was not made shows nothing.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// Whether the host answered.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::Refused { .. })
+    }
+}
+
 #[derive(Serialize)]
 struct Body {
     id: Uuid,
@@ -77,9 +93,10 @@ struct Body {
 }
 
 impl CallbackClient {
-    /// A client whose calls take at most `timeout` and go where `policy` lets them.
-    pub fn new(timeout: Duration, policy: EgressPolicy) -> Result<Self, SetupError> {
-        Self::with_lookup(timeout, policy, resolver::system_lookup())
+    /// A client whose calls take at most the time of `config` and go where it lets them.
+    pub fn new(config: &config::Notify, dns: &config::Dns) -> Result<Self, SetupError> {
+        let names = Names::new(dns, name_limit(config.timeout));
+        Self::with_lookup(config.timeout, config.egress.clone(), resolver::lookup_in(names))
     }
 
     fn with_lookup(

@@ -9,6 +9,7 @@
 
 pub mod client_callback;
 mod fence;
+mod names;
 mod resolver;
 pub mod third_party;
 
@@ -36,6 +37,11 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_ANSWER: usize = 64 * 1024;
 /// Most characters of a peer's answer that are kept in an error text.
 const MAX_EXCERPT: usize = 200;
+
+/// How long a name may take to be resolved, where a connection may take this long to open.
+fn name_limit(timeout: Duration) -> Duration {
+    CONNECT_TIMEOUT.min(timeout) * 4 / 5
+}
 
 /// Why no outbound client could be made.
 #[derive(Debug, thiserror::Error)]

@@ -9,17 +9,18 @@ use std::{io, net::SocketAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::cause_in;
+use super::{cause_in, names::Names};
 use crate::domain::{EgressPolicy, EgressRefusal};
 
 /// Looks a name up.
 pub(super) type Lookup =
     Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
-/// The system's resolver.
-pub(super) fn system_lookup() -> Lookup {
-    Arc::new(|name| {
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
+/// Looks names up as `names` does.
+pub(super) fn lookup_in(names: Names) -> Lookup {
+    Arc::new(move |name| {
+        let names = names.clone();
+        Box::pin(async move { Ok(names.look_up(name).await?) })
     })
 }
 

@@ -16,8 +16,8 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client, read_body,
-    retry_after, traced,
+    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
+    name_limit, names::Names, read_body, retry_after, traced,
 };
 use crate::{
     config,
@@ -125,9 +125,15 @@ impl ThirdPartyClient {
     /// A client for the third party of `config`, which sends its webhooks to `webhook_url`.
     /// Fails where `BASE_URL` is unset only in that every call is then unreachable: the
     /// configuration is checked before.
-    pub fn new(config: &config::ThirdParty, webhook_url: String) -> Result<Self, SetupError> {
+    pub fn new(
+        config: &config::ThirdParty,
+        dns: &config::Dns,
+        webhook_url: String,
+    ) -> Result<Self, SetupError> {
+        let names = Names::new(dns, name_limit(config.timeout));
+        let http = http_client(config.timeout).dns_resolver(names).build();
         Ok(Self {
-            http: http_client(config.timeout).build().map_err(SetupError)?,
+            http: http.map_err(SetupError)?,
             create_url: config.create_url().unwrap_or_default(),
             lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
             lookup_timeout: config.lookup_timeout,

@@ -20,6 +20,9 @@ use crate::{
 /// No duration may be longer: sums with the present stay far from any overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
+
 /// What a parser answers: the value, or what is allowed ("must be …").
 pub(super) type Parsed<T> = Result<T, String>;
 
@@ -197,6 +200,23 @@ pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
             })
         })
         .collect()
+}
+
+/// Name servers, each with port 53 unless it says another, separated by commas.
+pub(super) fn name_servers(text: &str) -> Parsed<Vec<SocketAddr>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let servers: Option<Vec<SocketAddr>> = parts
+        .map(|part| {
+            let bare = part.strip_prefix('[').and_then(|part| part.strip_suffix(']'));
+            let address = bare.unwrap_or(part).parse::<IpAddr>().ok();
+            part.parse().ok().or_else(|| address.map(|ip| SocketAddr::new(ip, DNS_PORT)))
+        })
+        .collect();
+    servers.filter(|servers| !servers.is_empty()).ok_or_else(|| {
+        "must be IP addresses, with a port or without, such as 10.0.0.53 or [fd00::53]:5353, \
+         separated by commas"
+            .to_owned()
+    })
 }
 
 /// Yes or no.

@@ -1,6 +1,7 @@
 //! The settings by section: each field's meaning, unit and default, and how it is read.
 
 mod access;
+mod dns;
 mod intake;
 mod peers;
 mod telemetry;
@@ -8,6 +9,7 @@ mod upkeep;
 
 pub(super) use access::read_operator_tokens;
 pub use access::{Database, Http, Pooler, Secrets, Tls};
+pub use dns::Dns;
 pub use intake::{Intake, Limits};
 pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};
 pub use telemetry::{Log, Traces};

@@ -92,10 +92,10 @@ impl Real {
             lease_pool: pool.clone(),
             watch_pool: pool.clone(),
             announcer: Announcer::new(wakeups.clone()),
-            third_party: ThirdPartyClient::new(&config.third_party, app.webhook_url()).unwrap(),
-            circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
-            callbacks: CallbackClient::new(config.notify.timeout, config.notify.egress.clone())
+            third_party: ThirdPartyClient::new(&config.third_party, &config.dns, app.webhook_url())
                 .unwrap(),
+            circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
+            callbacks: CallbackClient::new(&config.notify, &config.dns).unwrap(),
             wakeups,
             metrics: Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap()),
             stopping: CancellationToken::new(),
