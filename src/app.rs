@@ -58,6 +58,8 @@ const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note
 const ACCEPT_WRITERS: u32 = 1;
 /// Connections of requests besides their pool: the writers of accepts and of webhooks.
 const REQUEST_CONNECTIONS: u32 = ACCEPT_WRITERS + 1;
+/// Connections of scrapes of the metrics, which share one reading.
+const SCRAPE_CONNECTIONS: u32 = 1;
 /// Connections of jobs besides their pool: for claims, outcomes, reads, leases and the watcher.
 const JOB_CONNECTIONS: u32 = 5;
 
@@ -144,6 +146,7 @@ impl App {
         let state = ApiState::new(
             &config,
             operations,
+            pools.scrapes,
             writers,
             announcer.clone(),
             clock.clone(),
@@ -272,7 +275,8 @@ impl App {
         figures_stop.cancel();
         let _ = figures.await;
         let JobContext { pool, lease_pool, watch_pool, .. } = &*self.context;
-        for pool in [&self.state.pool, pool, lease_pool, watch_pool] {
+        let scrape_pool = &self.state.scrape_pool;
+        for pool in [&self.state.pool, scrape_pool, pool, lease_pool, watch_pool] {
             pool.close().await;
         }
         result
@@ -294,6 +298,7 @@ async fn serve(
 /// The connections of a process, split so that neither requests nor leases wait behind jobs.
 struct Pools {
     requests: Database,
+    scrapes: Database,
     jobs: Database,
     leases: Database,
     watch: Database,
@@ -304,11 +309,14 @@ impl Pools {
         // A pool or a writer that is not used opens no connection.
         let own_of_requests = if role.serves_api() { REQUEST_CONNECTIONS } else { 0 };
         let own_of_jobs = if role.runs_jobs() { JOB_CONNECTIONS } else { 0 };
-        let own = own_of_requests + own_of_jobs;
+        let own = own_of_requests + own_of_jobs + SCRAPE_CONNECTIONS;
         let rest = config.database.max_connections.saturating_sub(own);
         // A third for requests, where both are served.
         let (requests, jobs) = match role {
-            Role::All => (rest / 3, rest - rest / 3),
+            Role::All => {
+                let requests = (rest / 3).max(1);
+                (requests, rest.saturating_sub(requests))
+            }
             Role::Api => (rest, 1),
             Role::Worker => (1, rest - 1.min(rest)),
         };
@@ -317,6 +325,7 @@ impl Pools {
             |target: &Target, most, acquire| store::connect(target, most, acquire, troubles);
         Ok(Self {
             requests: connect(&target, requests.max(1), REQUEST_ACQUIRE),
+            scrapes: connect(&target, SCRAPE_CONNECTIONS, REQUEST_ACQUIRE),
             jobs: connect(&target, jobs.max(1), JOB_ACQUIRE),
             // A heartbeat that finds no connection fails before the next one is due.
             leases: connect(&target, 1, config.worker.heartbeat),
@@ -326,7 +335,12 @@ impl Pools {
 
     /// For the metrics.
     fn named(&self) -> Vec<NamedPool> {
-        let pools = [("requests", &self.requests), ("jobs", &self.jobs), ("leases", &self.leases)];
+        let pools = [
+            ("requests", &self.requests),
+            ("scrapes", &self.scrapes),
+            ("jobs", &self.jobs),
+            ("leases", &self.leases),
+        ];
         pools.map(|(name, pool)| pool.named(name)).into()
     }
 }

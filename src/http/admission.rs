@@ -3,7 +3,8 @@
 //! A request is looked at here before it is routed, before its key is looked up and before its body
 //! is read. It is refused
 //!
-//! - with 429, where its client sends more than `LIMITS__RATE` (see [`super::rate_limit`]);
+//! - with 429, where its client sends more than `LIMITS__RATE` (see [`super::rate_limit`]), or waits
+//!   for as many transactions as are its share (see [`super::waiting_shares`]);
 //! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or more than are
 //!   written soon (`HTTP__MAX_QUEUE_DELAY`).
 //!
@@ -22,14 +23,15 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
-    http::{Method, StatusCode},
+    http::{HeaderValue, Method, StatusCode, header},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     ApiState, auth,
     problem::Problem,
     rate_limit::{Allowance, RateLimits},
+    waiting_shares::{NoPlace, WaitingPlace, WaitingShares},
 };
 use crate::telemetry::labels::Refusal;
 
@@ -44,6 +46,9 @@ const WAIT: &str = "wait_seconds";
 const WEBHOOK_PATIENCE: u32 = 10;
 /// The log says at most this often that requests are refused.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// A wait often ends within a second.
+const RETRY_SHARE_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// In the extensions of an answer: refused on purpose, which the log tells in sum.
 #[derive(Debug, Clone, Copy)]
@@ -90,9 +95,16 @@ pub struct Admission(Arc<Gate>);
 struct Gate {
     state: Arc<ApiState>,
     rate_limits: Option<RateLimits>,
-    /// Places of the kinds.
+    /// Places of the kinds, but for reads that wait.
     places: [Semaphore; Kind::COUNT],
+    waiting: WaitingShares,
     refused: RefusedLog,
+}
+
+/// Held while a request is under way.
+enum Place<'a> {
+    Plain(#[expect(dead_code, reason = "held, not read")] SemaphorePermit<'a>),
+    Waiting(#[expect(dead_code, reason = "held, not read")] WaitingPlace<'a>),
 }
 
 impl Admission {
@@ -102,6 +114,7 @@ impl Admission {
         Self(Arc::new(Gate {
             rate_limits: RateLimits::new(&state.limits),
             places: std::array::from_fn(|_| Semaphore::new(places)),
+            waiting: WaitingShares::new(places),
             refused: RefusedLog::new(),
             state,
         }))
@@ -133,11 +146,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
             _ if self.gate.is_congested(kind) => Some(Refusal::Queue),
             _ => None,
         };
-        let place = self.gate.places[kind as usize].try_acquire();
-        let mut response = match (refused, &place) {
-            (Some(why), _) => self.gate.refuse(why),
-            (None, Err(_)) => self.gate.refuse(Refusal::InFlight),
-            (None, Ok(_)) => self.inner.call(request).await?,
+        let place = match refused {
+            Some(why) => Err(why),
+            None => self.gate.take_place(kind, &request),
+        };
+        let mut response = match &place {
+            Err(why) => self.gate.refuse(*why),
+            Ok(_) => self.inner.call(request).await?,
         };
         if let Some((limits, allowance)) = counted {
             limits.tell(allowance, response.headers_mut());
@@ -152,6 +167,19 @@ impl Gate {
         let limits = self.rate_limits.as_ref().filter(|_| kind.is_of_clients())?;
         let client_id = auth::known_client(&self.state, request)?;
         Some((limits, limits.count(client_id)))
+    }
+
+    /// A place among the requests of its kind, or why there is none for it.
+    fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, Refusal> {
+        if kind == Kind::WaitingRead {
+            return match self.waiting.take(auth::key_hash(request)) {
+                Ok(place) => Ok(Place::Waiting(place)),
+                Err(NoPlace::Full) => Err(Refusal::InFlight),
+                Err(NoPlace::Share) => Err(Refusal::WaitingShare),
+            };
+        }
+        let place = self.places[kind as usize].try_acquire();
+        place.map(Place::Plain).map_err(|_| Refusal::InFlight)
     }
 
     fn is_congested(&self, kind: Kind) -> bool {
@@ -173,6 +201,11 @@ impl Gate {
                 let detail = "you send more requests than you may; wait for `Retry-After` seconds";
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
             }
+            Refusal::WaitingShare => {
+                let detail = "you wait for as many transactions at the same time as you may; let \
+                              one of these reads end, or read without `wait_seconds`";
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            }
             _ => {
                 let detail = "there is too much to do at this moment; nothing was done, send the \
                               same request again";
@@ -180,6 +213,9 @@ impl Gate {
             }
         }
         .into_response();
+        if why == Refusal::WaitingShare {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_SHARE_AFTER);
+        }
         response.extensions_mut().insert(Shed);
         response
     }

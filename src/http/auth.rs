@@ -142,6 +142,13 @@ pub(super) fn known_client(state: &ApiState, request: &Request) -> Option<Uuid> 
     is_bearer.then(|| state.known_keys.find(&hash_token(key.trim())))?
 }
 
+/// The hash of a request's bearer key, whether anybody has that key or not; zeros without one.
+pub(super) fn key_hash(request: &Request) -> [u8; 32] {
+    let bearer = request.header(header::AUTHORIZATION).and_then(|value| value.split_once(' '));
+    let key = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    key.map(|(_, key)| hash_token(key.trim())).unwrap_or_default()
+}
+
 async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
     let (known_keys, hash) = (&ApiState::of(request).known_keys, hash_token(&bearer.token));
     match find_client(request, &bearer).await? {

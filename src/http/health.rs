@@ -1,7 +1,8 @@
 //! Health checks for load balancers and orchestrators.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
+use futures_util::FutureExt;
 use poem::web::Data;
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
@@ -9,10 +10,7 @@ use super::{
     ApiState,
     problem::{Problem, ProblemJson},
 };
-use crate::{
-    domain::clock::is_notable,
-    store::{self, StoreError},
-};
+use crate::{domain::clock::is_notable, store};
 
 /// Health checks.
 pub struct HealthApi;
@@ -60,6 +58,24 @@ pub enum ReadyResponse {
     NotReady(ProblemJson),
 }
 
+/// Whether the process can do its work.
+#[derive(Debug, Clone)]
+pub(super) enum Readiness {
+    Ready,
+    /// The start is not over.
+    Starting,
+    /// The database is away, for this reason.
+    Away(Arc<str>),
+}
+
+async fn readiness(state: Arc<ApiState>) -> Readiness {
+    match state.within_limit(store::ping(&state.pool)).await {
+        Ok(()) if state.started.load(Ordering::Acquire) => Readiness::Ready,
+        Ok(()) => Readiness::Starting,
+        Err(problem) => Readiness::Away(problem.cause.unwrap_or_default().into()),
+    }
+}
+
 #[OpenApi(tag = "super::Tag::Health")]
 impl HealthApi {
     /// Whether the process is up.
@@ -71,19 +87,19 @@ impl HealthApi {
     /// Whether the process can do its work: the database answers and its schema is up to date.
     #[oai(path = "/health/ready", method = "get", operation_id = "check_ready")]
     async fn check_ready(&self, state: Data<&Arc<ApiState>>) -> ReadyResponse {
-        let ready = async {
-            store::ping(&state.pool).await?;
-            Ok::<_, StoreError>(state.started.load(std::sync::atomic::Ordering::Acquire))
+        let not_ready = |cause: &str| {
+            ReadyResponse::NotReady(ProblemJson(Problem::unavailable().because(cause)))
         };
-        match state.within_limit(ready).await {
-            Ok(true) => {
+        // It needs no key: any number of checks at the same time cost what one costs.
+        let check = state.readiness.run(|| readiness(Arc::clone(&state)));
+        match state.within_limit(check.map(Ok::<_, Problem>)).await {
+            Ok(Some(Readiness::Ready)) => {
                 let skew = state.clock.skew().filter(|skew| is_notable(*skew));
                 ReadyResponse::Ready(Json(Health::ok(skew.map(store::clock::describe))))
             }
-            Ok(false) => {
-                let problem = Problem::unavailable().because("the start is not over");
-                ReadyResponse::NotReady(ProblemJson(problem))
-            }
+            Ok(Some(Readiness::Starting)) => not_ready("the start is not over"),
+            Ok(Some(Readiness::Away(cause))) => not_ready(&cause),
+            Ok(None) => not_ready("the check panicked"),
             Err(problem) => ReadyResponse::NotReady(ProblemJson(problem)),
         }
     }

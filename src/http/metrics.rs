@@ -1,9 +1,11 @@
 //! `GET /metrics`: Prometheus's text format, for every role and without a key, as the health
-//! checks are.
+//! checks are. Any number of scrapes at the same time costs what one costs: one reads the database,
+//! on a connection of its own, and all have its text.
 
 use std::{sync::Arc, time::Duration};
 
-use poem::{IntoResponse, Response, handler, web::Data};
+use hyper::body::Bytes;
+use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
 
 use super::{ApiState, problem::Problem};
 use crate::{
@@ -20,9 +22,23 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// A scrape that waits longer for the database goes without it: Prometheus gives up after 10 s.
 const READ_LIMIT: Duration = Duration::from_millis(1_800);
 
+/// What a scrape is answered; nothing where the metrics could not be written as text.
+pub(super) type Scrape = Option<Bytes>;
+
 /// The process's metrics, and what the database says at this moment.
 #[handler]
 pub async fn scrape_metrics(state: Data<&Arc<ApiState>>) -> Response {
+    let collect = || collect(Arc::clone(&state));
+    match state.scrapes.run(collect).await.flatten() {
+        Some(text) => text.with_content_type(CONTENT_TYPE).into_response(),
+        None => {
+            let detail = "the metrics could not be collected; the cause is in the log";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response()
+        }
+    }
+}
+
+async fn collect(state: Arc<ApiState>) -> Scrape {
     let reading = match tokio::time::timeout(READ_LIMIT, read(&state)).await {
         Ok(Ok(reading)) => Some(reading),
         Ok(Err(error)) => {
@@ -36,14 +52,18 @@ pub async fn scrape_metrics(state: Data<&Arc<ApiState>>) -> Response {
         }
     };
     match state.metrics.expose(reading.as_ref()) {
-        Ok(text) => text.with_content_type(CONTENT_TYPE).into_response(),
-        Err(error) => Problem::internal(&error).into_response(),
+        Ok(text) => Some(text.into()),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the metrics could not be written as text");
+            None
+        }
     }
 }
 
 async fn read(state: &ApiState) -> Result<DatabaseReading, StoreError> {
     // Of one moment.
-    let mut connection = store::begin_snapshot(&state.pool).await?;
+    let mut connection = store::begin_snapshot(&state.scrape_pool).await?;
     let queues = queues::list(&mut *connection).await?;
     Ok(DatabaseReading {
         queues: queues.into_iter().map(Into::into).collect(),

@@ -20,10 +20,12 @@ pub mod problem;
 pub mod rate_limit;
 pub mod security_headers;
 pub mod server;
+pub mod single_flight;
 pub mod strict_query;
 pub mod tls;
 pub mod transaction_schema;
 pub mod transactions;
+pub mod waiting_shares;
 pub mod webhooks;
 pub mod words;
 
@@ -45,9 +47,12 @@ use tokio::time::Instant;
 use self::{
     admission::Admission,
     auth::{KnownKeys, OperatorTokens},
+    health::Readiness,
+    metrics::Scrape,
     observe::Observe,
     problem::Problem,
     security_headers::SecurityHeaders,
+    single_flight::SingleFlight,
     strict_query::StrictQuery,
 };
 use crate::{
@@ -81,6 +86,8 @@ fn now() -> DateTime<Utc> {
 #[derive(Debug)]
 pub struct ApiState {
     pub pool: Database,
+    /// One connection, for scrapes of the metrics alone: they take none from requests.
+    pub scrape_pool: Database,
     pub plan: JobPlan,
     pub operations: Operations,
     /// Where posts are written.
@@ -102,6 +109,10 @@ pub struct ApiState {
     /// How fast a client may call.
     pub limits: config::Limits,
     pub metrics: Arc<Metrics>,
+    /// `/metrics`, for all that scrape at the same time.
+    scrapes: SingleFlight<Scrape>,
+    /// `/health/ready`, for all that ask at the same time.
+    readiness: SingleFlight<Readiness>,
     /// Silence after which a worker counts as dead.
     pub dead_after: Duration,
     /// Whether browsers reach this process by https.
@@ -124,6 +135,7 @@ impl ApiState {
     pub fn new(
         config: &Config,
         operations: Operations,
+        scrape_pool: Database,
         writers: RequestWriters,
         announcer: Announcer,
         clock: DatabaseClock,
@@ -134,6 +146,7 @@ impl ApiState {
         let public_url = config.http.public_url.as_ref();
         Self {
             pool: operations.pool.clone(),
+            scrape_pool,
             plan: operations.plan.clone(),
             operations,
             accepts,
@@ -147,6 +160,8 @@ impl ApiState {
             intake: config.intake.clone(),
             limits: config.limits.clone(),
             metrics,
+            scrapes: SingleFlight::default(),
+            readiness: SingleFlight::default(),
             dead_after: config.worker.dead_after,
             public_is_https: match public_url {
                 Some(url) => url.as_str().starts_with("https:"),

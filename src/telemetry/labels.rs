@@ -81,6 +81,8 @@ words! {
     Refusal {
         /// 429: its client sends too many.
         RateLimit = "rate_limit",
+        /// 429: its client waits for as many transactions at the same time as are its share.
+        WaitingShare = "waiting_share",
         /// 503: too many of its kind are under way.
         InFlight = "in_flight",
         /// 503: those before it have waited for a writer for too long.

@@ -68,7 +68,8 @@ impl Database {
                 "20",
                 count(10, 10_000),
                 "Most database connections of one process, 10 or more: two that write what \
-                 requests bring, five that claim, watch and write jobs, of the rest a third for requests",
+                 requests bring, five that claim, watch and write jobs, one for scrapes of the \
+                 metrics, of the rest a third for requests",
             ),
         }
     }
