@@ -20,6 +20,7 @@ pub mod lease_keeper;
 pub mod notify_client;
 pub mod queue;
 pub mod runner;
+pub mod slot;
 pub mod supervisor;
 pub mod update_status;
 pub mod watcher;
@@ -48,6 +49,7 @@ use crate::{
 };
 pub use circuit::CircuitBreaker;
 pub use lease_keeper::{LeaseKeeper, WorkerLease};
+pub use slot::Slot;
 
 /// Attempts of the jobs whose work is all in the database: create_transaction, and update_status
 /// (whose polls are no attempts). Ten attempts with backoff outlast a long outage.
@@ -90,6 +92,8 @@ pub struct Job {
     pub payload: JobPayload,
     /// The lease of the worker that runs it.
     pub lease: WorkerLease,
+    /// Its slot among the calls of the worker. A handler that only sleeps may give it back.
+    pub slot: Arc<Slot>,
 }
 
 impl Job {
@@ -193,7 +197,10 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
             outbound,
             update_status::longest_run(config),
             backoff,
-            update_status::run,
+            {
+                let sleepers = update_status::Sleepers::new(outbound);
+                move |context, job| update_status::run(context, job, sleepers.clone())
+            },
         ),
         JobDefinition::new(
             JobKind::NotifyClient,

@@ -31,7 +31,7 @@ use tower_layer::Identity;
 use uuid::Uuid;
 
 use super::{
-    JobContext, JobDefinition, LeaseKeeper, WorkerLease,
+    JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease,
     holds::{Hold, Holds},
 };
 use crate::{
@@ -58,7 +58,7 @@ const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 pub struct LeasedJob {
     pub claimed: Arc<ClaimedJob>,
     pub lease: WorkerLease,
-    _slot: OwnedSemaphorePermit,
+    pub slot: Arc<Slot>,
     hold: Hold,
     _client_hold: ClientHold,
 }
@@ -182,13 +182,13 @@ impl JobQueue {
                     let tasks = claim.jobs.into_iter().zip(holds).filter_map(
                         |(claimed, (hold, client_hold))| {
                             // There are as many permits as claimed rows at least.
-                            let slot = slots.split(1)?;
+                            let slot = Arc::new(Slot::new(slots.split(1)?));
                             self.metrics.claimed(self.queue, claimed.late);
                             let (claimed, lease) = (Arc::new(claimed), lease.clone());
                             Some(Task::new(LeasedJob {
                                 claimed,
                                 lease,
-                                _slot: slot,
+                                slot,
                                 hold,
                                 _client_hold: client_hold,
                             }))

@@ -8,6 +8,7 @@
 use std::{
     any::Any,
     collections::HashSet,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, field::Empty};
 use ulid::Ulid;
 
-use super::{CrashDelay, Job, JobContext, JobDefinition, poison, queue::LeasedJob};
+use super::{CrashDelay, Job, JobContext, JobDefinition, Slot, poison, queue::LeasedJob};
 use crate::{
     domain::{EvidenceKind, RunOutcome},
     store::{
@@ -32,6 +33,10 @@ use crate::{
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
 /// First and longest wait between tries to write an outcome.
 const WRITE_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How soon a run is looked at again that would have used up its time, had it not waited for a
+/// slot.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Runs the jobs of one worker.
 #[derive(Clone)]
@@ -85,22 +90,23 @@ impl Runner {
     }
 
     async fn handle(&self, leased: &LeasedJob, payload: JobPayload) -> Outcome {
-        let job = Job { claimed: leased.claimed.clone(), payload, lease: leased.lease.clone() };
+        let (claimed, slot) = (leased.claimed.clone(), leased.slot.clone());
+        let job = Job { claimed, payload, lease: leased.lease.clone(), slot };
         let (context, handler) = (self.context.clone(), self.definition.handler.clone());
         let run = async move { handler(context, job).await }.in_current_span();
         // Aborted with the worker: a lost lease or an ended grace stops the handler too.
         let run = AbortOnDropHandle::new(tokio::spawn(run));
-        match tokio::time::timeout(self.definition.timeout, run).await {
-            Ok(Ok(Ok(outcome))) => outcome,
-            Ok(Ok(Err(error))) => self.store_failed(&leased.claimed, &error),
-            Ok(Err(ended)) => {
+        match within(self.definition.timeout, &leased.slot, run).await {
+            Some(Ok(Ok(outcome))) => outcome,
+            Some(Ok(Err(error))) => self.store_failed(&leased.claimed, &error),
+            Some(Err(ended)) => {
                 let text = match ended.try_into_panic() {
                     Ok(panic) => format!("the handler panicked: {}", panic_text(&*panic)),
                     Err(_) => "the handler was cancelled".to_owned(),
                 };
                 self.crashed(&leased.claimed, text)
             }
-            Err(_) => {
+            None => {
                 let timeout = humantime::format_duration(self.definition.timeout);
                 self.crashed(&leased.claimed, format!("the handler did not end within {timeout}"))
             }
@@ -188,6 +194,25 @@ impl Runner {
     }
 }
 
+/// What `run` ends with; `None` once it has taken longer than `limit`, without the time in which it
+/// waited for a slot. Those waits end: each run that holds a slot is bounded by its own limit.
+async fn within<T>(limit: Duration, slot: &Slot, run: impl Future<Output = T>) -> Option<T> {
+    let began = tokio::time::Instant::now();
+    let mut run = pin!(run);
+    loop {
+        let waited = slot.waited();
+        let end = began + limit + waited;
+        // A run that is waiting now is looked at again soon, not all the time.
+        let look = end.max(tokio::time::Instant::now() + LOOK_AGAIN.min(limit));
+        if let Ok(ended) = tokio::time::timeout_at(look, &mut run).await {
+            return Some(ended);
+        }
+        if began + limit + slot.waited() <= tokio::time::Instant::now() {
+            return None;
+        }
+    }
+}
+
 fn decode(job: &ClaimedJob) -> Result<JobPayload, String> {
     if Ulid::from_string(&job.lease.job_id).is_err() {
         return Err("the job's id is no ULID".to_owned());
@@ -211,4 +236,43 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn a_run_that_hangs_is_ended_also_while_it_holds_its_slot() {
+        let slots = Arc::new(Semaphore::new(1));
+        let slot = Slot::new(slots.acquire_owned().await.unwrap());
+        let began = Instant::now();
+        assert_eq!(within(LIMIT, &slot, std::future::pending::<()>()).await, None);
+        assert!(began.elapsed() >= LIMIT);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_waits_for_a_slot_does_not_hang() {
+        let slots = Arc::new(Semaphore::new(1));
+        let slot = Arc::new(Slot::new(slots.clone().acquire_owned().await.unwrap()));
+        slot.release();
+        let holder = slots.acquire_owned().await.unwrap();
+        let run = async {
+            slot.reacquire().await;
+            "ended"
+        };
+        let others = async {
+            tokio::time::sleep(LIMIT * 5).await;
+            drop(holder);
+        };
+        let (ended, ()) = tokio::join!(within(LIMIT, &slot, run), others);
+        assert_eq!(ended, Some("ended"));
+        assert!(slot.waited() >= LIMIT * 4);
+        // From then on its own time counts again.
+        assert_eq!(within(LIMIT, &slot, std::future::pending::<()>()).await, None);
+    }
 }

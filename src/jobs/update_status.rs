@@ -5,6 +5,9 @@
 //! one second are slept here; longer ones are stored as the row's `run_at`, a snooze that costs no
 //! attempt. Before each poll it looks whether the transaction is still pending.
 //!
+//! While it sleeps it holds no slot, so that slots count polls under way: runs that sleep would
+//! otherwise keep out those that have something to ask.
+//!
 //! At the deadline it polls once more; then the job ends with a `deadline` dead letter, and the
 //! transaction stays pending: a late webhook still settles it.
 //!
@@ -17,9 +20,10 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::{
-    Job, JobContext,
+    Job, JobContext, Slot,
     circuit::{Admission, FREE_PROBES},
     transaction_missing,
 };
@@ -41,6 +45,10 @@ use crate::{
 const THIRD_PARTY_QUEUES: [JobKind; 2] = [JobKind::CreateAtThirdParty, JobKind::UpdateStatus];
 /// From this wait on a job gives its slot back instead of sleeping.
 const SNOOZE_FROM: Duration = Duration::from_secs(1);
+
+/// For each slot this many runs may be between two polls without one. Each costs a few kilobytes
+/// of memory.
+const SLEEPERS_PER_SLOT: usize = 4;
 
 /// So many polls of one run are added up; where they do not end by then, their deadline does.
 const POLLS_ADDED: u32 = 1_000;
@@ -67,8 +75,36 @@ fn schedule(config: &Config) -> PollSchedule {
     PollSchedule { second: poll.second, factor: poll.factor, max_delay: poll.max_delay }
 }
 
+/// The runs that have no slot between two polls, of which there is a limit: with more, a run
+/// keeps its slot while it sleeps, and new jobs are claimed later.
+#[derive(Debug, Clone)]
+pub struct Sleepers(Arc<Semaphore>);
+
+impl Sleepers {
+    /// For a worker with this many slots.
+    pub fn new(slots: u32) -> Self {
+        let most = (slots as usize).saturating_mul(SLEEPERS_PER_SLOT);
+        Self(Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Sleeps, without a slot where that is possible, and holds one again afterwards.
+    async fn sleep(&self, slot: &Slot, wait: Duration) {
+        // Kept until the run holds a slot again: it bounds all runs without one.
+        let sleeper = self.0.try_acquire();
+        if sleeper.is_ok() {
+            slot.release();
+        }
+        tokio::time::sleep(wait).await;
+        slot.reacquire().await;
+    }
+}
+
 /// Runs the job.
-pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
+pub async fn run(
+    context: Arc<JobContext>,
+    job: Job,
+    sleepers: Sleepers,
+) -> Result<Outcome, StoreError> {
     let id = job.transaction_id();
     let schedule = schedule(&context.config);
     let mut polls = job.claimed.polls;
@@ -127,7 +163,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             break postponed(wait, polls);
         }
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = sleepers.sleep(&job.slot, wait) => {}
             // The process stops: give the job back rather than hold its shutdown up.
             () = context.stopping.cancelled() => {
                 break postponed(wait, polls);

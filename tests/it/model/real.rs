@@ -18,7 +18,7 @@ use quartet::{
         claim_plan::{ClaimPlan, HoldLimit},
     },
     jobs::{
-        CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, WorkerLease, definitions,
+        CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease, definitions,
         holds::Holds,
     },
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
@@ -36,6 +36,7 @@ use quartet::{
     telemetry::Metrics,
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -83,6 +84,7 @@ impl Real {
         let pool = store::connect(&target, 3, Duration::from_secs(10), &Arc::default());
         let wakeups = Wakeups::default();
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
+        let metrics = Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap());
         let context = JobContext {
             clock: Default::default(),
             pool: pool.clone(),
@@ -97,7 +99,7 @@ impl Real {
             circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
             callbacks: CallbackClient::new(&config.notify, &config.dns).unwrap(),
             wakeups,
-            metrics: Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap()),
+            metrics,
             stopping: CancellationToken::new(),
             config: config.clone(),
         };
@@ -261,7 +263,9 @@ impl Life<'_> {
             claimed.poll_since = Some(long_ago);
         }
         let payload: JobPayload = serde_json::from_slice(&held.claimed.payload).unwrap();
-        let job = Job { claimed: held.claimed.clone(), payload, lease: held.lease.clone() };
+        let slot = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let slot = Arc::new(Slot::new(slot));
+        let job = Job { claimed: held.claimed.clone(), payload, lease: held.lease.clone(), slot };
         let handler = &self.real.definitions[run.kind.as_str()].handler;
         let outcome = handler(self.real.context.clone(), job).await.unwrap();
         let is_last = run.attempts + 1 >= self.scenario.max_attempts(run.kind);
