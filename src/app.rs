@@ -28,7 +28,8 @@ use crate::{
         tls::{Certificate, TlsError},
     },
     jobs::{
-        self, CircuitBreaker, JobContext, JobDefinition, supervisor, supervisor::SupervisorError,
+        self, CallbackHosts, CircuitBreaker, JobContext, JobDefinition, supervisor,
+        supervisor::SupervisorError,
     },
     operations::{
         Operations,
@@ -166,6 +167,7 @@ impl App {
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone()),
             clock,
+            callback_hosts: CallbackHosts::new(&config.notify, metrics.clone()),
             wakeups,
             metrics,
             stopping: CancellationToken::new(),

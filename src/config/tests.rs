@@ -86,12 +86,14 @@ fn defaults_are_those_of_the_design() {
         base: s(1),
         max_delay: s(3600),
         timeout: s(10),
+        host_failures: 5,
         egress: EgressPolicy {
             allowed_networks: ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into(),
             https_only: false,
         },
     };
     assert_eq!(config.notify, notify);
+    assert_eq!(config.dns, Dns { servers: vec![] });
     let worker = Worker {
         concurrency: 1000,
         poll_interval: ms(22),
@@ -159,6 +161,9 @@ fn every_wrong_value_names_its_variable_and_is_shown() {
         ("QUARTET_NOTIFY__BASE", "0s"),
         ("QUARTET_NOTIFY__MAX_DELAY", "10ms"),
         ("QUARTET_NOTIFY__TIMEOUT", "0"),
+        ("QUARTET_NOTIFY__HOST_FAILURES", "0"),
+        ("QUARTET_DNS__SERVERS", "ns.example"),
+        ("QUARTET_DNS__SERVERS", "10.0.0.53, 10.0.0.54:dns"),
         ("QUARTET_WORKER__CONCURRENCY", "many"),
         ("QUARTET_WORKER__POLL_INTERVAL", "0s"),
         ("QUARTET_WORKER__HEARTBEAT", "0s"),
@@ -242,6 +247,16 @@ fn loopback_callbacks_are_allowed_to_a_process_that_listens_there_alone() {
     assert_eq!(allowed(&[("QUARTET_HTTP__LISTEN", "0.0.0.0:80")]), []);
     assert_eq!(allowed(&[(NETWORKS, "none")]), []);
     assert_eq!(allowed(&[(NETWORKS, "10.0.0.0/8")]), ["10.0.0.0/8".parse().unwrap()]);
+}
+
+#[test]
+fn name_servers_have_a_port_or_the_usual_one() {
+    let servers = |text| load(&[("QUARTET_DNS__SERVERS", text)]).unwrap().dns.servers;
+    let read = servers("10.0.0.53,10.0.0.54:5353, fd00::53, [fd00::54], [fd00::55]:5353");
+    let read: Vec<String> = read.iter().map(ToString::to_string).collect();
+    let expected =
+        ["10.0.0.53:53", "10.0.0.54:5353", "[fd00::53]:53", "[fd00::54]:53", "[fd00::55]:5353"];
+    assert_eq!(read, expected);
 }
 
 #[test]

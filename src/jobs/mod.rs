@@ -6,11 +6,13 @@
 //! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
 //! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
 //! over those of dead ones, the [`watcher`] learns what other processes made due, and the
-//! [`circuit`] breaker stands before every call to the third party.
+//! [`circuit`] breaker stands before every call to the third party, and those of the
+//! [`callback_hosts`] before every call of a client.
 //!
 //! A crash at any point leaves a leased row and nothing else; it is rescued after
 //! `WORKER__DEAD_AFTER` and run again.
 
+pub mod callback_hosts;
 pub mod circuit;
 pub mod create_at_third_party;
 pub mod create_transaction;
@@ -47,6 +49,7 @@ use crate::{
     },
     telemetry::Metrics,
 };
+pub use callback_hosts::CallbackHosts;
 pub use circuit::CircuitBreaker;
 pub use lease_keeper::{LeaseKeeper, WorkerLease};
 pub use slot::Slot;
@@ -79,6 +82,8 @@ pub struct JobContext {
     /// To be asked before each call to the third party.
     pub circuit: CircuitBreaker,
     pub callbacks: CallbackClient,
+    /// To be asked before each call of a client.
+    pub callback_hosts: CallbackHosts,
     pub wakeups: Wakeups,
     pub metrics: Arc<Metrics>,
     /// Cancelled when the process stops: handlers that only wait end early.

@@ -10,12 +10,23 @@
 //!
 //! Failures back off exponentially (`Retry-After` honoured) until the attempts are used up; 410
 //! stops at once. A crash after the client's answer sends the same version once more.
+//!
+//! While the client's callback host does not answer ([`super::callback_hosts`]) no call is made and
+//! the job is postponed, which costs no attempt. But it takes the place of one in the job's
+//! schedule: the job waits as long as the backoff after that many failures would be, and ends as
+//! `exhausted` when its attempts and postponements together are as many as it may have attempts. So
+//! an outage ends in front of an operator after the same time with and without the breaker, and
+//! costs no more runs than attempts.
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{Job, JobContext, retry_backoff, transaction_missing};
+use super::{
+    Job, JobContext,
+    callback_hosts::{CallbackHost, HostOutage},
+    retry_backoff, transaction_missing,
+};
 use crate::{
     clients::client_callback::{Notification, NotifyError},
     domain::{DeadLetterKind, EvidenceKind},
@@ -23,7 +34,7 @@ use crate::{
     store::{
         StoreError,
         clients::Callback,
-        outcomes::{Next, Outcome},
+        outcomes::{HostDown, Next, Outcome, SnoozeCount},
     },
 };
 
@@ -52,8 +63,23 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         version,
         occurred_at: transaction.updated_at,
     };
+    let host = CallbackHost::new(transaction.client_id, &callback.url);
+    let permit = match context.callback_hosts.pass(&host) {
+        Ok(permit) => permit,
+        Err(outage) => {
+            let outcome = postponed(&context, &job, &host, outage);
+            return Ok(outcome.with_notified(version, false));
+        }
+    };
     let fence = job.lease.fence();
     let answer = context.callbacks.notify(&callback.url, &secrets, &notification, fence).await;
+    match &answer {
+        Ok(()) => permit.answered(),
+        Err(error) if error.is_answer() => permit.answered(),
+        Err(error) if error.is_outage() => permit.failed(&error.to_string()),
+        // It was not called.
+        Err(_) => drop(permit),
+    }
     let detail = json!({ "status": transaction.status.as_str(), "version": version });
     Ok(match answer {
         Ok(()) => Outcome::done()
@@ -84,6 +110,34 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             }
         }
     })
+}
+
+/// What becomes of a job whose client's callback host does not answer: it waits for as long as
+/// after a failed attempt, and for the host's next probe at least.
+fn postponed(context: &JobContext, job: &Job, host: &CallbackHost, outage: HostOutage) -> Outcome {
+    let HostOutage { since, error, wait } = outage;
+    let attempts = u32::try_from(job.claimed.attempts).unwrap_or_default();
+    let most = u32::try_from(job.claimed.max_attempts).unwrap_or_default();
+    let waits = job.claimed.waits + 1;
+    let places = attempts.saturating_add(waits);
+    // Not at the first postponement: a host that was away for a moment must not end a job that has
+    // only one attempt.
+    if waits > 1 && places >= most {
+        return Outcome::new(Next::Dead {
+            kind: DeadLetterKind::Exhausted,
+            reason: format!(
+                "the callback host {} gives no answer since {}, after {attempts} attempts of this \
+                 job and {waits} postponements, which last as long as its {most} attempts; the \
+                 host's last error: {error}",
+                host.origin(),
+                since.format("%F %T UTC"),
+            ),
+            error: Some(error),
+        });
+    }
+    let delay = retry_backoff(&context.config).delay(places, rand::random()).max(wait);
+    let count = SnoozeCount::HostDown(HostDown { waits, since, error });
+    Outcome::new(Next::Snooze { delay, count: Some(count) })
 }
 
 /// What signs: the present secret, and those in rotation that can be opened.

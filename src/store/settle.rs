@@ -114,7 +114,9 @@ pub(super) async fn settle(
             -- gone (410) or that kills its worker stays as it is. One that an operator cancelled is
             -- not: what was cancelled was an earlier status.
             UPDATE apalis.jobs
-            SET status = 'Pending', run_at = now(), attempts = 0, done_at = NULL, last_result = NULL
+            SET status = 'Pending', run_at = now(), attempts = 0, done_at = NULL,
+                last_result = NULL,
+                metadata = delete(metadata, ARRAY['waits', 'host_down_since', 'host_error'])
             WHERE id = ANY (ARRAY(
                     SELECT job.id
                     FROM unnest($5) AS key

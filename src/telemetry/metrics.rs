@@ -97,6 +97,8 @@ pub struct Metrics {
     create_duration: Histogram,
     lookup_duration: Histogram,
     notifications: ByWord<NotifyResult>,
+    notifications_postponed: IntCounter,
+    callback_hosts_open: IntGauge,
     notify_duration: Histogram,
     time_to_final: Vec<(SettledBy, Histogram)>,
     requests: IntCounterVec,
@@ -185,6 +187,17 @@ impl Metrics {
             "Notifications sent to clients, by result.",
             &["result"],
         )?;
+        let notifications_postponed = make.counters(
+            "quartet_notifications_postponed_total",
+            "Runs of notify_client that made no call, because the client's callback host does not \
+             answer.",
+            &[],
+        )?;
+        let callback_hosts_open = make.gauges(
+            "quartet_callback_hosts_open",
+            "Callback hosts that do not answer this process, so that it only probes them.",
+            &[],
+        )?;
         let notify_duration = make.histograms(
             "quartet_notification_duration_seconds",
             "Time that notifications took, answered or not.",
@@ -249,6 +262,8 @@ impl Metrics {
             notifications: ByWord::new(NotifyResult::ALL, |word| {
                 notifications.with_label_values(&[word])
             }),
+            notifications_postponed: notifications_postponed.with_label_values::<&str>(&[]),
+            callback_hosts_open: callback_hosts_open.with_label_values::<&str>(&[]),
             notify_duration: notify_duration.with_label_values::<&str>(&[]),
             time_to_final: SettledBy::ALL.iter().map(settled_by).collect(),
             requests,
@@ -329,6 +344,16 @@ impl Metrics {
     pub fn notification(&self, result: NotifyResult, took: Duration) {
         self.notifications.inc(result);
         self.notify_duration.observe(took.as_secs_f64());
+    }
+
+    /// A notification was postponed, because its client's callback host does not answer.
+    pub fn notification_postponed(&self) {
+        self.notifications_postponed.inc();
+    }
+
+    /// This many callback hosts do not answer.
+    pub fn callback_hosts_open(&self, count: usize) {
+        self.callback_hosts_open.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A transaction became final this long after its accept.

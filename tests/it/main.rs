@@ -21,6 +21,7 @@ mod deploy;
 mod egress;
 mod embedded_postgres;
 mod fair_claims;
+mod fairness;
 mod figures;
 mod fuzzed;
 mod guide;

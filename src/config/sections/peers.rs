@@ -252,6 +252,8 @@ pub struct Notify {
     pub max_delay: Duration,
     /// Longest wait for the client's answer; 10 s.
     pub timeout: Duration,
+    /// Calls in a row without an answer after which a callback host is left alone; 5.
+    pub host_failures: u32,
     /// Where callback URLs may lead; to public addresses, by `http` or `https`, and to loopback ones
     /// while `HTTP__LISTEN` is one.
     pub egress: EgressPolicy,
@@ -291,6 +293,14 @@ impl Notify {
                 "10s",
                 positive_duration,
                 "Longest wait for the client's answer",
+            ),
+            host_failures: settings.read(
+                "QUARTET_NOTIFY__HOST_FAILURES",
+                "5",
+                count(1, 1_000_000_000),
+                "Calls of one client's callback host in a row that get no answer, after which its \
+                 notifications are postponed and one call at a time probes, at first after \
+                 `QUARTET_NOTIFY__BASE`, then at most once a minute",
             ),
             egress: EgressPolicy {
                 allowed_networks: settings

@@ -4,17 +4,20 @@
 //! transaction's own state says which of its jobs matters: while it is pending the create, and then
 //! the polls; afterwards the notification.
 
+mod cause;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Operations;
 use crate::{
-    domain::{CircuitState, DeadLetterState, JobKind, JobState, words},
+    domain::{DeadLetterState, JobKind, JobState, words},
     store::{
         StoreError,
         circuit::{self, Circuit},
         dead_letters::{self, DeadLetter},
         evidence::{self, Evidence},
+        holdups::{self, Postponement, RunningShares},
         job_list::{self, JobFilter, JobRow},
         leases,
         queues::{self, Pause},
@@ -45,6 +48,8 @@ words! {
         Running = "running",
         /// The job is due and waits for a worker.
         Due = "due",
+        /// The job is due, and waits until others of its client have ended.
+        ClientShare = "client_share",
         /// The job's next time has not come.
         Schedule = "schedule",
         /// The job failed and is tried again later.
@@ -53,6 +58,8 @@ words! {
         PausedQueue = "paused_queue",
         /// The third party's circuit is open.
         CircuitOpen = "circuit_open",
+        /// The client's callback host does not answer.
+        CallbackHostDown = "callback_host_down",
         /// No worker of the queue is alive.
         NoWorker = "no_worker",
         /// The job stopped.
@@ -104,6 +111,10 @@ pub struct Snapshot {
     pub evidence: Vec<Evidence>,
     pub pauses: Vec<(JobKind, Pause)>,
     pub circuit: Circuit,
+    /// Who runs in the queue of the job that it waits for, by client.
+    pub shares: RunningShares,
+    /// Why its notify_client job was postponed, where it was.
+    pub postponement: Option<Postponement>,
     /// The queues that have a live worker.
     pub alive: Vec<JobKind>,
     /// When a worker's lease ends that is not renewed.
@@ -141,6 +152,13 @@ impl Operations {
             .filter_map(|job| Some((job.id.clone(), job.worker_seen_at? + dead_after)))
             .collect();
         let alive = alive.iter().filter_map(|alive| alive.queue.parse().ok()).collect();
+        let client_id = transaction.client_id;
+        let queue = decisive_queue(&transaction, &jobs);
+        let shares = holdups::running_shares(&mut *tx, queue.as_str(), client_id).await?;
+        let postponement = match jobs.iter().find(|job| job.queue == JobKind::NotifyClient) {
+            Some(job) => holdups::postponement(&mut *tx, &job.id).await?,
+            None => None,
+        };
         Ok(Some(Snapshot {
             transaction,
             jobs,
@@ -148,6 +166,8 @@ impl Operations {
             evidence,
             pauses,
             circuit,
+            shares,
+            postponement,
             alive,
             lease_ends,
             now,
@@ -158,41 +178,43 @@ impl Operations {
 /// Explains a snapshot.
 pub fn explain(snapshot: &Snapshot) -> Explanation {
     let transaction = &snapshot.transaction;
-    if transaction.status.is_final() {
-        if transaction.notified_version == transaction.version {
-            if let Some(letter) = snapshot.open_letter() {
-                return Explanation {
-                    waits_for: WaitsFor::Operator,
-                    summary: format!(
-                        "It is {} and the client knows, but that is in question.",
-                        transaction.status
-                    ),
-                    next_action: None,
-                    cause: Cause {
-                        kind: CauseKind::DeadLetter,
-                        detail: format!("Dead letter {} is open: {}.", letter.kind, letter.reason),
-                    },
-                };
-            }
+    if transaction.status.is_final() && transaction.notified_version == transaction.version {
+        if let Some(letter) = snapshot.open_letter() {
             return Explanation {
-                waits_for: WaitsFor::Nothing,
-                summary: format!("It is {} and the client knows.", transaction.status),
+                waits_for: WaitsFor::Operator,
+                summary: format!(
+                    "It is {} and the client knows, but that is in question.",
+                    transaction.status
+                ),
                 next_action: None,
                 cause: Cause {
-                    kind: CauseKind::Finished,
-                    detail: "All that was to be done is done.".to_owned(),
+                    kind: CauseKind::DeadLetter,
+                    detail: format!("Dead letter {} is open: {}.", letter.kind, letter.reason),
                 },
             };
         }
-        return explain_job(snapshot, JobKind::NotifyClient);
+        return Explanation {
+            waits_for: WaitsFor::Nothing,
+            summary: format!("It is {} and the client knows.", transaction.status),
+            next_action: None,
+            cause: Cause {
+                kind: CauseKind::Finished,
+                detail: "All that was to be done is done.".to_owned(),
+            },
+        };
     }
-    let create = snapshot.job(JobKind::CreateAtThirdParty);
+    explain_job(snapshot, decisive_queue(transaction, &snapshot.jobs))
+}
+
+/// The queue of the job that decides what happens next.
+fn decisive_queue(transaction: &Transaction, jobs: &[JobRow]) -> JobKind {
+    if transaction.status.is_final() {
+        return JobKind::NotifyClient;
+    }
     let goes_on =
         |job: &JobRow| matches!(job.state, JobState::Due | JobState::Scheduled | JobState::Running);
-    if create.is_some_and(goes_on) {
-        return explain_job(snapshot, JobKind::CreateAtThirdParty);
-    }
-    explain_job(snapshot, JobKind::UpdateStatus)
+    let create = jobs.iter().find(|job| job.queue == JobKind::CreateAtThirdParty);
+    if create.is_some_and(goes_on) { JobKind::CreateAtThirdParty } else { JobKind::UpdateStatus }
 }
 
 fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
@@ -208,7 +230,7 @@ fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
             },
         };
     };
-    let cause = cause(snapshot, job);
+    let cause = cause::cause(snapshot, job);
     let stopped = matches!(
         cause.kind,
         CauseKind::DeadLetter | CauseKind::Cancelled | CauseKind::NothingScheduled
@@ -263,96 +285,6 @@ fn action(queue: JobKind) -> &'static str {
         }
         JobKind::UpdateStatus => "ask the third party how it stands",
         JobKind::NotifyClient => "tell the client its status",
-    }
-}
-
-fn cause(snapshot: &Snapshot, job: &JobRow) -> Cause {
-    let (kind, detail) = match job.state {
-        JobState::Running => (CauseKind::Running, running(snapshot, job)),
-        JobState::Failed => (CauseKind::DeadLetter, stopped(snapshot, job)),
-        JobState::Cancelled => {
-            (CauseKind::Cancelled, format!("An operator cancelled {}.", job.queue))
-        }
-        JobState::Done => (CauseKind::NothingScheduled, format!("The {} job is done.", job.queue)),
-        JobState::Due | JobState::Scheduled => waiting(snapshot, job),
-    };
-    Cause { kind, detail }
-}
-
-fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
-    let queue = job.queue;
-    if let Some((_, pause)) = snapshot.pauses.iter().find(|(paused, _)| *paused == queue) {
-        let note = pause.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
-        let since = pause.at.format("%F %T UTC");
-        let detail = format!("The queue {queue} is paused since {since} by {}{note}.", pause.by);
-        return (CauseKind::PausedQueue, detail);
-    }
-    let asks_third_party = matches!(queue, JobKind::CreateAtThirdParty | JobKind::UpdateStatus);
-    if asks_third_party && snapshot.circuit.state != CircuitState::Closed {
-        let reason = snapshot.circuit.reason.as_deref().unwrap_or("it did not answer");
-        let detail = match (snapshot.circuit.state, snapshot.circuit.open_until) {
-            (CircuitState::Open, Some(until)) => {
-                let until = until.format("%F %T UTC");
-                format!("The third party's circuit is open until {until}: {reason}.")
-            }
-            _ => format!("The third party's circuit is half-open, one call is tried: {reason}."),
-        };
-        return (CauseKind::CircuitOpen, detail);
-    }
-    if !snapshot.alive.contains(&queue) {
-        let detail = format!("No worker of {queue} is alive: start `quartet serve`.");
-        return (CauseKind::NoWorker, detail);
-    }
-    if job.state == JobState::Due {
-        return (CauseKind::Due, format!("The {queue} job is due and waits for a free worker."));
-    }
-    match &job.last_error {
-        Some(error) => {
-            let (attempts, most) = (job.attempts, job.max_attempts);
-            let detail = format!("Attempt {attempts} of {most} failed: {error}.");
-            (CauseKind::Backoff, detail)
-        }
-        None if queue == JobKind::UpdateStatus => {
-            let polls = job.polls.unwrap_or_default();
-            (CauseKind::Schedule, format!("The next poll's time has not come; {polls} were made."))
-        }
-        None => (CauseKind::Schedule, "Its time has not come.".to_owned()),
-    }
-}
-
-fn running(snapshot: &Snapshot, job: &JobRow) -> String {
-    let worker = job.worker.as_deref().unwrap_or("a worker");
-    let since = job.leased_at.map(|at| format!(" since {}", at.format("%F %T UTC")));
-    let ends = snapshot.lease_ends.iter().find(|(id, _)| *id == job.id);
-    let ends = ends.map(|(_, at)| {
-        let at_text = at.format("%F %T UTC");
-        if *at < snapshot.now {
-            format!("; its lease ended at {at_text} and will be taken over")
-        } else {
-            format!("; its lease holds until {at_text} and is renewed while it lives")
-        }
-    });
-    format!("{worker} runs {}{}{}.", job.queue, since.unwrap_or_default(), ends.unwrap_or_default())
-}
-
-fn stopped(snapshot: &Snapshot, job: &JobRow) -> String {
-    let letter = snapshot
-        .dead_letters
-        .iter()
-        .find(|letter| letter.job_id.as_deref() == Some(job.id.as_str()));
-    match letter {
-        Some(letter) if letter.state == DeadLetterState::Open => {
-            format!("{} stopped, dead letter {}: {}.", job.queue, letter.kind, letter.reason)
-        }
-        Some(letter) => format!(
-            "{} stopped, its dead letter {} was {}: {}.",
-            job.queue, letter.kind, letter.state, letter.reason
-        ),
-        None => format!(
-            "{} stopped: {}.",
-            job.queue,
-            job.last_error.as_deref().unwrap_or("no error is recorded")
-        ),
     }
 }
 

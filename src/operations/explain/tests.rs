@@ -40,6 +40,10 @@ prop_compose! {
         paused in proptest::collection::vec(select(JobKind::ALL), 0..3),
         circuit in select(CircuitState::ALL),
         alive in proptest::collection::vec(select(JobKind::ALL), 0..4),
+        shares in (0i64..5, 0i64..5, 0i64..5).prop_map(|(own, most_of_another, rest)| {
+            RunningShares { own, others: most_of_another + rest, most_of_another }
+        }),
+        postponed in any::<bool>(),
     ) -> Snapshot {
         let version = if status.is_final() { 2 } else { 1 };
         let opened = circuit != CircuitState::Closed;
@@ -90,6 +94,12 @@ prop_compose! {
                 open_left: Default::default(),
                 probe_left: Default::default(),
             },
+            shares,
+            postponement: postponed.then(|| Postponement {
+                since: Some(at(-50)),
+                error: "no answer in time".to_owned(),
+                waits: 3,
+            }),
             alive,
             lease_ends,
             now: at(0),
@@ -152,4 +162,54 @@ fn an_open_circuit_moves_the_next_action() {
     let explained = explain(&snapshot);
     assert_eq!(explained.cause.kind, CauseKind::CircuitOpen);
     assert_eq!(explained.next_action.unwrap().at, at(40));
+}
+
+/// A final transaction whose notify_client job waits, with nothing else in its way.
+fn waiting_to_notify(state: JobState) -> Snapshot {
+    let runner = &mut proptest::test_runner::TestRunner::deterministic();
+    let mut snapshot = snapshots().new_tree(runner).unwrap().current();
+    snapshot.transaction.status = Status::Completed;
+    (snapshot.transaction.version, snapshot.transaction.notified_version) = (2, 0);
+    snapshot.jobs = JobKind::ALL.iter().map(|queue| job(*queue, state, false)).collect();
+    snapshot.pauses.clear();
+    snapshot.alive = JobKind::ALL.to_vec();
+    (snapshot.shares, snapshot.postponement) = (RunningShares::default(), None);
+    snapshot
+}
+
+#[test]
+fn a_due_job_waits_for_its_clients_share_where_no_other_client_has_more() {
+    let mut snapshot = waiting_to_notify(JobState::Due);
+    assert_eq!(explain(&snapshot).cause.kind, CauseKind::Due, "nobody runs");
+    for (own, others, most_of_another, expected) in [
+        (7, 0, 0, CauseKind::ClientShare),
+        (7, 9, 7, CauseKind::ClientShare),
+        (7, 9, 8, CauseKind::Due),
+        (0, 9, 8, CauseKind::Due),
+    ] {
+        snapshot.shares = RunningShares { own, others, most_of_another };
+        let cause = explain(&snapshot).cause;
+        assert_eq!(cause.kind, expected, "{:?}", snapshot.shares);
+        let names_share = cause.detail.contains("waits for its client's share");
+        assert_eq!(names_share, expected == CauseKind::ClientShare, "{}", cause.detail);
+    }
+    snapshot.shares = RunningShares { own: 7, others: 0, most_of_another: 0 };
+    snapshot.now = at(-5);
+    assert_eq!(explain(&snapshot).cause.kind, CauseKind::Due, "it has just fallen due");
+}
+
+#[test]
+fn a_postponed_notification_names_the_host_and_its_error() {
+    let mut snapshot = waiting_to_notify(JobState::Scheduled);
+    snapshot.postponement = Some(Postponement {
+        since: Some(at(-50)),
+        error: "no answer in time".to_owned(),
+        waits: 3,
+    });
+    let explained = explain(&snapshot);
+    assert_eq!(explained.cause.kind, CauseKind::CallbackHostDown);
+    assert_eq!(explained.waits_for, WaitsFor::Client);
+    let detail = &explained.cause.detail;
+    assert!(detail.contains("does not answer since") && detail.contains("no answer in time"));
+    assert_eq!(explained.next_action.unwrap().at, at(30));
 }

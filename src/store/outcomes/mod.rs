@@ -49,12 +49,14 @@ pub enum Next {
 }
 
 /// What a snooze counts, for the next run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum SnoozeCount {
     /// update_status: polls done so far.
     Polls(u32),
-    /// How often in a row it has waited for a transaction that is not there.
+    /// How often it has waited for a transaction that is not there.
     Waits(u32),
+    /// notify_client: it waits for its client's callback host.
+    HostDown(HostDown),
     /// create_at_third_party: its own calls in a row that failed while the circuit was open.
     Probes(u32),
     /// update_status, while the third party is left alone: polls done so far, where the deadline
@@ -62,12 +64,31 @@ pub enum SnoozeCount {
     LeftAlone { polls: u32, poll_since: DateTime<Utc>, probes: u32 },
 }
 
+/// A callback host that does not answer.
+#[derive(Debug, Clone)]
+pub struct HostDown {
+    /// How often the job was postponed because of that, since it last had fresh attempts.
+    pub waits: u32,
+    /// Since when no call was answered.
+    pub since: DateTime<Utc>,
+    /// How the last call ended.
+    pub error: String,
+}
+
+/// Most characters of an error in a row's metadata.
+const MAX_ERROR: usize = 300;
+
 impl SnoozeCount {
     /// As an hstore literal, for the row's metadata.
-    fn to_hstore(self) -> String {
+    fn to_hstore(&self) -> String {
         match self {
             Self::Polls(count) => format!("polls=>{count}"),
             Self::Waits(count) => format!("waits=>{count}"),
+            Self::HostDown(HostDown { waits, since, error }) => format!(
+                r#"waits=>{waits},host_down_since=>"{}",host_error=>{}"#,
+                since.to_rfc3339(),
+                quoted(error),
+            ),
             Self::Probes(count) => format!("probes=>{count}"),
             Self::LeftAlone { polls, poll_since, probes } => format!(
                 r#"polls=>{polls},poll_since=>"{}",probes=>{probes}"#,
@@ -75,6 +96,19 @@ impl SnoozeCount {
             ),
         }
     }
+}
+
+/// Text as a quoted value of an hstore literal.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars().filter(|character| !character.is_control()).take(MAX_ERROR) {
+        if matches!(character, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// A version that was sent to the client.
@@ -208,10 +242,17 @@ pub fn decide<'a>(
         _ => false,
     };
     let end = match &outcome.next {
-        // No lost wake-up: the status changed while the client was being told.
-        Next::Done | Next::Retry { .. } if newer => End::Again,
+        // No lost wake-up: the status changed while the client was being told, or was not called.
+        Next::Done
+        | Next::Retry { .. }
+        | Next::Snooze { .. }
+        | Next::Dead { kind: DeadLetterKind::Exhausted, .. }
+            if newer =>
+        {
+            End::Again
+        }
         Next::Done => End::Done,
-        Next::Snooze { delay, count } => End::Snooze { delay: *delay, count: *count },
+        Next::Snooze { delay, count } => End::Snooze { delay: *delay, count: count.clone() },
         // It was settled while this was on its way: there is nothing left to give up.
         Next::GiveUp { .. } if settled => End::Done,
         Next::Retry { .. } if settled && finds_out && job.is_last_attempt() => End::Done,

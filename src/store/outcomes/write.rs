@@ -271,7 +271,9 @@ impl<'a> EndRows<'a> {
         let (delay, error, count) = match &decided.end {
             End::Dead { .. } => return,
             End::Done | End::Again => (Duration::ZERO, None, None),
-            End::Snooze { delay, count } => (*delay, None, count.map(SnoozeCount::to_hstore)),
+            End::Snooze { delay, count } => {
+                (*delay, None, count.as_ref().map(SnoozeCount::to_hstore))
+            }
             End::Retry { delay, error } => (*delay, Some(*error), None),
         };
         let Lease { job_id, worker, locked_at } = &decided.run.job.lease;
@@ -328,11 +330,18 @@ impl<'a> EndRows<'a> {
                             )
                         )
                     END,
-                    -- Waits and probes are counted in a row. Without a count the metadata stays.
+                    -- Waits and probes are counted in a row. Without a count the metadata stays,
+                    -- save for what was known of a callback host before it was called.
                     metadata = CASE
-                        WHEN run.count IS NULL THEN metadata
-                        ELSE delete(COALESCE(metadata, ''), ARRAY['waits', 'probes'])
-                            || run.count::hstore
+                        WHEN run.count IS NOT NULL THEN delete(
+                            COALESCE(metadata, ''),
+                            ARRAY['waits', 'probes', 'host_down_since', 'host_error']
+                        ) || run.count::hstore
+                        WHEN run.ended = 'again' THEN
+                            delete(metadata, ARRAY['waits', 'host_down_since', 'host_error'])
+                        WHEN run.ended = 'retried' THEN
+                            delete(metadata, ARRAY['host_down_since', 'host_error'])
+                        ELSE metadata
                     END
                 FROM unnest(
                     $1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::float8[],

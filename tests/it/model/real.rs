@@ -18,7 +18,8 @@ use quartet::{
         claim_plan::{ClaimPlan, HoldLimit},
     },
     jobs::{
-        CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease, definitions,
+        CallbackHosts, CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot,
+        WorkerLease, definitions,
         holds::Holds,
     },
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
@@ -98,6 +99,7 @@ impl Real {
                 .unwrap(),
             circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
             callbacks: CallbackClient::new(&config.notify, &config.dns).unwrap(),
+            callback_hosts: CallbackHosts::new(&config.notify, metrics.clone()),
             wakeups,
             metrics,
             stopping: CancellationToken::new(),

@@ -19,6 +19,7 @@ pub mod invariants;
 pub mod job_rows;
 pub mod jobs;
 pub mod line;
+pub mod name_server;
 pub mod peer;
 pub mod pgbouncer;
 pub mod ports;
