@@ -1,6 +1,6 @@
 //! What every section stands on: the options, the database server, and [`Run`].
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, path::PathBuf, time::Duration};
 
 use tokio::time::Instant;
 
@@ -9,6 +9,7 @@ use crate::{
     error::BenchError,
     invariants,
     load::Load,
+    pressure,
     section::{Section, Unit},
     serve::Serve,
     stubs::{Script, Stubs},
@@ -35,12 +36,17 @@ pub struct Bench {
     pub server: Server,
     /// Whole transactions per second, once measured.
     pub maximum: Cell<Option<f64>>,
+    /// The cells of the section `pressure` that were asked for; none stands for all.
+    pub pressure: Vec<pressure::Cell>,
+    /// How long the load lasts in each; `None` where only correctness is looked at.
+    pub pressure_lasts: Option<Duration>,
 }
 
 impl Bench {
     /// Nothing measured yet.
     pub fn new(extent: Extent, server: Server) -> Self {
-        Self { extent, server, maximum: Cell::new(None) }
+        let (maximum, pressure, pressure_lasts) = (Cell::new(None), Vec::new(), None);
+        Self { extent, server, maximum, pressure, pressure_lasts }
     }
 
     /// `measured`, or `quick` where only correctness is looked at.
@@ -75,7 +81,7 @@ impl Bench {
 
 /// A database, the stubs, and the processes of Quartet on them. Figures go through the first.
 pub struct Run {
-    postmaster: u32,
+    pub postmaster: u32,
     pub database: Database,
     pub stubs: Stubs,
     pub serves: Vec<Serve>,
@@ -164,6 +170,11 @@ impl Run {
             Ok(told >= accepted)
         })
         .await
+    }
+
+    /// The directory of the database server's programs.
+    pub fn server_programs(&self) -> Result<PathBuf, BenchError> {
+        usage::program_directory(self.postmaster)
     }
 
     /// Waits until no job runs or waits, and checks every invariant on what is left.

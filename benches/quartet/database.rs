@@ -177,6 +177,14 @@ impl Database {
         Ok(sqlx::query_as(query).fetch_all(&self.pool).await?)
     }
 
+    /// Row versions of the job table that no new snapshot sees, where the server has `pgstattuple`.
+    pub async fn invisible_jobs(&self) -> Option<i64> {
+        let extension = "CREATE EXTENSION IF NOT EXISTS pgstattuple";
+        sqlx::query(extension).execute(&self.pool).await.ok()?;
+        let count = "SELECT dead_tuple_count FROM pgstattuple('apalis.jobs')";
+        sqlx::query_scalar(count).fetch_one(&self.pool).await.ok()
+    }
+
     /// Gives it up.
     pub async fn discard(mut self) -> Result<(), BenchError> {
         self.pool.close().await;

@@ -30,6 +30,8 @@ pub enum BenchError {
     Unreadable { what: &'static str, text: String },
     #[error("pgbench failed ({status}):\n{output}")]
     Pgbench { status: ExitStatus, output: String },
+    #[error("{name} failed ({status}):\n{output}")]
+    Program { name: &'static str, status: ExitStatus, output: String },
     #[error("the configuration of the benchmark is wrong")]
     Config(#[from] ConfigError),
     #[error("Quartet ended")]

@@ -1,7 +1,9 @@
 //! Quartet's benchmark: the real program in processes of its own, real HTTP, a real Postgres.
 //!
 //! `just bench` measures everything; `--only accept,e2e` some sections, `--quick` looks at
-//! correctness alone. Everything runs on loopback, is bounded in time and ends by itself.
+//! correctness alone. The section `pressure` takes an hour: ten minutes in each of six cells, which
+//! `--cells` chooses and `--minutes` shortens; with `--quick` two minutes where it is asked for
+//! alone, and a few seconds beside the other sections. Everything runs on loopback, is bounded in time and ends by itself.
 //!
 //! The load generator and the simulated third party and client are in this process, on one thread,
 //! as cheap as can be; on a machine with few cores they still take their share, which is reported.
@@ -34,6 +36,7 @@ mod peers;
 mod pgbench;
 mod plain_sql;
 mod plot;
+mod pressure;
 mod quantiles;
 mod queue;
 mod report;
@@ -41,6 +44,7 @@ mod section;
 mod sections;
 mod seed;
 mod serve;
+mod standby;
 mod stubs;
 mod usage;
 mod wait;
@@ -49,7 +53,7 @@ use std::{
     error::Error,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -59,8 +63,14 @@ use crate::{
     bench::{Bench, Extent},
     database::Server,
     error::BenchError,
+    pressure::Cell,
     section::Section,
 };
+
+/// How long the load lasts in each cell of the section `pressure`: measured, and with `--quick` where
+/// no other section runs.
+const PRESSURE: Duration = Duration::from_secs(600);
+const QUICK_PRESSURE: Duration = Duration::from_secs(120);
 
 /// Measures Quartet.
 #[derive(Parser)]
@@ -80,6 +90,12 @@ struct Options {
     /// Also peers that take minutes to build
     #[arg(long)]
     peers: bool,
+    /// Cells of the section `pressure`, separated by commas, such as b,d; all by default
+    #[arg(long, value_delimiter = ',')]
+    cells: Vec<Cell>,
+    /// Minutes of load in each cell of the section `pressure`; 10 by default
+    #[arg(long)]
+    minutes: Option<f64>,
     /// Where RESULTS.md and the plots are written; benches/ by default, after a complete run
     #[arg(long)]
     out: Option<PathBuf>,
@@ -120,7 +136,9 @@ async fn run(options: &Options) -> Result<Vec<Section>, BenchError> {
     let Options { quick, full, peers, .. } = *options;
     let extent = Extent { quick, full, peers, repeats };
     allow_open_files();
-    let bench = Bench::new(extent, Server::start().await?);
+    let mut bench = Bench::new(extent, Server::start().await?);
+    bench.pressure.extend(options.cells.iter().copied());
+    bench.pressure_lasts = pressure_lasts(options);
     let mut setting = machine::describe();
     setting.extend(bench.server.describe().await?);
     setting.push(("repeats".to_owned(), repeats.to_string()));
@@ -145,6 +163,18 @@ async fn run(options: &Options) -> Result<Vec<Section>, BenchError> {
         println!("\nWritten to {}", directory.display());
     }
     Ok(sections)
+}
+
+/// How long the load lasts in each cell of the section `pressure`; `None` where it is so short that
+/// no figure means anything, and nothing is measured for its sake either.
+fn pressure_lasts(options: &Options) -> Option<Duration> {
+    let minutes = options.minutes.map(|minutes| Duration::try_from_secs_f64(minutes * 60.0));
+    match minutes {
+        Some(lasts) => Some(lasts.unwrap_or(PRESSURE)),
+        None if !options.quick => Some(PRESSURE),
+        // Asked for by its name: short, but long enough to see dead rows pile up.
+        None => (options.only == ["pressure"]).then_some(QUICK_PRESSURE),
+    }
 }
 
 /// Connections are files: as many as this process, and those that it starts, may have.

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use crate::{
     error::{BenchError, Doing},
     plot,
-    section::{Figure, Section, Spread, Target},
+    section::{Figure, Section, Spread, Table, Target},
 };
 
 /// Heads of the columns of [`cells`].
@@ -75,25 +75,36 @@ fn cells(figure: &Figure, judged: bool) -> [String; 5] {
 /// Prints one section; `judged` is whether its figures mean anything.
 pub fn print(section: &Section, judged: bool) {
     println!("\n{}: {}", section.name, section.title);
-    let heads = HEADS.map(str::to_owned);
-    let rows = section.figures.iter().map(|figure| cells(figure, judged));
-    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
-    let widths: [usize; 5] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
-    });
-    for row in rows {
-        let mut line = "  ".to_owned();
-        for (cell, width) in row.iter().zip(widths).filter(|(_, width)| *width > 0) {
-            // Writing to a `String` cannot fail.
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        println!("{}", line.trim_end());
+    let heads = HEADS.map(str::to_owned).to_vec();
+    let rows = section.figures.iter().map(|figure| cells(figure, judged).to_vec());
+    print_rows(&heads, &rows.collect::<Vec<_>>());
+    for table in &section.tables {
+        println!();
+        print_rows(&table.heads, &table.rows);
     }
     for note in &section.notes {
         println!("  {note}");
     }
     for violation in &section.violations {
         println!("  VIOLATED {violation}");
+    }
+}
+
+/// Prints aligned columns; those without a character are left out.
+fn print_rows(heads: &[String], rows: &[Vec<String>]) {
+    let lines: Vec<&[String]> =
+        std::iter::once(heads).chain(rows.iter().map(Vec::as_slice)).collect();
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(|column| width(column).unwrap_or(0)).collect();
+    for line in lines {
+        let mut text = "  ".to_owned();
+        for (cell, width) in line.iter().zip(&widths).filter(|(_, width)| **width > 0) {
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "{cell:width$}  ");
+        }
+        println!("{}", text.trim_end());
     }
 }
 
@@ -120,6 +131,10 @@ pub fn write(
             let _ = write!(text, "\n![{}]({file})\n", plot.title);
         }
         table(&mut text, &HEADS, section.figures.iter().map(|figure| cells(figure, judged)));
+        for Table { heads, rows } in &section.tables {
+            let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+            table(&mut text, &heads, rows.iter());
+        }
         for note in &section.notes {
             let _ = write!(text, "\n{note}.\n");
         }
@@ -143,15 +158,16 @@ fn targets(text: &mut String, sections: &[Section], judged: bool) {
     table(text, &["", "median", "compared", "target"], figures);
 }
 
-fn table<const N: usize>(
+fn table<Cell: AsRef<str>>(
     text: &mut String,
-    heads: &[&str; N],
-    rows: impl Iterator<Item = [impl AsRef<str>; N]>,
+    heads: &[&str],
+    rows: impl Iterator<Item = impl AsRef<[Cell]>>,
 ) {
     // Writing to a `String` cannot fail.
-    let _ = write!(text, "\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(N));
+    let _ = write!(text, "\n| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {
-        let cells = row.map(|cell| cell.as_ref().replace('|', "\\|"));
+        let cells = row.as_ref().iter().map(|cell| cell.as_ref().replace('|', "\\|"));
+        let cells: Vec<String> = cells.collect();
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
 }

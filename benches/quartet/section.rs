@@ -119,6 +119,13 @@ pub struct Plot {
     pub series: Vec<Series>,
 }
 
+/// Rows that belong together, beside the figures.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub heads: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
 /// What one section found.
 #[derive(Debug, Default)]
 pub struct Section {
@@ -126,6 +133,7 @@ pub struct Section {
     /// One line: what is measured and how.
     pub title: String,
     pub figures: Vec<Figure>,
+    pub tables: Vec<Table>,
     pub notes: Vec<String>,
     pub plots: Vec<Plot>,
     /// Violated invariants: any makes the benchmark fail.

@@ -1,6 +1,11 @@
 //! CPU time and memory of processes, from `/proc` (Linux).
 
-use std::{fs, io, process};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process,
+};
 
 use crate::error::{BenchError, Doing};
 
@@ -84,6 +89,24 @@ pub fn of_postgres(postmaster: u32) -> Result<f64, BenchError> {
 /// The parent of a process.
 pub fn parent(pid: u32) -> Result<u32, BenchError> {
     Ok(read_stat(pid).doing(format!("read the parent of process {pid}"))?.parent)
+}
+
+/// The directory of the program that a process runs.
+pub fn program_directory(pid: u32) -> Result<PathBuf, BenchError> {
+    let doing = || format!("read the program of process {pid}");
+    let program = fs::read_link(format!("/proc/{pid}/exe")).doing(doing())?;
+    program
+        .parent()
+        .map(Path::to_owned)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .doing(doing())
+}
+
+/// The user and the group that a process runs as.
+pub fn account(pid: u32) -> Result<(u32, u32), BenchError> {
+    let process = fs::metadata(format!("/proc/{pid}"));
+    let process = process.doing(format!("read the account of process {pid}"))?;
+    Ok((process.uid(), process.gid()))
 }
 
 /// Begins anew to look for the most memory that a process has.

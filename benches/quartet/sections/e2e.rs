@@ -70,9 +70,14 @@ pub async fn maximum_with(bench: &Bench, ending: Ending) -> Result<f64, BenchErr
     if bench.extent.quick {
         return Ok(QUICK_MAXIMUM);
     }
+    measure_maximum(bench, ending).await
+}
+
+/// The same, measured also where only correctness is looked at.
+pub async fn measure_maximum(bench: &Bench, ending: Ending) -> Result<f64, BenchError> {
     let mut run = bench.run("bench_maximum", ending, "all").await?;
     let under_way = VARIANTS.map(|(_, under_way)| under_way).into_iter().max().unwrap_or_default();
-    let maximum = drive(bench, &mut run, under_way, ACCEPTING).await?.rate();
+    let maximum = drive_up_to(&mut run, MOST_ACCEPTS, under_way, ACCEPTING).await?.rate();
     run.stop().await?;
     Ok(maximum)
 }
@@ -84,9 +89,17 @@ pub async fn drive(
     under_way: usize,
     accepting: Duration,
 ) -> Result<Measured, BenchError> {
+    drive_up_to(run, bench.pick(MOST_ACCEPTS, 150), under_way, accepting).await
+}
+
+async fn drive_up_to(
+    run: &mut Run,
+    accepts: usize,
+    under_way: usize,
+    accepting: Duration,
+) -> Result<Measured, BenchError> {
     let window = Arc::new(Semaphore::new(under_way));
     run.stubs.ledger.set_window(Some(window.clone()));
-    let accepts = bench.pick(MOST_ACCEPTS, 150);
     let until = Until { elapsed: accepting, accepts, window: Some(window) };
     let began = run.begin().await?;
     run.load().closed(CONNECTIONS, &until).await?;

@@ -11,6 +11,7 @@ mod idle;
 mod latency;
 mod overload;
 mod pick_up;
+mod pressure;
 mod punctuality;
 mod queue;
 mod scale;
@@ -24,7 +25,7 @@ type Run = fn(&Bench) -> Running<'_>;
 
 /// Each by the name that `--only` takes. A section is one function, `pub async fn run(bench:
 /// &Bench) -> Result<Section, BenchError>`; here it gets its name.
-pub const ALL: [(&str, Run); 11] = [
+pub const ALL: [(&str, Run); 12] = [
     ("accept", |bench| Box::pin(accept::run(bench))),
     ("accept-busy", |bench| Box::pin(accept_busy::run(bench))),
     ("e2e", |bench| Box::pin(e2e::run(bench))),
@@ -35,5 +36,6 @@ pub const ALL: [(&str, Run); 11] = [
     ("scale", |bench| Box::pin(scale::run(bench))),
     ("overload", |bench| Box::pin(overload::run(bench))),
     ("soak", |bench| Box::pin(soak::run(bench))),
+    ("pressure", |bench| Box::pin(pressure::run(bench))),
     ("idle", |bench| Box::pin(idle::run(bench))),
 ];

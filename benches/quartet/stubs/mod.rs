@@ -41,6 +41,8 @@ pub enum Ending {
     Poll { pending_polls: u32 },
     /// It stays pending for ever.
     Never,
+    /// Of ten transactions six end by the answer, two by webhook and two by the first poll.
+    Mixed,
 }
 
 impl Ending {
@@ -51,6 +53,20 @@ impl Ending {
             Self::Webhook => "webhook",
             Self::Poll { .. } => "poll",
             Self::Never => "never",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    /// How this transaction ends; always the same for one id.
+    fn of(self, id: Uuid) -> Self {
+        match self {
+            // The last bits of a version 7 id are random.
+            Self::Mixed => match id.as_u128() % 10 {
+                0..=5 => Self::Answer,
+                6..=7 => Self::Webhook,
+                _ => Self::Poll { pending_polls: 0 },
+            },
+            one => one,
         }
     }
 }
@@ -188,7 +204,8 @@ impl Server {
                     Call::Lookup(id) => self.ledger.lookup_answered(id),
                     Call::Create(id) => {
                         self.take_time().await;
-                        self.ledger.create_answered(id, self.script.ending == Ending::Answer);
+                        let completed = self.script.ending.of(id) == Ending::Answer;
+                        self.ledger.create_answered(id, completed);
                     }
                     Call::Other => {}
                 }
@@ -199,7 +216,7 @@ impl Server {
                 );
                 stream.write_all(answer.as_bytes()).await?;
                 if let Call::Create(id) = answers
-                    && self.script.ending == Ending::Webhook
+                    && self.script.ending.of(id) == Ending::Webhook
                 {
                     // The receiver lives as long as the stubs.
                     let _ = self.webhooks.send(webhooks::Order::Completed(id));
@@ -245,7 +262,7 @@ impl Server {
         let Some(id) = id.and_then(|id| Uuid::try_parse(id).ok()) else {
             return self.bad_request(path.as_bytes());
         };
-        let pending_polls = match self.script.ending {
+        let pending_polls = match self.script.ending.of(id) {
             Ending::Poll { pending_polls } => Some(pending_polls),
             _ => None,
         };
@@ -261,7 +278,7 @@ impl Server {
             return self.bad_request(body);
         };
         self.ledger.create_arrived(id);
-        let completed = self.script.ending == Ending::Answer;
+        let completed = self.script.ending.of(id) == Ending::Answer;
         Reply { answers: Call::Create(id), ..Reply::new("201 Created", transaction(id, completed)) }
     }
 
