@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     domain::{Backoff, BootInstant, MaintenanceTask},
     store::{
-        Database, StoreError,
+        Database, StoreError, floors,
         maintenance::{self, Occasion, RunEnd},
     },
 };
@@ -34,6 +34,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
 /// First wait after an error.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// How often the floors of the scans are moved.
+const FLOORS_EVERY: Duration = Duration::from_secs(5);
 /// How long a stopping process waits for a task to end between two steps, and then to give its
 /// lease back.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -75,7 +77,24 @@ pub async fn run(context: MaintenanceContext) {
     tokio::join!(
         keep_running(&context, MaintenanceTask::Reconcile),
         keep_running(&context, MaintenanceTask::Retention),
+        keep_floors(&context),
     );
+}
+
+/// Moves the floors of the scans forward (`store::floors`). Every process tries; the database lets
+/// one do it.
+async fn keep_floors(context: &MaintenanceContext) {
+    loop {
+        tokio::select! {
+            () = context.stopping.cancelled() => return,
+            () = tokio::time::sleep(FLOORS_EVERY) => {}
+        }
+        // Without them scans take longer, and that is all.
+        if let Err(error) = floors::advance(&context.pool).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "the floors of the scans could not be moved");
+        }
+    }
 }
 
 async fn keep_running(context: &MaintenanceContext, task: MaintenanceTask) {

@@ -103,15 +103,28 @@ async fn remove(
         }
     }
 
+    let mut next = None;
     loop {
-        let webhooks = retention::prune_webhooks(pool, config.webhooks, ROWS).await?;
-        let findings = retention::prune_findings(pool, config.dead_letters, ROWS).await?;
-        removed.webhooks += webhooks;
-        removed.findings += findings;
-        if !pause(stopping, webhooks + findings).await {
+        let step = retention::prune_webhooks(pool, config.webhooks, next, ROWS).await?;
+        removed.webhooks += step.removed;
+        if !pause(stopping, step.removed).await {
             return Ok(false);
         }
-        if webhooks + findings == 0 {
+        next = step.next;
+        if next.is_none() {
+            break;
+        }
+    }
+
+    let mut next = None;
+    loop {
+        let step = retention::prune_findings(pool, config.dead_letters, next, ROWS).await?;
+        removed.findings += step.removed;
+        if !pause(stopping, step.removed).await {
+            return Ok(false);
+        }
+        next = step.next;
+        if next.is_none() {
             return Ok(true);
         }
     }

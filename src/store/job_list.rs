@@ -147,11 +147,15 @@ async fn waiting(
     Ok(select_jobs!(
         r#"
         FROM unnest($1::text[]) AS wanted (queue)
-        -- A range of the index for each queue, merged.
+        -- A range of the index for each queue, merged. From the floor on: before it there are the
+        -- dead entries of jobs that were due.
         CROSS JOIN LATERAL (
             SELECT * FROM operator.jobs
             WHERE queue = wanted.queue AND status = 'Pending'
-                AND run_at >= CASE WHEN $2 THEN '-infinity' ELSE now() + interval '1 us' END
+                AND run_at >= CASE
+                    WHEN $2 THEN (SELECT floor FROM operator.floors WHERE name = wanted.queue)
+                    ELSE now() + interval '1 us'
+                END
                 AND run_at <= CASE WHEN $2 THEN now() ELSE 'infinity' END
                 AND ($4::text IS NULL OR (run_at, id) > ($3, $4))
             ORDER BY run_at, id
@@ -177,10 +181,17 @@ async fn running(
 ) -> Result<Vec<JobRow>, StoreError> {
     Ok(select_jobs!(
         r#"
-        FROM operator.jobs
-        WHERE worker IS NOT NULL AND queue = ANY ($1::text[])
-            AND ($3::text IS NULL OR (leased_at, id) > ($2, $3))
-        ORDER BY leased_at, id
+        FROM apalis.workers
+        -- A range of the index for each worker, merged.
+        CROSS JOIN LATERAL (
+            SELECT * FROM operator.jobs
+            WHERE worker = workers.id AND queue = ANY ($1::text[])
+                AND leased_at >= (SELECT floor FROM operator.floors WHERE name = 'leased')
+                AND ($3::text IS NULL OR (leased_at, id) > ($2, $3))
+            ORDER BY leased_at, id
+            LIMIT $4
+        ) AS jobs
+        ORDER BY jobs.leased_at, jobs.id
         LIMIT $4
         "#,
         &wanted(filter.queue),

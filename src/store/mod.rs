@@ -27,6 +27,7 @@ pub mod dead_letter_actions;
 pub mod dead_letters;
 pub mod evidence;
 pub mod figures;
+pub mod floors;
 pub mod holdups;
 mod job_control;
 pub mod job_list;

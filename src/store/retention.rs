@@ -205,29 +205,46 @@ pub async fn prune_evidence(
     Ok(EvidencePruned { removed: removed.unsigned_abs(), next })
 }
 
-/// Removes up to `limit` webhook deliveries older than `age`; returns how many.
+/// What a step of a removal by age did.
+#[derive(Debug, Clone, Copy)]
+pub struct AgedPruned {
+    /// Rows removed.
+    pub removed: u64,
+    /// Where the next step begins; `None` at the end.
+    pub next: Option<DateTime<Utc>>,
+}
+
+/// Removes up to `limit` webhook deliveries older than `age`, received at `after` or later: the
+/// entries of those that an earlier step removed are not read again.
 pub async fn prune_webhooks(
     executor: impl PgExecutor<'_>,
     age: Duration,
+    after: Option<DateTime<Utc>>,
     limit: i64,
-) -> Result<u64, StoreError> {
-    let removed = sqlx::query!(
+) -> Result<AgedPruned, StoreError> {
+    let step = sqlx::query!(
         r#"
-        DELETE FROM webhook_deliveries
-        WHERE webhook_id = ANY (ARRAY(
-            SELECT webhook_id
-            FROM webhook_deliveries
-            WHERE received_at < now() - make_interval(secs => $1)
-            ORDER BY received_at
-            LIMIT $2
-        ))
+        WITH removed AS (
+            DELETE FROM webhook_deliveries
+            WHERE webhook_id = ANY (ARRAY(
+                SELECT webhook_id
+                FROM webhook_deliveries
+                WHERE received_at < now() - make_interval(secs => $1)
+                    AND received_at >= COALESCE($2, '-infinity'::timestamptz)
+                ORDER BY received_at
+                LIMIT $3
+            ))
+            RETURNING received_at
+        )
+        SELECT count(*) AS "removed!", max(received_at) AS last FROM removed
         "#,
         age.as_secs_f64(),
+        after,
         limit,
     )
-    .execute(executor)
+    .fetch_one(executor)
     .await?;
-    Ok(removed.rows_affected())
+    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last })
 }
 
 /// Where the walk along the closed dead letters stands.
@@ -298,28 +315,35 @@ pub async fn prune_dead_letters(
     Ok(DeadLettersPruned { removed: step.removed.unsigned_abs(), next })
 }
 
-/// Removes up to `limit` findings of reconciliation that were closed longer than `age` ago; returns
-/// how many.
+/// Removes up to `limit` findings of reconciliation that were closed longer than `age` ago, at
+/// `after` or later.
 pub async fn prune_findings(
     executor: impl PgExecutor<'_>,
     age: Duration,
+    after: Option<DateTime<Utc>>,
     limit: i64,
-) -> Result<u64, StoreError> {
-    let removed = sqlx::query!(
+) -> Result<AgedPruned, StoreError> {
+    let step = sqlx::query!(
         r#"
-        DELETE FROM reconcile_findings
-        WHERE transaction_id = ANY (ARRAY(
-            SELECT transaction_id
-            FROM reconcile_findings
-            WHERE closed_at < now() - make_interval(secs => $1)
-            ORDER BY closed_at
-            LIMIT $2
-        ))
+        WITH removed AS (
+            DELETE FROM reconcile_findings
+            WHERE transaction_id = ANY (ARRAY(
+                SELECT transaction_id
+                FROM reconcile_findings
+                WHERE closed_at < now() - make_interval(secs => $1)
+                    AND closed_at >= COALESCE($2, '-infinity'::timestamptz)
+                ORDER BY closed_at
+                LIMIT $3
+            ))
+            RETURNING closed_at
+        )
+        SELECT count(*) AS "removed!", max(closed_at) AS last FROM removed
         "#,
         age.as_secs_f64(),
+        after,
         limit,
     )
-    .execute(executor)
+    .fetch_one(executor)
     .await?;
-    Ok(removed.rows_affected())
+    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last })
 }

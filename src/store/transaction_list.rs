@@ -29,33 +29,57 @@ pub struct TransactionRow {
     pub settled_by: Option<SettledBy>,
 }
 
-/// A page of transactions, newest first, of the ranges of an index that have a condition: one for each
-/// status. After those that are the same for all, its parameters start at $7.
+/// A page of transactions, newest first, of the ranges of an index, one for each status, under a further
+/// condition. After those that are the same for all, its parameters start at $7.
 macro_rules! select_page {
     ($filter:ident, $limit:ident, $condition:literal $(, $argument:expr)*) => {
         sqlx::query_as!(
             TransactionRow,
             r#"
-            SELECT
-                transactions.id AS "id!", transactions.client AS "client!",
-                transactions.status AS "status!: Status", transactions.version AS "version!",
-                transactions.notified_version AS "notified_version!", transactions.amount,
-                transactions.currency, transactions.reference,
-                transactions.created_at AS "created_at!: Time",
-                transactions.settled_at AS "settled_at!: MaybeTime",
-                transactions.settled_by AS "settled_by!: Column<Option<SettledBy>>"
-            FROM unnest($1::text[]) AS wanted (status)
-            CROSS JOIN LATERAL (
+            WITH settled AS MATERIALIZED (
+                SELECT page.*
+                FROM unnest($1::text[]) AS wanted (status)
+                CROSS JOIN LATERAL (
+                    SELECT * FROM operator.transactions
+                    WHERE created_at >= COALESCE($2, '-infinity'::timestamptz)
+                        -- Not `<`: one at infinity is in the list too.
+                        AND created_at <= COALESCE(
+                            $3::timestamptz - interval '1 us', 'infinity'::timestamptz
+                        )
+                        AND (created_at, id) < (COALESCE($4, 'infinity'::timestamptz), $5)
+                        AND status = wanted.status AND "# + $condition + r#"
+                    ORDER BY created_at DESC, id DESC
+                    LIMIT $6
+                ) AS page
+                WHERE wanted.status <> 'pending'
+                ORDER BY page.created_at DESC, page.id DESC
+                LIMIT $6
+            ), pending AS (
                 SELECT * FROM operator.transactions
                 WHERE created_at >= COALESCE($2, '-infinity'::timestamptz)
                     -- Not `<`: one at infinity is in the list too.
-                    AND created_at <= COALESCE($3::timestamptz - interval '1 us', 'infinity'::timestamptz)
+                    AND created_at <= COALESCE(
+                        $3::timestamptz - interval '1 us', 'infinity'::timestamptz
+                    )
                     AND (created_at, id) < (COALESCE($4, 'infinity'::timestamptz), $5)
-                    AND "# + $condition + r#"
+                    AND status = 'pending' AND 'pending' = ANY ($1) AND "# + $condition + r#"
+                    -- None that is older than a full page of the others stands on this page. Each
+                    -- that was settled has left a dead entry: without this bound all of them would
+                    -- be read.
+                    AND created_at >= COALESCE(
+                        (SELECT min(created_at) FROM settled HAVING count(*) >= $6), '-infinity'
+                    )
                 ORDER BY created_at DESC, id DESC
                 LIMIT $6
-            ) AS transactions
-            ORDER BY transactions.created_at DESC, transactions.id DESC
+            )
+            SELECT
+                id AS "id!", client AS "client!", status AS "status!: Status",
+                version AS "version!", notified_version AS "notified_version!", amount, currency,
+                reference, created_at AS "created_at!: Time",
+                settled_at AS "settled_at!: MaybeTime",
+                settled_by AS "settled_by!: Column<Option<SettledBy>>"
+            FROM (SELECT * FROM settled UNION ALL SELECT * FROM pending) AS page
+            ORDER BY created_at DESC, id DESC
             LIMIT $6
             "#,
             &wanted($filter.status),
@@ -78,11 +102,9 @@ pub async fn list(
 ) -> Result<Vec<TransactionRow>, StoreError> {
     // A statement for each index: one for both would have one plan for both.
     let found = if let Some(client_id) = client_id {
-        select_page!(filter, limit, "status = wanted.status AND client_id = $7", client_id)
-            .fetch_all(executor)
-            .await?
+        select_page!(filter, limit, "client_id = $7", client_id).fetch_all(executor).await?
     } else {
-        select_page!(filter, limit, "status = wanted.status").fetch_all(executor).await?
+        select_page!(filter, limit, "true").fetch_all(executor).await?
     };
     Ok(found)
 }

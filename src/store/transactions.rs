@@ -355,26 +355,51 @@ pub async fn list(
     let found = sqlx::query_as!(
         StoredTransaction,
         r#"
-        SELECT
-            transactions.id, client_id, content_hash, amount, currency, reference,
-            metadata AS "metadata!: Metadata",
-            transactions.status AS "status!: Column<Status>", version, notified_version,
-            settled_at AS "settled_at!: MaybeTime",
-            settled_by AS "settled_by!: Column<Option<SettledBy>>",
-            transactions.created_at AS "created_at: Time", updated_at AS "updated_at: Time"
-        FROM unnest($2::text[]) AS wanted (status)
-        CROSS JOIN LATERAL (
+        WITH settled AS MATERIALIZED (
+            SELECT page.*
+            FROM unnest($2::text[]) AS wanted (status)
+            CROSS JOIN LATERAL (
+                SELECT * FROM transactions
+                WHERE client_id = $1 AND status = wanted.status
+                    AND created_at >= COALESCE($3, '-infinity'::timestamptz)
+                    -- Not `<`: one at infinity is in the list too.
+                    AND created_at <= COALESCE(
+                        $4::timestamptz - interval '1 us', 'infinity'::timestamptz
+                    )
+                    -- Keyset: strictly after the last row of the page before, in the index's order.
+                    AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
+                ORDER BY created_at DESC, id DESC
+                LIMIT $7
+            ) AS page
+            WHERE wanted.status <> 'pending'
+            ORDER BY page.created_at DESC, page.id DESC
+            LIMIT $7
+        ), pending AS (
             SELECT * FROM transactions
-            WHERE client_id = $1 AND status = wanted.status
+            WHERE client_id = $1 AND status = 'pending' AND 'pending' = ANY ($2)
                 AND created_at >= COALESCE($3, '-infinity'::timestamptz)
                 -- Not `<`: one at infinity is in the list too.
-                AND created_at <= COALESCE($4::timestamptz - interval '1 us', 'infinity'::timestamptz)
-                -- Keyset: strictly after the last row of the page before, in the index's order.
+                AND created_at <= COALESCE(
+                    $4::timestamptz - interval '1 us', 'infinity'::timestamptz
+                )
                 AND (created_at, id) < (COALESCE($5, 'infinity'::timestamptz), $6)
+                -- None that is older than a full page of the others stands on this page. Each that
+                -- was settled has left a dead entry: without this bound all of them would be read.
+                AND created_at >= COALESCE(
+                    (SELECT min(created_at) FROM settled HAVING count(*) >= $7), '-infinity'
+                )
             ORDER BY created_at DESC, id DESC
             LIMIT $7
-        ) AS transactions
-        ORDER BY transactions.created_at DESC, transactions.id DESC
+        )
+        SELECT
+            id AS "id!", client_id AS "client_id!", content_hash AS "content_hash!", amount,
+            currency, reference, metadata AS "metadata!: Metadata",
+            status AS "status!: Column<Status>", version AS "version!",
+            notified_version AS "notified_version!", settled_at AS "settled_at!: MaybeTime",
+            settled_by AS "settled_by!: Column<Option<SettledBy>>",
+            created_at AS "created_at!: Time", updated_at AS "updated_at!: Time"
+        FROM (SELECT * FROM settled UNION ALL SELECT * FROM pending) AS page
+        ORDER BY created_at DESC, id DESC
         LIMIT $7
         "#,
         client_id,

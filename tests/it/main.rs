@@ -42,6 +42,7 @@ mod openapi;
 mod operator;
 mod outages;
 mod poison;
+mod pressure;
 mod readme;
 mod reconcile;
 mod rescue;

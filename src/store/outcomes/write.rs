@@ -402,7 +402,9 @@ async fn end_dead(
     let held = sqlx::query_scalar!(
         r#"
         SELECT now() AS "now!" FROM apalis.jobs
-        WHERE id = $1 AND lock_by = $2 AND lock_at = $3 AND status = 'Running'
+        WHERE id = $1 AND status = 'Running'
+            -- Not `=`: the index of the leased rows would be read as a whole.
+            AND lock_by IS NOT DISTINCT FROM $2 AND lock_at = $3
         FOR NO KEY UPDATE
         "#,
         job_id,

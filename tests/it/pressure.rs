@@ -1,0 +1,149 @@
+//! A session that holds a snapshot, as a dump or a report does, costs nothing: neither vacuum nor a
+//! scan may remove what is dead meanwhile, so that nothing may walk it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
+
+use crate::support::{TestApp, World, jobs::patient, spawn_app, wait_until};
+
+const BOUND: Duration = Duration::from_secs(60);
+/// Transactions of one measurement, and how far apart they are posted.
+const POSTS: usize = 150;
+const GAP: Duration = Duration::from_millis(25);
+/// Dead entries that are left in the index of the due jobs, for each queue.
+const DEAD: i32 = 50_000;
+
+/// Leaves dead entries in the index of the due jobs, as jobs do that were due in the last minutes:
+/// written and removed in one SQL transaction, so that no worker sees any of them.
+async fn leave_dead_entries(world: &World) {
+    let mut session = PgConnection::connect(world.database_url()).await.unwrap();
+    // As what Quartet writes itself: nothing is announced.
+    sqlx::raw_sql("SET application_name = 'quartet'").execute(&mut session).await.unwrap();
+    let mut tx = session.begin().await.unwrap();
+    let insert = "INSERT INTO apalis.jobs (id, job_type, job, max_attempts, run_at, idempotency_key)
+        SELECT '01' || lpad(queue.place::text || lpad(n::text, 8, '0'), 24, '0'), queue.name, '{}', 5,
+            now() - interval '1 minute' - n * interval '10 ms', 'dead ' || n
+        FROM generate_series(1, $1) AS n, unnest(ARRAY['create_transaction',
+            'create_at_third_party', 'update_status', 'notify_client'])
+            WITH ORDINALITY AS queue (name, place)";
+    sqlx::query(insert).bind(DEAD).execute(&mut *tx).await.unwrap();
+    let remove = "DELETE FROM apalis.jobs WHERE idempotency_key LIKE 'dead %'";
+    sqlx::query(remove).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// A session that holds a snapshot until it is dropped.
+async fn hold_snapshot(world: &World) -> PgConnection {
+    let mut session = PgConnection::connect(world.database_url()).await.unwrap();
+    let hold = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM transactions";
+    sqlx::raw_sql(hold).execute(&mut session).await.unwrap();
+    session
+}
+
+/// Posts at a steady rate; returns the ids, and from accept to the client's acknowledgement of the
+/// end, p50 and p99.
+async fn post_steadily(app: &TestApp) -> (Vec<Uuid>, Duration, Duration) {
+    let client = app.client();
+    let mut ticks = tokio::time::interval(GAP);
+    // A post that takes long does not make the rest a burst.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ids = Vec::new();
+    for _ in 0..POSTS {
+        ticks.tick().await;
+        ids.push(client.accept().await);
+    }
+    for id in &ids {
+        app.wait_told(*id, BOUND).await;
+    }
+    let keys: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    let took = "SELECT extract(epoch FROM done_at - created_at)::float8
+        FROM transactions JOIN apalis.jobs ON idempotency_key = transactions.id::text
+        WHERE job_type = 'notify_client' AND idempotency_key = ANY ($1) ORDER BY 1";
+    let took = sqlx::query_scalar::<_, f64>(took).bind(&keys).fetch_all(&app.pool).await.unwrap();
+    assert_eq!(took.len(), POSTS, "each has told its client");
+    let at = |share: f64| Duration::from_secs_f64(took[(share * took.len() as f64) as usize]);
+    (ids, at(0.5), at(0.99))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_snapshot_costs_transactions_no_time() {
+    let app = patient(World::new().await.app()).spawn().await;
+    // The first ones open connections and prepare statements.
+    let warm = app.client().accept().await;
+    app.wait_told(warm, BOUND).await;
+    let (before, p50_before, p99_before) = post_steadily(&app).await;
+
+    let snapshot = hold_snapshot(&app).await;
+    leave_dead_entries(&app).await;
+    let (after, p50, p99) = post_steadily(&app).await;
+    println!("p50 {p50_before:?} then {p50:?}, p99 {p99_before:?} then {p99:?}");
+    // Walking the entries takes a claim several times as long as a whole transaction should.
+    let most = 3 * p50_before.max(Duration::from_millis(60));
+    assert!(p50 <= most, "p50 {p50_before:?} without the snapshot, {p50:?} with it");
+    let most = 5 * p99_before.max(Duration::from_millis(150));
+    assert!(p99 <= most, "p99 {p99_before:?} without the snapshot, {p99:?} with it");
+    drop(snapshot);
+
+    app.wait_at_rest(BOUND).await;
+    app.assert_invariants(&[&[warm], &before[..], &after[..]].concat()).await;
+}
+
+/// How many pages a statement touches.
+async fn pages(world: &World, statement: &'static str) -> i64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}");
+    let plan: Value =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(explain)).fetch_one(&world.pool).await.unwrap();
+    let plan = &plan[0]["Plan"];
+    plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
+}
+
+async fn floor(world: &World) -> Option<DateTime<Utc>> {
+    // The oldest one; none while one of them is infinite.
+    let floor = "SELECT min(floor) FROM operator.floors HAVING min(floor) > '-infinity'";
+    sqlx::query_scalar(floor).fetch_optional(&world.pool).await.unwrap()
+}
+
+const QUEUES: &str = "SELECT * FROM operator.queues";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_queues_are_counted_without_walking_what_is_dead() {
+    let app = spawn_app().await;
+    let path = "/v1/operator/queues/notify_client/pause";
+    app.operator().post(path, &json!({ "note": "jobs stay due" })).await.expect(200);
+    let _snapshot = hold_snapshot(&app).await;
+    leave_dead_entries(&app).await;
+    // The worker process moves the floors past what is dead.
+    let dead_until = Utc::now() - chrono::Duration::seconds(60);
+    wait_until("the floors are past what is dead", BOUND, async || {
+        floor(&app).await.is_some_and(|floor| floor > dead_until)
+    })
+    .await;
+    let touched = pages(&app, QUEUES).await;
+    assert!(touched < 500, "{touched} pages for the figures of four queues");
+
+    // What somebody else writes below the floors counts at once, and still does when they have
+    // been looked after.
+    let id = app.client().accept().await;
+    let overdue = "UPDATE apalis.jobs SET run_at = now() - interval '2 hours'
+        WHERE job_type = 'notify_client' AND idempotency_key = $1";
+    sqlx::query(overdue).bind(id.to_string()).execute(&app.pool).await.unwrap();
+    assert_eq!(overdue_figures(&app).await, (1, true));
+    wait_until("the floors hold again", BOUND, async || floor(&app).await.is_some()).await;
+    assert_eq!(overdue_figures(&app).await, (1, true));
+    let due = app.operator().get("/v1/operator/jobs?queue=notify_client&state=due").await;
+    assert_eq!(due.expect(200)["items"][0]["transaction_id"], id.to_string());
+}
+
+/// How many notifications are due, and whether the oldest has been for two hours.
+async fn overdue_figures(app: &TestApp) -> (i64, bool) {
+    let queues = app.operator().get("/v1/operator/queues").await;
+    let queues = queues.expect(200)["items"].as_array().unwrap();
+    let notify = queues.iter().find(|queue| queue["queue"] == "notify_client").unwrap();
+    let age = notify["oldest_due_age_ms"].as_i64().unwrap_or_default();
+    (notify["due"].as_i64().unwrap(), age >= 7_200_000)
+}
