@@ -86,7 +86,7 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
 /// have a share, which leaves places for clients that come later.
 fn holds_its_share(snapshot: &Snapshot, job: &JobRow) -> bool {
     let RunningShares { own, others, most_of_another } = snapshot.shares;
-    let is_late = snapshot.now - job.run_at > CLAIM_TIME;
+    let is_late = snapshot.now - job.run_at.at() > CLAIM_TIME;
     let is_limited = others > 0 || job.queue == JobKind::NotifyClient;
     is_late && is_limited && own > 0 && own >= most_of_another
 }

@@ -19,8 +19,7 @@ use quartet::{
     },
     jobs::{
         CallbackHosts, CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot,
-        WorkerLease, definitions,
-        holds::Holds,
+        WorkerLease, definitions, holds::Holds,
     },
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
