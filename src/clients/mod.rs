@@ -86,8 +86,8 @@ fn traced(request: RequestBuilder) -> RequestBuilder {
     }
 }
 
-/// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3). A date is counted from
-/// the peer's own `Date`, where it sends one: its clock may differ from ours.
+/// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3). A date is counted
+/// from the peer's own `Date`, where it sends one: its clock may differ from ours.
 fn retry_after(response: &Response, clock: &DatabaseClock) -> Option<Duration> {
     let text = |name| response.headers().get(name)?.to_str().ok().map(str::trim);
     let date = text(DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok());

@@ -13,7 +13,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use nix::time::{ClockId, clock_gettime};
 
-/// The clock that counts the time in which the machine was suspended, unlike [`std::time::Instant`].
+/// The clock that counts the time in which the machine was suspended; [`std::time::Instant`] does
+/// not.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const SUSPENSION_COUNTS: ClockId = ClockId::CLOCK_BOOTTIME;
 /// On macOS this one does; where none does, as on the BSDs, it is as good as `Instant`.

@@ -27,9 +27,9 @@ const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 /// Marks every worker of `queues` dead that was not seen for `dead_after`. Returns all that are
 /// marked, by whomever.
 ///
-/// Nothing is marked unless a worker of `own` was renewed no longer than `recent` ago: where the database itself stood
-/// still, everybody looks dead when it goes on, and this statement may be the first one that it
-/// carries out.
+/// Nothing is marked unless a worker of `own` was renewed no longer than `recent` ago: where the
+/// database itself stood still, everybody looks dead when it goes on, and this statement may be the
+/// first one that it carries out.
 pub async fn mark_dead(
     executor: impl PgExecutor<'_>,
     queues: &[String],

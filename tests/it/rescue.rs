@@ -3,16 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream};
 use quartet::config::Role;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::support::{
-    Client, TestApp,
+    TestApp,
     job_rows::{die, event_times, job_row, lease_to, park_all_but, wait_job, workers},
     line::Line,
-    spawn_api, transaction, wait_until,
+    spawn_api, wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -27,6 +26,23 @@ const NOISE: Duration = Duration::from_secs(10);
 const EACH: usize = 1_000;
 const DEAD: usize = 3;
 const USED_UP: i64 = 40;
+
+/// Copies an accepted transaction with its jobs until there are [`EACH`] for each dead worker.
+async fn multiply(pool: &PgPool, first: Uuid) {
+    let copy = format!(
+        "CREATE TEMPORARY TABLE copies AS
+            SELECT n, gen_random_uuid() AS id FROM generate_series(2, {all}) AS n;
+        INSERT INTO transactions (id, client_id, content_hash, amount, currency)
+            SELECT copies.id, client_id, content_hash, amount, currency
+            FROM transactions, copies WHERE transactions.id = '{first}';
+        INSERT INTO apalis.jobs (id, job_type, job, max_attempts, run_at, idempotency_key, status)
+            SELECT lpad(n || substr(md5(job_type), 1, 8), 26, '0'), job_type, job, max_attempts,
+                run_at, copies.id::text, 'Pending'
+            FROM apalis.jobs, copies WHERE idempotency_key = '{first}'",
+        all = EACH * DEAD,
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(copy)).execute(pool).await.unwrap();
+}
 
 /// Registers workers that are no processes, and leases all creates to them, in equal parts; and
 /// some notifications without attempts left to the first one.
@@ -53,17 +69,6 @@ async fn count(pool: &PgPool, query: &'static str) -> i64 {
     sqlx::query_scalar(query).fetch_one(pool).await.unwrap()
 }
 
-/// Posts a transaction until it is taken: a busy machine refuses some for the moment.
-async fn accept(client: &Client) -> Uuid {
-    let id = Uuid::now_v7();
-    wait_until("it is accepted", BOUND, async || {
-        let answer = client.post_transaction(&transaction(id)).await;
-        matches!(answer.status, 200 | 202)
-    })
-    .await;
-    id
-}
-
 /// A worker process at the end of a line of 2 ms.
 async fn rescuer(api: &TestApp) -> TestApp {
     let line = Line::to(api.database_url()).await;
@@ -81,9 +86,8 @@ async fn rescuer(api: &TestApp) -> TestApp {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_creates_are_rescued_in_time_by_several_over_a_long_line() {
     let api = spawn_api().await;
-    let client = api.client();
-    let accepts = (0..EACH * DEAD).map(|_| accept(&client));
-    let ids: Vec<Uuid> = stream::iter(accepts).buffer_unordered(16).collect().await;
+    let first = api.client().accept().await;
+    multiply(&api.pool, first).await;
     lease_all(&api.pool).await;
     let rescuers = [rescuer(&api).await, rescuer(&api).await];
     wait_until("both are registered", BOUND, async || {
@@ -99,12 +103,12 @@ async fn thousands_of_creates_are_rescued_in_time_by_several_over_a_long_line() 
     let left = "SELECT count(*) FROM apalis.jobs WHERE lock_by LIKE 'gone-%'";
     wait_until("all are rescued", BOUND, async || count(&api.pool, left).await == 0).await;
     let after = died.elapsed();
-    println!("{} creates rescued {after:?} after the last sign of life", ids.len());
+    println!("{} creates rescued {after:?} after the last sign of life", EACH * DEAD);
     assert!(after < DEAD_AFTER + 2 * HEARTBEAT + NOISE, "rescued too late: {after:?}");
     let removed = "SELECT count(*) FROM apalis.workers WHERE id LIKE 'gone-%'";
     wait_until("they are removed", BOUND, async || count(&api.pool, removed).await == 0).await;
 
-    let creates = ids.len() as i64;
+    let creates = (EACH * DEAD) as i64;
     let ambiguous = "SELECT count(*) FROM transaction_events WHERE kind = 'create_ambiguous'";
     let of_each = "SELECT count(DISTINCT transaction_id) FROM transaction_events
         WHERE kind = 'create_ambiguous'";
