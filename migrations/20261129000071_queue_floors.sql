@@ -29,33 +29,60 @@ INSERT INTO queue_floors (name) VALUES
 
 -- A table of its own, into which writers insert without waiting for each other.
 CREATE TABLE queue_floor_resets (
-    id bigint      GENERATED ALWAYS AS IDENTITY,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    id    bigint      GENERATED ALWAYS AS IDENTITY,
+    name  text        NOT NULL,
+    floor timestamptz NOT NULL,
     CONSTRAINT queue_floor_resets_pkey PRIMARY KEY (id)
 );
-COMMENT ON TABLE queue_floor_resets IS 'A row while somebody else than Quartet has changed the job table since the floors were last looked after: its jobs may lie below them, so the floors do not hold.';
+COMMENT ON TABLE queue_floor_resets IS 'What somebody else than Quartet has written into the job table since the floors were last moved: the floors are no higher than this.';
 COMMENT ON COLUMN queue_floor_resets.id IS 'Order of writing.';
-COMMENT ON COLUMN queue_floor_resets.at IS 'When it was written.';
+COMMENT ON COLUMN queue_floor_resets.name IS 'A queue, or leased.';
+COMMENT ON COLUMN queue_floor_resets.floor IS 'The earliest run_at of the jobs that were written and wait, or lock_at of those that run.';
 
--- As before, and besides: the floors do not hold for what somebody else writes. With the rights of
--- the owner, so that whoever may change the job table needs no further right.
-CREATE OR REPLACE FUNCTION quartet_wake() RETURNS trigger
+-- With the rights of the owner, so that whoever may change the job table needs no further right.
+CREATE FUNCTION quartet_lower_floors() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path FROM CURRENT
 AS $$
 BEGIN
-    INSERT INTO queue_floor_resets DEFAULT VALUES;
-    PERFORM pg_notify('quartet_due', '');
+    -- Whatever the floors are now: they may be higher when this is committed.
+    INSERT INTO queue_floor_resets (name, floor)
+    SELECT job_type, min(run_at)
+    FROM written
+    WHERE status = 'Pending' AND job_type IN (
+        'create_transaction', 'create_at_third_party', 'update_status', 'notify_client'
+    )
+    GROUP BY job_type
+    UNION ALL
+    SELECT 'leased', min(lock_at) FROM written WHERE lock_by IS NOT NULL HAVING min(lock_at) IS NOT NULL;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION quartet_wake IS 'Tells the workers to look for due jobs, and that the floors do not hold.';
+COMMENT ON FUNCTION quartet_lower_floors IS 'Lowers the floors to what was written.';
+
+-- One for each kind of statement: a trigger that sees what was written can have one kind alone, and
+-- no list of columns.
+CREATE TRIGGER quartet_lower_floors_insert
+    AFTER INSERT ON apalis.jobs
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT
+    WHEN (current_setting('application_name') IS DISTINCT FROM 'quartet')
+    EXECUTE FUNCTION quartet_lower_floors();
+CREATE TRIGGER quartet_lower_floors_update
+    AFTER UPDATE ON apalis.jobs
+    REFERENCING NEW TABLE AS written
+    FOR EACH STATEMENT
+    WHEN (current_setting('application_name') IS DISTINCT FROM 'quartet')
+    EXECUTE FUNCTION quartet_lower_floors();
 
 CREATE VIEW operator.floors AS
 SELECT
     name,
-    CASE WHEN EXISTS (SELECT FROM queue_floor_resets) THEN '-infinity' ELSE floor END AS floor
-FROM queue_floors;
+    LEAST(
+        floor,
+        (SELECT min(resets.floor) FROM queue_floor_resets AS resets WHERE resets.name = floors.name)
+    ) AS floor
+FROM queue_floors AS floors;
 COMMENT ON VIEW operator.floors IS 'Where a scan of the due or of the leased jobs may start: WHERE run_at >= floor keeps a query fast while another session holds a snapshot.';
 COMMENT ON COLUMN operator.floors.name IS 'A queue, for run_at of its due jobs; leased, for leased_at of the jobs that run.';
 COMMENT ON COLUMN operator.floors.floor IS 'There is no such job before it.';
@@ -124,7 +151,6 @@ DECLARE
     -- a job that was due, or leased, when it began. None of Quartet's lasts as long as this.
     stop CONSTANT timestamptz := clock_timestamp() - interval '20 seconds';
     resets CONSTANT bigint[] := ARRAY(SELECT id FROM queue_floor_resets);
-    is_reset CONSTANT boolean := cardinality(resets) > 0;
     old record;
     look record;
     sweep record;
@@ -132,14 +158,19 @@ DECLARE
 BEGIN
     -- One process at a time, every few seconds.
     PERFORM FROM queue_floors
-    WHERE name = 'leased' AND (is_reset OR advanced_at < clock_timestamp() - interval '4 seconds')
+    WHERE name = 'leased' AND advanced_at < clock_timestamp() - interval '4 seconds'
     FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN;
     END IF;
     FOR old IN SELECT * FROM queue_floors ORDER BY name LOOP
         look := quartet_look(
-            old.name, CASE WHEN is_reset THEN '-infinity' ELSE old.floor END, stop, '100 ms'
+            old.name,
+            LEAST(old.floor, (
+                SELECT min(floor) FROM queue_floor_resets
+                WHERE name = old.name AND id = ANY (resets)
+            )),
+            stop, '100 ms'
         );
         UPDATE queue_floors SET floor = look.reached, advanced_at = clock_timestamp()
         WHERE name = old.name;

@@ -227,6 +227,8 @@ impl Load {
             tries += 1;
             match (answer.status, refusals) {
                 (202, _) => break,
+                // One that was refused may have been written for all that.
+                (200, Refusals::SendAgain) if tries > 1 => break,
                 (503, Refusals::Count) => return Ok(Answered::Refused(now() - intended)),
                 (503, Refusals::SendAgain) if tries < TRIES => tokio::time::sleep(PAUSE).await,
                 (status, _) => {
