@@ -125,6 +125,11 @@ async fn the_queues_are_counted_without_walking_what_is_dead() {
     // What somebody else writes below the floors counts at once, and still does when they have
     // been looked after.
     let id = app.client().accept().await;
+    // Settling makes the notification due now.
+    wait_until("it is settled", BOUND, async || {
+        app.client().get_transaction(id).await.body["status"] == "completed"
+    })
+    .await;
     let overdue = "UPDATE apalis.jobs SET run_at = now() - interval '2 hours'
         WHERE job_type = 'notify_client' AND idempotency_key = $1";
     sqlx::query(overdue).bind(id.to_string()).execute(&app.pool).await.unwrap();
