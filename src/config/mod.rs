@@ -7,7 +7,7 @@
 //! Guarantees: a [`Config`] that [`Config::load`] returns holds only allowed values, and the
 //! relations between them hold. Whatever is wrong is reported at once, each by the name of its
 //! variable, with the value unless it is a secret, and what is allowed; unknown names count as
-//! wrong. `Debug` shows no secret. [`Config::reference`] is made by the code that reads the
+//! wrong, unless a container engine set them for a service ([`service_links`]). `Debug` shows no secret. [`Config::reference`] is made by the code that reads the
 //! settings.
 
 mod check;
@@ -15,6 +15,7 @@ mod default_client;
 mod defaults;
 mod error;
 mod sections;
+mod service_links;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use self::{
         Circuit, Database, Dns, Http, Intake, Limits, Log, Notify, Poll, Pooler, Reconcile,
         Retention, Secrets, ThirdParty, Tls, Traces, Webhook, Worker,
     },
+    service_links::service_links,
     settings::SettingDoc,
     value::{BaseUrl, Redacted, duration, http_url},
 };

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use super::{
     error::{ConfigError, Problem},
+    service_links::is_service_link,
     value::Parsed,
 };
 
@@ -21,7 +22,7 @@ pub(super) const PREFIX: &str = "QUARTET_";
 /// Variables of test runs, not of the program: never unknown.
 const TEST_PREFIX: &str = "QUARTET_TEST_";
 /// Between the levels of a variable's name.
-const LEVEL: &str = "__";
+pub(super) const LEVEL: &str = "__";
 /// A longer value is cut where it is shown.
 const SHOWN_CHARS: usize = 80;
 
@@ -193,9 +194,10 @@ impl Settings {
     pub(super) fn refuse_unknown(&mut self) {
         let known: BTreeSet<&str> = self.docs.iter().map(|doc| doc.variable).collect();
         let mut problems = Vec::new();
-        for variable in self.env.keys() {
+        for (variable, value) in &self.env {
             let ours = variable.starts_with(PREFIX) && !variable.starts_with(TEST_PREFIX);
-            if ours && !known.contains(variable.as_str()) {
+            let is_unknown = ours && !known.contains(variable.as_str());
+            if is_unknown && !is_service_link(variable, value) {
                 let hint = nearest(variable, &known).map(|name| format!("; did you mean {name}?"));
                 let message = format!("{variable} is no setting{}", hint.unwrap_or_default());
                 problems.push(Problem { variable: variable.clone(), message });
