@@ -28,6 +28,10 @@ fuzz seconds="60" *targets:
 schemathesis *args:
     .ci/schemathesis --examples 200 {{args}}
 
+# Runs a core of the tests on PostgreSQL 14, 16, 17 and 18, or one of them: `just postgres 18`
+postgres *args:
+    .ci/postgres-versions {{args}}
+
 # Fails over a real Patroni cluster under load; needs Patroni, etcd and HAProxy
 failover:
     .ci/failover

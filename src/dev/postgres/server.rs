@@ -13,7 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -65,6 +65,12 @@ enum LaunchError {
         log: String,
     },
     Other(Error),
+}
+
+/// The version that made the database in this directory; `None` where there is none yet.
+pub fn major_version(directory: &Path) -> Option<u32> {
+    let text = fs::read_to_string(directory.join("data/PG_VERSION")).ok()?;
+    text.trim().split('.').next()?.parse().ok()
 }
 
 pub struct Server {

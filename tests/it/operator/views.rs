@@ -356,10 +356,21 @@ async fn wrong_about_reader(url: &str) -> Vec<String> {
     wrong
 }
 
+/// As docs/database.md says for PostgreSQL 14, where every role may create tables in `public`.
+async fn close_schema_public(database: &str) {
+    let mut admin = PgConnection::connect(database).await.unwrap();
+    let old = "SELECT current_setting('server_version_num')::int < 150000";
+    if sqlx::query_scalar(old).fetch_one(&mut admin).await.unwrap() {
+        run(&mut admin, "REVOKE CREATE ON SCHEMA public FROM PUBLIC").await.unwrap();
+    }
+    admin.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_reads_the_views_and_nothing_else() {
     let app = spawn_api().await;
     app.client().accept().await;
+    close_schema_public(app.database_url()).await;
     let mut owner = PgConnection::connect(app.database_url()).await.unwrap();
     let name: String =
         sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut owner).await.unwrap();
@@ -387,6 +398,7 @@ async fn a_user_that_may_not_create_roles_migrates_and_somebody_else_adds_the_re
     let grace = |database| url_of(&server.url(database), "grace", "read");
 
     store::migrate(&keeper("before")).await.unwrap();
+    close_schema_public(&server.url("before")).await;
     let role = "SELECT to_regrole('quartet_reader') IS NOT NULL";
     assert!(!sqlx::query_scalar::<_, bool>(role).fetch_one(&mut admin).await.unwrap());
     // As the operator's guide says.
@@ -401,6 +413,7 @@ async fn a_user_that_may_not_create_roles_migrates_and_somebody_else_adds_the_re
 
     // Where the role is there already, the migrations grant.
     store::migrate(&keeper("after")).await.unwrap();
+    close_schema_public(&server.url("after")).await;
     assert_eq!(wrong_about_reader(&grace("after")).await, [""; 0]);
     owner.close().await.unwrap();
     admin.close().await.unwrap();
