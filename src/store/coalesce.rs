@@ -143,7 +143,7 @@ impl<B: Batch> Coalescer<B> {
                 batch: batch.clone(),
                 waiting: receiver.clone(),
                 congestion: congestion.clone(),
-                session: Session::new(pool, &settings),
+                session: Session::new(pool, settings.clone()),
                 pool: pool.clone(),
                 wait: RETRY.0,
                 skipped: Vec::new(),

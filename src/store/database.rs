@@ -32,7 +32,7 @@ use sqlx::{
 
 use super::{
     StoreError,
-    session::{SETTINGS, Target, begin_with, refuse_standby},
+    session::{Target, begin_in},
     trouble::noted,
 };
 use crate::telemetry::{metrics::NamedPool, troubles::Troubles};
@@ -68,8 +68,6 @@ pub(crate) async fn in_time_of<T, E: From<sqlx::Error>>(
 pub struct Database {
     pool: PgPool,
     target: Target,
-    /// What begins a transaction where no session keeps the settings.
-    begin: Option<Arc<str>>,
     troubles: Arc<Troubles>,
 }
 
@@ -88,8 +86,7 @@ impl Database {
             // Tested here, within a limit.
             .test_before_acquire(false)
             .connect_lazy_with(target.options(&[]));
-        let begin = target.shares_sessions().then(|| begin_with("", SETTINGS, &[]).into());
-        Self { pool, target, begin, troubles }
+        Self { pool, target, troubles }
     }
 
     /// Where its connections lead.
@@ -123,11 +120,11 @@ impl Database {
         let acquired = async {
             loop {
                 let conn = self.pool.acquire().await?;
-                let is_new = conn.cached_statements_size() == 0 && self.begin.is_none();
+                let is_new = conn.cached_statements_size() == 0 && !self.shares_sessions();
                 let mut conn = Borrowed { conn: Some(conn), state: State::Unusable };
                 if is_new {
                     // Prepares a statement, so that it is not new any more.
-                    in_time(refuse_standby(&mut conn)).await?;
+                    in_time(self.target.configure(&mut conn)).await?;
                 } else if in_time_of(TEST_LIMIT, conn.ping()).await.is_err() {
                     // It was lost while it was idle; the next one may not be, or is new.
                     continue;
@@ -146,12 +143,8 @@ impl Database {
     pub(super) async fn begin(&self, mode: &'static str) -> Result<SqlTransaction, StoreError> {
         let database = self.clone();
         let begun = tokio::spawn(async move {
-            let begin = match &database.begin {
-                Some(_) => begin_with(mode, SETTINGS, &[]),
-                None => format!("BEGIN {mode}"),
-            };
             let mut conn = database.acquire().await?;
-            noted(&database.troubles, conn.begin(begin)).await?;
+            noted(&database.troubles, conn.begin(&database.target, mode)).await?;
             Ok::<_, sqlx::Error>(SqlTransaction(conn))
         });
         match begun.await {
@@ -165,8 +158,8 @@ impl Database {
     /// A connection for one statement.
     async fn begin_statement(&self) -> Result<Borrowed, sqlx::Error> {
         let mut conn = self.acquire().await?;
-        if let Some(begin) = &self.begin {
-            noted(&self.troubles, conn.begin(begin.to_string())).await?;
+        if self.shares_sessions() {
+            noted(&self.troubles, conn.begin(&self.target, "")).await?;
         }
         Ok(conn)
     }
@@ -230,9 +223,11 @@ enum State {
 }
 
 impl Borrowed {
-    async fn begin(&mut self, begin: String) -> Result<(), sqlx::Error> {
+    async fn begin(&mut self, target: &Target, mode: &str) -> Result<(), sqlx::Error> {
+        let begin = target.begin(mode, &[]).unwrap_or_else(|| begin_in(mode));
         self.state = State::Unusable;
         in_time(self.execute(AssertSqlSafe(begin))).await?;
+        in_time(target.learn(self)).await?;
         self.state = State::InTransaction;
         Ok(())
     }

@@ -22,7 +22,7 @@ const SINCE_RELEASE: i64 = 20_261_124_000_000;
 const OLD_ROWS: i32 = 20_000;
 
 /// A database on which nothing of ours or apalis's was applied.
-async fn empty_database() -> (TestDatabase, PgConnection) {
+pub(crate) async fn empty_database() -> (TestDatabase, PgConnection) {
     let database = TestDatabase::create().await;
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     let clear = "DROP SCHEMA public CASCADE; DROP SCHEMA apalis CASCADE; CREATE SCHEMA public;";
@@ -149,7 +149,7 @@ async fn everything_of_ours_is_commented_and_every_constraint_is_named() {
 
 /// A database as the release before leaves it, with transactions, their notify jobs and dead
 /// letters, whose clients it does not know.
-async fn released_database() -> (TestDatabase, PgConnection) {
+pub(crate) async fn released_database() -> (TestDatabase, PgConnection) {
     let (database, mut connection) = empty_database().await;
     apalis_postgres::PostgresStorage::<()>::setup(&database.pool()).await.unwrap();
     let all = Migrator::new(Path::new("migrations")).await.unwrap();
@@ -265,7 +265,9 @@ async fn a_long_transaction_is_not_waited_for_and_another_run_goes_on() {
         .execute(&mut *reader)
         .await
         .unwrap();
-    let refused = tokio::time::timeout(Duration::from_secs(10), store::migrate(database.url()));
+    let wait = Duration::from_secs(3);
+    let refused = store::migrate_within(database.url(), wait, &|_| {});
+    let refused = tokio::time::timeout(Duration::from_secs(30), refused);
     let refused = refused.await.expect("it does not wait for long").unwrap_err().to_string();
     assert!(refused.contains("run `quartet migrate` again"), "{refused}");
     reader.rollback().await.unwrap();

@@ -87,6 +87,16 @@ impl World {
         }
     }
 
+    /// The same peers with another database, which the caller keeps.
+    pub fn moved_to(&self, url: &str) -> Self {
+        Self {
+            sandbox: self.sandbox.clone(),
+            pool: super::postgres::pool(url),
+            database_url: url.to_owned(),
+            _database: None,
+        }
+    }
+
     pub fn database_url(&self) -> &str {
         &self.database_url
     }
