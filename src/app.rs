@@ -37,9 +37,18 @@ use crate::{
         secrets::{self, SecretsError},
     },
     store::{
-        self, Database, StoreError, Target, accept::Accepts, announce::Announcer, audit::Actor,
-        claims::Claims, clients::NewClient, coalesce::Coalescer, outcomes::Outcomes,
-        transactions::Reads, wakeups::Wakeups, webhooks::Webhooks,
+        self, Database, StoreError, Target,
+        accept::Accepts,
+        announce::Announcer,
+        audit::Actor,
+        claims::Claims,
+        clients::NewClient,
+        coalesce::Coalescer,
+        outcomes::Outcomes,
+        requirements::{self, Purpose, Unmet},
+        transactions::Reads,
+        wakeups::Wakeups,
+        webhooks::Webhooks,
     },
     telemetry::{Metrics, metrics::NamedPool, troubles::Troubles},
 };
@@ -87,6 +96,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Secrets(SecretsError),
+    #[error("this database cannot be used")]
+    Requirements(#[source] Unmet),
     #[error("the database schema is not up to date: run `quartet migrate`")]
     NotMigrated,
     #[error("the listener cannot be used")]
@@ -370,13 +381,18 @@ impl From<SecretsError> for AppError {
     }
 }
 
-/// What needs the database: the schema is checked, secrets that an earlier release stored in plain
-/// are sealed, and the default client is brought up to date.
+/// What needs the database: it and its schema are checked, secrets that an earlier release stored
+/// in plain are sealed, and the default client is brought up to date.
 async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
     let ApiState { pool, clock, .. } = state;
     let (mut wait, longest) = START_RETRY;
     loop {
         let ready = async {
+            let findings = requirements::check_database(pool, Purpose::Serve).await?;
+            let warnings = requirements::refuse(findings).map_err(AppError::Requirements)?;
+            for warning in warnings {
+                tracing::warn!(check = warning.check, "{warning}");
+            }
             if !store::is_migrated(pool).await? {
                 return Err(AppError::NotMigrated);
             }
@@ -388,6 +404,9 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
             Err(AppError::Store(error)) if error.is_unavailable() => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "waiting for the database");
+            }
+            Err(AppError::Requirements(unmet)) if unmet.may_pass() => {
+                tracing::warn!("waiting for the database: {unmet}");
             }
             ended => return ended,
         }

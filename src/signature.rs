@@ -41,6 +41,11 @@ impl Secret {
         format!("{SECRET_PREFIX}{}", STANDARD.encode(&self.0))
     }
 
+    /// How long the key is, in bytes.
+    pub fn key_bytes(&self) -> usize {
+        self.0.len()
+    }
+
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
         // HMAC takes a key of any length: `new_from_slice` cannot fail for it.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes any key length");

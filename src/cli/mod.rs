@@ -6,6 +6,7 @@ mod clients;
 mod dead_letters;
 mod demo;
 mod dev;
+mod doctor;
 mod explain;
 mod jobs;
 mod operator;
@@ -67,7 +68,11 @@ enum Command {
         role: Role,
     },
     /// Bring the database schema up to date; needs DATABASE_URL
-    Migrate,
+    Migrate {
+        /// How long to wait, in all, for other sessions that hold locks or snapshots
+        #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = config::duration)]
+        wait: Duration,
+    },
     /// Run the simulated third party and client
     Sandbox(Box<SandboxArgs>),
     /// Register clients; needs DATABASE_URL
@@ -93,6 +98,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Compare what is open with the third party, now; needs DATABASE_URL
     Reconcile(reconcile::ReconcileArgs),
+    /// Check everything that a deployment needs, and say how to mend what is wrong
+    Doctor(doctor::DoctorArgs),
     /// Sign the body on standard input as the third party does; prints three header lines
     SignWebhook(sign_webhook::SignWebhookArgs),
     /// Print the OpenAPI document
@@ -170,9 +177,10 @@ impl Cli {
                 telemetry.shutdown().await;
                 ended
             }
-            Command::Migrate => {
+            Command::Migrate { wait } => {
                 let config = load(file)?;
-                store::migrate(session_url(&config)?).await?;
+                let report = |line: &str| eprintln!("{line}");
+                store::migrate_within(session_url(&config)?, wait, &report).await?;
                 println!("The schema is up to date.");
                 Ok(())
             }
@@ -195,6 +203,7 @@ impl Cli {
                 tokio::spawn(cancel_on_signal(stop.clone()));
                 reconcile::run(&load(file)?, args, stop).await
             }
+            Command::Doctor(args) => doctor::run(file.as_deref(), args).await,
             Command::SignWebhook(args) => sign_webhook::run(&load(file)?, args),
             Command::Openapi => {
                 print!("{}", http::openapi());
@@ -218,6 +227,10 @@ fn start_telemetry(config: &Config) -> Result<Telemetry, CliError> {
     let traces = config.traces.settings();
     let telemetry = telemetry::init(&config.log.filter, config.log.format, traces.as_ref())?;
     telemetry::log_panics();
+    let variables = config::service_links(config::environment());
+    if !variables.is_empty() {
+        tracing::debug!(?variables, "ignoring variables that were set for services");
+    }
     Ok(telemetry)
 }
 

@@ -10,6 +10,7 @@
 pub mod client_callback;
 mod fence;
 mod names;
+pub mod probe;
 mod resolver;
 pub mod third_party;
 

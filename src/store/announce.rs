@@ -22,7 +22,7 @@ use ulid::Ulid;
 use super::{
     Database, StoreError,
     database::{in_time, in_time_of},
-    session::{CONNECT_LIMIT, refuse_standby},
+    session::CONNECT_LIMIT,
     wakeups::Wakeups,
 };
 use crate::domain::JobKind;
@@ -140,7 +140,8 @@ impl Announcer {
             let mut listener = PgListener::connect_with(&pool.session_pool()).await?;
             // A lost session is noticed rather than replaced: this process looks then.
             listener.eager_reconnect(false);
-            refuse_standby(sqlx::Acquire::acquire(&mut listener).await?).await?;
+            let session = sqlx::Acquire::acquire(&mut listener).await?;
+            pool.target().configure(session).await?;
             listener.listen(CHANNEL).await?;
             Ok::<_, sqlx::Error>(listener)
         };

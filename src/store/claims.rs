@@ -215,14 +215,14 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             FROM wanted
         )
         SELECT
-            next.queue AS "queue!", now() AS "at!", id AS "id?", job AS "job?",
+            next.queue AS "queue!", now() AS "at!: Time", id AS "id?", job AS "job?",
             attempts AS "attempts?", max_attempts AS "max_attempts?", lock_by AS "lock_by?",
             lock_at AS "lock_at?: Time", idempotency_key AS "idempotency_key?",
             client_id AS "client_id?",
             -- An import may have written a time that only Postgres knows: it counts as none.
             CASE
                 WHEN claimed.run_at BETWEEN '0001-01-01Z' AND '9999-12-31Z' THEN claimed.run_at
-            END AS run_at,
+            END AS "run_at: Time",
             -- As text: one row with a strange value must not fail the claim of all the others.
             metadata -> 'polls' AS polls, metadata -> 'waits' AS waits,
             metadata -> 'probes' AS probes,
@@ -254,7 +254,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
     let mut jobs: HashMap<String, Vec<ClaimedJob>> = HashMap::new();
     let mut times: HashMap<String, (DateTime<Utc>, Option<Duration>)> = HashMap::new();
     for row in rows {
-        times.insert(row.queue.clone(), (row.at, row.next_due.map(seconds)));
+        times.insert(row.queue.clone(), (row.at.at(), row.next_due.map(seconds)));
         let (Some(job_id), Some(worker), Some(locked_at)) = (row.id, row.lock_by, row.lock_at)
         else {
             continue;
@@ -266,7 +266,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             max_attempts: row.max_attempts.unwrap_or_default(),
             idempotency_key: row.idempotency_key,
             client_id: row.client_id.unwrap_or_default(),
-            run_at: row.run_at,
+            run_at: row.run_at.map(Time::at),
             polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
             waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
             probes: row.probes.and_then(|probes| probes.parse().ok()).unwrap_or_default(),

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgExecutor;
 use tokio::time::MissedTickBehavior;
 
-use super::{Database, StoreError, database::in_time};
+use super::{Database, StoreError, columns::Time, database::in_time};
 use crate::{
     domain::clock::{BootInstant, ClockReading, DatabaseClock, is_notable},
     telemetry::Metrics,
@@ -19,7 +19,8 @@ use crate::{
 
 /// The database's time.
 pub async fn now(executor: impl PgExecutor<'_>) -> Result<DateTime<Utc>, StoreError> {
-    Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(executor).await?)
+    let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!: Time""#);
+    Ok(now.fetch_one(executor).await?.at())
 }
 
 /// Reads the database's clock beside the one of this process. Over a connection, rather than a pool

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use super::{StoreError, jobs::Lease};
+use super::{StoreError, columns::Time, jobs::Lease};
 
 /// Registers a worker of `queue`.
 pub async fn register(
@@ -62,10 +62,9 @@ pub async fn held(
     min_age: Duration,
     max_age: Duration,
 ) -> Result<Vec<Lease>, StoreError> {
-    Ok(sqlx::query_as!(
-        Lease,
+    let held = sqlx::query!(
         r#"
-        SELECT id AS "job_id!", lock_by AS "worker!", lock_at AS "locked_at!"
+        SELECT id, lock_by AS "worker!", lock_at AS "locked_at!: Time"
         FROM apalis.jobs
         -- Bounded on both sides by the index: while an old snapshot is held, it has an entry for
         -- each job that the worker ever held.
@@ -78,7 +77,11 @@ pub async fn held(
         max_age.as_secs_f64(),
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(held
+        .into_iter()
+        .map(|row| Lease { job_id: row.id, worker: row.worker, locked_at: row.locked_at.at() })
+        .collect())
 }
 
 /// Gives back jobs whose leases nobody holds, without costing an attempt. A create that was

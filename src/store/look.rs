@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use super::{StoreError, claims};
+use super::{StoreError, claims, columns::Time};
 use crate::domain::claim_plan::Straggler;
 
 /// A waiting job.
@@ -27,7 +27,7 @@ pub async fn recent(
 ) -> Result<Vec<Option<Waiting>>, StoreError> {
     let rows = sqlx::query!(
         r#"
-        SELECT next.run_at AS "run_at?",
+        SELECT next.run_at AS "run_at?: Time",
             extract(epoch FROM next.run_at - now())::float8 AS seconds
         FROM unnest($1::text[]) WITH ORDINALITY AS queue (name, position)
         LEFT JOIN LATERAL (
@@ -52,7 +52,7 @@ pub async fn recent(
         .into_iter()
         .map(|row| {
             let (run_at, seconds) = row.run_at.zip(row.seconds)?;
-            Some(Waiting { run_at, delay: claims::seconds(seconds) })
+            Some(Waiting { run_at: run_at.at(), delay: claims::seconds(seconds) })
         })
         .collect())
 }

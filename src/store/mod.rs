@@ -25,6 +25,7 @@ pub mod console_sessions;
 mod database;
 pub mod dead_letter_actions;
 pub mod dead_letters;
+pub mod diagnosis;
 pub mod evidence;
 pub mod figures;
 pub mod floors;
@@ -36,9 +37,11 @@ pub mod leases;
 pub mod look;
 pub mod maintenance;
 mod migrate;
+mod migration_files;
 pub mod outcomes;
 pub mod queues;
 pub mod reconcile;
+pub mod requirements;
 pub mod rescue;
 pub mod retention;
 pub mod scrape;
@@ -57,7 +60,7 @@ pub(crate) use self::database::{in_time, in_time_of};
 pub use self::{
     clock::{clock_skew, now},
     database::{Database, SqlTransaction},
-    migrate::{MigrateError, is_migrated, migrate},
+    migrate::{DEFAULT_WAIT, MigrateError, is_migrated, migrate, migrate_within},
     session::Target,
 };
 use crate::{domain::Words, telemetry::troubles::Troubles};

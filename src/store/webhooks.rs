@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     coalesce::{BY_INDEX, Batch, Locked, spread},
+    columns::Time,
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
     settle::{self, Settlement},
@@ -193,7 +194,7 @@ async fn remember<'a>(
         -- Batches that hold the same ids wait for each other in one order.
         ORDER BY received.webhook_id
         ON CONFLICT (webhook_id) DO NOTHING
-        RETURNING webhook_id, now() AS "at!"
+        RETURNING webhook_id, now() AS "at!: Time"
         "#,
         &ids as _,
         &transactions,
@@ -202,7 +203,7 @@ async fn remember<'a>(
     )
     .fetch_all(conn)
     .await?;
-    Ok(remembered.into_iter().map(|row| (row.webhook_id, row.at)).collect())
+    Ok(remembered.into_iter().map(|row| (row.webhook_id, row.at.at())).collect())
 }
 
 async fn first_outcome(
@@ -211,7 +212,7 @@ async fn first_outcome(
 ) -> Result<(WebhookOutcome, DateTime<Utc>), StoreError> {
     let first = sqlx::query!(
         r#"
-        SELECT outcome AS "outcome: WebhookOutcome", now() AS "at!"
+        SELECT outcome AS "outcome: WebhookOutcome", now() AS "at!: Time"
         FROM webhook_deliveries
         WHERE webhook_id = $1
         "#,
@@ -219,7 +220,7 @@ async fn first_outcome(
     )
     .fetch_one(conn)
     .await?;
-    Ok((first.outcome, first.at))
+    Ok((first.outcome, first.at.at()))
 }
 
 async fn open_unknown(conn: &mut PgConnection, webhook: &Webhook) -> Result<(), StoreError> {

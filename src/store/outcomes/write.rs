@@ -16,6 +16,7 @@ use crate::{
     store::{
         StoreError,
         coalesce::{BY_INDEX, Batch, Locked, spread},
+        columns::Time,
         dead_letters,
         evidence::{self, NewEvidence},
         jobs::Lease,
@@ -240,7 +241,7 @@ async fn end_done(
             END || '{"Ok": null}'
         WHERE id = ANY ($1::text[]) AND status = 'Running'
             AND lock_by IS NOT DISTINCT FROM $2 AND lock_at = $3
-        RETURNING id, now() AS "now!"
+        RETURNING id, now() AS "now!: Time"
         "#,
         &ids as _,
         worker,
@@ -248,7 +249,7 @@ async fn end_done(
     )
     .fetch_all(conn)
     .await?;
-    Ok(ended.into_iter().map(|row| (row.id, EndedAt { now: row.now, run_at: None })).collect())
+    Ok(ended.into_iter().map(|row| (row.id, EndedAt { now: row.now.at(), run_at: None })).collect())
 }
 
 /// The rows that end otherwise than dead, as columns.
@@ -361,7 +362,8 @@ impl<'a> EndRows<'a> {
                 WHERE ended.transaction_id IS NOT NULL
                 ORDER BY ended.position, nth
             )
-            SELECT job_id AS "job_id!", now() AS "now!", run_at FROM ended
+            SELECT job_id AS "job_id!", now() AS "now!: Time", run_at AS "run_at: Time"
+            FROM ended
             "#,
             &self.ids as _,
             &self.workers as _,
@@ -378,7 +380,9 @@ impl<'a> EndRows<'a> {
         .await?;
         Ok(ended
             .into_iter()
-            .map(|row| (row.job_id, EndedAt { now: row.now, run_at: row.run_at }))
+            .map(|row| {
+                (row.job_id, EndedAt { now: row.now.at(), run_at: row.run_at.map(Time::at) })
+            })
             .collect())
     }
 }
@@ -401,7 +405,7 @@ async fn end_dead(
     let Lease { job_id, worker, locked_at } = &run.job.lease;
     let held = sqlx::query_scalar!(
         r#"
-        SELECT now() AS "now!" FROM apalis.jobs
+        SELECT now() AS "now!: Time" FROM apalis.jobs
         WHERE id = $1 AND status = 'Running'
             -- Not `=`: the index of the leased rows would be read as a whole.
             AND lock_by IS NOT DISTINCT FROM $2 AND lock_at = $3
@@ -413,7 +417,7 @@ async fn end_dead(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    let Some(now) = held else { return Ok(None) };
+    let Some(now) = held.map(Time::at) else { return Ok(None) };
     // The row as it was, before it changes.
     dead_letters::open_for_job(conn, job_id, *kind, reason, *error, run.queue).await?;
     sqlx::query!(

@@ -156,7 +156,7 @@ INSERT INTO failed_jobs (kind, state, cause, transaction_id, client_id, job_id, 
     detail, attempts, opened_at, closed_at, closed_by, note)
 SELECT kind.kind, CASE WHEN i > 28 THEN (ARRAY['replayed','resolved','discarded'])[i % 3 + 1] ELSE 'open' END,
     'fill:' || i,
-    CASE WHEN kind.kind = 'unknown_transaction' THEN gen_random_uuid() ELSE about.id END, CASE WHEN kind.kind <> 'unknown_transaction' THEN client_id END,
+    CASE WHEN kind.kind = 'unknown_transaction' THEN gen_random_uuid() ELSE about.id END, CASE WHEN kind.kind <> 'unknown_transaction' THEN about.client_id END,
     jobs.id, kind.queue,
     CASE WHEN kind.queue IS NOT NULL THEN jsonb_build_object('id', jobs.id, 'status', 'Running',
         'job_type', kind.queue, 'attempts', 3, 'payload', '{"transaction_id": "' || about.id || '"}')

@@ -34,6 +34,17 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts one that has `sessions` sessions at `database_url`.
     pub async fn start(database_url: &str, sessions: u32) -> Self {
+        Self::start_with(database_url, sessions, "").await
+    }
+
+    /// The same; takes these parameters of a session's start, and drops them.
+    pub async fn start_ignoring(database_url: &str, sessions: u32, ignored: &str) -> Self {
+        let ignore = format!("ignore_startup_parameters = {ignored}");
+        Self::start_with(database_url, sessions, &ignore).await
+    }
+
+    /// The same, with more lines of settings.
+    pub async fn start_with(database_url: &str, sessions: u32, more: &str) -> Self {
         let database: Url = database_url.parse().unwrap();
         let address = ports::free_address();
         let directory = tempfile::Builder::new().prefix("quartet-pgbouncer").tempdir().unwrap();
@@ -51,7 +62,8 @@ impl PgBouncer {
              max_client_conn = 500\n\
              server_reset_query =\n\
              log_connections = 0\n\
-             log_disconnections = 0\n",
+             log_disconnections = 0\n\
+             {more}\n",
             database.port().unwrap(),
             database.path().trim_start_matches('/'),
             database.username(),

@@ -1,0 +1,75 @@
+//! `quartet doctor`: looks at everything that a deployment needs, and says what is wrong and how to
+//! mend it.
+//!
+//! Nothing is written, no transaction is created and no client is notified. Each check is bounded
+//! in time, and those that do not need each other run at once, so that the whole ends within
+//! seconds whatever is away. What cannot be checked, because something else is broken, is left out
+//! where that is reported, and reported itself otherwise.
+
+mod database;
+mod finding;
+mod peers;
+mod process;
+
+use std::time::Duration;
+
+pub use finding::{Finding, Level};
+
+use crate::config::{Config, ConfigError, Role};
+
+/// How long one check may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is looked at.
+#[derive(Debug)]
+pub struct Request {
+    /// What the process is to do.
+    pub role: Role,
+    /// Transactions in the database that have been open for longer are reported.
+    pub open_limit: Duration,
+    /// `QUARTET_OPERATOR_TOKEN` as given: the configuration keeps hashes.
+    pub operator_token: Option<String>,
+    /// The names of variables that were ignored because they belong to services.
+    pub ignored_variables: Vec<String>,
+}
+
+/// What is wrong with a configuration that could not be loaded: nothing else can be checked then.
+pub fn of_wrong_configuration(error: &ConfigError) -> Vec<Finding> {
+    const CHECK: &str = "configuration";
+    const REMEDY: &str = "correct it; the README has a table of all settings";
+    let problems = error.problems();
+    if problems.is_empty() {
+        let mut found = error.to_string();
+        if let Some(cause) = std::error::Error::source(error) {
+            found.push_str(&format!(": {cause}"));
+        }
+        return vec![Finding::error(CHECK, found, REMEDY)];
+    }
+    let of_problem =
+        |problem: &crate::config::Problem| Finding::error(CHECK, problem.message.clone(), REMEDY);
+    problems.iter().map(of_problem).collect()
+}
+
+/// Looks at everything.
+pub async fn examine(config: &Config, request: &Request) -> Vec<Finding> {
+    let mut findings = process::check(config, request);
+    let (third_party, (database, clients)) = tokio::join!(
+        peers::check_third_party(config, request.role),
+        database::check(config, request)
+    );
+    findings.extend(database);
+    findings.extend(third_party);
+    findings.extend(peers::check_callbacks(config, clients).await);
+    findings
+}
+
+/// The findings of one check, or that it took too long.
+async fn bounded(
+    check: &'static str,
+    findings: impl Future<Output = Vec<Finding>>,
+) -> Vec<Finding> {
+    tokio::time::timeout(CHECK_LIMIT, findings).await.unwrap_or_else(|_| {
+        let found = format!("no result within {} s", CHECK_LIMIT.as_secs());
+        vec![Finding::error(check, found, "find out what is so slow, and run it again")]
+    })
+}
