@@ -189,8 +189,9 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
         ), stragglers AS MATERIALIZED (
             SELECT id
             FROM apalis.jobs
-            WHERE id = ANY ($8::text[]) AND status = 'Pending' AND run_at <= now()
-                AND job_type = ANY (ARRAY(SELECT queue FROM wanted))
+            -- By their ids. Not `=`: the index of the waiting jobs could be read as a whole.
+            WHERE id = ANY ($8::text[]) AND status IS NOT DISTINCT FROM 'Pending'
+                AND run_at <= now() AND job_type = ANY (ARRAY(SELECT queue FROM wanted))
             FOR UPDATE SKIP LOCKED
         ), claimed AS (
             UPDATE apalis.jobs

@@ -98,7 +98,8 @@ async fn jobs_beyond_the_grace_are_given_back_and_cost_no_attempt() {
     let waits = (row.run_at - released[0]).to_std().unwrap();
     assert!(waits.abs_diff(Duration::from_secs(2)) < Duration::from_millis(100), "{waits:?}");
     let row = job_row(&api.pool, id, "notify_client").await;
-    assert_eq!((row.status.as_str(), row.attempts, row.run_at), ("Pending", 0, notify.run_at));
+    assert_eq!((row.status.as_str(), row.attempts), ("Pending", 0));
+    assert!(row.run_at >= notify.run_at && row.run_at <= Utc::now(), "due when it is given back");
     let row = job_row(&api.pool, id, "update_status").await;
     assert_eq!((row.status.as_str(), row.attempts), ("Pending", 0));
 

@@ -227,7 +227,7 @@ async fn identity(target: &Target) -> Result<(i64, i64), StoreError> {
     };
     let server = server.await;
     pool.close().await;
-    server.map(|server| (server.started_at.timestamp_micros(), server.database_oid))
+    server.map(|server| (server.started_at.at().timestamp_micros(), server.database_oid))
 }
 
 const LISTENING: &str = "notifications";

@@ -9,13 +9,13 @@ mod pooler;
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{TimeDelta, Utc};
 use sqlx::PgConnection;
 
 pub use connect::{ConnectFailure, connect};
 pub use pooler::shares_sessions;
 
-use super::StoreError;
+use super::{StoreError, columns::Time};
 
 /// What the server lists the sessions of these checks as.
 pub const APPLICATION: &str = "quartet doctor";
@@ -37,7 +37,7 @@ pub struct Server {
     pub database: String,
     pub is_standby: bool,
     /// These two are the same for every way to one database.
-    pub started_at: DateTime<Utc>,
+    pub started_at: Time,
     pub database_oid: i64,
 }
 
@@ -47,7 +47,7 @@ pub async fn server(conn: &mut PgConnection) -> Result<Server, StoreError> {
         r#"
         SELECT current_setting('server_version') AS "version!", current_user::text AS "user!",
             datname::text AS "database!", pg_is_in_recovery() AS "is_standby!",
-            pg_postmaster_start_time() AS "started_at!", oid::bigint AS "database_oid!"
+            pg_postmaster_start_time() AS "started_at!: Time", oid::bigint AS "database_oid!"
         FROM pg_database
         WHERE datname = current_database()
         "#

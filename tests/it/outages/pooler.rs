@@ -182,8 +182,9 @@ async fn a_worker_finds_out_that_it_hears_nothing_and_looks_more_often() {
         .set("DATABASE_URL", line.url())
         .set("QUARTET_HTTP__PUBLIC_URL", api.url())
         .set("QUARTET_WORKER__POLL_INTERVAL", "20ms")
-        .set("QUARTET_WORKER__HEARTBEAT", "1s")
-        .set("QUARTET_WORKER__DEAD_AFTER", "5s")
+        // A heartbeat asks about a dozen questions.
+        .set("QUARTET_WORKER__HEARTBEAT", "3s")
+        .set("QUARTET_WORKER__DEAD_AFTER", "15s")
         .spawn()
         .await;
     let id = api.client().accept().await;

@@ -93,7 +93,10 @@ pub async fn transaction(app: &TestApp, visitor: &Visitor, id: Uuid, is_own: boo
     let jobs = get(&operator, &format!("/v1/operator/jobs?transaction_id={id}")).await;
     for job in jobs.expect(200)["items"].as_array().unwrap() {
         let path = format!("/v1/operator/jobs/{}", in_path(&job["id"]));
-        get(&operator, &path).await.expect(200);
+        // Longer ones cannot be sent.
+        if path.len() < MAX_PATH {
+            get(&operator, &path).await.expect(200);
+        }
     }
     let letters = get(&operator, &format!("/v1/operator/dead-letters?transaction_id={id}")).await;
     for letter in letters.expect(200)["items"].as_array().unwrap() {
@@ -102,6 +105,9 @@ pub async fn transaction(app: &TestApp, visitor: &Visitor, id: Uuid, is_own: boo
         visit(visitor, &format!("/console/{path}")).await.expect(200);
     }
 }
+
+/// The limit of a request's line and headers, less some for the headers.
+const MAX_PATH: usize = 30_000;
 
 /// A text as a segment of a path.
 fn in_path(text: &Value) -> String {

@@ -134,11 +134,6 @@ async fn wrong_parameters_are_named() {
         ("cursor=abc", "cursor"),
         ("cursor=MTIz", "cursor"),
         ("cursor=%00", "cursor"),
-        // The largest time there is, and one beyond it.
-        (
-            "cursor=OTIyMzM3MjAzNjg1NDc3NTgwNy4wMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDA",
-            "cursor",
-        ),
         ("created_after=yesterday", "created_after"),
         ("created_after=2026-02-30T00:00:00Z", "created_after"),
         ("created_before=1700000000", "created_before"),
