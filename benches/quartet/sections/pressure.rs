@@ -174,6 +174,8 @@ async fn measure(
         let latencies = within.map(|record| millis_between(record.intended, until_now(to(record))));
         Quantiles::new(latencies.collect())
     };
+    // The connections are opened before the first is sent.
+    let start = records.first().map_or(start, |record| record.intended);
     let end = start + nanos(lasts);
     let answered = |record: &Record| record.answered;
     let notified = |record: &Record| record.told_final;

@@ -1,6 +1,6 @@
 //! The third party's signed webhooks, sent over a few keep-alive connections.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use quartet::signature::{self, Secret};
@@ -14,6 +14,9 @@ use super::Ledger;
 use crate::http::{self, Connection};
 
 const CONNECTIONS: usize = 64;
+/// How often a webhook is sent that is answered 503 each time, and the pause before the next time.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the sender is to do.
 #[derive(Debug)]
@@ -62,17 +65,26 @@ async fn send_each(
         let next = ids.lock().await.recv().await;
         let Some(id) = next else { return };
         let webhook = webhook(id, &secret);
-        let opened = match connection.take() {
-            Some(open) => Ok(open),
-            None => Connection::open(address).await,
-        };
-        let answered = match opened {
-            Ok(mut open) => {
-                let status = open.send(&webhook).await.map(|answer| answer.status);
-                connection = status.is_ok().then_some(open);
-                status
+        let mut tries = 0;
+        let answered = loop {
+            let opened = match connection.take() {
+                Some(open) => Ok(open),
+                None => Connection::open(address).await,
+            };
+            let answered = match opened {
+                Ok(mut open) => {
+                    let status = open.send(&webhook).await.map(|answer| answer.status);
+                    connection = status.is_ok().then_some(open);
+                    status
+                }
+                Err(error) => Err(error),
+            };
+            tries += 1;
+            // As any third party does, and as the answer asks for.
+            if tries == TRIES || !matches!(answered, Ok(503)) {
+                break answered;
             }
-            Err(error) => Err(error),
+            tokio::time::sleep(PAUSE).await;
         };
         match answered {
             Ok(200) => ledger.completed(id),
