@@ -8,12 +8,21 @@ mod sessions;
 
 use std::time::Duration;
 
-use quartet::sandbox::{Profile, SandboxConfig};
+use quartet::{
+    config::Role,
+    sandbox::{Profile, SandboxConfig},
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
+use uuid::Uuid;
 
 use crate::support::{
-    TestApp, World, command, command::Ended, postgres::TestDatabase, wait_until, world::set,
+    Client, TestApp, World,
+    command::{self, Ended},
+    postgres::TestDatabase,
+    process::ProcessBuilder,
+    transaction, wait_until,
+    world::set,
 };
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -128,6 +137,28 @@ fn faultless() -> SandboxConfig {
 /// An app on this database.
 async fn spawn_on(url: &str) -> TestApp {
     World::on_database(url, faultless()).await.app().spawn().await
+}
+
+/// Posts until it is accepted: a busy machine may refuse for a moment.
+async fn accept(client: &Client) -> Uuid {
+    let id = Uuid::now_v7();
+    post(client, id).await;
+    id
+}
+
+async fn post(client: &Client, id: Uuid) {
+    wait_until("the post is accepted", BOUND, async || {
+        let answer = client.post_transaction(&transaction(id)).await;
+        assert!(matches!(answer.status, 200 | 202 | 503), "{}", answer.text);
+        answer.status != 503
+    })
+    .await;
+}
+
+/// A process in this world whose leases a busy machine does not lose.
+fn patient(world: &World, role: Role) -> ProcessBuilder {
+    let process = world.process(role);
+    process.set("QUARTET_WORKER__HEARTBEAT", "1s").set("QUARTET_WORKER__DEAD_AFTER", "5s")
 }
 
 /// `quartet migrate` as a process, with further arguments.

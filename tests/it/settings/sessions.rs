@@ -6,8 +6,8 @@ use quartet::{
 };
 use uuid::Uuid;
 
-use super::{Admin, BOUND, Scratch, faultless, name_of};
-use crate::support::{World, pgbouncer::PgBouncer, transaction, wait_until};
+use super::{Admin, BOUND, Scratch, accept, faultless, name_of, patient};
+use crate::support::{Client, World, pgbouncer::PgBouncer, wait_until};
 
 /// What a DBA may set for a role, and what sessions of ours have nevertheless.
 const HOSTILE: [(&str, &str, &str); 26] = [
@@ -118,13 +118,10 @@ async fn seen(admin: &mut Admin) -> Vec<String> {
 }
 
 /// Sends some transactions through, each to its end.
-async fn send_through(client: &crate::support::Client) -> Vec<Uuid> {
+async fn send_through(client: &Client) -> Vec<Uuid> {
     let mut ids = Vec::new();
     for _ in 0..10 {
-        let id = Uuid::now_v7();
-        let body = transaction(id);
-        client.post_transaction(&body).await.expect(202);
-        ids.push(id);
+        ids.push(accept(client).await);
     }
     for id in &ids {
         wait_until("the client hears the end", BOUND, async || {
@@ -140,8 +137,7 @@ async fn send_through(client: &crate::support::Client) -> Vec<Uuid> {
 async fn every_session_has_its_own_settings_whatever_the_role_has() {
     let mut scratch = hostile().await;
     let world = World::on_database(&scratch.url, faultless()).await;
-    let api = world
-        .process(Role::Api)
+    let api = patient(&world, Role::Api)
         .set("PGOPTIONS", "-c synchronous_commit=local -c search_path=app -c statement_timeout=1")
         .set("PGAPPNAME", "something")
         .set("PGTZ", "Asia/Tokyo")
@@ -166,8 +162,7 @@ async fn every_transaction_through_a_pooler_has_them_too() {
     let mut scratch = hostile().await;
     let bouncer = PgBouncer::start(&scratch.url, 4).await;
     let world = World::on_database(&scratch.url, faultless()).await;
-    let app = world
-        .process(Role::All)
+    let app = patient(&world, Role::All)
         .set("DATABASE_URL", bouncer.url())
         .set("QUARTET_DATABASE__POOLER", "transaction")
         .spawn()
