@@ -268,8 +268,7 @@ pub(super) async fn configure(conn: &mut PgConnection) -> Result<(bool, String),
 pub(super) fn migration_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     let options: PgConnectOptions = url.parse()?;
     // Notices say what a migration found already done.
-    let own =
-        [("statement_timeout", "0"), (IDLE_LIMIT.0, "0"), ("client_min_messages", "warning")];
+    let own = [("statement_timeout", "0"), (IDLE_LIMIT.0, "0"), ("client_min_messages", "warning")];
     let settings = SETTINGS.iter().chain(KEEPALIVES).copied().chain([SEARCH_PATH]).chain(own);
     Ok(options.application_name("quartet migrate").options(settings))
 }
