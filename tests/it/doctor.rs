@@ -346,10 +346,13 @@ fn answer(mut stream: TcpStream, status: &'static str, headers: &'static str) ->
     .boxed()
 }
 
+/// Answers on a connection.
+type Answerer = fn(TcpStream) -> Written;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_party_is_asked_for_nothing_but_an_unknown_id() {
     let clinic = Clinic::new(&[]).await;
-    let answers: [(fn(TcpStream) -> Written, &str, &str, &str); 4] = [
+    let answers: [(Answerer, &str, &str, &str); 4] = [
         (refuses, "error", "answered 401", "credentials"),
         (knows_everything, "error", "an id that does not exist", "__LOOKUP_PATH"),
         (redirects, "error", "redirects to https://new.example/", "BASE_URL"),
