@@ -7,8 +7,8 @@
 //! Guarantees: a [`Config`] that [`Config::load`] returns holds only allowed values, and the
 //! relations between them hold. Whatever is wrong is reported at once, each by the name of its
 //! variable, with the value unless it is a secret, and what is allowed; unknown names count as
-//! wrong, unless a container engine set them for a service ([`service_links`]). `Debug` shows no secret. [`Config::reference`] is made by the code that reads the
-//! settings.
+//! wrong, unless a container engine set them for a service (`service_links`). `Debug` shows no
+//! secret. [`Config::reference`] is made by the code that reads the settings.
 
 mod check;
 mod default_client;

@@ -4,7 +4,7 @@
 //! host in a row (no answer in time, no connection, a name that does not resolve; any answer ends
 //! the row, whatever it says) no further call is made: notifications for it are postponed, which
 //! costs no attempt. Then one call at a time probes whether it answers again. The first opening
-//! lasts `NOTIFY__BASE`, each failed probe doubles it, up to [`MAX_OPEN_FOR`]. The first call that
+//! lasts `NOTIFY__BASE`, each failed probe doubles it, up to `MAX_OPEN_FOR`. The first call that
 //! gets through closes it.
 //!
 //! A host is an origin (scheme, host and port) as one client uses it. Two clients on one host have

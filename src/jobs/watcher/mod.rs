@@ -13,7 +13,7 @@
 //! Claims start at a floor in the order of `run_at` ([`crate::domain::claim_plan`]). What waits
 //! below it, because it was written before this process started or became due unnoticed, is looked
 //! for from the oldest entry on: about once a second, and less often the longer that takes, as while
-//! somebody holds a snapshot (see [`stragglers`]).
+//! somebody holds a snapshot (see `stragglers`).
 //!
 //! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
 //!

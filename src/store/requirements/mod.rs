@@ -1,7 +1,7 @@
 //! What Quartet needs of a database and cannot give itself: checked by `quartet migrate`, at the
 //! start of each process, and by whoever asks for a report.
 //!
-//! What a session can set for itself is set by [`session`](super::session) and not listed here,
+//! What a session can set for itself is set by `session` and not listed here,
 //! except where it may fail to arrive. Each check answers with what it found and, where that is not
 //! good, with the statement or setting that mends it. Nothing here writes.
 
