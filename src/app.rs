@@ -100,6 +100,11 @@ pub enum AppError {
     Requirements(#[source] Unmet),
     #[error("the database schema is not up to date: run `quartet migrate`")]
     NotMigrated,
+    #[error(
+        "a pooler between here and the database shares its sessions: set \
+         QUARTET_DATABASE__POOLER=transaction, or have it keep sessions"
+    )]
+    SharedSessions(#[source] StoreError),
     #[error("the listener cannot be used")]
     Http(#[source] std::io::Error),
     #[error("the HTTP server ended unexpectedly")]
@@ -404,6 +409,9 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
             Err(AppError::Store(error)) if error.is_unavailable() => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "waiting for the database");
+            }
+            Err(AppError::Store(error)) if error.met_anothers_session() => {
+                return Err(AppError::SharedSessions(error));
             }
             Err(AppError::Requirements(unmet)) if unmet.may_pass() => {
                 tracing::warn!("waiting for the database: {unmet}");

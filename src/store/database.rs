@@ -136,6 +136,17 @@ impl Database {
         noted(&self.troubles, acquired).await
     }
 
+    /// Fails where transactions only read. The session is closed then: it keeps the setting that it
+    /// was opened with, and a new one may write.
+    pub(super) async fn refuse_read_only(&self) -> Result<(), sqlx::Error> {
+        let mut conn = self.acquire().await?;
+        if noted(&self.troubles, in_time(is_read_only(conn.risk()))).await? {
+            return Err(sqlx::Error::Io(std::io::Error::other("the database takes no writes")));
+        }
+        conn.is_clean();
+        Ok(())
+    }
+
     /// Begins a transaction of this mode, such as `READ ONLY`.
     ///
     /// It begins in a task of its own: a caller that goes away half-way, as a request does that

@@ -102,6 +102,13 @@ impl StoreError {
             if error.code().as_deref() == Some(QUERY_CANCELED))
     }
 
+    /// Whether the session had prepared statements of another connection, or lacked those of this
+    /// one: a pooler hands sessions on.
+    pub fn met_anothers_session(&self) -> bool {
+        matches!(self, Self::Query(sqlx::Error::Database(error))
+            if error.code().is_some_and(|code| ["42P05", "26000"].contains(&code.as_ref())))
+    }
+
     /// The violated constraint, where one was.
     pub fn constraint(&self) -> Option<&str> {
         match self {
@@ -157,13 +164,7 @@ pub async fn begin_snapshot(database: &Database) -> Result<SqlTransaction, Store
 
 /// Answers when the database does, and takes writes.
 pub async fn ping(database: &Database) -> Result<(), StoreError> {
-    let is_read_only = sqlx::query_scalar!(
-        r#"SELECT current_setting('transaction_read_only')::bool AS "is_read_only!""#
-    );
-    if is_read_only.fetch_one(database).await? {
-        let error = std::io::Error::other("the database takes no writes");
-        return Err(StoreError::Unavailable(sqlx::Error::Io(error)));
-    }
+    database.refuse_read_only().await?;
     if database.troubles().disk_was_full() {
         let error = std::io::Error::other("the database's disk was full a moment ago");
         return Err(StoreError::Unavailable(sqlx::Error::Io(error)));

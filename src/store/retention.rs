@@ -211,7 +211,7 @@ pub struct AgedPruned {
     /// Rows removed.
     pub removed: u64,
     /// Where the next step begins; `None` at the end.
-    pub next: Option<DateTime<Utc>>,
+    pub next: Option<Time>,
 }
 
 /// Removes up to `limit` webhook deliveries older than `age`, received at `after` or later: the
@@ -219,7 +219,7 @@ pub struct AgedPruned {
 pub async fn prune_webhooks(
     executor: impl PgExecutor<'_>,
     age: Duration,
-    after: Option<DateTime<Utc>>,
+    after: Option<Time>,
     limit: i64,
 ) -> Result<AgedPruned, StoreError> {
     let step = sqlx::query!(
@@ -236,15 +236,15 @@ pub async fn prune_webhooks(
             ))
             RETURNING received_at
         )
-        SELECT count(*) AS "removed!", max(received_at) AS last FROM removed
+        SELECT count(*) AS "removed!", max(received_at) AS "last!: MaybeTime" FROM removed
         "#,
         age.as_secs_f64(),
-        after,
+        after as _,
         limit,
     )
     .fetch_one(executor)
     .await?;
-    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last })
+    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last.into() })
 }
 
 /// Where the walk along the closed dead letters stands.
@@ -320,7 +320,7 @@ pub async fn prune_dead_letters(
 pub async fn prune_findings(
     executor: impl PgExecutor<'_>,
     age: Duration,
-    after: Option<DateTime<Utc>>,
+    after: Option<Time>,
     limit: i64,
 ) -> Result<AgedPruned, StoreError> {
     let step = sqlx::query!(
@@ -337,13 +337,13 @@ pub async fn prune_findings(
             ))
             RETURNING closed_at
         )
-        SELECT count(*) AS "removed!", max(closed_at) AS last FROM removed
+        SELECT count(*) AS "removed!", max(closed_at) AS "last!: MaybeTime" FROM removed
         "#,
         age.as_secs_f64(),
-        after,
+        after as _,
         limit,
     )
     .fetch_one(executor)
     .await?;
-    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last })
+    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last.into() })
 }

@@ -140,7 +140,13 @@ pub async fn check_database(
 ) -> Result<Vec<Finding>, StoreError> {
     let mut tx = begin(database).await?;
     let findings = check(&mut tx, purpose).await?;
-    // Nothing was written; a rollback would be an error where the database only reads.
-    tx.commit().await?;
+    let only_reads =
+        |finding: &Finding| finding.check == server::READ_ONLY && finding.level == Level::Error;
+    if findings.iter().any(only_reads) {
+        // A session that only reads does not come back from this: a new one may write.
+        let _ = tx.rollback().await;
+    } else {
+        tx.commit().await?;
+    }
     Ok(findings)
 }
