@@ -204,7 +204,7 @@ async fn press(browser: &Browser, keys: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_keyboard_is_enough() {
-    let app = quiet_app().await.spawn().await;
+    let app = quiet_app().await.set("QUARTET_POLL__DEADLINE", "10m").spawn().await;
     let id = refused_by_client(&app).await;
     let browser = Browser::start().await;
     let enter = char::from(Key::Enter).to_string();
