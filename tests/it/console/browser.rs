@@ -69,8 +69,7 @@ async fn an_operator_finds_a_transaction_and_sees_its_timeline() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_is_previewed_and_replayed_and_the_client_hears() {
-    // Longer than a browser takes on a busy machine: a passed deadline would be a dead letter, too.
-    let app = quiet_app().await.set("QUARTET_POLL__DEADLINE", "10m").spawn().await;
+    let app = quiet_app().await.spawn().await;
     let id = refused_by_client(&app).await;
     let browser = Browser::start().await;
     sign_in(&browser, &app).await;
@@ -204,7 +203,7 @@ async fn press(browser: &Browser, keys: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_keyboard_is_enough() {
-    let app = quiet_app().await.set("QUARTET_POLL__DEADLINE", "10m").spawn().await;
+    let app = quiet_app().await.spawn().await;
     let id = refused_by_client(&app).await;
     let browser = Browser::start().await;
     let enter = char::from(Key::Enter).to_string();

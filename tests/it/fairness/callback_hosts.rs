@@ -100,13 +100,15 @@ async fn postponed_notifications_end_as_exhausted_and_name_the_host_and_its_erro
         assert_eq!(letter["kind"], "exhausted", "{letter}");
         let reason = letter["reason"].as_str().unwrap();
         assert!(reason.contains("no connection"), "{letter}");
-        let made = letter["attempts"].as_array().unwrap().len();
-        assert!(made <= ATTEMPTS, "{letter}");
-        calls += made;
+        let mut made = letter["attempts"].as_array().unwrap().len();
         if reason.starts_with(&format!("the callback host {url} gives no answer since")) {
+            // The last entry is the end without a call.
+            made -= 1;
             assert!(made < ATTEMPTS, "{letter}");
             postponed_only += 1;
         }
+        assert!(made <= ATTEMPTS, "{letter}");
+        calls += made;
         let job = app.job(JOB, *id).await;
         assert_eq!(job.status, "Failed");
     }

@@ -33,6 +33,8 @@ pub fn patient(app: AppBuilder) -> AppBuilder {
         .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "10s")
         .set("QUARTET_NOTIFY__TIMEOUT", "10s")
         .set("QUARTET_WORKER__DEAD_AFTER", "10s")
+        // A passed deadline would be a dead letter beside those that a test is about.
+        .set("QUARTET_POLL__DEADLINE", "10m")
 }
 
 impl TestApp {
