@@ -253,10 +253,10 @@ pub enum ReceiveWebhookResponse {
     /// Received; the outcome says what it did.
     #[oai(status = 200)]
     Received(Json<WebhookReceipt>),
-    /// The body is no JSON object.
+    /// The body is no JSON object, or `webhook-id` or `webhook-timestamp` is there twice.
     #[oai(status = 400)]
     BadRequest(ProblemJson),
-    /// The signature is wrong, missing or too old.
+    /// The signature is wrong, missing or too old, or there are more than 16.
     #[oai(status = 401)]
     Unauthorized(ProblemJson),
     /// The body did not come in time.
@@ -265,7 +265,7 @@ pub enum ReceiveWebhookResponse {
     /// The body is too long.
     #[oai(status = 413)]
     TooLarge(ProblemJson),
-    /// The body is not declared as JSON.
+    /// The body is not declared as JSON, or is compressed.
     #[oai(status = 415)]
     UnsupportedMediaType(ProblemJson),
     /// A field is wrong or missing.

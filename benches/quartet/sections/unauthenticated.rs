@@ -104,7 +104,7 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     let title = "Requests without a key, at their worst (`serve --role api`)";
     let mut section = Section::new("unauthenticated", title);
     let elapsed = bench.pick(Duration::from_secs(1), Duration::from_millis(50));
-    let mut run = bench.run("bench_unauthenticated", Ending::Never, "api").await?;
+    let run = bench.run("bench_unauthenticated", Ending::Never, "api").await?;
     run.load().closed(1, &Until::elapsed(elapsed)).await?;
     let mut rows = Vec::new();
     for Case { name, request } in cases() {
