@@ -46,8 +46,9 @@ pub struct ClientAuth(
     pub Uuid,
 );
 
-/// A client's API key, for posts: it may have been looked up a while ago, so that the statement that
-/// writes the post checks it again.
+/// Your API key, sent as `Authorization: Bearer …`.
+// For posts: it may have been looked up a while ago, so the statement that writes the post checks it
+// again.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "ClientKey", checker = "check_poster")]
 pub struct PosterAuth(pub Poster);
