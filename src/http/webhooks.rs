@@ -27,9 +27,10 @@ use super::{
 };
 use crate::{
     domain::{JobKind, ReportedStatus, SettledBy},
-    signature::{self, SignedHeaders},
+    signature::{self, SignedHeaders, VerifyError},
     store::{
         jobs,
+        rejected_webhooks::WebhookRejection,
         webhooks::{Received, Webhook, WebhookOutcome},
     },
     telemetry::{labels::WebhookResult, traces},
@@ -122,24 +123,79 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        Self::read(request, body).await.map_err(|Rejected { reason, problem }| {
+            ApiState::of(request).rejected_webhooks.note(request, reason, &problem.detail);
+            if problem.status == StatusCode::UNAUTHORIZED.as_u16() {
+                unsigned(*problem)
+            } else {
+                (*problem).into()
+            }
+        })
+    }
+}
+
+/// Why a webhook is not taken, and how it is answered.
+struct Rejected {
+    reason: WebhookRejection,
+    problem: Box<Problem>,
+}
+
+impl Rejected {
+    fn new(reason: WebhookRejection, problem: Problem) -> Self {
+        Self { reason, problem: Box::new(problem) }
+    }
+
+    /// What its body alone says; `otherwise` where the status does not tell.
+    fn body(problem: Problem, otherwise: WebhookRejection) -> Self {
+        let reason = match StatusCode::from_u16(problem.status) {
+            Ok(StatusCode::PAYLOAD_TOO_LARGE) => WebhookRejection::TooLarge,
+            Ok(StatusCode::UNPROCESSABLE_ENTITY) => WebhookRejection::BadFields,
+            Ok(StatusCode::UNSUPPORTED_MEDIA_TYPE) => WebhookRejection::ContentCoding,
+            _ => otherwise,
+        };
+        Self::new(reason, problem)
+    }
+}
+
+impl From<VerifyError> for Rejected {
+    fn from(error: VerifyError) -> Self {
+        let reason = match error {
+            VerifyError::MissingHeader(_) => WebhookRejection::MissingHeader,
+            VerifyError::Timestamp => WebhookRejection::BadTimestamp,
+            VerifyError::TooOld => WebhookRejection::TooOld,
+            VerifyError::TooNew => WebhookRejection::TooNew,
+            VerifyError::TooManySignatures => WebhookRejection::TooManySignatures,
+            VerifyError::NoMatch => WebhookRejection::WrongSignature,
+        };
+        Self::new(reason, Problem::new(StatusCode::UNAUTHORIZED, error.to_string()))
+    }
+}
+
+impl SignedWebhook {
+    async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Rejected> {
         let state = ApiState::of(request);
-        let bytes = body::read(request, body).await?;
+        let bytes = body::read(request, body)
+            .await
+            .map_err(|problem| Rejected::body(problem, WebhookRejection::UnreadableBody))?;
+        let signatures = signature_lines(request);
         let headers = SignedHeaders {
-            id: request.header(signature::ID_HEADER),
-            timestamp: request.header(signature::TIMESTAMP_HEADER),
-            signature: request.header(signature::SIGNATURE_HEADER),
+            id: only_line(request, signature::ID_HEADER)?,
+            timestamp: only_line(request, signature::TIMESTAMP_HEADER)?,
+            signature: Some(&signatures),
         };
         let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
         let now = super::now().timestamp();
-        let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)
-            .map_err(|error| unsigned(error.to_string()))?;
+        let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)?;
         if webhook_id.chars().count() > MAX_WEBHOOK_ID {
             let detail = format!("must be at most {MAX_WEBHOOK_ID} characters");
             let problem = FieldProblem::parameter(signature::ID_HEADER, detail);
-            return Err(Problem::invalid(vec![problem]).into());
+            let problem = Problem::invalid(vec![problem]);
+            return Err(Rejected::new(WebhookRejection::BadWebhookId, problem));
         }
-        body::check_content_type(request)?;
-        let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)?;
+        body::check_content_type(request)
+            .map_err(|problem| Rejected::new(WebhookRejection::ContentType, problem))?;
+        let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)
+            .map_err(|problem| Rejected::body(problem, WebhookRejection::BadJson))?;
         let webhook = Webhook {
             webhook_id: webhook_id.to_owned(),
             transaction_id: parsed.id,
@@ -150,9 +206,30 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
     }
 }
 
+/// All signatures: a sender may put each of them into a header line of its own. A line that is no
+/// text holds none.
+fn signature_lines(request: &Request) -> String {
+    let lines = request.headers().get_all(signature::SIGNATURE_HEADER);
+    let lines: Vec<_> = lines.iter().filter_map(|line| line.to_str().ok()).collect();
+    lines.join(" ")
+}
+
+/// The value of a header that is a part of what is signed: with two of them, the sender and we could
+/// mean different ones.
+fn only_line<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, Rejected> {
+    let mut lines = request.headers().get_all(name).iter();
+    let line = lines.next().and_then(|line| line.to_str().ok());
+    if lines.next().is_some() {
+        let problem =
+            Problem::new(StatusCode::BAD_REQUEST, format!("the header `{name}` is there twice"));
+        return Err(Rejected::new(WebhookRejection::RepeatedHeader, problem));
+    }
+    Ok(line)
+}
+
 /// 401. What is asked for is a signature: no key would help.
-fn unsigned(detail: String) -> poem::Error {
-    let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+fn unsigned(problem: Problem) -> poem::Error {
+    let mut response = problem.into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SCHEME));
     poem::Error::from_response(response)
 }
@@ -180,10 +257,10 @@ pub enum ReceiveWebhookResponse {
     /// Received; the outcome says what it did.
     #[oai(status = 200)]
     Received(Json<WebhookReceipt>),
-    /// The body is no JSON object.
+    /// The body is no JSON object, or `webhook-id` or `webhook-timestamp` is there twice.
     #[oai(status = 400)]
     BadRequest(ProblemJson),
-    /// The signature is wrong, missing or too old.
+    /// The signature is wrong, missing or too old, or there are more than 16.
     #[oai(status = 401)]
     Unauthorized(ProblemJson),
     /// The body did not come in time.
@@ -192,7 +269,7 @@ pub enum ReceiveWebhookResponse {
     /// The body is too long.
     #[oai(status = 413)]
     TooLarge(ProblemJson),
-    /// The body is not declared as JSON.
+    /// The body is not declared as JSON, or is compressed.
     #[oai(status = 415)]
     UnsupportedMediaType(ProblemJson),
     /// A field is wrong or missing.
