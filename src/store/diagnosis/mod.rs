@@ -6,6 +6,7 @@
 
 mod connect;
 mod pooler;
+mod statement;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use sqlx::PgConnection;
 
 pub use connect::{ConnectFailure, connect};
 pub use pooler::shares_sessions;
+pub use statement::{Explanation, explain, explain_migration};
 
 use super::{StoreError, columns::Time};
 
