@@ -181,7 +181,7 @@ mod tests {
             "postgres://u:p@one:5432,two:5432/db",
             "postgres://one,two/db",
             "postgres:///db?host=one,two",
-            "postgres://u@/db?host=one&port=5432,5433",
+            "postgres:///db?host=one&port=5432,5433",
             "postgres:///db?hostaddr=10.0.0.1,10.0.0.2",
         ] {
             let said = refused(url);

@@ -11,6 +11,8 @@ use rustls::RootCertStore;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
+use super::diagnosis::without_number;
+
 /// In place of a file: the certificates that the system trusts.
 const SYSTEM: &str = "system";
 
@@ -82,7 +84,10 @@ fn check_file(name: &str, file: &str) -> Result<(), sqlx::Error> {
     }
     match fs::File::open(Path::new(file)) {
         Ok(_) => Ok(()),
-        Err(error) => Err(wrong(format!("the file {file} of {name} cannot be read: {error}"))),
+        Err(error) => {
+            let why = without_number(&error.to_string());
+            Err(wrong(format!("the file {file} of {name} cannot be read: {why}")))
+        }
     }
 }
 
