@@ -144,7 +144,9 @@ def prepare(directory):
     # What a shell asks a new user about.
     open(f"{directory}/.zshrc", "w").close()
     with open(f"{directory}/bin/cargo", "w") as file:
-        file.write('#!/bin/sh\n[ "$*" = "build --release" ] || { echo "syntax error: $*"; exit 1; }\n')
+        file.write(
+            '#!/bin/sh\n[ "$*" = "build --release" ] || { echo "syntax error: $*"; exit 1; }\n'
+        )
     os.chmod(f"{directory}/bin/cargo", 0o755)
 
 

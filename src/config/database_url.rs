@@ -1,9 +1,9 @@
 //! `DATABASE_URL`: what may stand in it.
 //!
-//! It looks as libpq's does, but another client reads it, which passes over every parameter that it
-//! does not know: a mistyped `sslmode` would leave the connection unprotected, and a second host
-//! would be a name that is looked up for ever. Whatever cannot be kept is refused here, with what to
-//! do instead; what Quartet does by itself may stay.
+//! It looks as libpq's does, but another client reads it, which passes over every parameter that
+//! it does not know: a mistyped `sslmode` would leave the connection unprotected, and a second host
+//! would be a name that is looked up for ever. What cannot be kept is refused here, with what to do
+//! instead; what Quartet does by itself may stay.
 
 use std::net::IpAddr;
 

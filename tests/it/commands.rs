@@ -337,7 +337,8 @@ async fn demo_and_dev_write_into_no_database_unless_they_are_asked_to() {
 /// The banner is what its reader looks for: no line of a log comes into it or after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dev_prints_its_banner_last_and_alone() {
-    let set = settings(&[("QUARTET_HTTP__LISTEN", "127.0.0.1:0")]);
+    // What the environment asks of other servers does not concern its own.
+    let set = settings(&[("QUARTET_HTTP__LISTEN", "127.0.0.1:0"), ("PGSSLMODE", "verify-full")]);
     let args = ["dev", "--speed", "60", "--transactions", "5"];
     let (mut out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     let mut dev = command(QUARTET.as_ref(), &args, &set);
@@ -370,7 +371,7 @@ async fn dev_prints_its_banner_last_and_alone() {
     let url = url.strip_suffix("/docs").unwrap();
     let shell = banner.lines().find(|line| line.starts_with("QUARTET=")).unwrap();
     assert!(shell.starts_with(&format!("QUARTET='{url}' KEY='{key}' SECRET='whsec_")), "{shell}");
-    // What the simulated peers do wrong meanwhile is not told.
+    // What the simulated peers do wrong meanwhile is not logged.
     let http = reqwest::Client::new();
     for sample in samples {
         wait_until("the sample has ended", DEMO, async || {

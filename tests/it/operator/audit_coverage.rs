@@ -26,8 +26,6 @@ const OPERATIONS: [(&str, &str); 8] = [
     ("replay_dead_letters", "replay"),
 ];
 
-/// Who uses the command line.
-
 /// A dead letter about an id that is not here; and the id.
 async fn unknown(app: &TestApp) -> (String, Uuid) {
     let id = Uuid::now_v7();
