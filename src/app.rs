@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -44,6 +44,7 @@ use crate::{
         claims::Claims,
         clients::NewClient,
         coalesce::Coalescer,
+        diagnosis::{self, ConnectFailure},
         lateness::Lateness,
         outcomes::Outcomes,
         requirements::{self, Purpose, Unmet},
@@ -56,6 +57,9 @@ use crate::{
 
 /// First and longest wait while the database is away at the start.
 const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How often it is found out and logged meanwhile why it is away.
+const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a request waits for a connection before it is told that the database is away.
 const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
@@ -83,6 +87,8 @@ pub enum AppError {
     Config(#[from] ConfigError),
     #[error("DATABASE_URL is not set")]
     NoDatabase,
+    #[error(transparent)]
+    Connect(#[from] ConnectFailure),
     #[error("cannot listen on {address} (QUARTET_HTTP__LISTEN)")]
     Listen {
         address: SocketAddr,
@@ -407,6 +413,7 @@ impl From<SecretsError> for AppError {
 async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
     let ApiState { pool, clock, .. } = state;
     let (mut wait, longest) = START_RETRY;
+    let mut diagnosed_at = None;
     loop {
         let ready = async {
             let findings = requirements::check_database(pool, Purpose::Serve).await?;
@@ -422,12 +429,15 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
             prepare_clients(pool, config).await
         };
         match ready.await {
-            Err(AppError::Store(error)) if error.is_unavailable() => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "waiting for the database");
-            }
             Err(AppError::Store(error)) if error.met_anothers_session() => {
                 return Err(AppError::SharedSessions(error));
+            }
+            Err(AppError::Store(error)) => {
+                let is_due = |at: &Instant| at.elapsed() >= DIAGNOSE_EVERY;
+                if !error.is_unavailable() || diagnosed_at.as_ref().is_none_or(is_due) {
+                    diagnose(config, error).await?;
+                    diagnosed_at = Some(Instant::now());
+                }
             }
             Err(AppError::Requirements(unmet)) if unmet.may_pass() => {
                 tracing::warn!("waiting for the database: {unmet}");
@@ -436,6 +446,24 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(longest);
+    }
+}
+
+/// Logs why the database does not serve. Fails where that does not pass by itself: to try again
+/// would be in vain, and nobody would hear of it.
+async fn diagnose(config: &Config, error: StoreError) -> Result<(), AppError> {
+    match diagnosis::connect(&target(&config.database)?).await {
+        Err(failure) if !failure.may_pass => Err(failure.into()),
+        Err(ConnectFailure { found, remedy, .. }) => {
+            tracing::warn!(what_to_do = remedy, "waiting for the database: {found}");
+            Ok(())
+        }
+        Ok(()) if error.is_unavailable() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "waiting for the database");
+            Ok(())
+        }
+        Ok(()) => Err(error.into()),
     }
 }
 
