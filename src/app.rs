@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -44,6 +44,8 @@ use crate::{
         claims::Claims,
         clients::NewClient,
         coalesce::Coalescer,
+        diagnosis::{self, ConnectFailure},
+        lateness::Lateness,
         outcomes::Outcomes,
         requirements::{self, Purpose, Unmet},
         transactions::Reads,
@@ -56,6 +58,9 @@ use crate::{
 /// First and longest wait while the database is away at the start.
 const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How often it is found out and logged meanwhile why it is away.
+const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
+
 /// How long a request waits for a connection before it is told that the database is away.
 const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
 /// How long a job waits for a connection: it has time, but it must not wait unseen.
@@ -64,6 +69,8 @@ const JOB_ACQUIRE: Duration = Duration::from_secs(10);
 /// Who changes the default client, in the audit.
 const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
 
+/// A webhook may wait this many times as long for its writer as a post: it ends work.
+const WEBHOOK_PATIENCE: u32 = 10;
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
 /// Connections of requests besides their pool: the writers of accepts and of webhooks.
@@ -80,6 +87,8 @@ pub enum AppError {
     Config(#[from] ConfigError),
     #[error("DATABASE_URL is not set")]
     NoDatabase,
+    #[error(transparent)]
+    Connect(#[from] ConnectFailure),
     #[error("cannot listen on {address} (QUARTET_HTTP__LISTEN)")]
     Listen {
         address: SocketAddr,
@@ -146,13 +155,20 @@ impl App {
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
+        let lateness = Lateness::new(config.intake.max_queue_delay);
         let writers = RequestWriters {
             accepts: Coalescer::start(
-                Accepts { plan: plan.clone() },
+                Accepts { plan: plan.clone(), lateness: lateness.clone() },
                 ACCEPT_WRITERS,
                 &pools.requests,
+                config.intake.max_queue_delay,
             ),
-            webhooks: Coalescer::start(Webhooks, 1, &pools.requests),
+            webhooks: Coalescer::start(
+                Webhooks,
+                1,
+                &pools.requests,
+                config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE),
+            ),
         };
         let operations = Operations {
             pool: pools.requests,
@@ -171,9 +187,10 @@ impl App {
         );
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
-            claims: Coalescer::start(Claims, 1, &pools.jobs),
-            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs),
-            reads: Coalescer::start(Reads, 1, &pools.jobs),
+            lateness,
+            claims: Coalescer::start(Claims, 1, &pools.jobs, JOB_ACQUIRE),
+            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, JOB_ACQUIRE),
+            reads: Coalescer::start(Reads, 1, &pools.jobs, JOB_ACQUIRE),
             pool: pools.jobs,
             lease_pool: pools.leases,
             watch_pool: pools.watch,
@@ -396,6 +413,7 @@ impl From<SecretsError> for AppError {
 async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
     let ApiState { pool, clock, .. } = state;
     let (mut wait, longest) = START_RETRY;
+    let mut diagnosed_at = None;
     loop {
         let ready = async {
             let findings = requirements::check_database(pool, Purpose::Serve).await?;
@@ -411,12 +429,15 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
             prepare_clients(pool, config).await
         };
         match ready.await {
-            Err(AppError::Store(error)) if error.is_unavailable() => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "waiting for the database");
-            }
             Err(AppError::Store(error)) if error.met_anothers_session() => {
                 return Err(AppError::SharedSessions(error));
+            }
+            Err(AppError::Store(error)) => {
+                let is_due = |at: &Instant| at.elapsed() >= DIAGNOSE_EVERY;
+                if !error.is_unavailable() || diagnosed_at.as_ref().is_none_or(is_due) {
+                    diagnose(config, error).await?;
+                    diagnosed_at = Some(Instant::now());
+                }
             }
             Err(AppError::Requirements(unmet)) if unmet.may_pass() => {
                 tracing::warn!("waiting for the database: {unmet}");
@@ -425,6 +446,24 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(longest);
+    }
+}
+
+/// Logs why the database does not serve. Fails where that does not pass by itself: to try again
+/// would be in vain, and nobody would hear of it.
+async fn diagnose(config: &Config, error: StoreError) -> Result<(), AppError> {
+    match diagnosis::connect(&target(&config.database)?).await {
+        Err(failure) if !failure.may_pass => Err(failure.into()),
+        Err(ConnectFailure { found, remedy, .. }) => {
+            tracing::warn!(what_to_do = remedy, "waiting for the database: {found}");
+            Ok(())
+        }
+        Ok(()) if error.is_unavailable() => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "waiting for the database");
+            Ok(())
+        }
+        Ok(()) => Err(error.into()),
     }
 }
 

@@ -4,8 +4,10 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::{
-    CliError, connect,
-    operator::{print_json, table},
+    CliError, args, connect,
+    operator::print_json,
+    page::details,
+    table::{Table, lines, shortened, time},
 };
 use crate::{
     config::Config,
@@ -13,13 +15,16 @@ use crate::{
     store::audit::{self, Filter, Recorded},
 };
 
+/// Characters of a note with its detail; `--json` prints all of them.
+const MAX_DETAIL: usize = 400;
+
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
     /// Only what was about this transaction
-    #[arg(long)]
+    #[arg(long, value_name = "ID", value_parser = args::transaction_id)]
     transaction_id: Option<Uuid>,
     /// Only what was done to this dead letter
-    #[arg(long)]
+    #[arg(long, value_name = "ID", value_parser = args::dead_letter_id)]
     dead_letter_id: Option<Uuid>,
     /// Most entries
     #[arg(long, default_value_t = 50)]
@@ -35,21 +40,19 @@ pub(super) async fn run(config: &Config, args: AuditArgs) -> Result<(), CliError
         dead_letter_id: args.dead_letter_id,
         before: None,
     };
-    let actions = audit::list(&connect(config)?, filter, args.limit.into()).await?;
+    let actions = audit::list(&connect(config).await?, filter, args.limit.into()).await?;
     if args.json {
         let items = actions.into_iter().map(Into::into).collect();
         print_json(&ActionList { items, next_cursor: None });
         return Ok(());
     }
-    let mut table = table(["at", "who", "action", "about", "note", "detail"]);
+    let mut table = Table::new(["at, who", "action, about", "note, detail"]).unbroken(&[1]);
     for action in actions {
+        let note = action.note.as_deref().unwrap_or_default();
         table.add_row([
-            action.at.to_rfc3339(),
-            action.operator.clone(),
-            action.action.to_string(),
-            about(&action),
-            action.note.clone().unwrap_or_default(),
-            action.detail.to_string(),
+            lines([time(action.at), action.operator.clone()]),
+            lines([action.action.to_string(), about(&action)]),
+            shortened(&lines([note.to_owned(), details(&action.detail)]), MAX_DETAIL),
         ]);
     }
     println!("{table}");
@@ -63,7 +66,6 @@ fn about(action: &Recorded) -> String {
         action.transaction_id.map(|id| format!("transaction {id}")),
         action.dead_letter_id.map(|id| format!("dead letter {id}")),
         action.job_id.as_ref().map(|id| format!("job {id}")),
-        action.detail["client"].as_str().map(|client| format!("client {client}")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }

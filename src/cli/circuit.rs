@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{CliError, connect, operator::print_json};
+use super::{CliError, connect, operator::print_json, table};
 use crate::{
     config::Config,
     domain::CircuitState,
@@ -18,7 +18,7 @@ pub(super) struct CircuitArgs {
 }
 
 pub(super) async fn run(config: &Config, args: CircuitArgs) -> Result<(), CliError> {
-    let circuit = circuit::get(&connect(config)?).await?;
+    let circuit = circuit::get(&connect(config).await?).await?;
     if args.json {
         print_json(&schema::Circuit::from(circuit));
     } else {
@@ -28,9 +28,7 @@ pub(super) async fn run(config: &Config, args: CircuitArgs) -> Result<(), CliErr
 }
 
 fn print(circuit: &Circuit) {
-    let time = |at: Option<chrono::DateTime<chrono::Utc>>| {
-        at.map(|at| at.to_rfc3339()).unwrap_or_default()
-    };
+    let time = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(table::time).unwrap_or_default();
     let reason = circuit.reason.as_deref().unwrap_or("none");
     match circuit.state {
         CircuitState::Closed => {

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use comfy_table::Table;
 use serde_json::json;
 use url::Url;
 
-use super::{CliError, connect, operator::operator, secrets::warn_of_plain};
+use super::{
+    CliError, connect,
+    operator::operator,
+    secrets::warn_of_plain,
+    table::{Table, lines, time},
+};
 use crate::{
     config::{self, Config},
     http::auth,
@@ -80,8 +84,8 @@ pub(super) enum ClientsCommand {
 }
 
 pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), CliError> {
-    let pool = connect(config)?;
-    let operator = operator();
+    let pool = connect(config).await?;
+    let operator = operator(config);
     let actor = Actor { operator: &operator, note: None };
     match command {
         ClientsCommand::Add { name, callback_url, signing_secret, json } => {
@@ -106,7 +110,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             }
             println!("API key (shown once): {key}");
             match old_until {
-                Some(until) => println!("The old one is accepted until {}.", until.to_rfc3339()),
+                Some(until) => println!("The old one is accepted until {}.", time(until)),
                 None => println!("Every older one is refused from now on."),
             }
             Ok(())
@@ -127,7 +131,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             }
             println!("Signing secret (shown once): {secret}");
             match old_until {
-                Some(until) => println!("The old one signs as well until {}.", until.to_rfc3339()),
+                Some(until) => println!("The old one signs as well until {}.", time(until)),
                 None => println!("No older one signs any more."),
             }
             Ok(())
@@ -215,24 +219,20 @@ async fn list(pool: &Database, json: bool) -> Result<(), CliError> {
         println!("{}", serde_json::to_string_pretty(&clients)?);
         return Ok(());
     }
-    let mut table = Table::new();
-    table.set_header([
-        "name",
-        "callback URL",
-        "created",
-        "disabled",
-        "old key until",
-        "old secret until",
-    ]);
+    let mut table = Table::new(["name", "callback URL", "since"]).unbroken(&[2]);
     for client in clients {
-        let time = |at: Option<DateTime<Utc>>| at.map(|at| at.to_rfc3339()).unwrap_or_default();
+        let said = |what: &str, at: Option<DateTime<Utc>>| {
+            at.map(|at| format!("{what} {}", time(at))).unwrap_or_default()
+        };
         table.add_row([
             client.name,
             client.callback_url,
-            client.created_at.to_rfc3339(),
-            time(client.disabled_at),
-            time(client.old_key_until),
-            time(client.old_secret_until),
+            lines([
+                format!("created {}", time(client.created_at)),
+                said("disabled", client.disabled_at),
+                said("old key until", client.old_key_until),
+                said("old secret until", client.old_secret_until),
+            ]),
         ]);
     }
     println!("{table}");

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
-use comfy_table::Table;
 use indicatif::ProgressBar;
 use uuid::Uuid;
 
 use super::{
-    CliError, connect,
-    operator::{note, operations, operator, print_json, reason, table},
+    CliError, args, connect,
+    dead_letter_page::{letters_table, previews_table, story_page},
+    operator::{note, operations, operator, print_json, reason},
 };
 use crate::{
     config::Config,
@@ -21,7 +21,7 @@ use crate::{
         schema::{self, DeadLetterList},
     },
     jobs,
-    operations::replay::{MAX_BULK, Preview, Selection},
+    operations::replay::{BulkError, ItemOutcome, MAX_BULK, Preview, Selected, Selection},
     store::{
         self, Database,
         audit::Actor,
@@ -37,8 +37,9 @@ pub(super) enum DeadLettersCommand {
     /// Show one with its job, its attempts, the evidence and what operators did
     Show {
         /// The dead letter's id
+        #[arg(value_parser = args::dead_letter_id)]
         id: Uuid,
-        /// Print JSON on one line
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -47,6 +48,7 @@ pub(super) enum DeadLettersCommand {
     /// Resolve one, and set the transaction's status where that is in question
     Resolve {
         /// The dead letter's id
+        #[arg(value_parser = args::dead_letter_id)]
         id: Uuid,
         /// The status that the transaction gets: completed, declined or failed
         #[arg(long)]
@@ -61,6 +63,7 @@ pub(super) enum DeadLettersCommand {
     /// Discard one: nothing is done about it
     Discard {
         /// The dead letter's id
+        #[arg(value_parser = args::dead_letter_id)]
         id: Uuid,
         /// Why
         #[arg(long, value_parser = note)]
@@ -80,13 +83,13 @@ pub(super) struct ListArgs {
     #[arg(long)]
     state: Option<DeadLetterState>,
     /// Only those about this transaction
-    #[arg(long)]
+    #[arg(long, value_name = "ID", value_parser = args::transaction_id)]
     transaction_id: Option<Uuid>,
     /// Only those about transactions of the client of this name
     #[arg(long)]
     client: Option<String>,
     /// Only those opened longer ago than this, such as 2h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = args::age)]
     older_than: Option<Duration>,
     /// Most entries
     #[arg(long, default_value_t = 50)]
@@ -99,7 +102,8 @@ pub(super) struct ListArgs {
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
     /// The dead letter's id
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present = "all", conflicts_with = "all",
+        value_parser = args::dead_letter_id)]
     id: Option<Uuid>,
     /// Replay all open ones that match, oldest first
     #[arg(long)]
@@ -111,16 +115,18 @@ pub(super) struct ReplayArgs {
     #[arg(long, requires = "all")]
     client: Option<String>,
     /// With --all: only those opened longer ago than this, such as 2h
-    #[arg(long, requires = "all", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", requires = "all", value_parser = args::age)]
     older_than: Option<Duration>,
-    /// With --all: at most so many
-    #[arg(long, requires = "all", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BULK)))]
+    /// With --all: most dead letters of one call, the oldest of those that match
+    #[arg(long, requires = "all", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BULK)))]
     limit: u32,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// With --all: replay only if exactly so many match
-    #[arg(long, requires = "all")]
+    /// With --all, which needs it: how many will be replayed, as --dry-run says; another number
+    /// replays nothing
+    #[arg(long, value_name = "COUNT", requires = "all", conflicts_with = "dry_run")]
     confirm: Option<u32>,
     /// Why
     #[arg(long, value_parser = note)]
@@ -131,17 +137,16 @@ pub(super) struct ReplayArgs {
 }
 
 pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<(), CliError> {
-    let operator = operator();
+    let operator = operator(config);
     match command {
-        DeadLettersCommand::List(args) => list(&connect(config)?, args).await,
+        DeadLettersCommand::List(args) => list(&connect(config).await?, args).await,
         DeadLettersCommand::Show { id, json } => {
-            let letter = story(&connect(config)?, id).await?;
+            let letter = story(&connect(config).await?, id).await?;
             let letter = letter.ok_or(dead_letter_actions::DeadLetterError::NotFound)?;
             if json {
                 print_json(&letter);
             } else {
-                let letter = poem_openapi::types::ToJSON::to_json(&letter);
-                println!("{}", serde_json::to_string_pretty(&letter)?);
+                println!("{}", story_page(&letter));
             }
             Ok(())
         }
@@ -152,14 +157,14 @@ pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<
                 return Err(CliError::Failed(text));
             }
             let actor = Actor { operator: &operator, note: Some(&note) };
-            let (pool, plan) = (connect(config)?, jobs::plan(config));
+            let (pool, plan) = (connect(config).await?, jobs::plan(config));
             let letter = dead_letter_actions::resolve(&pool, id, status, &plan, actor).await?;
             print_closed(letter, json);
             Ok(())
         }
         DeadLettersCommand::Discard { id, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            let letter = dead_letter_actions::discard(&connect(config)?, id, actor).await?;
+            let letter = dead_letter_actions::discard(&connect(config).await?, id, actor).await?;
             print_closed(letter, json);
             Ok(())
         }
@@ -186,7 +191,7 @@ async fn list(pool: &Database, args: ListArgs) -> Result<(), CliError> {
 }
 
 async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(), CliError> {
-    let operations = operations(config)?;
+    let operations = operations(config).await?;
     let actor = Actor { operator, note: args.note.as_deref() };
     let selection = Selection {
         ids: args.id.map(|id| vec![id]),
@@ -200,8 +205,8 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
         if args.json {
             print_json(&BulkReplay::planned(previews));
         } else {
-            println!("{}", previews_table(&previews));
-            println!("{} match. Nothing was done.", previews.len());
+            println!("{}", previews_table(&previews.items));
+            println!("{}", planned(&previews, args.all));
         }
         return Ok(());
     }
@@ -213,9 +218,21 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
     }
     let bar = ProgressBar::new_spinner();
     let each = |_: &_| bar.inc(1);
-    let items = operations.replay_many(&selection, args.confirm, actor, each).await?;
+    let done = operations.replay_many(&selection, args.confirm, actor, each).await;
     bar.finish_and_clear();
-    let done = BulkReplay::done(items);
+    let done = done.map_err(|error| match error {
+        BulkError::Unconfirmed(found) => CliError::Failed(format!(
+            "{found}: nothing was replayed; look at them with --dry-run, then pass --confirm {}",
+            found.selected
+        )),
+        BulkError::CountChanged { expected, found } => CliError::Failed(format!(
+            "{found}, not {expected}: nothing was replayed; look at them with --dry-run, then \
+             pass --confirm {}",
+            found.selected
+        )),
+        error => error.into(),
+    })?;
+    let done = BulkReplay::done(done);
     if args.json {
         print_json(&done);
     } else {
@@ -224,9 +241,39 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
                 println!("Refused {}: {reason}.", item.id);
             }
         }
-        println!("{} of {} replayed.", done.replayed, done.matched);
+        println!("{} of {} replayed.{}", done.replayed, done.matched, left(&done));
     }
     Ok(())
+}
+
+/// What a dry run found, and how to do it.
+fn planned(previews: &Selected<Preview>, all: bool) -> String {
+    let (matched, selected) = (previews.count.matched, previews.count.selected);
+    let mut text = match matched > selected {
+        true => format!(
+            "{matched} match, the first {selected} would be replayed (--limit). Nothing was done."
+        ),
+        false => format!("{matched} match. Nothing was done."),
+    };
+    let is_refused = |preview: &&Preview| preview.outcome == ItemOutcome::Refused;
+    match previews.items.iter().filter(is_refused).count() {
+        0 => {}
+        refused => text.push_str(&format!(" {refused} of them would be refused.")),
+    }
+    if all && selected > 0 {
+        text.push_str(&format!(
+            "\nTo replay them: the same command with --confirm {selected} in place of --dry-run."
+        ));
+    }
+    text
+}
+
+/// What a replay of many did not get to.
+fn left(done: &BulkReplay) -> String {
+    match (done.matched as usize).saturating_sub(done.items.len()) {
+        0 => String::new(),
+        left => format!(" {left} more match and were left (--limit): run it again for them."),
+    }
 }
 
 async fn client_id(pool: &Database, name: Option<&str>) -> Result<Option<Uuid>, CliError> {
@@ -254,42 +301,4 @@ fn print_closed(letter: DeadLetter, json: bool) {
     } else {
         println!("Dead letter {id} ({kind}) is {state}.");
     }
-}
-
-fn letters_table(letters: &[DeadLetter]) -> Table {
-    let mut table = table(["id", "kind", "state", "transaction", "client", "opened", "reason"]);
-    for letter in letters {
-        table.add_row([
-            letter.id.to_string(),
-            letter.kind.to_string(),
-            letter.state.to_string(),
-            letter.transaction_id.map(|id| id.to_string()).unwrap_or_default(),
-            letter.client.clone().unwrap_or_default(),
-            letter.opened_at.to_rfc3339(),
-            letter.reason.clone(),
-        ]);
-    }
-    table
-}
-
-fn previews_table(previews: &[Preview]) -> Table {
-    let mut table =
-        table(["id", "kind", "transaction", "at third party", "call", "effect", "status then"]);
-    for preview in previews {
-        let letter = &preview.letter;
-        let there = match preview.third_party_status {
-            Some(status) => format!("{}, {status}", preview.at_third_party),
-            None => preview.at_third_party.to_string(),
-        };
-        table.add_row([
-            letter.id.to_string(),
-            letter.kind.to_string(),
-            letter.transaction_id.map(|id| id.to_string()).unwrap_or_default(),
-            there,
-            preview.call.clone().unwrap_or_default(),
-            format!("{}: {}", preview.outcome, preview.effect),
-            preview.resulting_status.map(|status| status.to_string()).unwrap_or_default(),
-        ]);
-    }
-    table
 }

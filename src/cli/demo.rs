@@ -28,6 +28,18 @@ use crate::{
 
 /// Posts under way at once.
 const POSTS_AT_ONCE: usize = 16;
+/// What `demo` and `dev` stand on.
+pub(super) const WHAT_IT_USES: &str = "\
+It uses:
+  PostgreSQL's programs (initdb, postgres), 14 to 18: those in PG_BIN_DIR, else the newest that it
+  finds on PATH and where packages install them; where there are none it downloads 18. It starts a
+  server of its own on 127.0.0.1, in a temporary directory unless --data-dir says otherwise, and
+  stops it at the end.
+
+  DATABASE_URL only with --use-database-url: without that flag it refuses to run where one is set.
+
+  The settings of `quartet serve` (QUARTET_..., --config FILE), such as QUARTET_HTTP__LISTEN and
+  QUARTET_LOG, but no real third party: it starts a simulated one, and a simulated client.";
 /// How often the live view is drawn.
 const REFRESH: Duration = Duration::from_millis(200);
 /// Added to the longest that a transaction may take, for a slow machine.
@@ -35,6 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How `demo` runs.
 #[derive(Debug, Args)]
+#[command(after_help = WHAT_IT_USES)]
 pub(super) struct DemoArgs {
     /// How many transactions to send
     #[arg(long, default_value_t = 100)]
@@ -45,6 +58,10 @@ pub(super) struct DemoArgs {
     /// Seed of the simulated peers' faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Migrate the database of DATABASE_URL and write the made-up transactions into it, instead of
+    /// starting a Postgres for them
+    #[arg(long)]
+    use_database_url: bool,
 }
 
 pub(super) async fn run(
@@ -52,13 +69,14 @@ pub(super) async fn run(
     args: DemoArgs,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
+    let use_database_url = args.use_database_url;
     let sandbox = SandboxConfig { speed: args.speed, seed: args.seed, ..SandboxConfig::default() };
     let defaults = vec![
         ("QUARTET_HTTP__LISTEN", "127.0.0.1:0".to_owned()),
         // The live view is drawn on the same terminal.
         ("QUARTET_LOG", "error".to_owned()),
     ];
-    let options = StackOptions { file, sandbox, data_dir: None, defaults };
+    let options = StackOptions { file, sandbox, data_dir: None, use_database_url, defaults };
     let stack = Stack::start(options, stop.clone()).await?;
     let result = tokio::select! {
         result = send_through(&stack, args.transactions) => result,
@@ -71,7 +89,7 @@ pub(super) async fn run(
 
 async fn send_through(stack: &Stack, transactions: usize) -> Result<(), CliError> {
     let began = Instant::now();
-    let pool = super::connect(&stack.config)?;
+    let pool = super::connect(&stack.config).await?;
     let ids = post(stack, transactions).await?;
     let accepted_in = began.elapsed();
     let progress = watch(stack, &pool, &ids).await?;

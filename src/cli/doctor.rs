@@ -5,14 +5,12 @@ use std::{path::Path, time::Duration};
 use clap::Args;
 use serde_json::json;
 
-use super::CliError;
+use super::{CliError, page::wrapped};
 use crate::{
     config::{self, Config, Role, WithDefaults},
     operations::doctor::{self, Finding, Level, Request},
 };
 
-/// Columns of a line; longer ones are wrapped.
-const WIDTH: usize = 110;
 /// Columns before the text: the level, and the name of the check.
 const LEVEL_WIDTH: usize = 9;
 const CHECK_WIDTH: usize = 26;
@@ -98,29 +96,6 @@ fn as_text(finding: &Finding) -> String {
     text
 }
 
-/// `text` after `start`, broken at spaces; further lines are indented as far as `start` goes.
-fn wrapped(start: &str, text: &str) -> String {
-    let indent = start.chars().count();
-    let (mut lines, mut line, mut width) = (String::new(), start.to_owned(), indent);
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if width > indent && width + 1 + length > WIDTH {
-            lines.push_str(line.trim_end());
-            lines.push('\n');
-            (line, width) = (" ".repeat(indent), indent);
-        }
-        if width > indent {
-            line.push(' ');
-            width += 1;
-        }
-        line.push_str(word);
-        width += length;
-    }
-    lines.push_str(line.trim_end());
-    lines.push('\n');
-    lines
-}
-
 /// What others have named, such as a session's application, must not steer the terminal.
 fn escaped(text: &str) -> String {
     let is_steering = |c: char| {
@@ -156,7 +131,7 @@ mod tests {
         assert!(lines[0].starts_with("error    database                  word word"), "{text}");
         assert!(lines[1].starts_with(&format!("{:INDENT$}word", "")), "{text}");
         assert_eq!(lines[3], format!("{:INDENT$}→ ALTER SYSTEM", ""));
-        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 110), "{text}");
     }
 
     #[test]

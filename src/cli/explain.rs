@@ -4,8 +4,10 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::{
-    CliError,
-    operator::{operations, print_json, table},
+    CliError, args,
+    operator::{operations, print_json},
+    page::{Entry, Page, evidence_table},
+    table::{Table, lines, shortened, time},
 };
 use crate::{
     config::Config,
@@ -16,6 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
     /// The transaction's id
+    #[arg(value_parser = args::transaction_id)]
     id: Uuid,
     /// Print JSON
     #[arg(long)]
@@ -23,7 +26,7 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) async fn run(config: &Config, args: ExplainArgs) -> Result<(), CliError> {
-    let operations = operations(config)?;
+    let operations = operations(config).await?;
     let explained = operations.explain(args.id).await?;
     let (snapshot, explanation) = explained.ok_or_else(|| {
         CliError::Failed(format!("there is no transaction with the id {}", args.id))
@@ -36,49 +39,45 @@ pub(super) async fn run(config: &Config, args: ExplainArgs) -> Result<(), CliErr
     Ok(())
 }
 
+/// Characters of a job's last error; `quartet jobs show` prints all of them.
+const MAX_ERROR: usize = 200;
+
 fn print(snapshot: &Snapshot, explanation: &Explanation) {
-    println!("{}", explanation.summary);
-    println!("Waits for:  {}", explanation.waits_for);
-    println!("Cause:      {} ({})", explanation.cause.detail, explanation.cause.kind);
-    match &explanation.next_action {
-        Some(next) => {
-            println!("Next:       {} at {} ({})", next.action, next.at.to_rfc3339(), next.queue);
-        }
-        None => println!("Next:       nothing by itself"),
-    }
-    let mut jobs = table(["job", "state", "attempts", "run at", "worker", "last error"]);
+    let mut page = Page::new(12);
+    page.line(&explanation.summary);
+    page.field("Waits for", explanation.waits_for.as_str());
+    let cause = &explanation.cause;
+    page.field("Cause", &format!("{} ({})", cause.detail, cause.kind));
+    let next = match &explanation.next_action {
+        Some(next) => format!("{} at {} ({})", next.action, time(next.at), next.queue),
+        None => "nothing by itself".to_owned(),
+    };
+    page.field("Next", &next);
+    let mut jobs = Table::new(["job", "state, attempts", "run at, worker", "last error"]);
     for job in &snapshot.jobs {
         jobs.add_row([
             job.queue.to_string(),
-            job.state.to_string(),
-            format!("{} of {}", job.attempts, job.max_attempts),
-            job.run_at.to_rfc3339(),
-            job.worker.clone().unwrap_or_default(),
-            job.last_error.clone().unwrap_or_default(),
+            lines([job.state.to_string(), format!("{} of {}", job.attempts, job.max_attempts)]),
+            lines([time(job.run_at.at()), job.worker.clone().unwrap_or_default()]),
+            shortened(job.last_error.as_deref().unwrap_or_default(), MAX_ERROR),
         ]);
     }
-    println!("\n{jobs}");
-    if !snapshot.dead_letters.is_empty() {
-        let mut letters = table(["dead letter", "kind", "state", "opened", "reason"]);
-        for letter in &snapshot.dead_letters {
-            letters.add_row([
-                letter.id.to_string(),
-                letter.kind.to_string(),
-                letter.state.to_string(),
-                letter.opened_at.to_rfc3339(),
-                letter.reason.clone(),
-            ]);
-        }
-        println!("\n{letters}");
-    }
-    let mut evidence = table(["at", "what", "by", "detail"]);
-    for event in &snapshot.evidence {
-        evidence.add_row([
-            event.at.to_rfc3339(),
-            event.kind.to_string(),
-            event.source.clone(),
-            event.detail.to_string(),
+    page.table("Jobs", &jobs.unbroken(&[0, 1]));
+    let mut letters = Table::new(["dead letter", "kind, state, opened", "reason"]);
+    for letter in &snapshot.dead_letters {
+        letters.add_row([
+            letter.id.to_string(),
+            lines([letter.kind.to_string(), letter.state.to_string(), time(letter.opened_at.at())]),
+            letter.reason.clone(),
         ]);
     }
-    println!("\n{evidence}");
+    page.table("Dead letters", &letters.unbroken(&[0, 1]));
+    let evidence = snapshot.evidence.iter().map(|event| Entry {
+        at: event.at,
+        kind: event.kind.to_string(),
+        source: &event.source,
+        detail: &event.detail,
+    });
+    page.table("Evidence", &evidence_table(evidence));
+    println!("{page}");
 }

@@ -4,8 +4,10 @@ use clap::Subcommand;
 use uuid::Uuid;
 
 use super::{
-    CliError, connect,
-    operator::{note, operator, print_json, table},
+    CliError, args, connect,
+    operator::{note, operator, print_json},
+    page::{Page, attempts_table},
+    table::{self, Table, lines, shortened},
 };
 use crate::{
     config::Config,
@@ -29,7 +31,7 @@ pub(super) enum JobsCommand {
         #[arg(long)]
         state: Option<JobState>,
         /// Only those of this transaction
-        #[arg(long)]
+        #[arg(long, value_name = "ID", value_parser = args::transaction_id)]
         transaction_id: Option<Uuid>,
         /// Most entries
         #[arg(long, default_value_t = 50)]
@@ -42,7 +44,7 @@ pub(super) enum JobsCommand {
     Show {
         /// The job's id
         id: String,
-        /// Print JSON on one line
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -71,7 +73,7 @@ pub(super) enum JobsCommand {
 }
 
 pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), CliError> {
-    let (pool, operator) = (connect(config)?, operator());
+    let (pool, operator) = (connect(config).await?, operator(config));
     let job = |row: JobRow| Job::new(row, config.worker.dead_after);
     match command {
         JobsCommand::List { queue, state, transaction_id, limit, json } => {
@@ -81,27 +83,7 @@ pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), Cli
                 let items = rows.into_iter().map(job).collect();
                 print_json(&JobList { items, next_cursor: None });
             } else {
-                let mut table = table([
-                    "id",
-                    "queue",
-                    "state",
-                    "transaction",
-                    "attempts",
-                    "run at",
-                    "last error",
-                ]);
-                for row in rows {
-                    table.add_row([
-                        row.id,
-                        row.queue.to_string(),
-                        row.state.to_string(),
-                        row.transaction_id.map(|id| id.to_string()).unwrap_or_default(),
-                        format!("{} of {}", row.attempts, row.max_attempts),
-                        row.run_at.to_rfc3339(),
-                        row.last_error.unwrap_or_default(),
-                    ]);
-                }
-                println!("{table}");
+                println!("{}", jobs_table(rows));
             }
         }
         JobsCommand::Show { id, json } => {
@@ -110,8 +92,7 @@ pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), Cli
             if json {
                 print_json(&job);
             } else {
-                let job = poem_openapi::types::ToJSON::to_json(&job);
-                println!("{}", serde_json::to_string_pretty(&job)?);
+                println!("{}", page(&job));
             }
         }
         JobsCommand::Retry { id, note, json } => {
@@ -132,7 +113,46 @@ fn print_acted(job: Job, json: bool) {
     if json {
         print_json(&job);
     } else {
-        let at = job.run_at.to_rfc3339();
+        let at = table::time(job.run_at);
         println!("Job {} ({}) is {}; run at {at}.", job.id, job.queue.0, job.state.0);
     }
+}
+
+/// Characters of a last error in the list; `quartet jobs show` prints all of them.
+const MAX_ERROR: usize = 120;
+
+fn jobs_table(rows: Vec<JobRow>) -> Table<4> {
+    let header = ["id, transaction", "queue, state", "run at, attempts", "last error"];
+    let mut table = Table::new(header).unbroken(&[0, 1, 2]);
+    for row in rows {
+        let transaction = row.transaction_id.map(|id| id.to_string()).unwrap_or_default();
+        let attempts = format!("{} of {}", row.attempts, row.max_attempts);
+        table.add_row([
+            lines([row.id, transaction]),
+            lines([row.queue.to_string(), row.state.to_string()]),
+            lines([table::time(row.run_at.at()), attempts]),
+            shortened(row.last_error.as_deref().unwrap_or_default(), MAX_ERROR),
+        ]);
+    }
+    table
+}
+
+fn page(job: &Job) -> Page {
+    let mut page = Page::new(14);
+    page.line(&format!("Job {} of {}, {}", job.id, job.queue.0, job.state.0));
+    let transaction = job.transaction_id.map(|id| id.to_string());
+    page.field("Transaction", &transaction.unwrap_or_default());
+    page.field("Attempts", &format!("{} of {}", job.attempts, job.max_attempts));
+    page.field("Run at", &table::time(job.run_at));
+    page.field("Done at", &job.done_at.map(table::time).unwrap_or_default());
+    page.field("Polls", &job.polls.map(|polls| polls.to_string()).unwrap_or_default());
+    if let Some(lease) = &job.lease {
+        let since = lease.since.map(|at| format!(" since {}", table::time(at)));
+        let until = lease.until.map(|at| format!(", until {}", table::time(at)));
+        let [since, until] = [since, until].map(Option::unwrap_or_default);
+        page.field("Worker", &format!("{}{since}{until}", lease.worker));
+    }
+    page.field("Last error", job.last_error.as_deref().unwrap_or_default());
+    page.table("Attempts that failed", &attempts_table(&job.errors.0));
+    page
 }

@@ -1,15 +1,19 @@
 //! The command line: what each command takes, and its dispatch.
 
+mod args;
 mod audit;
 mod circuit;
 mod clients;
+mod dead_letter_page;
 mod dead_letters;
 mod demo;
 mod dev;
 mod doctor;
+mod error;
 mod explain;
 mod jobs;
 mod operator;
+mod page;
 mod queues;
 mod reconcile;
 mod report;
@@ -19,24 +23,20 @@ mod secrets;
 mod serve;
 mod sign_webhook;
 mod stack;
+mod table;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::CliError;
 use crate::{
-    app::AppError,
-    config::{self, Config, ConfigError, Role},
-    dev::postgres,
+    config::{self, Config, Role},
     http,
-    operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
-    sandbox::{SandboxArgs, SandboxError},
-    store::{
-        self, Database, MigrateError, StoreError, Target, dead_letter_actions::DeadLetterError,
-        job_list::JobActionError,
-    },
-    telemetry::{self, Telemetry, TelemetryError},
+    sandbox::SandboxArgs,
+    store::{self, Database, Target, diagnosis},
+    telemetry::{self, Telemetry},
 };
 
 /// How long a command waits for the database.
@@ -51,6 +51,10 @@ pub struct Cli {
     /// TOML file with settings; the environment wins over it
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Who acts, for the audit, which names the system's account beside it; default:
+    /// QUARTET_OPERATOR_NAME
+    #[arg(long, global = true, value_name = "NAME", value_parser = args::operator_name)]
+    operator: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -106,60 +110,21 @@ enum Command {
     Openapi,
 }
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CliError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
-    #[error(transparent)]
-    App(#[from] AppError),
-    #[error("the schema could not be brought up to date")]
-    Migrate(#[from] MigrateError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Secrets(#[from] SecretsError),
-    #[error(transparent)]
-    DeadLetter(#[from] DeadLetterError),
-    #[error(transparent)]
-    BulkReplay(#[from] BulkError),
-    #[error(transparent)]
-    Job(#[from] JobActionError),
-    #[error(transparent)]
-    Client(#[from] crate::clients::SetupError),
-    #[error(transparent)]
-    Reconcile(#[from] RunError),
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    #[error(transparent)]
-    Postgres(#[from] postgres::Error),
-    #[error("DATABASE_URL is not set")]
-    NoDatabase,
-    #[error(
-        "QUARTET_DATABASE__DIRECT_URL is not set: migrations need a session, which the pooler at \
-         DATABASE_URL does not keep"
-    )]
-    NoSessions,
-    #[error("the database did not answer within {} s", COMMAND_LIMIT.as_secs())]
-    NoAnswer,
-    #[error("reading or writing failed")]
-    Io(#[from] std::io::Error),
-    #[error("the request to Quartet failed")]
-    Request(#[from] reqwest::Error),
-    #[error("output could not be written as JSON")]
-    Json(#[from] serde_json::Error),
-    /// Something that only its text explains.
-    #[error("{0}")]
-    Failed(String),
-}
-
 impl Cli {
+    /// Reads the command line; ends the process where that cannot be read, or asks for help.
+    pub fn read() -> Self {
+        args::read()
+    }
+
     /// Runs the command to its end.
     pub async fn run(self) -> Result<(), CliError> {
         let stop = CancellationToken::new();
         let file = self.config;
+        let load = |file: Option<PathBuf>| {
+            let mut config = Config::load(config::environment(), file.as_deref())?;
+            config.operator_name = self.operator.or(config.operator_name);
+            Ok(config)
+        };
         match self.command {
             Command::Demo(args) => {
                 tokio::spawn(cancel_on_signal(stop.clone()));
@@ -180,7 +145,9 @@ impl Cli {
             Command::Migrate { wait } => {
                 let config = load(file)?;
                 let report = |line: &str| eprintln!("{line}");
-                store::migrate_within(session_url(&config)?, wait, &report).await?;
+                let url = session_url(&config)?;
+                diagnosis::connect(&Target::new(url, false)?).await?;
+                store::migrate_within(url, wait, &report).await?;
                 println!("The schema is up to date.");
                 Ok(())
             }
@@ -218,10 +185,6 @@ async fn in_time(command: impl Future<Output = Result<(), CliError>>) -> Result<
     tokio::time::timeout(COMMAND_LIMIT, command).await.unwrap_or(Err(CliError::NoAnswer))
 }
 
-fn load(file: Option<PathBuf>) -> Result<Config, CliError> {
-    Ok(Config::load(config::environment(), file.as_deref())?)
-}
-
 /// Logs and traces, as configured, for a process that serves.
 fn start_telemetry(config: &Config) -> Result<Telemetry, CliError> {
     let traces = config.traces.settings();
@@ -235,13 +198,15 @@ fn start_telemetry(config: &Config) -> Result<Telemetry, CliError> {
 }
 
 /// A connection for a command that a person waits for.
-fn connect(config: &Config) -> Result<Database, CliError> {
-    connect_many(config, 1)
+async fn connect(config: &Config) -> Result<Database, CliError> {
+    connect_many(config, 1).await
 }
 
-/// As many connections.
-fn connect_many(config: &Config, connections: u32) -> Result<Database, CliError> {
+/// As many connections. The first one is tried at once: a pool would try until its time is up, and
+/// say no more than that it was.
+async fn connect_many(config: &Config, connections: u32) -> Result<Database, CliError> {
     let target = target(config)?;
+    diagnosis::connect(&target).await?;
     Ok(store::connect(&target, connections, CONNECT_TIMEOUT, &Arc::default()))
 }
 

@@ -1,18 +1,15 @@
 //! What the operators' commands share: who acts, and with what.
 
-use comfy_table::{ContentArrangement, Table};
+use nix::unistd::{User, getuid};
 
-use super::{CliError, connect};
+use super::{CliError, connect, table::shortened};
 use crate::{
-    clients::ThirdPartyClient,
-    config::Config,
-    http::{auth, operator::MAX_NOTE},
-    jobs,
+    clients::ThirdPartyClient, config::Config, http::operator::MAX_NOTE, jobs,
     operations::Operations,
 };
 
 /// What operators' commands work with.
-pub(super) fn operations(config: &Config) -> Result<Operations, CliError> {
+pub(super) async fn operations(config: &Config) -> Result<Operations, CliError> {
     let webhook_url = config.webhook_url(config.http.listen);
     let third_party = match &config.third_party.base_url {
         Some(_) => Some(
@@ -22,21 +19,33 @@ pub(super) fn operations(config: &Config) -> Result<Operations, CliError> {
         None => None,
     };
     Ok(Operations {
-        pool: connect(config)?,
+        pool: connect(config).await?,
         plan: jobs::plan(config),
         third_party,
         dead_after: config.worker.dead_after,
     })
 }
 
-/// Who acts on the command line: the operating system's name of the user, where there is one.
-pub(super) fn operator() -> String {
-    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let name = match user.filter(|user| !user.is_empty()) {
-        Some(user) => format!("{user}, command line"),
-        None => "command line".to_owned(),
-    };
-    auth::operator_name(&name).unwrap_or_else(|| "operator (command line)".to_owned())
+/// Characters of an account's name: those of a directory service may be long.
+const MAX_ACCOUNT: usize = 40;
+
+/// Who acts on the command line: the system's account, which the environment cannot change, and
+/// before it the name that the operator goes by, where one was given.
+pub(super) fn operator(config: &Config) -> String {
+    let account = account();
+    match &config.operator_name {
+        Some(name) => format!("operator ({name}; {account}, command line)"),
+        None => format!("operator ({account}, command line)"),
+    }
+}
+
+/// The account that this process runs as.
+fn account() -> String {
+    let uid = getuid();
+    match User::from_uid(uid) {
+        Ok(Some(user)) => format!("{}, uid {uid}", shortened(&user.name, MAX_ACCOUNT)),
+        Ok(None) | Err(_) => format!("uid {uid}"),
+    }
 }
 
 /// Reads a note, with the limit that the API has.
@@ -53,13 +62,6 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
         return Err("must say why".to_owned());
     }
     note(text)
-}
-
-/// A table for a terminal.
-pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
-    table
 }
 
 /// Prints something of the API's as JSON, on one line.

@@ -6,7 +6,8 @@ use clap::Subcommand;
 
 use super::{
     CliError, connect,
-    operator::{note, operator, print_json, table},
+    operator::{note, operator, print_json},
+    table::{Table, lines, time},
 };
 use crate::{
     config::Config,
@@ -51,7 +52,7 @@ pub(super) enum QueuesCommand {
 }
 
 pub(super) async fn run(config: &Config, command: QueuesCommand) -> Result<(), CliError> {
-    let (pool, operator) = (connect(config)?, operator());
+    let (pool, operator) = (connect(config).await?, operator(config));
     match command {
         QueuesCommand::List { json } => print(queues::list(&pool).await?, json),
         QueuesCommand::Pause { queue, note, json } => {
@@ -79,7 +80,7 @@ fn print(figures: Vec<QueueFigures>, json: bool) {
         let items = figures.into_iter().map(Into::into).collect();
         return print_json(&QueueList { items, next_cursor: None });
     }
-    let mut table = table([
+    let mut table = Table::new([
         "queue",
         "due",
         "scheduled",
@@ -88,14 +89,18 @@ fn print(figures: Vec<QueueFigures>, json: bool) {
         "oldest due",
         "done/min",
         "paused",
-    ]);
+    ])
+    .unbroken(&[0]);
     for queue in figures {
-        let oldest = queue.oldest_due_age.map(|age| {
-            humantime::format_duration(Duration::from_millis(age.as_millis() as u64)).to_string()
-        });
+        let oldest = queue
+            .oldest_due_age
+            .map(|age| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string());
         let paused = queue.paused.map(|pause| {
-            let note = pause.note.map(|note| format!(": {note}")).unwrap_or_default();
-            format!("since {} by {}{note}", pause.at.to_rfc3339(), pause.by)
+            lines([
+                format!("since {}", time(pause.at)),
+                format!("by {}", pause.by),
+                pause.note.unwrap_or_default(),
+            ])
         });
         table.add_row([
             queue.queue.to_string(),

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
-use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, connect_many, operator::operator};
+use super::{CliError, connect_many, operator::operator, table::Table};
 use crate::{
     clients::ThirdPartyClient,
     config::Config,
@@ -40,7 +39,7 @@ pub(super) struct ReconcileArgs {
     /// Look at what began since then: a duration such as 24h, or a time (RFC 3339)
     #[arg(long, value_name = "DURATION|TIME", value_parser = parse_since)]
     since: Since,
-    /// Look at most so many up; those that wait longest first
+    /// Most transactions to look up; those that wait longest first
     #[arg(long, value_name = "NUMBER", default_value_t = MOST,
         value_parser = clap::value_parser!(i64).range(1..=MOST))]
     limit: i64,
@@ -83,7 +82,7 @@ pub(super) async fn run(
     }
     let context = MaintenanceContext {
         // One connection to work with, one to renew the lease.
-        pool: connect_many(config, 2)?,
+        pool: connect_many(config, 2).await?,
         config: config.clone(),
         third_party: ThirdPartyClient::new(&config.third_party, &config.dns, String::new())?,
         stopping: stop,
@@ -110,7 +109,7 @@ pub(super) async fn run(
     let work = async {
         // Within the work: where it fails, the lease is given back.
         if !args.dry_run {
-            record(pool, &request).await?;
+            record(pool, &request, &operator(config)).await?;
         }
         reconcile::sweep(&context, &request, &mut report, progress).await
     };
@@ -137,9 +136,8 @@ pub(super) async fn run(
 }
 
 /// Records in the audit that somebody has asked for a sweep.
-async fn record(pool: &Database, request: &Request) -> Result<(), StoreError> {
-    let operator = operator();
-    let actor = Actor { operator: &operator, note: None };
+async fn record(pool: &Database, request: &Request, operator: &str) -> Result<(), StoreError> {
+    let actor = Actor { operator, note: None };
     let detail = Map::from_iter([
         ("since".to_owned(), request.since.map(|since| since.to_rfc3339()).into()),
         ("limit".to_owned(), request.limit.into()),
@@ -190,8 +188,8 @@ fn print(report: &Report, since: DateTime<Utc>, args: &ReconcileArgs) -> Result<
         println!("{}", serde_json::to_string_pretty(&output)?);
         return Ok(());
     }
-    let mut table = Table::new();
-    table.set_header(["transaction", "here", "there", "finding", "action"]);
+    let mut table =
+        Table::new(["transaction", "here", "there", "finding", "action"]).unbroken(&[0]);
     for checked in &report.checked {
         table.add_row([
             checked.transaction_id.to_string(),

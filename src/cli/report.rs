@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use comfy_table::Table;
 use uuid::Uuid;
 
-use super::CliError;
+use super::{CliError, table::Table};
 use crate::{
     domain::{JobKind, SettledBy},
     sandbox::Sandbox,
@@ -37,8 +36,7 @@ pub(super) async fn print(
     let missing_jobs = (accepted * JobKind::ALL.len() as u64).abs_diff(jobs.unsigned_abs());
     let third_party = &stats.third_party;
 
-    let mut table = Table::new();
-    table.set_header(["", "result"]);
+    let mut table = Table::new(["", "result"]).unbroken(&[0]);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };

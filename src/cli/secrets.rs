@@ -47,10 +47,10 @@ pub(super) async fn run(
             a key for a new installation";
         return Err(CliError::Failed(missing.to_owned()));
     }
-    let pool = connect(&config)?;
+    let pool = connect(&config).await?;
     let (sealed, seals) = match command {
         SecretsCommand::Reseal { .. } => {
-            let operator = operator();
+            let operator = operator(&config);
             let actor = Actor { operator: &operator, note: None };
             let (sealed, seals) = secrets::reseal(&pool, keys, actor).await?;
             (Some(sealed), seals)

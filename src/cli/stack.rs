@@ -1,7 +1,8 @@
 //! Everything in one process: Postgres, the sandbox and Quartet, for `demo` and `dev`.
 //!
-//! What the environment or the file sets wins over what is generated here: with a `DATABASE_URL` no
-//! Postgres is started. Whatever a stack starts it stops.
+//! What the environment or the file sets wins over what is generated here, but for the database:
+//! made-up transactions go into one that was started for them, unless its user says otherwise.
+//! Whatever a stack starts it stops.
 
 use std::{
     fs::{self, OpenOptions},
@@ -32,6 +33,9 @@ const API_KEY: &str = "QUARTET_DEFAULT_CLIENT__API_KEY";
 const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
 const WEBHOOK_SECRETS: &str = "QUARTET_WEBHOOK__SECRETS";
 const OPERATOR_TOKEN: &str = "QUARTET_OPERATOR_TOKEN";
+/// What leads to a database.
+const DATABASE: [&str; 3] =
+    ["DATABASE_URL", "QUARTET_DATABASE__DIRECT_URL", "QUARTET_DATABASE__POOLER"];
 const MASTER_KEY: &str = "QUARTET_SECRETS__MASTER_KEY";
 /// The file that keeps the master key beside an embedded database that is kept.
 const MASTER_KEY_FILE: &str = "master-key";
@@ -60,12 +64,14 @@ pub(super) struct StackOptions {
     pub sandbox: SandboxConfig,
     /// Keeps the embedded database there; without it, it is temporary.
     pub data_dir: Option<PathBuf>,
+    /// Writes into the database of `DATABASE_URL`, which else is refused.
+    pub use_database_url: bool,
     /// Settings that hold unless the environment or the file sets them.
     pub defaults: Vec<(&'static str, String)>,
 }
 
 impl Stack {
-    /// Starts Postgres (unless `DATABASE_URL` is set), the sandbox and Quartet, until `stop`.
+    /// Starts Postgres (unless `DATABASE_URL` is to be used), the sandbox and Quartet, until `stop`.
     pub(super) async fn start(
         mut options: StackOptions,
         stop: CancellationToken,
@@ -78,6 +84,7 @@ impl Stack {
                  the environment and in the file"
             )));
         }
+        check_database(&settings, options.use_database_url)?;
         for (name, value) in options.defaults {
             settings.set(name, value);
         }
@@ -111,7 +118,9 @@ impl Stack {
                 let data_dir = options.data_dir;
                 let embedded = Options { data_dir: data_dir.clone(), ..Options::default() };
                 let postgres = EmbeddedPostgres::start(embedded).await?;
-                settings.set("DATABASE_URL", postgres.url("postgres"));
+                // It has no TLS, whatever the environment asks of other servers (PGSSLMODE).
+                let url = format!("{}?sslmode=disable", postgres.url("postgres"));
+                settings.set("DATABASE_URL", url);
                 (Some(postgres), data_dir)
             }
         };
@@ -171,6 +180,25 @@ impl Stack {
             Err(error) => Err(CliError::Failed(format!("Quartet ended: {error}"))),
         }
     }
+}
+
+/// Refuses a database that nobody has asked to write into.
+fn check_database(settings: &WithDefaults<'_>, is_wanted: bool) -> Result<(), CliError> {
+    let set: Vec<&str> =
+        DATABASE.into_iter().filter(|name| settings.text(name).is_some()).collect();
+    if is_wanted && settings.text(DATABASE[0]).is_none() {
+        let text = "--use-database-url needs DATABASE_URL, which is not set";
+        return Err(CliError::Failed(text.to_owned()));
+    }
+    if is_wanted || set.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "this writes made-up transactions and a client, and {set} leads to a database that it did \
+         not start: unset {set} for one of its own, or pass --use-database-url to write into that \
+         one",
+        set = set.join(", ")
+    )))
 }
 
 /// The first entry of a setting that is a list.

@@ -11,6 +11,7 @@
 //! secret. [`Config::reference`] is made by the code that reads the settings.
 
 mod check;
+mod database_url;
 mod default_client;
 mod defaults;
 mod error;
@@ -38,7 +39,7 @@ pub use self::{
     },
     service_links::service_links,
     settings::SettingDoc,
-    value::{BaseUrl, Redacted, duration, http_url},
+    value::{BaseUrl, Redacted, duration, http_url, name},
 };
 
 /// Where the third party's webhooks arrive, below the public URL.
@@ -85,6 +86,8 @@ pub struct Config {
     /// `QUARTET_OPERATOR_TOKEN`: SHA-256 of each bearer token of the operator API, which is closed
     /// without one.
     pub operator_tokens: Vec<Redacted<[u8; 32]>>,
+    /// `QUARTET_OPERATOR_NAME`: what the operator on the command line goes by; none.
+    pub operator_name: Option<String>,
     pub secrets: Secrets,
     pub third_party: ThirdParty,
     pub circuit: Circuit,
@@ -155,6 +158,7 @@ impl Config {
             intake: Intake::read(settings),
             limits: Limits::read(settings),
             operator_tokens: sections::read_operator_tokens(settings),
+            operator_name: sections::read_operator_name(settings),
             secrets: Secrets::read(settings),
             third_party: ThirdParty::read(settings),
             circuit: Circuit::read(settings),

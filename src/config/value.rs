@@ -246,16 +246,6 @@ pub(super) fn lookup_path(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
-/// A Postgres URL.
-pub(super) fn database_url(text: &str) -> Parsed<Redacted<String>> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => {
-            Ok(Redacted(text.to_owned()))
-        }
-        _ => Err("must be a URL such as postgres://user:password@host:5432/database".to_owned()),
-    }
-}
-
 /// What is between here and Postgres.
 pub(super) fn pooler(text: &str) -> Parsed<Pooler> {
     match text {
@@ -319,8 +309,8 @@ pub(super) fn secrets(text: &str) -> Parsed<Vec<Secret>> {
     Ok(secrets)
 }
 
-/// A short name for people.
-pub(super) fn name(text: &str) -> Parsed<String> {
+/// A short name for people. The error says what is allowed.
+pub fn name(text: &str) -> Result<String, String> {
     if text.chars().count() <= 100 && !text.chars().any(char::is_control) {
         return Ok(text.to_owned());
     }

@@ -45,7 +45,7 @@ pub struct TransactionsApi;
 /// Answers of `POST /v1/transactions`.
 #[derive(ApiResponse)]
 pub enum CreateTransactionResponse {
-    /// Accepted: it and its four jobs are stored.
+    /// Accepted, and stored durably.
     #[oai(status = 202)]
     Accepted(
         Json<Transaction>,

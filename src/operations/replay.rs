@@ -4,7 +4,7 @@
 //! a bound, and changes nothing. A bulk replay is one SQL transaction for each dead letter: killed
 //! half-way it leaves some replayed and the others open, never one that is both.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -105,11 +105,42 @@ pub struct Replayed {
     pub reason: Option<String>,
 }
 
+/// How many dead letters a selection comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// All that match.
+    pub matched: usize,
+    /// Those that are shown or replayed: the first of them, up to the limit.
+    pub selected: usize,
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dead letters match", self.matched)?;
+        if self.matched > self.selected {
+            write!(f, " and the first {} would be replayed (limit)", self.selected)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was shown or done of a selection, and how many it comes to.
+#[derive(Debug, Clone)]
+pub struct Selected<T> {
+    pub count: Count,
+    pub items: Vec<T>,
+}
+
 /// Why a bulk replay did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
-    #[error("{found} dead letters match, not {expected}: nothing was replayed")]
-    CountChanged { expected: u32, found: usize },
+    #[error("{0}: nothing was replayed; confirm {selected}", selected = .0.selected)]
+    Unconfirmed(Count),
+    #[error(
+        "{found}, not {expected}: nothing was replayed; confirm {selected}",
+        selected = .found.selected
+    )]
+    CountChanged { expected: u32, found: Count },
     #[error("interrupted: {replayed} of {matched} dead letters were replayed, the others are open")]
     Interrupted {
         replayed: usize,
@@ -123,35 +154,39 @@ pub enum BulkError {
 
 impl Operations {
     /// What replaying each selected dead letter would do. Changes nothing.
-    pub async fn preview(&self, selection: &Selection) -> Result<Vec<Preview>, StoreError> {
-        let ids = self.select(selection).await?;
+    pub async fn preview(&self, selection: &Selection) -> Result<Selected<Preview>, StoreError> {
+        let Selected { count, items: ids } = self.select(selection).await?;
         // A third party that is down is left alone by previews, too.
         let is_open = bounded(circuit::get(&self.pool)).await?.state == CircuitState::Open;
         let limit = if is_open { Duration::ZERO } else { PREVIEW_LIMIT };
         let deadline = Instant::now() + limit;
-        stream::iter(ids)
+        let items = stream::iter(ids)
             .map(|id| self.preview_one(id, deadline))
             .buffered(LOOKUPS_AT_ONCE)
             // One that has vanished since it was selected is left out.
             .try_filter_map(|preview| async move { Ok(preview) })
             .try_collect()
-            .await
+            .await?;
+        Ok(Selected { count, items })
     }
 
-    /// Replays the selected dead letters. With `expected`, only if that many are selected: so
-    /// many were shown to whoever confirms. `each` hears of every one.
+    /// Replays the selected dead letters, if `expected` of them are selected: the number that the
+    /// operator has seen and confirms. Only a selection of ids may do without. `each` is called
+    /// with every one.
     pub async fn replay_many(
         &self,
         selection: &Selection,
         expected: Option<u32>,
         actor: Actor<'_>,
         mut each: impl FnMut(&Replayed),
-    ) -> Result<Vec<Replayed>, BulkError> {
-        let ids = self.select(selection).await?;
-        if let Some(expected) = expected
-            && expected as usize != ids.len()
-        {
-            return Err(BulkError::CountChanged { expected, found: ids.len() });
+    ) -> Result<Selected<Replayed>, BulkError> {
+        let Selected { count, items: ids } = self.select(selection).await?;
+        match expected {
+            Some(expected) if expected as usize != count.selected => {
+                return Err(BulkError::CountChanged { expected, found: count });
+            }
+            None if selection.ids.is_none() => return Err(BulkError::Unconfirmed(count)),
+            _ => {}
         }
         let matched = ids.len();
         let (mut items, mut replayed) = (Vec::with_capacity(matched), 0);
@@ -175,13 +210,15 @@ impl Operations {
             each(&item);
             items.push(item);
         }
-        Ok(items)
+        Ok(Selected { count, items })
     }
 
-    async fn select(&self, selection: &Selection) -> Result<Vec<Uuid>, StoreError> {
+    async fn select(&self, selection: &Selection) -> Result<Selected<Uuid>, StoreError> {
         if let Some(ids) = &selection.ids {
             let mut seen = HashSet::new();
-            return Ok(ids.iter().copied().filter(|id| seen.insert(*id)).collect());
+            let items: Vec<Uuid> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
+            let count = Count { matched: items.len(), selected: items.len() };
+            return Ok(Selected { count, items });
         }
         let filter = Filter {
             kind: selection.kind,
@@ -190,7 +227,8 @@ impl Operations {
             ..Filter::default()
         };
         let limit = selection.limit.min(MAX_BULK).into();
-        bounded(dead_letters::open_ids(&self.pool, &filter, limit)).await
+        let (matched, items) = bounded(dead_letters::open_ids(&self.pool, &filter, limit)).await?;
+        Ok(Selected { count: Count { matched, selected: items.len() }, items })
     }
 
     async fn preview_one(

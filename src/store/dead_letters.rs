@@ -379,20 +379,25 @@ pub async fn list(
     Ok(readable(found, StoredDeadLetter::read))
 }
 
-/// The ids of open dead letters, oldest first: what a bulk replay works off.
+/// How many open dead letters match, and the ids of the first of them, oldest first: what a bulk
+/// replay works off.
 pub async fn open_ids(
     executor: impl PgExecutor<'_>,
     filter: &Filter,
     limit: i64,
-) -> Result<Vec<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!(
+) -> Result<(usize, Vec<Uuid>), StoreError> {
+    let found = sqlx::query!(
         r#"
-        SELECT id
-        FROM failed_jobs
-        WHERE state = 'open'
-            AND ($1::text IS NULL OR kind = $1)
-            AND ($2::uuid IS NULL OR client_id = $2)
-            AND opened_at <= COALESCE($3::timestamptz - interval '1 us', 'infinity'::timestamptz)
+        WITH matching AS NOT MATERIALIZED (
+            SELECT id, opened_at
+            FROM failed_jobs
+            WHERE state = 'open'
+                AND ($1::text IS NULL OR kind = $1)
+                AND ($2::uuid IS NULL OR client_id = $2)
+                AND opened_at <= COALESCE($3::timestamptz - interval '1 us', 'infinity'::timestamptz)
+        )
+        SELECT id, (SELECT count(*) FROM matching) AS "matched!"
+        FROM matching
         ORDER BY opened_at, id
         LIMIT $4
         "#,
@@ -402,7 +407,9 @@ pub async fn open_ids(
         limit,
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    let matched = found.first().map_or(0, |row| usize::try_from(row.matched).unwrap_or_default());
+    Ok((matched, found.into_iter().map(|row| row.id).collect()))
 }
 
 /// How many dead letters of a kind are open.

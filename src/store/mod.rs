@@ -21,6 +21,7 @@ pub mod clock;
 pub mod coalesce;
 pub mod columns;
 mod congestion;
+mod connect_options;
 pub mod console_sessions;
 mod database;
 pub mod dead_letter_actions;
@@ -33,6 +34,7 @@ pub mod holdups;
 mod job_control;
 pub mod job_list;
 pub mod jobs;
+pub mod lateness;
 pub mod leases;
 pub mod look;
 pub mod maintenance;
@@ -73,15 +75,18 @@ fn wanted<W: Words>(word: Option<W>) -> Vec<String> {
     word.map_or_else(|| W::ALL.iter().copied().map(text).collect(), |word| vec![text(word)])
 }
 
+const UNAVAILABLE: &str = "the database is unavailable";
+const REFUSED: &str = "the database refused the query";
+
 /// Why a query gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away, restarting, overloaded or read-only. Trying again later may work;
     /// whether a commit under way took place is unknown.
-    #[error("the database is unavailable")]
+    #[error("{}", UNAVAILABLE)]
     Unavailable(#[source] sqlx::Error),
     /// The query itself failed.
-    #[error("the database refused the query")]
+    #[error("{}", REFUSED)]
     Query(#[source] sqlx::Error),
 }
 
@@ -108,6 +113,11 @@ impl StoreError {
     pub fn met_anothers_session(&self) -> bool {
         matches!(self, Self::Query(sqlx::Error::Database(error))
             if error.code().is_some_and(|code| ["42P05", "26000"].contains(&code.as_ref())))
+    }
+
+    /// Whether a text is all that an error of this kind says: its source says why.
+    pub fn is_bare(text: &str) -> bool {
+        [UNAVAILABLE, REFUSED].contains(&text)
     }
 
     /// The violated constraint, where one was.

@@ -25,7 +25,7 @@ use std::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, postgres::PgConnectOptions};
 
 use super::{
-    StoreError,
+    StoreError, connect_options,
     database::{Database, in_time_of},
     trouble::note,
 };
@@ -151,7 +151,7 @@ impl Target {
     /// Postgres, or a pooler that keeps sessions, at `url`; `shares_sessions` where it is a pooler
     /// that hands them from transaction to transaction.
     pub fn new(url: &str, shares_sessions: bool) -> Result<Self, StoreError> {
-        let options: PgConnectOptions = url.parse().map_err(StoreError::from)?;
+        let options = connect_options::read(url)?;
         let options = options.application_name(APPLICATION);
         if !shares_sessions {
             let settings = SETTINGS.iter().chain(KEEPALIVES).copied().chain([SEARCH_PATH]);
@@ -266,7 +266,7 @@ pub(super) async fn configure(conn: &mut PgConnection) -> Result<(bool, String),
 
 /// How a session is opened that migrates: it may work at a statement for as long as that takes.
 pub(super) fn migration_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-    let options: PgConnectOptions = url.parse()?;
+    let options = connect_options::read(url)?;
     // Notices say what a migration found already done.
     let own = [("statement_timeout", "0"), (IDLE_LIMIT.0, "0"), ("client_min_messages", "warning")];
     let settings = SETTINGS.iter().chain(KEEPALIVES).copied().chain([SEARCH_PATH]).chain(own);

@@ -35,6 +35,7 @@ mod lease_leaks;
 mod leases;
 mod logs;
 mod maintenance;
+mod messages;
 mod metrics;
 mod migrations;
 mod model;

@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::super::{
+    database_url::database_url,
     settings::Settings,
     value::{
-        BaseUrl, Redacted, address, bearer_tokens, count, database_url, file, master_keys, pooler,
+        BaseUrl, Redacted, address, bearer_tokens, count, file, master_keys, name, pooler,
         positive_duration, size,
     },
 };
@@ -163,6 +164,16 @@ pub(in crate::config) fn read_operator_tokens(settings: &mut Settings) -> Vec<Re
          several, each accepted, are separated by commas. Without it the operator API is closed",
     );
     tokens.unwrap_or_default()
+}
+
+/// `QUARTET_OPERATOR_NAME`.
+pub(in crate::config) fn read_operator_name(settings: &mut Settings) -> Option<String> {
+    settings.optional(
+        "QUARTET_OPERATOR_NAME",
+        name,
+        "Who acts on the command line, for the audit, which names the system's account beside it; \
+         `--operator` wins over it",
+    )
 }
 
 /// `QUARTET_SECRETS__…`: what seals secrets in the database.

@@ -7,8 +7,8 @@ mod peers;
 mod telemetry;
 mod upkeep;
 
-pub(super) use access::read_operator_tokens;
 pub use access::{Database, Http, Pooler, Secrets, Tls};
+pub(super) use access::{read_operator_name, read_operator_tokens};
 pub use dns::Dns;
 pub use intake::{Intake, Limits};
 pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};

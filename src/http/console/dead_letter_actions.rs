@@ -145,7 +145,7 @@ async fn confirmation(
             let previews = state.operations.preview(&selection).await?;
             let item =
                 |preview: Preview| Item { letter: preview.letter.clone(), preview: Some(preview) };
-            previews.into_iter().map(item).collect()
+            previews.items.into_iter().map(item).collect()
         }
         Action::Resolve | Action::Discard => {
             let letters = read(state, &ids).await?;
@@ -284,7 +284,8 @@ async fn replay(state: &ApiState, ids: &[Uuid], actor: Actor<'_>) -> Result<Vec<
     let replayed = state.operations.replay_many(&selection, None, actor, |_| {}).await;
     state.wake_workers();
     match replayed {
-        Ok(items) => Ok(items
+        Ok(replayed) => Ok(replayed
+            .items
             .into_iter()
             .map(|item| Outcome { letter: item.letter, refused: item.reason })
             .collect()),

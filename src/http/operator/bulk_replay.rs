@@ -15,11 +15,11 @@ use crate::{
         ApiState,
         auth::OperatorAuth,
         body::{self, FieldFault, Fields, FromFields, OptionalJson},
-        problem::Problem,
+        problem::{FieldProblem, Problem},
         words::Word,
     },
     operations::replay::{
-        AtThirdParty, BulkError, ItemOutcome, MAX_BULK, Preview, Replayed, Selection,
+        AtThirdParty, BulkError, ItemOutcome, MAX_BULK, Preview, Replayed, Selected, Selection,
     },
     store::audit::Actor,
 };
@@ -42,12 +42,13 @@ pub struct BulkReplayRequest {
     pub client: Option<String>,
     /// Only those opened before this time (RFC 3339).
     pub created_before: Option<DateTime<Utc>>,
-    /// At most so many, 1 to 1,000; 100 unless given.
+    /// Most dead letters of this call, the oldest of those that match: 1 to 1,000, by default 100.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     pub limit: Option<u32>,
-    /// Tell what would be done, and do nothing.
+    /// Say what would be done, and do nothing.
     pub dry_run: Option<bool>,
-    /// Replay only if exactly so many match: the `matched` of the dry run that was looked at.
+    /// How many will be replayed: the number of `items` of the dry run that was looked at.
+    /// Required unless `dry_run` or `ids` is given; another number replays nothing.
     #[oai(validator(minimum(value = "0"), maximum(value = "1000")))]
     pub confirm: Option<u32>,
     /// Why, at most 1,000 characters.
@@ -99,13 +100,13 @@ fn number(value: &Value, least: u32, most: u32) -> Result<u32, FieldFault> {
 /// What a bulk replay did, or would do.
 #[derive(Debug, Object)]
 pub struct BulkReplay {
-    /// How many dead letters were selected.
+    /// How many dead letters match, also beyond the limit.
     pub matched: u32,
     /// How many were replayed; 0 in a dry run.
     pub replayed: u32,
     /// Whether nothing was done.
     pub dry_run: bool,
-    /// One for each, oldest first.
+    /// One for each that was replayed or would be, up to the limit, oldest first.
     pub items: Vec<BulkReplayItem>,
 }
 
@@ -174,25 +175,29 @@ impl From<Replayed> for BulkReplayItem {
 
 impl BulkReplay {
     /// What would be done.
-    pub fn planned(previews: Vec<Preview>) -> Self {
+    pub fn planned(previews: Selected<Preview>) -> Self {
         Self {
-            matched: previews.len() as u32,
+            matched: number_of(previews.count.matched),
             replayed: 0,
             dry_run: true,
-            items: previews.into_iter().map(Into::into).collect(),
+            items: previews.items.into_iter().map(Into::into).collect(),
         }
     }
 
     /// What was done.
-    pub fn done(items: Vec<Replayed>) -> Self {
+    pub fn done(Selected { count, items }: Selected<Replayed>) -> Self {
         let replayed = items.iter().filter(|item| item.outcome == ItemOutcome::Replayed).count();
         Self {
-            matched: items.len() as u32,
-            replayed: replayed as u32,
+            matched: number_of(count.matched),
+            replayed: number_of(replayed),
             dry_run: false,
             items: items.into_iter().map(Into::into).collect(),
         }
     }
+}
+
+fn number_of(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl From<BulkError> for Problem {
@@ -200,6 +205,13 @@ impl From<BulkError> for Problem {
         let detail = error.to_string();
         match error {
             BulkError::CountChanged { .. } => Self::new(StatusCode::CONFLICT, detail),
+            BulkError::Unconfirmed(found) => Self::invalid(vec![FieldProblem::at(
+                "/confirm",
+                format!(
+                    "is required, and would be {}: {found}; nothing was replayed",
+                    found.selected
+                ),
+            )]),
             BulkError::Store(error) => error.into(),
             BulkError::Interrupted { source, .. } => {
                 let mut problem = Self::from(source);
@@ -225,9 +237,11 @@ impl BulkReplayApi {
     /// Replay many dead letters, oldest first; or with `dry_run` see what that would do.
     ///
     /// Each is replayed by itself: one that cannot be is `refused` and stays open. A dry run asks
-    /// the third party about each transaction, within 10 seconds in all. When the database goes
-    /// away half-way the answer is 503: those replayed until then are closed, the others open,
-    /// and the same request goes on with them.
+    /// the third party about each transaction, within 10 seconds in all. Without `ids` the number
+    /// of those that will be replayed must be confirmed: without `confirm` the answer is 422, with
+    /// another number 409, both with the right one, and nothing is replayed. When the database
+    /// goes away half-way the answer is 503: those replayed until then are closed, the others
+    /// open, and the same request, with the number that is left, goes on with them.
     #[oai(path = "/dead-letters/replay", method = "post", operation_id = "replay_dead_letters")]
     async fn replay_dead_letters(
         &self,
