@@ -17,7 +17,7 @@ use poem::{
 };
 use sha2::{Digest, Sha256};
 
-use super::problem::Problem;
+use super::{guides, problem::Problem};
 
 /// How often a second the documents are sent, by one process: they are long, and need no key.
 const MAX_RATE: NonZeroU32 = NonZeroU32::new(20).unwrap();
@@ -34,7 +34,7 @@ impl Default for Pace {
 
 impl Pace {
     /// `document`, or 503 where there were too many in this second.
-    fn send(&self, document: impl FnOnce() -> Response) -> Response {
+    pub(super) fn send(&self, document: impl FnOnce() -> Response) -> Response {
         if self.0.check().is_ok() {
             return document();
         }
@@ -43,19 +43,22 @@ impl Pace {
     }
 }
 
-/// The page, below `/docs`.
+/// The page, below `/docs`, and those for developers.
 pub fn routes(html: String, pace: Pace) -> impl Endpoint {
     let policy = policy(&html);
     let html = Bytes::from(html);
+    let served = pace.clone();
     let page = make_sync(move |_| {
-        pace.send(|| {
+        served.send(|| {
             Response::builder()
                 .content_type("text/html; charset=utf-8")
                 .header(header::CONTENT_SECURITY_POLICY, &policy)
                 .body(html.clone())
         })
     });
-    Route::new().at("/", get(page))
+    guides::ALL.iter().fold(Route::new().at("/", get(page)), |route, guide| {
+        route.at(format!("/{}", guide.name), guide.route(pace.clone()))
+    })
 }
 
 /// The OpenAPI document.
@@ -77,7 +80,7 @@ fn policy(html: &str) -> String {
 }
 
 /// ` 'sha256-…'` for each inline element of this name.
-fn hashes(html: &str, element: &str) -> String {
+pub(super) fn hashes(html: &str, element: &str) -> String {
     let (open, close) = (format!("<{element}"), format!("</{element}>"));
     let mut rest = html;
     // From each end to the next begin: a script's own text may speak of scripts.

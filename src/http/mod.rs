@@ -9,6 +9,7 @@ pub mod auth;
 pub mod body;
 pub mod console;
 pub mod docs;
+pub mod guides;
 pub mod health;
 pub mod metrics;
 pub mod observe;
@@ -229,9 +230,11 @@ enum Tag {
 const DESCRIPTION: &str = "\
 A durable transaction relay: post a transaction and get an answer at once; Quartet creates it at \
 the third party, finds out how it ended, and tells you by a signed `PUT` to your callback URL.\n\n\
-Errors are `application/problem+json` (RFC 9457); `errors[]` names each field at fault. Times are \
-RFC 3339 in UTC. Unknown fields in a request are an error. Bodies are at most 64 KiB unless \
-configured otherwise.\n\n\
+How to use it: [for clients](/docs/clients), with receivers of callbacks in five languages; \
+[for third parties](/docs/third-party); [every error](/docs/errors) and what to do.\n\n\
+Errors are `application/problem+json` (RFC 9457): `type` leads to the page of errors, `errors[]` \
+names each field at fault. Times are RFC 3339 in UTC. Unknown fields in a request are an error. \
+Bodies are at most 64 KiB unless configured otherwise.\n\n\
 429: rate limit exceeded. 503: overloaded, or the database is down. Either is safe to retry after \
 `Retry-After` seconds.\n\n\
 Callbacks and webhooks are signed as [Standard Webhooks](https://www.standardwebhooks.com/).";

@@ -26,11 +26,108 @@ pub const MAX_ERRORS: usize = 50;
 /// Seconds after which a client may try again when the database is away or there is too much to do.
 pub const RETRY_AFTER_SECONDS: &str = "1";
 
+/// The page that explains problems and dead letters, as it is served.
+pub const ERRORS_PAGE: &str = "/docs/errors";
+
+/// What kind of problem it is: each is a heading of docs/errors.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemType {
+    BadRequest,
+    Unauthorized,
+    InvalidSignature,
+    Forbidden,
+    NotFound,
+    UnknownPath,
+    MethodNotAllowed,
+    BodyTimeout,
+    IdConflict,
+    Conflict,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidFields,
+    RateLimited,
+    InternalError,
+    Overloaded,
+    DatabaseUnavailable,
+}
+
+impl ProblemType {
+    /// Every one of them.
+    pub const ALL: [Self; 17] = [
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::InvalidSignature,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::UnknownPath,
+        Self::MethodNotAllowed,
+        Self::BodyTimeout,
+        Self::IdConflict,
+        Self::Conflict,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidFields,
+        Self::RateLimited,
+        Self::InternalError,
+        Self::Overloaded,
+        Self::DatabaseUnavailable,
+    ];
+
+    /// The heading.
+    pub const fn anchor(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad-request",
+            Self::Unauthorized => "unauthorized",
+            Self::InvalidSignature => "invalid-signature",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not-found",
+            Self::UnknownPath => "unknown-path",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::BodyTimeout => "body-timeout",
+            Self::IdConflict => "id-conflict",
+            Self::Conflict => "conflict",
+            Self::BodyTooLarge => "body-too-large",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::InvalidFields => "invalid-fields",
+            Self::RateLimited => "rate-limited",
+            Self::InternalError => "internal-error",
+            Self::Overloaded => "overloaded",
+            Self::DatabaseUnavailable => "database-unavailable",
+        }
+    }
+
+    /// What `type` says: a reference to the server that answers (RFC 9457 section 3.1.1).
+    pub fn uri(self) -> String {
+        format!("{ERRORS_PAGE}#{}", self.anchor())
+    }
+
+    /// What a status means where nothing more is known; `None` for one that says all by itself.
+    pub fn of(status: StatusCode) -> Option<Self> {
+        Some(match status {
+            StatusCode::BAD_REQUEST => Self::BadRequest,
+            StatusCode::UNAUTHORIZED => Self::Unauthorized,
+            StatusCode::FORBIDDEN => Self::Forbidden,
+            StatusCode::NOT_FOUND => Self::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
+            StatusCode::REQUEST_TIMEOUT => Self::BodyTimeout,
+            StatusCode::CONFLICT => Self::Conflict,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::BodyTooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::UnsupportedMediaType,
+            StatusCode::UNPROCESSABLE_ENTITY => Self::InvalidFields,
+            StatusCode::TOO_MANY_REQUESTS => Self::RateLimited,
+            StatusCode::SERVICE_UNAVAILABLE => Self::Overloaded,
+            status if status.is_server_error() => Self::InternalError,
+            _ => return None,
+        })
+    }
+}
+
 /// An error answer, RFC 9457.
 #[derive(Debug, Clone, Object)]
 #[oai(skip_serializing_if_is_none)]
 pub struct Problem {
-    /// Always `about:blank`: the status says what kind of problem it is.
+    /// What kind of problem it is, such as `/docs/errors#id-conflict`: the page of this server that
+    /// says what to do.
     #[oai(rename = "type")]
     pub kind: String,
     /// The status in words.
@@ -78,13 +175,20 @@ impl Problem {
     /// A problem of this status.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
-            kind: "about:blank".to_owned(),
+            kind: ProblemType::of(status)
+                .map_or_else(|| "about:blank".to_owned(), ProblemType::uri),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
             errors: None,
             cause: None,
         }
+    }
+
+    /// The same, of a type that says more than the status.
+    pub fn of_type(mut self, kind: ProblemType) -> Self {
+        self.kind = kind.uri();
+        self
     }
 
     /// The same, with a cause for the log.
@@ -122,7 +226,7 @@ impl Problem {
     /// 503: the database is away, nothing is lost.
     pub fn unavailable() -> Self {
         let detail = "the database is away; nothing was lost, send the same request again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).of_type(ProblemType::DatabaseUnavailable)
     }
 
     /// 500, opaque. The cause goes to the log.
@@ -147,7 +251,8 @@ impl Problem {
             return Self::invalid(vec![FieldProblem::parameter("id", explain(&error.reason))]);
         }
         if error.is::<NotFoundError>() {
-            return Self::not_found("there is nothing at this path; /openapi.json lists all paths");
+            let detail = "there is nothing at this path; /openapi.json lists all paths";
+            return Self::not_found(detail).of_type(ProblemType::UnknownPath);
         }
         if error.is::<MethodNotAllowedError>() {
             let detail = "this path does not take this method; /openapi.json lists all paths";
@@ -246,8 +351,13 @@ impl From<StoreError> for Problem {
 #[derive(Debug, Clone)]
 pub struct ProblemJson(pub Problem);
 
+impl ProblemJson {
+    /// RFC 9457 section 3.
+    pub const MEDIA_TYPE: &str = "application/problem+json";
+}
+
 impl Payload for ProblemJson {
-    const CONTENT_TYPE: &'static str = "application/problem+json";
+    const CONTENT_TYPE: &'static str = Self::MEDIA_TYPE;
 
     fn schema_ref() -> MetaSchemaRef {
         Problem::schema_ref()

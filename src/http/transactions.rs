@@ -18,7 +18,7 @@ use super::{
     auth::{ClientAuth, PosterAuth},
     body::StrictJson,
     page,
-    problem::{Problem, ProblemJson},
+    problem::{Problem, ProblemJson, ProblemType},
     transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList},
     words::Word,
 };
@@ -225,7 +225,8 @@ impl TransactionsApi {
             let Some(existing) = existing else { continue };
             if existing.client_id != new.client_id || existing.content_hash != content_hash {
                 let detail = "this id was posted before with other content or by another client";
-                let problem = Problem::new(StatusCode::CONFLICT, detail);
+                let problem =
+                    Problem::new(StatusCode::CONFLICT, detail).of_type(ProblemType::IdConflict);
                 return Ok(CreateTransactionResponse::Conflict(ProblemJson(problem)));
             }
             let existing = Json(existing.into());

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{
     ApiState,
     body::{self, FieldFault, Fields, FromFields, Unknown},
-    problem::{FieldProblem, Problem, ProblemJson},
+    problem::{FieldProblem, Problem, ProblemJson, ProblemType},
     words::Word,
 };
 use crate::{
@@ -229,7 +229,7 @@ fn only_line<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a 
 
 /// 401. What is asked for is a signature: no key would help.
 fn unsigned(problem: Problem) -> poem::Error {
-    let mut response = problem.into_response();
+    let mut response = problem.of_type(ProblemType::InvalidSignature).into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SCHEME));
     poem::Error::from_response(response)
 }

@@ -8,6 +8,7 @@
 mod callback;
 mod enums;
 mod node;
+mod problems;
 
 use serde_json::json;
 
@@ -17,6 +18,8 @@ use crate::signature::ID_HEADER;
 
 /// The schemas of bodies that are parsed with unknown fields refused.
 const STRICT: [&str; 4] = ["NewTransaction", "OperatorNote", "ResolveRequest", "BulkReplayRequest"];
+/// The schemas of answers that leave out what is absent; all others say `null`.
+const LEAVING_OUT: [&str; 4] = ["FieldProblem", "Health", "Problem", "Transaction"];
 /// Tags in the order of a reader.
 const TAGS: [&str; 4] = ["Transactions", "Webhooks", "Operator", "Health"];
 /// Headers as their RFCs write them.
@@ -46,7 +49,12 @@ pub fn exact(spec: &str) -> String {
     }
     if let Some(schemas) = document.get("components").and_then(|all| all.get("schemas")) {
         for (name, schema) in schemas.fields() {
-            allow_null(schema);
+            let absence = match name.as_str() {
+                request if STRICT.contains(&request) => Absence::Either,
+                answer if LEAVING_OUT.contains(&answer) => Absence::LeftOut,
+                _ => Absence::Null,
+            };
+            say_absence(schema, absence);
             whole_limits(schema);
             if STRICT.contains(&name.as_str()) {
                 schema.set("additionalProperties", false.into());
@@ -58,17 +66,20 @@ pub fn exact(spec: &str) -> String {
         if let Some(new) = schemas.get("NewTransaction") {
             describe_money(new);
         }
+        name_metadata(schemas);
     }
     if let Some(paths) = document.get("paths") {
         for (path, operations) in paths.fields() {
             for (method, operation) in operations.fields() {
                 name_headers(operation);
+                problems::describe(path, operation);
                 if path.as_str() == "/v1/transactions" && method.as_str() == "post" {
                     operation.set("callbacks", callback::callbacks());
                 }
             }
         }
     }
+    refer_once(&mut document);
     enums::name(&mut document);
     if let Some(schemas) = document.get("components").and_then(|all| all.get("schemas")) {
         schemas.set(callback::SCHEMA, callback::schema());
@@ -77,15 +88,69 @@ pub fn exact(spec: &str) -> String {
     serde_json::to_string_pretty(&document).unwrap_or(spec)
 }
 
-/// What may be left out may be null: in answers it is, and requests take both as absent.
-fn allow_null(schema: &mut Node) {
-    let required = schema.get("required").map(|names| names.names()).unwrap_or_default();
+/// How a body says that a field has no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// A request: the field is left out, or `null`.
+    Either,
+    LeftOut,
+    /// The field is always there.
+    Null,
+}
+
+/// Says which fields may be left out, and which may be null.
+fn say_absence(schema: &mut Node, absence: Absence) {
+    let mut required = schema.get("required").map(|names| names.names()).unwrap_or_default();
     let Some(properties) = schema.get("properties") else { return };
     for (name, property) in properties.fields() {
         let is_anything = property.get("type").is_none() && property.get("allOf").is_none();
-        if !required.contains(name) && !is_anything {
+        if absence != Absence::LeftOut && !required.contains(name) && !is_anything {
             property.set("nullable", true.into());
         }
+    }
+    if absence == Absence::Null {
+        required = properties.fields().iter().map(|(name, _)| name.clone()).collect();
+        // Before the properties, where it is without this.
+        schema.set_before("properties", "required", required.into());
+    }
+}
+
+/// What stands beside a reference stands there once: poem-openapi repeats it within `allOf`, which
+/// generators take for a type of its own.
+fn refer_once(node: &mut Node) {
+    if let Some(Node::Array(all)) = node.get("allOf")
+        && all.first_mut().is_some_and(|first| first.get("$ref").is_some())
+    {
+        all.truncate(1);
+    }
+    match node {
+        Node::Object(fields) => fields.iter_mut().for_each(|(_, field)| refer_once(field)),
+        Node::Array(entries) => entries.iter_mut().for_each(refer_once),
+        Node::Scalar(_) => {}
+    }
+}
+
+/// A map of texts is a schema of its own, so that generated clients have one type for it and no
+/// further one for that it may be absent.
+fn name_metadata(schemas: &mut Node) {
+    let mut metadata = None;
+    for owner in ["NewTransaction", "Transaction"] {
+        let property = schemas.get(owner).and_then(|schema| schema.get("properties"));
+        let Some(property) = property.and_then(|properties| properties.get("metadata")) else {
+            continue;
+        };
+        if let Node::Object(fields) = property {
+            let beside = |name: &str| ["description", "nullable"].contains(&name);
+            let (beside, schema) =
+                std::mem::take(fields).into_iter().partition(|(name, _)| beside(name));
+            *fields = beside;
+            metadata.get_or_insert(Node::Object(schema));
+            property.set("allOf", json!([{ "$ref": "#/components/schemas/Metadata" }]));
+        }
+    }
+    if let Some(mut metadata) = metadata {
+        metadata.set("description", "Pairs of strings that you give.".into());
+        schemas.set("Metadata", metadata.into());
     }
 }
 
@@ -169,18 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_left_out_may_be_null() {
-        let answer = schema(
-            "Answer",
-            json!({
-                "required": ["id"],
-                "properties": {
-                    "id": { "type": "string" },
-                    "note": { "type": "string" },
-                    "detail": { "description": "Anything." },
-                },
-            }),
-        );
+    fn what_has_no_value_is_null_in_answers_or_left_out_and_either_in_requests() {
+        let plain = json!({
+            "required": ["id"],
+            "properties": {
+                "id": { "type": "string" },
+                "note": { "type": "string" },
+                "detail": { "description": "Anything." },
+            },
+        });
+        assert_eq!(schema("Transaction", plain.clone()), plain);
+        let request = schema("OperatorNote", plain.clone());
+        assert_eq!(request["required"], json!(["id"]));
+        assert_eq!(request["properties"]["note"]["nullable"], true);
+        let answer = schema("Answer", plain);
+        assert_eq!(answer["required"], json!(["id", "note", "detail"]));
         let properties = &answer["properties"];
         assert_eq!(properties["id"], json!({ "type": "string" }));
         assert_eq!(properties["note"], json!({ "type": "string", "nullable": true }));
@@ -225,6 +293,17 @@ mod tests {
         ] {
             assert_eq!(written(given), written_as);
         }
+    }
+
+    #[test]
+    fn what_stands_beside_a_reference_stands_there_once() {
+        let reference = json!({ "$ref": "#/components/schemas/Cause" });
+        let all = json!([reference, { "description": "Why." }]);
+        let answer = json!({ "required": ["cause"], "properties": {
+            "cause": { "description": "Why.", "allOf": all },
+        } });
+        let expected = json!({ "description": "Why.", "allOf": [reference] });
+        assert_eq!(schema("Answer", answer)["properties"]["cause"], expected);
     }
 
     #[test]

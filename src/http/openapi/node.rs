@@ -46,6 +46,18 @@ impl Node {
         }
     }
 
+    /// Sets a field, in the place before another one where it is new.
+    pub fn set_before(&mut self, next: &str, name: &str, value: Value) {
+        if let Self::Object(fields) = self
+            && !fields.iter().any(|(known, _)| known == name)
+            && let Some(place) = fields.iter().position(|(known, _)| known == next)
+        {
+            fields.insert(place, (name.to_owned(), value.into()));
+        } else {
+            self.set(name, value);
+        }
+    }
+
     pub fn fields(&mut self) -> &mut [(String, Self)] {
         match self {
             Self::Object(fields) => fields,
@@ -64,6 +76,18 @@ impl Node {
         match self {
             Self::Scalar(Value::String(text)) => Some(text.clone()),
             _ => None,
+        }
+    }
+}
+
+impl From<Node> for Value {
+    fn from(node: Node) -> Self {
+        match node {
+            Node::Object(fields) => {
+                fields.into_iter().map(|(name, field)| (name, Self::from(field))).collect()
+            }
+            Node::Array(entries) => entries.into_iter().map(Self::from).collect(),
+            Node::Scalar(value) => value,
         }
     }
 }
