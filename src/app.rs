@@ -244,6 +244,11 @@ impl App {
             self.state.metrics.clone(),
             figures_stop.clone(),
         )));
+        let rejected_stop = figures_stop.clone();
+        let rejected_state = self.state.clone();
+        let rejected = AbortOnDropHandle::new(tokio::spawn(async move {
+            http::rejected_webhooks::run(&rejected_state, rejected_stop).await;
+        }));
         let (announcer, pool) = (self.state.announcer.clone(), self.state.pool.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(async move {
             announcer.run(&pool).await;
@@ -297,7 +302,7 @@ impl App {
         }
         // Nothing is counted any more. A panic there was logged, and costs figures alone.
         figures_stop.cancel();
-        let _ = figures.await;
+        let _ = tokio::join!(figures, rejected);
         let JobContext { pool, lease_pool, watch_pool, .. } = &*self.context;
         let scrape_pool = &self.state.scrape_pool;
         for pool in [&self.state.pool, scrape_pool, pool, lease_pool, watch_pool] {

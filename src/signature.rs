@@ -8,13 +8,22 @@
 //!
 //! Guarantees: comparison is constant-time; a timestamp outside the tolerance is refused in both
 //! directions; any one of several active secrets may match, so that secrets can be rotated; entries
-//! of unknown versions are skipped.
+//! of unknown versions are skipped. The body is hashed once for each secret, whatever the header
+//! holds, and not at all where no entry could match.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    alphabet::{self, Alphabet},
+    engine::{
+        DecodePaddingMode,
+        general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
+    },
+};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq};
 
 /// Unique id of the message; a repeat carries the same one.
 pub const ID_HEADER: &str = "webhook-id";
@@ -25,6 +34,20 @@ pub const SIGNATURE_HEADER: &str = "webhook-signature";
 
 const SECRET_PREFIX: &str = "whsec_";
 const VERSION_PREFIX: &str = "v1,";
+/// Most `v1` signatures in one message: a sender has one for each of its active secrets.
+pub const MAX_SIGNATURES: usize = 16;
+/// Bytes of an HMAC-SHA256.
+const DIGEST_BYTES: usize = 32;
+/// Characters of its base64.
+const DIGEST_CHARS: usize = 44;
+
+/// Base64 of either alphabet, padded or not.
+const fn lenient(alphabet: &Alphabet) -> GeneralPurpose {
+    let padding = DecodePaddingMode::Indifferent;
+    GeneralPurpose::new(alphabet, GeneralPurposeConfig::new().with_decode_padding_mode(padding))
+}
+const LENIENT: GeneralPurpose = lenient(&alphabet::STANDARD);
+const LENIENT_URL_SAFE: GeneralPurpose = lenient(&alphabet::URL_SAFE);
 
 /// A symmetric signing secret, written `whsec_<base64>`. `Debug` and `Display` never show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,7 +92,7 @@ impl fmt::Debug for Secret {
 pub enum ParseSecretError {
     #[error("a signing secret starts with `whsec_`")]
     Prefix,
-    #[error("what follows `whsec_` must be non-empty standard base64")]
+    #[error("what follows `whsec_` must be non-empty base64")]
     Encoding,
 }
 
@@ -78,7 +101,11 @@ impl FromStr for Secret {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(ParseSecretError::Prefix)?;
-        match STANDARD.decode(encoded) {
+        // Secrets are random bytes, which some senders write without padding or in the URL-safe
+        // alphabet. The two alphabets differ in two characters only, so no text is ambiguous.
+        let is_url_safe = encoded.contains(['-', '_']);
+        let engine = if is_url_safe { LENIENT_URL_SAFE } else { LENIENT };
+        match engine.decode(encoded) {
             Ok(bytes) if !bytes.is_empty() => Ok(Self(bytes)),
             _ => Err(ParseSecretError::Encoding),
         }
@@ -96,6 +123,8 @@ pub enum VerifyError {
     TooOld,
     #[error("`webhook-timestamp` is further in the future than the tolerance allows")]
     TooNew,
+    #[error("`webhook-signature` has more than {MAX_SIGNATURES} `v1` signatures")]
+    TooManySignatures,
     #[error("no `v1` signature in `webhook-signature` matches")]
     NoMatch,
 }
@@ -148,18 +177,47 @@ pub fn verify<'a>(
         return Err(VerifyError::TooNew);
     }
 
-    let given = signatures
-        .split(' ')
-        .filter_map(|entry| entry.strip_prefix(VERSION_PREFIX))
-        .filter_map(|encoded| STANDARD.decode(encoded).ok());
-    for signature in given {
-        for secret in secrets {
-            if secret.mac(id, timestamp, body).verify_slice(&signature).is_ok() {
-                return Ok(id);
+    let given = Signatures::read(signatures)?;
+    if given.0.is_empty() {
+        return Err(VerifyError::NoMatch);
+    }
+    // Each secret is compared with each signature, so that the time says nothing about a match.
+    let matches = secrets.iter().fold(Choice::from(0), |found, secret| {
+        found | given.contain(&secret.mac(id, timestamp, body).finalize().into_bytes().into())
+    });
+    if bool::from(matches) { Ok(id) } else { Err(VerifyError::NoMatch) }
+}
+
+/// The `v1` signatures of a header that can be an HMAC-SHA256.
+struct Signatures(Vec<[u8; DIGEST_BYTES]>);
+
+impl Signatures {
+    /// Reads at most [`MAX_SIGNATURES`]. An entry that is empty or of another version is skipped;
+    /// one that is no HMAC-SHA256 in base64 counts, and matches nothing.
+    fn read(header: &str) -> Result<Self, VerifyError> {
+        let entries = header
+            .split(' ')
+            .filter_map(|entry| entry.strip_prefix(VERSION_PREFIX))
+            .filter(|encoded| !encoded.is_empty());
+        let mut read = Vec::new();
+        for (index, encoded) in entries.enumerate() {
+            if index == MAX_SIGNATURES {
+                return Err(VerifyError::TooManySignatures);
+            }
+            if encoded.len() == DIGEST_CHARS
+                && let Ok(bytes) = STANDARD.decode(encoded)
+                && let Ok(digest) = bytes.try_into()
+            {
+                read.push(digest);
             }
         }
+        Ok(Self(read))
     }
-    Err(VerifyError::NoMatch)
+
+    /// Whether one of them is `expected`, in constant time.
+    fn contain(&self, expected: &[u8; DIGEST_BYTES]) -> Choice {
+        self.0.iter().fold(Choice::from(0), |found, given| found | given.ct_eq(expected))
+    }
 }
 
 fn present<'a>(value: Option<&'a str>, name: &'static str) -> Result<&'a str, VerifyError> {
@@ -282,6 +340,45 @@ mod tests {
         let secret: Secret = VECTORS[0].secret.parse().unwrap();
         assert_eq!(format!("{secret:?}"), "Secret(…)");
         assert_eq!(secret.reveal(), VECTORS[0].secret);
+    }
+
+    /// A header costs as much as its length, and the body is hashed once a secret at most.
+    #[test]
+    fn the_number_of_signatures_is_bounded() {
+        let secret = Secret::generate();
+        let good = sign(&secret, "m", 7, b"x");
+        let check = |list: &str| {
+            verify(std::slice::from_ref(&secret), headers("m", "7", list), b"x", 7, TOLERANCE)
+        };
+        let wrong = format!("v1,{} ", STANDARD.encode([7; DIGEST_BYTES]));
+        // What is empty or of another version counts as nothing.
+        for skipped in ["v1, ", " ", "v2,AAAA ", "v1a,AAAA ", "v1 "] {
+            let list = format!("{}{good}", skipped.repeat(8_000));
+            assert_eq!(check(&list), Ok("m"), "{skipped}");
+            assert_eq!(check(&skipped.repeat(8_000)), Err(VerifyError::NoMatch), "{skipped}");
+        }
+        for counted in [wrong.as_str(), "v1,AAAA ", "v1,* "] {
+            let up_to = format!("{}{good}", counted.repeat(MAX_SIGNATURES - 1));
+            assert_eq!(check(&up_to), Ok("m"), "{counted}");
+            let beyond = format!("{}{good}", counted.repeat(MAX_SIGNATURES));
+            assert_eq!(check(&beyond), Err(VerifyError::TooManySignatures), "{counted}");
+        }
+    }
+
+    /// The same bytes in every form of base64 that senders print.
+    #[test]
+    fn a_secret_is_read_with_and_without_padding_and_in_both_alphabets() {
+        let bytes = [0xfb, 0xff, 0xfe, 0x01];
+        let secret: Secret = "whsec_+//+AQ==".parse().unwrap();
+        assert_eq!(secret, Secret(bytes.to_vec()));
+        for text in ["whsec_+//+AQ", "whsec_-__-AQ", "whsec_-__-AQ=="] {
+            assert_eq!(text.parse(), Ok(secret.clone()), "{text}");
+        }
+        assert_eq!(secret.reveal(), "whsec_+//+AQ==", "it is written in one way");
+        // Both alphabets in one text, spaces, and bits that stand for nothing are mistakes.
+        for text in ["whsec_-//+AQ", "whsec_+//+AQ ", "whsec_+//+AR==", "whsec_A", "whsec_AA=A"] {
+            assert_eq!(text.parse::<Secret>(), Err(ParseSecretError::Encoding), "{text}");
+        }
     }
 
     #[test]

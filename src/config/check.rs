@@ -74,13 +74,14 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         "at least",
         retention.jobs,
     );
-    // A signature that is still good must not be taken twice.
+    // A signature that is still good must not be taken twice: one that is dated as far ahead as is
+    // allowed is good for twice the tolerance.
     require(
-        retention.webhooks >= webhook.tolerance,
+        retention.webhooks >= webhook.tolerance.saturating_mul(2),
         "QUARTET_RETENTION__WEBHOOKS",
         retention.webhooks,
         "QUARTET_WEBHOOK__TOLERANCE",
-        "at least",
+        "at least twice",
         webhook.tolerance,
     );
     if let Some(client) = &config.default_client

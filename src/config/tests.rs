@@ -173,7 +173,7 @@ fn every_wrong_value_names_its_variable_and_is_shown() {
         ("QUARTET_RECONCILE__RATE", "0"),
         ("QUARTET_RETENTION__JOBS", "0d"),
         ("QUARTET_RETENTION__EVIDENCE", "6d"),
-        ("QUARTET_RETENTION__WEBHOOKS", "4m"),
+        ("QUARTET_RETENTION__WEBHOOKS", "599s"),
         ("QUARTET_RETENTION__DEAD_LETTERS", "0s"),
         ("QUARTET_RETENTION__INTERVAL", "5"),
         ("QUARTET_LOG", "quartet=loud"),

@@ -3,7 +3,7 @@
 //! A request is looked at here before it is routed, before its key is looked up and before its body
 //! is read. It is refused
 //!
-//! - with 429, where its client sends more than `LIMITS__RATE` (see [`super::rate_limit`]), or waits
+//! - with 429, where its client sends more than `LIMITS__RATE`, on whatever path (see [`super::rate_limit`]), or waits
 //!   for as many transactions as are its share (see [`super::waiting_shares`]);
 //! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or more than are
 //!   written soon (`HTTP__MAX_QUEUE_DELAY`).
@@ -31,7 +31,7 @@ use super::{
     ApiState, auth,
     problem::Problem,
     rate_limit::{Allowance, RateLimits},
-    waiting_shares::{NoPlace, WaitingPlace, WaitingShares},
+    waiting_shares::{KeyHash, NoPlace, WaitingPlace, WaitingShares},
 };
 use crate::telemetry::labels::Refusal;
 
@@ -40,6 +40,8 @@ const TRANSACTIONS: &str = "/v1/transactions";
 const WEBHOOKS: &str = "/v1/webhooks/";
 const API: &str = "/v1/";
 const CONSOLE: &str = "/console";
+const HEALTH: &str = "/health/";
+const METRICS: &str = "/metrics";
 /// The query parameter of a request that waits for a final status.
 const WAIT: &str = "wait_seconds";
 /// So many times as long as a post a webhook may wait for a writer.
@@ -82,10 +84,6 @@ impl Kind {
             return Some(Self::Webhook);
         }
         (path.starts_with(API) || path.starts_with(CONSOLE)).then_some(Self::Operator)
-    }
-
-    fn is_of_clients(self) -> bool {
-        matches!(self, Self::Post | Self::Read | Self::WaitingRead)
     }
 }
 
@@ -139,21 +137,26 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let Some(kind) = Kind::of(&request) else { return self.inner.call(request).await };
-        let counted = self.gate.count(kind, &request);
+        let kind = Kind::of(&request);
+        let counted = self.gate.count(&request);
+        let unknown_key = self.gate.unknown_key(&request);
         let refused = match counted {
             Some((_, allowance)) if !allowance.is_allowed => Some(Refusal::RateLimit),
-            _ if self.gate.is_congested(kind) => Some(Refusal::Queue),
+            _ if kind.is_some_and(|kind| self.gate.is_congested(kind)) => Some(Refusal::Queue),
             _ => None,
         };
-        let place = match refused {
-            Some(why) => Err(why),
-            None => self.gate.take_place(kind, &request),
+        let place = match (refused, kind) {
+            (Some(why), _) => Err(why),
+            (None, Some(kind)) => self.gate.take_place(kind, &request).map(Some),
+            (None, None) => Ok(None),
         };
         let mut response = match &place {
             Err(why) => self.gate.refuse(*why),
             Ok(_) => self.inner.call(request).await?,
         };
+        if let Some(key) = unknown_key {
+            self.gate.learn(&key, response.status()).await;
+        }
         if let Some((limits, allowance)) = counted {
             limits.tell(allowance, response.headers_mut());
         }
@@ -162,11 +165,30 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
 }
 
 impl Gate {
-    /// Counts a request against its client's limit; `None` without a limit or a known client.
-    fn count(&self, kind: Kind, request: &Request) -> Option<(&RateLimits, Allowance)> {
-        let limits = self.rate_limits.as_ref().filter(|_| kind.is_of_clients())?;
+    /// Counts a request against its client's limit, whatever its path; `None` without a limit or a
+    /// client.
+    fn count(&self, request: &Request) -> Option<(&RateLimits, Allowance)> {
+        let limits = self.rate_limits.as_ref()?;
         let client_id = auth::known_client(&self.state, request)?;
         Some((limits, limits.count(client_id)))
+    }
+
+    /// The hash of a key that may be a client's, whose requests could not be counted yet.
+    fn unknown_key(&self, request: &Request) -> Option<KeyHash> {
+        self.rate_limits.as_ref()?;
+        let path = request.uri().path();
+        // These are answered without the database, too.
+        let is_vital = path.starts_with(HEALTH) || path.starts_with(METRICS);
+        (!is_vital).then(|| auth::unknown_key(&self.state, request))?
+    }
+
+    /// Looks a key up where its path did not, so that its client's next request is counted on any
+    /// path.
+    async fn learn(&self, key: &KeyHash, status: StatusCode) {
+        // A path that asks for a key has looked it up.
+        if status != StatusCode::UNAUTHORIZED {
+            auth::learn(&self.state, key).await;
+        }
     }
 
     /// A place among the requests of its kind, or why there is none for it.

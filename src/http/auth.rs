@@ -18,6 +18,7 @@ use poem::{
 };
 use poem_openapi::{SecurityScheme, auth::Bearer};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
@@ -30,6 +31,11 @@ use crate::{secrets::hash_token, store::clients};
 const OPERATOR_NAME: &str = "Operator-Name";
 /// Most characters of that name.
 const MAX_OPERATOR_NAME: usize = 100;
+/// Longest bearer key or token, in bytes. A longer one is nobody's, and is not even hashed.
+const MAX_KEY_BYTES: usize = 4_096;
+/// Most look-ups at the same time of keys that were not found before: wrong keys then leave
+/// connections to the database to those that are right.
+const UNKNOWN_KEY_PLACES: usize = 2;
 /// Most keys that are remembered; then all are looked up again.
 const MOST_KNOWN_KEYS: usize = 100_000;
 
@@ -41,26 +47,23 @@ pub fn generate_api_key() -> String {
 /// A client's API key: `Authorization: Bearer qk_…`.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "ClientKey", checker = "check_client")]
-pub struct ClientAuth(
-    /// The client's id.
-    pub Uuid,
-);
+pub struct ClientAuth(pub Caller);
 
 /// A client's API key, for posts: it may have been looked up a while ago, so that the statement that
 /// writes the post checks it again.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "ClientKey", checker = "check_poster")]
-pub struct PosterAuth(pub Poster);
+pub struct PosterAuth(pub Caller);
 
-/// A client that posts.
+/// A client, by the key that it called with.
 #[derive(Debug)]
-pub struct Poster {
+pub struct Caller {
     /// The client's id.
     pub id: Uuid,
     pub api_key_hash: [u8; 32],
 }
 
-impl Poster {
+impl Caller {
     /// Whether the key is the client's now.
     pub async fn is_still_known(&self, state: &ApiState) -> Result<bool, Problem> {
         let found = clients::find_by_api_key_hash(&state.pool, &self.api_key_hash);
@@ -73,8 +76,17 @@ impl Poster {
 }
 
 /// Clients by the hash of their API key. As many as there are keys in use.
-#[derive(Debug, Default)]
-pub(super) struct KnownKeys(Mutex<HashMap<[u8; 32], Uuid>>);
+#[derive(Debug)]
+pub(super) struct KnownKeys {
+    clients: Mutex<HashMap<[u8; 32], Uuid>>,
+    unknown: Semaphore,
+}
+
+impl Default for KnownKeys {
+    fn default() -> Self {
+        Self { clients: Mutex::default(), unknown: Semaphore::new(UNKNOWN_KEY_PLACES) }
+    }
+}
 
 impl KnownKeys {
     fn find(&self, hash: &[u8; 32]) -> Option<Uuid> {
@@ -95,7 +107,7 @@ impl KnownKeys {
 
     fn keys(&self) -> MutexGuard<'_, HashMap<[u8; 32], Uuid>> {
         // Nothing that is done under the lock can panic half-way through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,44 +149,60 @@ pub struct OperatorAuth(
 /// The client that a request names, as far as its key is known here already: nobody is asked, and
 /// the key may have been withdrawn since.
 pub(super) fn known_client(state: &ApiState, request: &Request) -> Option<Uuid> {
-    let (scheme, key) = request.header(header::AUTHORIZATION)?.split_once(' ')?;
-    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-    is_bearer.then(|| state.known_keys.find(&hash_token(key.trim())))?
+    state.known_keys.find(&bearer_hash(request)?)
+}
+
+/// The hash of a request's bearer key that is neither an operator's nor a client's that is known.
+pub(super) fn unknown_key(state: &ApiState, request: &Request) -> Option<[u8; 32]> {
+    let hash = bearer_hash(request)?;
+    let is_known = state.operator_tokens.contain(&hash) || state.known_keys.find(&hash).is_some();
+    (!is_known).then_some(hash)
+}
+
+/// Looks a key up, unless that was done meanwhile, so that its client is known from now on.
+pub(super) async fn learn(state: &ApiState, hash: &[u8; 32]) {
+    if state.known_keys.find(hash).is_none() {
+        // Where the database does not say, the next request asks again.
+        let _ = find_client(state, hash).await;
+    }
 }
 
 /// The hash of a request's bearer key, whether anybody has that key or not; zeros without one.
 pub(super) fn key_hash(request: &Request) -> [u8; 32] {
-    let bearer = request.header(header::AUTHORIZATION).and_then(|value| value.split_once(' '));
-    let key = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    key.map(|(_, key)| hash_token(key.trim())).unwrap_or_default()
+    bearer_hash(request).unwrap_or_default()
 }
 
-async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Uuid> {
-    let (known_keys, hash) = (&ApiState::of(request).known_keys, hash_token(&bearer.token));
-    match find_client(request, &bearer).await? {
-        Some(id) => {
-            known_keys.add(hash, id);
-            Ok(id)
-        }
-        None => {
-            known_keys.forget(&hash);
-            Err(Problem::unauthorized().into())
-        }
-    }
+/// The hash of a request's bearer key; `None` where there is none, or one that is nobody's.
+fn bearer_hash(request: &Request) -> Option<[u8; 32]> {
+    let (scheme, key) = request.header(header::AUTHORIZATION)?.split_once(' ')?;
+    let key = scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())?;
+    hash(key)
 }
 
-async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Poster> {
-    let known_keys = &ApiState::of(request).known_keys;
-    let api_key_hash = hash_token(&bearer.token);
-    if let Some(id) = known_keys.find(&api_key_hash) {
-        return Ok(Poster { id, api_key_hash });
+/// `None` for a key that is longer than any.
+fn hash(key: &str) -> Option<[u8; 32]> {
+    (key.len() <= MAX_KEY_BYTES).then(|| hash_token(key))
+}
+
+async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Caller> {
+    let api_key_hash = hash(&bearer.token).ok_or_else(Problem::unauthorized)?;
+    let found = find_client(ApiState::of(request), &api_key_hash).await?;
+    let id = found.ok_or_else(Problem::unauthorized)?;
+    Ok(Caller { id, api_key_hash })
+}
+
+async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Caller> {
+    let api_key_hash = hash(&bearer.token).ok_or_else(Problem::unauthorized)?;
+    if let Some(id) = ApiState::of(request).known_keys.find(&api_key_hash) {
+        return Ok(Caller { id, api_key_hash });
     }
-    let id = check_client(request, bearer).await?;
-    Ok(Poster { id, api_key_hash })
+    check_client(request, bearer).await
 }
 
 async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<String> {
-    if ApiState::of(request).operator_tokens.contain(&hash_token(&bearer.token)) {
+    let state = ApiState::of(request);
+    let hash = hash(&bearer.token).ok_or_else(Problem::unauthorized)?;
+    if state.operator_tokens.contain(&hash) {
         // UTF-8, which HTTP's own reading of a header would drop.
         let name = request.headers().get(OPERATOR_NAME).map_or(&b""[..], |name| name.as_bytes());
         let name = std::str::from_utf8(name).ok().and_then(operator_name);
@@ -183,7 +211,7 @@ async fn check_operator(request: &Request, bearer: Bearer) -> poem::Result<Strin
             Problem::invalid(vec![FieldProblem::parameter(OPERATOR_NAME, detail)]).into()
         });
     }
-    match find_client(request, &bearer).await? {
+    match find_client(state, &hash).await? {
         Some(_) => {
             let detail = "a client's key is not valid for operator calls";
             Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
@@ -203,8 +231,20 @@ pub fn operator_name(name: &str) -> Option<String> {
     allowed.then(|| format!("operator ({name})"))
 }
 
-async fn find_client(request: &Request, bearer: &Bearer) -> Result<Option<Uuid>, Problem> {
-    let state = ApiState::of(request);
-    let hash = hash_token(&bearer.token);
-    state.within_limit(clients::find_by_api_key_hash(&state.pool, &hash)).await
+/// Looks a key up, and remembers what came of it.
+async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<Uuid>, Problem> {
+    let found = state.within_limit(async {
+        let _place = match state.known_keys.find(hash) {
+            Some(_) => None,
+            // It is never closed.
+            None => state.known_keys.unknown.acquire().await.ok(),
+        };
+        clients::find_by_api_key_hash(&state.pool, hash).await
+    });
+    let found = found.await?;
+    match found {
+        Some(id) => state.known_keys.add(*hash, id),
+        None => state.known_keys.forget(hash),
+    }
+    Ok(found)
 }

@@ -27,6 +27,9 @@ use super::{
 };
 use crate::telemetry::labels::Refusal;
 
+/// Most characters of a content coding that an answer repeats.
+const MAX_CODING_SHOWN: usize = 40;
+
 /// A type that is read from the fields of a JSON object. Its poem-openapi schema documents it.
 pub trait FromFields: Type + Sized {
     /// Reads the fields; faults are collected in `fields`, and `None` is returned where one makes
@@ -119,8 +122,31 @@ pub(super) fn check_content_type(request: &Request) -> Result<(), Problem> {
     }
 }
 
+/// Refuses a body that is compressed, or encoded in another way, with 415: it is read as it is sent.
+pub(super) fn check_content_coding(request: &Request) -> Result<(), Problem> {
+    let values = request.headers().get_all(header::CONTENT_ENCODING);
+    for value in values {
+        // A name is ASCII; what is not is none that is known.
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let coding = value
+            .split(',')
+            .map(str::trim)
+            .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
+        if let Some(coding) = coding {
+            let coding: String = coding.chars().take(MAX_CODING_SHOWN).collect();
+            let detail = format!(
+                "the body has `Content-Encoding: {}`; send it without a content coding",
+                coding.escape_debug()
+            );
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the whole body, at most `HTTP__MAX_BODY` bytes within `HTTP__BODY_TIMEOUT`.
-pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<Vec<u8>> {
+pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
+    check_content_coding(request)?;
     let state = ApiState::of(request);
     let limit = state.max_body;
     let too_long = || {
@@ -130,20 +156,22 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Res
     // What is declared too long is refused before it comes.
     let declared = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     if declared.is_some_and(|length: u64| length > limit as u64) {
-        return Err(too_long().into());
+        return Err(too_long());
     }
-    let (body, patience) = (body.take()?, state.intake.body_timeout);
+    // Nothing before this takes it.
+    let taken = body.take().map_err(|error| Problem::internal(&error))?;
+    let (body, patience) = (taken, state.intake.body_timeout);
     match tokio::time::timeout(patience, body.into_bytes_limit(limit)).await {
         Ok(Ok(bytes)) => Ok(bytes.to_vec()),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_long().into()),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => Err(too_long()),
         Ok(Err(_)) => {
             let detail = "the body could not be read to its end";
-            Err(Problem::new(StatusCode::BAD_REQUEST, detail).into())
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
         }
         Err(_) => {
             state.metrics.refused(Refusal::SlowBody);
             let detail = format!("the body did not come within {} s", patience.as_secs_f64());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into())
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
         }
     }
 }

@@ -4,20 +4,67 @@
 //! policy names each inline script by its hash, computed from the page when it is built: another
 //! script does not run, whoever may have brought it in. It calls this origin alone ("try it out").
 
+use std::{num::NonZeroU32, sync::Arc};
+
 use base64::{Engine, engine::general_purpose::STANDARD};
-use poem::{Endpoint, Response, Route, endpoint::make_sync, get, http::header};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::body::Bytes;
+use poem::{
+    Endpoint, EndpointExt, IntoResponse, Response, Route,
+    endpoint::make_sync,
+    get,
+    http::{StatusCode, header},
+};
 use sha2::{Digest, Sha256};
 
+use super::problem::Problem;
+
+/// How often a second the documents are sent, by one process: they are long, and need no key.
+const MAX_RATE: NonZeroU32 = NonZeroU32::new(20).unwrap();
+
+/// How often documents may still be sent.
+#[derive(Debug, Clone)]
+pub struct Pace(Arc<DefaultDirectRateLimiter>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(Arc::new(RateLimiter::direct(Quota::per_second(MAX_RATE))))
+    }
+}
+
+impl Pace {
+    /// `document`, or 503 where there were too many in this second.
+    fn send(&self, document: impl FnOnce() -> Response) -> Response {
+        if self.0.check().is_ok() {
+            return document();
+        }
+        let detail = "too many read the documents at this moment; ask again";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()
+    }
+}
+
 /// The page, below `/docs`.
-pub fn routes(html: String) -> impl Endpoint {
+pub fn routes(html: String, pace: Pace) -> impl Endpoint {
     let policy = policy(&html);
+    let html = Bytes::from(html);
     let page = make_sync(move |_| {
-        Response::builder()
-            .content_type("text/html; charset=utf-8")
-            .header(header::CONTENT_SECURITY_POLICY, &policy)
-            .body(html.clone())
+        pace.send(|| {
+            Response::builder()
+                .content_type("text/html; charset=utf-8")
+                .header(header::CONTENT_SECURITY_POLICY, &policy)
+                .body(html.clone())
+        })
     });
     Route::new().at("/", get(page))
+}
+
+/// The OpenAPI document.
+pub fn openapi(document: String, pace: Pace) -> impl Endpoint {
+    let document = Bytes::from(document);
+    get(make_sync(move |_| {
+        pace.send(|| document.clone().with_content_type("application/json").into_response())
+    }))
+    .boxed()
 }
 
 fn policy(html: &str) -> String {

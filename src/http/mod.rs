@@ -18,9 +18,11 @@ pub mod page;
 pub mod path_template;
 pub mod problem;
 pub mod rate_limit;
+pub mod rejected_webhooks;
 pub mod security_headers;
 pub mod server;
 pub mod single_flight;
+pub mod strict_headers;
 pub mod strict_query;
 pub mod tls;
 pub mod transaction_schema;
@@ -38,8 +40,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Route,
-    endpoint::make_sync, http::StatusCode, middleware::CatchPanic,
+    Endpoint, EndpointExt, IntoEndpoint, IntoResponse, Request, Response, Route, http::StatusCode,
+    middleware::CatchPanic,
 };
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::time::Instant;
@@ -51,8 +53,10 @@ use self::{
     metrics::Scrape,
     observe::Observe,
     problem::Problem,
+    rejected_webhooks::Rejections,
     security_headers::SecurityHeaders,
     single_flight::SingleFlight,
+    strict_headers::StrictHeaders,
     strict_query::StrictQuery,
 };
 use crate::{
@@ -109,6 +113,8 @@ pub struct ApiState {
     /// How fast a client may call.
     pub limits: config::Limits,
     pub metrics: Arc<Metrics>,
+    /// The webhooks that were rejected and are not written yet.
+    pub rejected_webhooks: Rejections,
     /// `/metrics`, for all that scrape at the same time.
     scrapes: SingleFlight<Scrape>,
     /// `/health/ready`, for all that ask at the same time.
@@ -160,6 +166,7 @@ impl ApiState {
             intake: config.intake.clone(),
             limits: config.limits.clone(),
             metrics,
+            rejected_webhooks: Rejections::default(),
             scrapes: SingleFlight::default(),
             readiness: SingleFlight::default(),
             dead_after: config.worker.dead_after,
@@ -239,6 +246,7 @@ type Api = (
     operator::bulk_replay::BulkReplayApi,
     operator::transactions::OperatorTransactionsApi,
     operator::maintenance::MaintenanceApi,
+    operator::rejected_webhooks::RejectedWebhooksApi,
     health::HealthApi,
 );
 
@@ -252,6 +260,7 @@ fn service() -> OpenApiService<Api, ()> {
         operator::bulk_replay::BulkReplayApi,
         operator::transactions::OperatorTransactionsApi,
         operator::maintenance::MaintenanceApi,
+        operator::rejected_webhooks::RejectedWebhooksApi,
         health::HealthApi,
     );
     OpenApiService::new(api, "Quartet", env!("CARGO_PKG_VERSION"))
@@ -271,16 +280,11 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     let (route, spec) = if role.serves_api() {
         let service = service();
         let spec = openapi();
-        let served = spec.clone();
+        let pace = docs::Pace::default();
         let route = Route::new()
             .nest("/console", console::routes(&state))
-            .nest("/docs", docs::routes(service.swagger_ui_html()))
-            .at(
-                "/openapi.json",
-                poem::get(make_sync(move |_| {
-                    served.clone().with_content_type("application/json").into_response()
-                })),
-            )
+            .nest("/docs", docs::routes(service.swagger_ui_html(), pace.clone()))
+            .at("/openapi.json", docs::openapi(spec.clone(), pace))
             .nest("/", service);
         (route, spec)
     } else {
@@ -314,6 +318,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         .with(CatchPanic::new().with_handler(panicked))
         .map_to_response()
         .with(admission)
+        .with(StrictHeaders)
         .with(observe)
         .with(security_headers)
         .into_endpoint()

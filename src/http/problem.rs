@@ -20,6 +20,9 @@ use poem_openapi::{
 
 use crate::store::StoreError;
 
+/// Most faults that one answer names: it must not be much longer than its request.
+pub const MAX_ERRORS: usize = 50;
+
 /// Seconds after which a client may try again when the database is away or there is too much to do.
 pub const RETRY_AFTER_SECONDS: &str = "1";
 
@@ -95,8 +98,9 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 422, naming each field at fault.
-    pub fn invalid(errors: Vec<FieldProblem>) -> Self {
+    /// 422, naming each field at fault, up to [`MAX_ERRORS`].
+    pub fn invalid(mut errors: Vec<FieldProblem>) -> Self {
+        errors.truncate(MAX_ERRORS);
         let named: Vec<String> = errors
             .iter()
             .map(|error| {

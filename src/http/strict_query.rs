@@ -14,8 +14,11 @@ use serde_json::Value;
 
 use super::{
     path_template::PathTemplate,
-    problem::{FieldProblem, Problem},
+    problem::{FieldProblem, MAX_ERRORS, Problem},
 };
+
+/// Most characters of an unknown parameter that an answer repeats.
+const MAX_NAME_SHOWN: usize = 100;
 
 /// The middleware, made from an OpenAPI document.
 pub struct StrictQuery {
@@ -66,19 +69,27 @@ impl PathRules {
         let query = request.uri().query().unwrap_or_default();
         let (mut seen, mut errors) = (BTreeSet::new(), Vec::new());
         for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
+            if errors.len() == MAX_ERRORS {
+                break;
+            }
             if !known.contains(name.as_ref()) {
                 let allowed: Vec<&str> = known.iter().map(String::as_str).collect();
                 let detail = match allowed.as_slice() {
                     [] => "unknown parameter; none is allowed".to_owned(),
                     allowed => format!("unknown parameter; allowed are {}", allowed.join(", ")),
                 };
-                errors.push(FieldProblem::parameter(name.as_ref(), detail));
+                errors.push(FieldProblem::parameter(shown(&name), detail));
             } else if !seen.insert(name.clone()) {
                 errors.push(FieldProblem::parameter(name.as_ref(), "is given more than once"));
             }
         }
         (!errors.is_empty()).then(|| Problem::invalid(errors).into_response())
     }
+}
+
+/// A name as an answer repeats it.
+fn shown(name: &str) -> String {
+    name.chars().take(MAX_NAME_SHOWN).collect()
 }
 
 impl<E: Endpoint> Middleware<E> for StrictQuery {

@@ -34,6 +34,8 @@ use crate::{
 
 /// How often a waiting request looks, at first and at most.
 const WAIT_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// While a request waits, its key is looked at this often.
+const KEY_CHECK: Duration = Duration::from_millis(500);
 /// A repeated id whose first post is being rolled back is tried this often.
 const ACCEPT_TRIES: usize = 3;
 
@@ -248,13 +250,24 @@ impl TransactionsApi {
     ) -> poem::Result<GetTransactionResponse> {
         let deadline = Instant::now() + Duration::from_secs(wait_seconds.0.into());
         let (mut wait, longest) = WAIT_POLL;
+        let (mut key_checked_at, mut has_waited) = (Instant::now(), false);
         loop {
-            let transaction = own_transaction(&state, client.0, id.0).await?;
-            if transaction.status.is_final() || Instant::now() >= deadline {
+            let transaction = own_transaction(&state, client.0.id, id.0).await?;
+            let is_over = transaction.status.is_final() || Instant::now() >= deadline;
+            // The key may be withdrawn, or its client disabled, while the request waits.
+            if has_waited && (is_over || key_checked_at.elapsed() >= KEY_CHECK) {
+                if !client.0.is_still_known(&state).await? {
+                    let problem = ProblemJson(Problem::unauthorized());
+                    return Ok(GetTransactionResponse::Unauthorized(problem));
+                }
+                key_checked_at = Instant::now();
+            }
+            if is_over {
                 return Ok(GetTransactionResponse::Found(Json(transaction.into())));
             }
             tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
             wait = (wait * 2).min(longest);
+            has_waited = true;
             state.renew_limit();
         }
     }
@@ -287,7 +300,7 @@ impl TransactionsApi {
             created_before: created_before.0.map(page::storable),
             cursor: cursor.0.as_deref().map(page::decode).transpose()?,
         };
-        let list = transactions::list(&state.pool, client.0, &filter, i64::from(limit.0) + 1);
+        let list = transactions::list(&state.pool, client.0.id, &filter, i64::from(limit.0) + 1);
         let mut rows = state.within_limit(list).await?;
         let next_cursor =
             page::cut(&mut rows, limit.0, |row| Cursor { at: row.created_at, id: row.id });
@@ -304,7 +317,7 @@ impl TransactionsApi {
         /// The id you posted.
         id: Path<Uuid>,
     ) -> poem::Result<ListEventsResponse> {
-        own_transaction(&state, client.0, id.0).await?;
+        own_transaction(&state, client.0.id, id.0).await?;
         let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))

@@ -27,9 +27,10 @@ use super::{
 };
 use crate::{
     domain::{JobKind, ReportedStatus, SettledBy},
-    signature::{self, SignedHeaders},
+    signature::{self, SignedHeaders, VerifyError},
     store::{
         jobs,
+        rejected_webhooks::WebhookRejection,
         webhooks::{Received, Webhook, WebhookOutcome},
     },
     telemetry::{labels::WebhookResult, traces},
@@ -122,24 +123,75 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        Self::read(request, body).await.map_err(|Rejected { reason, problem }| {
+            ApiState::of(request).rejected_webhooks.note(request, reason, &problem.detail);
+            if problem.status == StatusCode::UNAUTHORIZED.as_u16() {
+                unsigned(problem)
+            } else {
+                problem.into()
+            }
+        })
+    }
+}
+
+/// Why a webhook is not taken, and how it is answered.
+struct Rejected {
+    reason: WebhookRejection,
+    problem: Problem,
+}
+
+impl Rejected {
+    /// What its body alone says; `otherwise` where the status does not tell.
+    fn body(problem: Problem, otherwise: WebhookRejection) -> Self {
+        let reason = match StatusCode::from_u16(problem.status) {
+            Ok(StatusCode::PAYLOAD_TOO_LARGE) => WebhookRejection::TooLarge,
+            Ok(StatusCode::UNPROCESSABLE_ENTITY) => WebhookRejection::BadFields,
+            Ok(StatusCode::UNSUPPORTED_MEDIA_TYPE) => WebhookRejection::ContentCoding,
+            _ => otherwise,
+        };
+        Self { reason, problem }
+    }
+}
+
+impl From<VerifyError> for Rejected {
+    fn from(error: VerifyError) -> Self {
+        let reason = match error {
+            VerifyError::MissingHeader(_) => WebhookRejection::MissingHeader,
+            VerifyError::Timestamp => WebhookRejection::BadTimestamp,
+            VerifyError::TooOld => WebhookRejection::TooOld,
+            VerifyError::TooNew => WebhookRejection::TooNew,
+            VerifyError::TooManySignatures => WebhookRejection::TooManySignatures,
+            VerifyError::NoMatch => WebhookRejection::WrongSignature,
+        };
+        Self { reason, problem: Problem::new(StatusCode::UNAUTHORIZED, error.to_string()) }
+    }
+}
+
+impl SignedWebhook {
+    async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Rejected> {
         let state = ApiState::of(request);
-        let bytes = body::read(request, body).await?;
+        let bytes = body::read(request, body)
+            .await
+            .map_err(|problem| Rejected::body(problem, WebhookRejection::UnreadableBody))?;
+        let signatures = signature_lines(request);
         let headers = SignedHeaders {
-            id: request.header(signature::ID_HEADER),
-            timestamp: request.header(signature::TIMESTAMP_HEADER),
-            signature: request.header(signature::SIGNATURE_HEADER),
+            id: only_line(request, signature::ID_HEADER)?,
+            timestamp: only_line(request, signature::TIMESTAMP_HEADER)?,
+            signature: Some(&signatures),
         };
         let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
         let now = super::now().timestamp();
-        let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)
-            .map_err(|error| unsigned(error.to_string()))?;
+        let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)?;
         if webhook_id.chars().count() > MAX_WEBHOOK_ID {
             let detail = format!("must be at most {MAX_WEBHOOK_ID} characters");
             let problem = FieldProblem::parameter(signature::ID_HEADER, detail);
-            return Err(Problem::invalid(vec![problem]).into());
+            let problem = Problem::invalid(vec![problem]);
+            return Err(Rejected { reason: WebhookRejection::BadWebhookId, problem });
         }
-        body::check_content_type(request)?;
-        let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)?;
+        body::check_content_type(request)
+            .map_err(|problem| Rejected { reason: WebhookRejection::ContentType, problem })?;
+        let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)
+            .map_err(|problem| Rejected::body(problem, WebhookRejection::BadJson))?;
         let webhook = Webhook {
             webhook_id: webhook_id.to_owned(),
             transaction_id: parsed.id,
@@ -150,9 +202,30 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
     }
 }
 
+/// All signatures: a sender may put each of them into a header line of its own. A line that is no
+/// text holds none.
+fn signature_lines(request: &Request) -> String {
+    let lines = request.headers().get_all(signature::SIGNATURE_HEADER);
+    let lines: Vec<_> = lines.iter().filter_map(|line| line.to_str().ok()).collect();
+    lines.join(" ")
+}
+
+/// The value of a header that is a part of what is signed: with two of them, the sender and we could
+/// mean different ones.
+fn only_line<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, Rejected> {
+    let mut lines = request.headers().get_all(name).iter();
+    let line = lines.next().and_then(|line| line.to_str().ok());
+    if lines.next().is_some() {
+        let problem =
+            Problem::new(StatusCode::BAD_REQUEST, format!("the header `{name}` is there twice"));
+        return Err(Rejected { reason: WebhookRejection::RepeatedHeader, problem });
+    }
+    Ok(line)
+}
+
 /// 401. What is asked for is a signature: no key would help.
-fn unsigned(detail: String) -> poem::Error {
-    let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+fn unsigned(problem: Problem) -> poem::Error {
+    let mut response = problem.into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(SCHEME));
     poem::Error::from_response(response)
 }

@@ -42,6 +42,7 @@ mod migration_files;
 pub mod outcomes;
 pub mod queues;
 pub mod reconcile;
+pub mod rejected_webhooks;
 pub mod requirements;
 pub mod rescue;
 pub mod retention;

@@ -93,6 +93,8 @@ words! {
         SlowHead = "slow_head",
         /// 408: the body of a request did not come in time.
         SlowBody = "slow_body",
+        /// 400: where a request ends can be read in two ways.
+        Framing = "framing",
     }
 }
 

@@ -126,7 +126,8 @@ impl Retention {
                 "QUARTET_RETENTION__WEBHOOKS",
                 "30d",
                 seconds,
-                "How long a webhook's id is remembered; at least `QUARTET_WEBHOOK__TOLERANCE`",
+                "How long a webhook's id is remembered; at least twice \
+                 `QUARTET_WEBHOOK__TOLERANCE`",
             ),
             dead_letters: settings.read(
                 "QUARTET_RETENTION__DEAD_LETTERS",

@@ -11,6 +11,9 @@ use crate::{
     store::transactions::Cursor,
 };
 
+/// Most pairs that are read: a form of a whole page of dead letters has far fewer.
+const MAX_PAIRS: usize = 1_000;
+
 /// Names and values, in their order; a name may come more than once.
 #[derive(Debug, Clone, Default)]
 pub struct Fields(Vec<(String, String)>);
@@ -18,7 +21,7 @@ pub struct Fields(Vec<(String, String)>);
 impl Fields {
     /// Reads `application/x-www-form-urlencoded` text, as queries and forms are.
     pub fn parse(text: &[u8]) -> Self {
-        let pairs = url::form_urlencoded::parse(text);
+        let pairs = url::form_urlencoded::parse(text).take(MAX_PAIRS);
         // Browsers send line breaks as two characters, and count them as one.
         let plain = |value: Cow<'_, str>| value.replace("\r\n", "\n");
         Self(pairs.map(|(name, value)| (name.into_owned(), plain(value))).collect())

@@ -20,12 +20,14 @@ use super::{
     session::{COOKIE, Session},
 };
 use crate::{
-    http::{self, ApiState},
+    http::{self, ApiState, body},
     store::console_sessions,
 };
 
 /// Largest form: a page of selected dead letters and a note are far below.
 const MAX_FORM: usize = 64 * 1024;
+/// Most cookies of our name that are looked at.
+const MAX_COOKIES: usize = 4;
 /// How long a form may take to arrive.
 const FORM_PATIENCE: Duration = Duration::from_secs(10);
 /// Nothing from elsewhere, nothing inline; forms and links stay here, and nobody frames a page.
@@ -69,6 +71,8 @@ impl Console {
             .filter_map(|line| line.to_str().ok())
             .flat_map(|line| line.split(';'))
             .filter_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+            // Each costs an HMAC; a browser sends one.
+            .take(MAX_COOKIES)
             .find_map(|value| self.sessions.as_ref()?.resume(value, http::now()));
         let Some(session) = found else { return Ok(None) };
         let state = ApiState::of(request);
@@ -127,6 +131,7 @@ async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
     if !request.content_type().is_some_and(|given| given.starts_with(form)) {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {form}")));
     }
+    body::check_content_coding(request)?;
     let body = request.take_body().into_bytes_limit(MAX_FORM);
     match tokio::time::timeout(FORM_PATIENCE, body).await {
         Ok(Ok(body)) => Ok(Fields::parse(&body)),

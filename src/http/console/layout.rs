@@ -17,16 +17,18 @@ pub enum Section {
     DeadLetters,
     Jobs,
     Queues,
+    RejectedWebhooks,
     Audit,
 }
 
 impl Section {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Overview,
         Self::Transactions,
         Self::DeadLetters,
         Self::Jobs,
         Self::Queues,
+        Self::RejectedWebhooks,
         Self::Audit,
     ];
 
@@ -37,6 +39,7 @@ impl Section {
             Self::DeadLetters => "Dead letters",
             Self::Jobs => "Jobs",
             Self::Queues => "Queues",
+            Self::RejectedWebhooks => "Rejected webhooks",
             Self::Audit => "Audit",
         }
     }
@@ -48,6 +51,7 @@ impl Section {
             Self::DeadLetters => "/console/dead-letters",
             Self::Jobs => "/console/jobs",
             Self::Queues => "/console/queues",
+            Self::RejectedWebhooks => "/console/rejected-webhooks",
             Self::Audit => "/console/audit",
         }
     }

@@ -24,6 +24,7 @@ mod overview;
 mod quantiles;
 mod queues;
 mod refusal;
+mod rejected_webhooks;
 mod session;
 mod shown;
 mod sign_in;
@@ -70,6 +71,7 @@ pub fn routes(state: &ApiState) -> impl Endpoint<Output = Response> + use<> {
         .at("/jobs/:id/:action", get(jobs::show_job_of_action).post(jobs::act_on_job))
         .at("/queues", get(queues::list_queues))
         .at("/queues/:queue/:change", get(queues::confirm_change).post(queues::change_queue))
+        .at("/rejected-webhooks", get(rejected_webhooks::list_rejected_webhooks))
         .at("/audit", get(audit::list_actions))
         .around(guard::call)
         .data(Arc::new(console))

@@ -8,6 +8,7 @@ pub mod dead_letters;
 pub mod jobs;
 pub mod maintenance;
 pub mod queues;
+pub mod rejected_webhooks;
 pub mod schema;
 pub mod transactions;
 

@@ -3,7 +3,8 @@
 //! Bytes that come while no request is under way begin a request's head; the head is complete when
 //! the request is answered. So a head that trickles is told from a connection that merely waits,
 //! which may do so for longer. A silent new connection, or one that does not end its TLS handshake,
-//! counts as a head that does not come.
+//! counts as a head that does not come. How the bytes are framed is checked on their way
+//! ([`super::framing`]).
 
 use std::{
     io,
@@ -17,6 +18,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
+
+use super::framing::Framing;
+use crate::telemetry::{Metrics, labels::Refusal};
 
 /// How long a connection may be without a request.
 #[derive(Debug, Clone, Copy)]
@@ -133,16 +137,19 @@ impl Drop for UnderWay {
     }
 }
 
-/// A connection's bytes, of which [`Activity`] hears.
+/// A connection's bytes, of which [`Activity`] hears, and whose framing is checked.
 #[derive(Debug)]
 pub(super) struct Watched<Io> {
     io: Io,
     activity: Arc<Activity>,
+    framing: Framing,
+    metrics: Arc<Metrics>,
+    is_refused: bool,
 }
 
 impl<Io> Watched<Io> {
-    pub(super) fn new(io: Io, activity: Arc<Activity>) -> Self {
-        Self { io, activity }
+    pub(super) fn new(io: Io, activity: Arc<Activity>, metrics: Arc<Metrics>) -> Self {
+        Self { io, activity, framing: Framing::new(), metrics, is_refused: false }
     }
 }
 
@@ -156,6 +163,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
         if buffer.filled().len() > before {
             self.activity.read();
+            if self.framing.check(&mut buffer.filled_mut()[before..]) && !self.is_refused {
+                self.is_refused = true;
+                self.metrics.refused(Refusal::Framing);
+            }
         }
         read
     }

@@ -7,10 +7,13 @@
 //! health checks and metrics are answered, so that a full process is not taken for a dead one. Beyond
 //! those, a connection is closed as soon as it comes.
 //!
+//! A request of HTTP/1 that another program could read otherwise is refused (`framing`).
+//!
 //! It is told to stop by a token: it then takes no connection any more, closes those without a
 //! request, and leaves the others until the grace is over.
 
 mod activity;
+mod framing;
 mod leftover;
 mod open_files;
 
@@ -203,7 +206,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_RESETS)
             .max_header_list_size(MAX_HEAD_LIST);
-        let io = TokioIo::new(Watched::new(io, activity.clone()));
+        let io = TokioIo::new(Watched::new(io, activity.clone(), self.metrics.clone()));
         let connection = builder.serve_connection(io, service);
         tokio::pin!(connection);
         let mut is_stopping = false;
