@@ -97,8 +97,8 @@ async fn callback_urls_that_lead_inside_are_not_registered() {
 
     // Without the setting, where the process is reached from its own machine alone.
     let outside = ("QUARTET_HTTP__LISTEN", "0.0.0.0:0");
-    add("http://127.0.0.1:9/", &[]).await.expect();
-    add("http://127.0.0.1:9/", &[outside]).await.expect_failure();
+    add("http://127.0.0.1:9009/", &[]).await.expect();
+    add("http://127.0.0.1:9009/", &[outside]).await.expect_failure();
     add("http://10.1.2.3/", &[]).await.expect_failure();
 
     // The default client's, at the start.
