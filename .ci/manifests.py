@@ -368,6 +368,17 @@ def check_network(manifests, settings):
                 reaches(address, 443, f"the third party and clients at {address}")
                 if plain:
                     reaches(address, 80, f"clients' http:// callbacks at {address}")
+        else:
+            for address in PUBLIC:
+                require(
+                    not network.allows(labels, "egress", address, 443),
+                    f"{name}: may reach {address}, and serves nothing",
+                )
+            monitoring = (namespace("monitoring"), {"app": "prometheus"})
+            require(
+                not network.allows(labels, "ingress", monitoring, port),
+                f"{name}: Prometheus may reach it, and it serves nothing",
+            )
         for address in PRIVATE:
             require(
                 not network.allows(labels, "egress", address, 443),
