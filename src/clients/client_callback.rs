@@ -22,12 +22,13 @@ use super::{
     Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
     name_limit,
     names::Names,
-    resolver::{self, GuardedResolver, Lookup},
+    own_addresses::OwnAddresses,
+    resolver::{self, EgressGuard, GuardedResolver, Lookup},
     retry_after, traced,
 };
 use crate::{
     config,
-    domain::{DatabaseClock, EgressPolicy, EgressRefusal, Status},
+    domain::{DatabaseClock, EgressRefusal, Status},
     signature::{self, Secret},
     telemetry::{Metrics, labels::NotifyResult},
 };
@@ -36,7 +37,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct CallbackClient {
     http: reqwest::Client,
-    policy: Arc<EgressPolicy>,
+    guard: EgressGuard,
     metrics: Option<Arc<Metrics>>,
     clock: DatabaseClock,
 }
@@ -96,19 +97,19 @@ impl CallbackClient {
     /// A client whose calls take at most the time of `config` and go where it lets them.
     pub fn new(config: &config::Notify, dns: &config::Dns) -> Result<Self, SetupError> {
         let names = Names::new(dns, name_limit(config.timeout));
-        Self::with_lookup(config.timeout, config.egress.clone(), resolver::lookup_in(names))
+        let guard = EgressGuard::new(config.egress.clone(), OwnAddresses::default());
+        Self::with_lookup(config.timeout, guard, resolver::lookup_in(names))
     }
 
     fn with_lookup(
         timeout: Duration,
-        policy: EgressPolicy,
+        guard: EgressGuard,
         lookup: Lookup,
     ) -> Result<Self, SetupError> {
-        let policy = Arc::new(policy);
-        let resolver = GuardedResolver::new(policy.clone(), lookup);
+        let resolver = GuardedResolver::new(guard.clone(), lookup);
         let http = http_client(timeout).no_proxy().dns_resolver(resolver);
         let (http, clock) = (http.build().map_err(SetupError)?, DatabaseClock::default());
-        Ok(Self { http, policy, metrics: None, clock })
+        Ok(Self { http, guard, metrics: None, clock })
     }
 
     /// The same, going by this clock.
@@ -160,7 +161,7 @@ impl CallbackClient {
         fence: Fence,
     ) -> Result<(), NotifyError> {
         let url = Url::parse(url).map_err(|_| EgressRefusal::Url)?;
-        self.policy.check_url(&url)?;
+        self.guard.check_url(&url)?;
         let body = Body {
             id: notification.id,
             status: notification.status.as_str(),
@@ -208,10 +209,21 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
+    use crate::domain::EgressPolicy;
 
     /// Calls `http://rebinding.example:PORT/` with a resolver that gives `answers` in turn, and the
     /// last one for ever after; tells how often it was asked.
     async fn call(
+        policy: EgressPolicy,
+        answers: Vec<Vec<IpAddr>>,
+        port: u16,
+    ) -> (Result<(), NotifyError>, usize) {
+        call_from(OwnAddresses::fixed([]), policy, answers, port).await
+    }
+
+    /// The same from a machine with these addresses.
+    async fn call_from(
+        own: OwnAddresses,
         policy: EgressPolicy,
         answers: Vec<Vec<IpAddr>>,
         port: u16,
@@ -225,7 +237,8 @@ mod tests {
             Box::pin(std::future::ready(Ok(addresses)))
         });
         let timeout = Duration::from_millis(300);
-        let client = CallbackClient::with_lookup(timeout, policy, lookup).unwrap();
+        let guard = EgressGuard::new(policy, own);
+        let client = CallbackClient::with_lookup(timeout, guard, lookup).unwrap();
         let notification = Notification {
             id: Uuid::nil(),
             status: Status::Pending,
@@ -248,7 +261,7 @@ mod tests {
         let port = allowed.local_addr().unwrap().port();
         let inside = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let allowed_networks = vec!["127.0.0.2/32".parse().unwrap()];
-        (EgressPolicy { allowed_networks, https_only: false }, allowed, inside)
+        (EgressPolicy { allowed_networks, ..EgressPolicy::default() }, allowed, inside)
     }
 
     async fn assert_not_called(server: &TcpListener) {
@@ -293,6 +306,18 @@ mod tests {
         }
         assert_not_called(&allowed).await;
         assert_not_called(&inside).await;
+    }
+
+    /// Public to everybody else: what is bound there for this machine alone is not.
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_blocks_the_call() {
+        let own = OwnAddresses::fixed([ip("8.8.4.4"), ip("2606:4700::1111")]);
+        for answer in ["8.8.4.4", "::ffff:8.8.4.4", "2606:4700::1111"] {
+            let answers = vec![vec![ip(answer)]];
+            let (told, _) = call_from(own.clone(), EgressPolicy::default(), answers, 8080).await;
+            let Err(NotifyError::Blocked(denied)) = told else { panic!("{answer}: {told:?}") };
+            assert!(denied.to_string().contains("an address of this machine"), "{denied}");
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@
 pub mod client_callback;
 mod fence;
 mod names;
+mod own_addresses;
 pub mod probe;
 mod resolver;
 pub mod third_party;

@@ -31,6 +31,7 @@ mod health;
 mod idle;
 mod intake;
 mod invariants;
+mod invisible_text;
 mod lease_leaks;
 mod leases;
 mod logs;
