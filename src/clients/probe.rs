@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 use uuid::Uuid;
 
-use super::{SetupError, describe_answer, describe_failure, http_client};
+use super::{SetupError, answer, describe_failure, http_client};
 use crate::{
     config,
     domain::{EgressPolicy, EgressRefusal},
@@ -36,7 +36,7 @@ pub async fn look_up_nothing(
             let location = response.headers().get(LOCATION);
             let location = location.and_then(|value| value.to_str().ok()).map(str::to_owned);
             let status = response.status().as_u16();
-            Ok(Answer { status, location, description: describe_answer(response).await })
+            Ok(Answer { status, location, description: answer::describe(response).await })
         }
         Err(error) => Err(describe_failure(&error)),
     })
