@@ -339,6 +339,9 @@ async fn read_report(
             Ok((None, Some(strange)))
         }
         Ok(_) => Ok((None, Some(format!("answered {code} without a status: {shown}")))),
+        Err(why) if shown.is_empty() => {
+            Err((false, format!("answered {code}, but the answer {why}")))
+        }
         Err(why) => Err((false, format!("answered {code}, but the answer {why}: {shown}"))),
     }
 }
