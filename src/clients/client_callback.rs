@@ -19,8 +19,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
-    name_limit,
+    Fence, SetupError, answer, call_span, describe_failure, fence, http_client, name_limit,
     names::Names,
     own_addresses::OwnAddresses,
     resolver::{self, EgressGuard, GuardedResolver, Lookup},
@@ -190,10 +189,10 @@ impl CallbackClient {
         })?;
         match response.status() {
             status if status.is_success() => Ok(()),
-            StatusCode::GONE => Err(NotifyError::Gone { reason: describe_answer(response).await }),
+            StatusCode::GONE => Err(NotifyError::Gone { reason: answer::describe(response).await }),
             _ => {
                 let retry_after = retry_after(&response, &self.clock);
-                Err(NotifyError::Refused { reason: describe_answer(response).await, retry_after })
+                Err(NotifyError::Refused { reason: answer::describe(response).await, retry_after })
             }
         }
     }

@@ -16,6 +16,7 @@ pub mod callback_hosts;
 pub mod circuit;
 pub mod create_at_third_party;
 pub mod create_transaction;
+pub mod credentials;
 pub mod freshness;
 pub mod holds;
 pub mod lease_keeper;
@@ -52,6 +53,7 @@ use crate::{
 };
 pub use callback_hosts::CallbackHosts;
 pub use circuit::CircuitBreaker;
+pub use credentials::Credentials;
 pub use lease_keeper::{LeaseKeeper, WorkerLease};
 pub use slot::Slot;
 
@@ -84,6 +86,8 @@ pub struct JobContext {
     pub third_party: ThirdPartyClient,
     /// To be asked before each call to the third party.
     pub circuit: CircuitBreaker,
+    /// Whose fault a refusal is.
+    pub credentials: Credentials,
     pub callbacks: CallbackClient,
     /// To be asked before each call of a client.
     pub callback_hosts: CallbackHosts,

@@ -245,7 +245,7 @@ fn look_up(
 
 fn seen(answer: Result<Lookup, LookupError>) -> Seen {
     match answer {
-        Ok(Lookup::Found { status }) => Seen::Found(status),
+        Ok(Lookup::Found { status, .. }) => Seen::Found(status),
         Ok(Lookup::Absent) => Seen::Absent,
         Err(error) => Seen::Unanswered(error.reason),
     }

@@ -44,6 +44,7 @@ mod notify_client;
 mod openapi;
 mod operator;
 mod outages;
+mod peer_answers;
 mod plans;
 mod poison;
 mod pressure;
