@@ -9,6 +9,9 @@
 //! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
 //! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
 //!
+//! A call that found no place on a connection here was not sent: the job is postponed without an attempt, and
+//! nothing is said about the third party.
+//!
 //! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
 //! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
 //! probe. A create never probes: only an answered lookup goes before it.
@@ -34,6 +37,9 @@ use crate::{
         transactions::Transaction,
     },
 };
+
+/// The shortest wait of a job whose call found no place on a connection.
+const QUEUE_DELAY: Duration = Duration::from_secs(1);
 
 /// The first try, the retries, and the last lookup.
 pub fn max_attempts(create_retries: u32) -> u32 {
@@ -62,6 +68,9 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
     };
     let answer = context.third_party.look_up(id).await;
+    if matches!(&answer, Err(error) if error.says_nothing) {
+        return Ok(Outcome::snooze(queue_delay()));
+    }
     let outage = answer.as_ref().err().filter(|error| error.is_outage);
     context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
     if let Some(LookupError { retry_after, .. }) = outage
@@ -92,7 +101,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
     };
     let created = context.third_party.create(id, &transaction.content(), job.lease.fence()).await;
-    if created != Err(CreateError::Stale) {
+    if !matches!(&created, Err(error) if error.says_nothing()) {
         let outage = created.as_ref().err().filter(|error| error.is_outage());
         context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     }
@@ -106,7 +115,8 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         // Frozen or cut off from the database for too long: another worker may have the job, and may
         // be past its own lookup.
         Err(CreateError::Stale) => Outcome::snooze(backoff),
-        Err(CreateError::Ambiguous { reason }) => ambiguous(backoff, reason),
+        Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
+        Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
         Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
         Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
             let delay = backoff.max(retry_after.unwrap_or_default());
@@ -118,6 +128,12 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             error: Some(reason),
         }),
     })
+}
+
+/// How long a job waits whose call found no place on a connection. Spread, so that those that wait do not
+/// all come back at once.
+fn queue_delay() -> Duration {
+    QUEUE_DELAY.mul_f64(1.0 + rand::random::<f64>())
 }
 
 fn ambiguous(delay: Duration, reason: String) -> Outcome {
