@@ -111,6 +111,11 @@ struct TrustState {
 }
 
 impl Trust {
+    /// Whether the last answer came over HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        lock(&self.0).is_http2
+    }
+
     /// A call was answered.
     pub fn answered(&self, version: Version, is_reused: bool, is_create: bool) {
         let mut state = lock(&self.0);

@@ -47,6 +47,9 @@ pub(super) struct Sender {
     kept: Client,
     /// Opens a connection for each request.
     new: Client,
+    /// Speaks HTTP/2 alone, for one peer that does: a burst of requests waits for the one connection
+    /// that is being opened, where `kept` would open one for each, to find that one is enough.
+    shared: Option<Client>,
     timeout: Duration,
     peer: CalledPeer,
     answered: Arc<Answered>,
@@ -128,18 +131,33 @@ impl Sender {
         configure: impl Fn(ClientBuilder) -> ClientBuilder,
     ) -> Result<Self, SetupError> {
         // The body of an answer may take as long as the rest of the call has left.
-        let builder =
-            || configure(http_client(timeout)).timeout(Self::turn_limit(timeout) + timeout);
-        let kept = builder().pool_idle_timeout(idle_timeout).build().map_err(SetupError)?;
-        let new = builder().pool_max_idle_per_host(0).build().map_err(SetupError)?;
-        let answered = Arc::new(Answered::new(idle_timeout));
-        Ok(Self { kept, new, timeout, peer, answered, trust, metrics: None })
+        let limit = Self::turn_limit(timeout) + timeout;
+        let builder = || configure(http_client(timeout)).timeout(limit);
+        let build = |builder: ClientBuilder| builder.build().map_err(SetupError);
+        let kept = build(builder().pool_idle_timeout(idle_timeout))?;
+        let new = build(builder().pool_max_idle_per_host(0))?;
+        let shared = match peer {
+            CalledPeer::ThirdParty => {
+                let builder = builder().pool_idle_timeout(IDLE_TIMEOUT).http2_prior_knowledge();
+                Some(build(builder)?)
+            }
+            // Whether one host speaks HTTP/2 says nothing of another.
+            CalledPeer::Client => None,
+        };
+        let answered = Arc::new(Answered::new(idle_timeout.max(IDLE_TIMEOUT)));
+        Ok(Self { kept, new, shared, timeout, peer, answered, trust, metrics: None })
     }
 
     /// The same, counting in `metrics`.
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The client that goes over connections that may have been used.
+    fn reusing(&self) -> &Client {
+        let shared = self.shared.as_ref().filter(|_| self.trust.is_http2());
+        shared.unwrap_or(&self.kept)
     }
 
     /// How long a request may wait for its turn: to open a connection, or for a place on one, which
@@ -155,7 +173,7 @@ impl Sender {
         request: impl Fn(&Client, Progress) -> RequestBuilder,
     ) -> Result<Response, SendError> {
         let began = tokio::time::Instant::now();
-        let (mut client, mut sends) = (&self.kept, 0);
+        let (mut client, mut sends) = (self.reusing(), 0);
         loop {
             sends += 1;
             let error = match self.send_once(client, &request, false).await {
@@ -190,7 +208,7 @@ impl Sender {
         let mut sends = 0;
         loop {
             sends += 1;
-            let client = if lease.is_some() { &self.kept } else { &self.new };
+            let client = if lease.is_some() { self.reusing() } else { &self.new };
             let error = match self.send_once(client, &request, true).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
