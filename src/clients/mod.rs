@@ -6,6 +6,9 @@
 //! for it. A client's callback URL is the client's word: only addresses that
 //! [`EgressPolicy`](crate::domain::EgressPolicy) allows are connected to, and no proxy is used, which
 //! would resolve the name once more by itself.
+//!
+//! Over which connection a request goes, and what is known when it gets no answer, is the matter of
+//! `sender`.
 
 mod answer;
 pub mod client_callback;
@@ -13,7 +16,10 @@ mod fence;
 mod names;
 mod own_addresses;
 pub mod probe;
+mod progress;
 mod resolver;
+mod reuse;
+mod sender;
 pub mod third_party;
 
 use std::{error::Error as _, time::Duration};
@@ -28,6 +34,7 @@ use tracing::Span;
 
 pub use client_callback::CallbackClient;
 pub use fence::Fence;
+pub use sender::longest_call;
 pub use third_party::ThirdPartyClient;
 
 use crate::{domain::DatabaseClock, telemetry::traces};

@@ -9,14 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::body::Bytes;
 use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, answer, answer::BodyError, call_span, describe_failure, fence, http_client,
-    name_limit, names::Names, retry_after, traced,
+    Fence, SetupError, answer, answer::BodyError, call_span, fence, name_limit,
+    names::Names,
+    progress, retry_after,
+    reuse::Trust,
+    sender::{CREATE_IDLE_TIMEOUT, IDLE_TIMEOUT, SendError, Sender},
+    traced,
 };
 use crate::{
     config,
@@ -24,16 +29,20 @@ use crate::{
         Content, DatabaseClock, ReportedStatus,
         peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
     },
-    telemetry::{Metrics, labels::CallResult},
+    telemetry::{
+        Metrics,
+        labels::{CallResult, CalledPeer},
+    },
 };
 
 /// Calls the third party. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ThirdPartyClient {
-    http: reqwest::Client,
+    /// Creates may fill the connections that they use, so that lookups have their own.
+    creates: Sender,
+    lookups: Sender,
     create_url: String,
     lookup_url: String,
-    lookup_timeout: Duration,
     webhook_url: String,
     metrics: Option<Arc<Metrics>>,
     clock: DatabaseClock,
@@ -51,13 +60,17 @@ pub struct Created {
 /// Why a create was not answered with 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CreateError {
-    /// 504, a timeout, a broken connection or another 5xx: it may have gone through.
+    /// 504, a timeout, a broken connection or another 5xx: it may have gone through. Where a used
+    /// connection broke, that says nothing of the third party as a whole.
     #[error("ambiguous: {reason}")]
-    Ambiguous { reason: String },
+    Ambiguous { reason: String, is_outage: bool },
     /// No connection could be opened: it was not sent.
     #[error("unreachable: {reason}")]
     Unreachable { reason: String },
-    /// 429 or 503: not now. Behind a gateway, 503 may also mean that the answer was lost.
+    /// It was not sent: it found no place on a connection, or that broke before.
+    #[error("not sent: {reason}")]
+    NotSent { reason: String },
+    /// 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also mean that the answer was lost.
     #[error("busy: {reason}")]
     Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
     /// 409: it exists there already.
@@ -79,19 +92,30 @@ impl CreateError {
     /// nowhere. A refusal is an answer, and so is 'not so fast' (429).
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Ambiguous { .. } | Self::Unreachable { .. } => true,
+            Self::Ambiguous { is_outage, .. } => *is_outage,
+            Self::Unreachable { .. } => true,
             Self::Busy { may_be_lost, .. } => *may_be_lost,
             Self::AlreadyExists
             | Self::Unauthorized { .. }
             | Self::Rejected { .. }
+            | Self::NotSent { .. }
             | Self::Stale => false,
         }
+    }
+
+    /// Whether it says nothing of the third party as a whole, not even that it answers.
+    pub fn says_nothing(&self) -> bool {
+        matches!(
+            self,
+            Self::Ambiguous { is_outage: false, .. } | Self::NotSent { .. } | Self::Stale
+        )
     }
 
     fn result(&self) -> CallResult {
         match self {
             Self::Ambiguous { .. } => CallResult::Ambiguous,
             Self::Unreachable { .. } => CallResult::Unreachable,
+            Self::NotSent { .. } => CallResult::NotSent,
             Self::Busy { .. } => CallResult::Busy,
             Self::AlreadyExists => CallResult::Exists,
             Self::Unauthorized { .. } | Self::Rejected { .. } => CallResult::Rejected,
@@ -120,11 +144,44 @@ pub struct LookupError {
     pub is_outage: bool,
     /// 401 or 403: our credentials were refused.
     pub is_unauthorized: bool,
+    /// Whether it says nothing of the third party, not even that it answers: it was not sent, or
+    /// ended with a used connection.
+    pub says_nothing: bool,
 }
 
 /// The status codes that are about who asks, and not about what is asked for.
 fn is_unauthorized(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+impl From<SendError> for LookupError {
+    fn from(error: SendError) -> Self {
+        Self {
+            reason: error.reason(),
+            retry_after: None,
+            is_outage: error.is_outage(),
+            is_unauthorized: false,
+            says_nothing: error.says_nothing(),
+        }
+    }
+}
+
+impl From<SendError> for CreateError {
+    fn from(error: SendError) -> Self {
+        let (reason, is_outage) = (error.reason(), error.is_outage());
+        match error {
+            SendError::Stale => Self::Stale,
+            SendError::NoConnection(_) => Self::Unreachable { reason },
+            SendError::Queued => Self::NotSent { reason },
+            // Without its body it counts for nothing, whatever of its head was read.
+            SendError::Broken { is_sent: false, is_reused: true, .. } => Self::NotSent { reason },
+            SendError::Broken { is_sent: false, .. } => Self::Unreachable { reason },
+            SendError::Refused(_) => Self::Busy { reason, retry_after: None, may_be_lost: false },
+            SendError::Late | SendError::Broken { is_sent: true, .. } => {
+                Self::Ambiguous { reason, is_outage }
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -149,12 +206,18 @@ impl ThirdPartyClient {
         webhook_url: String,
     ) -> Result<Self, SetupError> {
         let names = Names::new(dns, name_limit(config.timeout));
-        let http = http_client(config.timeout).dns_resolver(names).build();
+        // What lookups say about the third party's connections is true of its creates as well.
+        let trust = Trust::default();
+        let sender = |timeout, idle_timeout| {
+            Sender::new(CalledPeer::ThirdParty, timeout, idle_timeout, trust.clone(), |http| {
+                http.dns_resolver(names.clone())
+            })
+        };
         Ok(Self {
-            http: http.map_err(SetupError)?,
+            creates: sender(config.timeout, CREATE_IDLE_TIMEOUT)?,
+            lookups: sender(config.lookup_timeout, IDLE_TIMEOUT)?,
             create_url: config.create_url().unwrap_or_default(),
             lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
-            lookup_timeout: config.lookup_timeout,
             webhook_url,
             metrics: None,
             clock: DatabaseClock::default(),
@@ -168,6 +231,8 @@ impl ThirdPartyClient {
 
     /// The same, counting its calls in `metrics`.
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.creates = self.creates.with_metrics(metrics.clone());
+        self.lookups = self.lookups.with_metrics(metrics.clone());
         self.metrics = Some(metrics);
         self
     }
@@ -219,19 +284,12 @@ impl ThirdPartyClient {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
         let body = serde_json::to_vec(&body)
             .map_err(|error| CreateError::Unreachable { reason: error.to_string() })?;
-        let request = self.http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
-        let request = traced(request.body(fence::body(body, fence)));
-        let sent = request.send().await;
-        let response = sent.map_err(|error| {
-            let reason = describe_failure(&error);
-            if fence::is_stale(&error) {
-                CreateError::Stale
-            } else if error.is_connect() || error.is_builder() {
-                CreateError::Unreachable { reason }
-            } else {
-                CreateError::Ambiguous { reason }
-            }
-        })?;
+        let body = Bytes::from(body);
+        let sent = self.creates.send_create(|http, progress| {
+            let request = http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
+            traced(request.body(fence::body(body.clone(), fence.clone(), progress)))
+        });
+        let response = sent.await?;
         let status = response.status();
         match status {
             _ if status.is_success() => {
@@ -258,7 +316,10 @@ impl ThirdPartyClient {
                 Err(CreateError::Rejected { reason: answer::describe(response).await })
             }
             // 5xx; and 3xx, which is followed nowhere and says nothing.
-            _ => Err(CreateError::Ambiguous { reason: answer::describe(response).await }),
+            _ => Err(CreateError::Ambiguous {
+                reason: answer::describe(response).await,
+                is_outage: true,
+            }),
         }
     }
 
@@ -270,6 +331,7 @@ impl ThirdPartyClient {
         let result = match &found {
             Ok(Lookup::Found { .. }) => CallResult::Found,
             Ok(Lookup::Absent) => CallResult::Absent,
+            Err(error) if error.says_nothing => CallResult::Queued,
             Err(_) => CallResult::NoAnswer,
         };
         match &found {
@@ -286,13 +348,10 @@ impl ThirdPartyClient {
     }
 
     async fn get(&self, id: Uuid) -> Result<Lookup, LookupError> {
-        let request = traced(self.http.get(self.lookup_url(id)).timeout(self.lookup_timeout));
-        let response = request.send().await.map_err(|error| LookupError {
-            reason: describe_failure(&error),
-            retry_after: None,
-            is_outage: true,
-            is_unauthorized: false,
-        })?;
+        let sent = self.lookups.send(|http, progress| {
+            traced(http.get(self.lookup_url(id)).body(progress::no_body(progress)))
+        });
+        let response = sent.await?;
         match response.status() {
             status if status.is_success() => match read_report(id, status, response).await {
                 Ok((status, strange)) => Ok(Lookup::Found { status, strange }),
@@ -301,6 +360,7 @@ impl ThirdPartyClient {
                     retry_after: None,
                     is_outage,
                     is_unauthorized: false,
+                    says_nothing: false,
                 }),
             },
             StatusCode::NOT_FOUND
@@ -314,6 +374,7 @@ impl ThirdPartyClient {
                     retry_after,
                     is_outage: !status.is_client_error(),
                     is_unauthorized: is_unauthorized(status),
+                    says_nothing: false,
                 })
             }
         }

@@ -9,6 +9,9 @@
 //! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
 //! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
 //!
+//! A call that found no place on a connection here was not sent: the job is postponed without an attempt, and
+//! nothing is said about the third party.
+//!
 //! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
 //! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
 //! probe. A create never probes: only an answered lookup goes before it.
@@ -35,6 +38,9 @@ use crate::{
         transactions::Transaction,
     },
 };
+
+/// The shortest wait of a job whose call found no place on a connection.
+const QUEUE_DELAY: Duration = Duration::from_secs(1);
 
 /// The first try, the retries, and the last lookup.
 pub fn max_attempts(create_retries: u32) -> u32 {
@@ -72,6 +78,9 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     {
         context.circuit.refuse(permit, CircuitCause::LookupRefused, reason).await;
         return Ok(held(&context, job.claimed.probes, reason.clone()));
+    }
+    if matches!(&answer, Err(error) if error.says_nothing) {
+        return Ok(Outcome::snooze(queue_delay()));
     }
     let outage = answer.as_ref().err().filter(|error| error.is_outage);
     let goes_on = matches!(answer, Ok(Lookup::Absent)) && !is_last_lookup;
@@ -117,7 +126,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     if let Err(CreateError::Unauthorized { reason }) = created {
         return Ok(refused(&context, &job, permit, reason).await);
     }
-    if created != Err(CreateError::Stale) {
+    if !matches!(&created, Err(error) if error.says_nothing()) {
         if matches!(created, Ok(_) | Err(CreateError::AlreadyExists | CreateError::Rejected { .. }))
         {
             context.credentials.create_taken();
@@ -135,7 +144,8 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         // Frozen or cut off from the database for too long: another worker may have the job, and may
         // be past its own lookup.
         Err(CreateError::Stale) => Outcome::snooze(backoff),
-        Err(CreateError::Ambiguous { reason }) => ambiguous(backoff, reason),
+        Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
+        Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
         Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
         Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
             let delay = backoff.max(retry_after.unwrap_or_default());
@@ -181,6 +191,12 @@ fn held(context: &JobContext, probes: u32, answer: String) -> Outcome {
     let delay = context.circuit.wait().unwrap_or(HELD);
     let count = SnoozeCount::Refused { probes, answer };
     Outcome::new(Next::Snooze { delay, count: Some(count) })
+}
+
+/// How long a job waits whose call found no place on a connection. Spread, so that those that wait
+/// do not all come back at once.
+fn queue_delay() -> Duration {
+    QUEUE_DELAY.mul_f64(1.0 + rand::random::<f64>())
 }
 
 fn ambiguous(delay: Duration, reason: String) -> Outcome {

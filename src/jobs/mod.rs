@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    clients::{CallbackClient, ThirdPartyClient},
+    clients::{CallbackClient, ThirdPartyClient, longest_call},
     config::Config,
     domain::{Backoff, DatabaseClock, DeadLetterKind, JobKind, claim_plan::HoldLimit},
     store::{
@@ -200,7 +200,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::CreateAtThirdParty,
             outbound,
-            third_party.lookup_timeout + third_party.timeout,
+            longest_call(third_party.lookup_timeout) + longest_call(third_party.timeout),
             CrashDelay::Ambiguous(third_party.create_backoff),
             create_at_third_party::run,
         ),
@@ -217,7 +217,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::NotifyClient,
             concurrency,
-            config.notify.timeout,
+            longest_call(config.notify.timeout),
             backoff,
             notify_client::run,
         ),

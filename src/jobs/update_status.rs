@@ -30,7 +30,10 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::third_party::{Lookup, LookupError},
+    clients::{
+        longest_call,
+        third_party::{Lookup, LookupError},
+    },
     config::Config,
     domain::{
         CircuitCause, DeadLetterKind, EvidenceKind, JobKind, LastAnswers, PollSchedule,
@@ -59,18 +62,18 @@ const POLLS_ADDED: u32 = 1_000;
 /// The longest that one run may take: its polls, each as slow as it may be, and the waits between.
 pub fn longest_run(config: &Config) -> Duration {
     let schedule = schedule(config);
-    let lookup_timeout = config.third_party.lookup_timeout;
-    let (mut total, mut polls) = (lookup_timeout, 1);
+    let lookup = longest_call(config.third_party.lookup_timeout);
+    let (mut total, mut polls) = (lookup, 1);
     while total < config.poll.deadline && polls < POLLS_ADDED {
         let gap = schedule.gap(polls, 0.0);
         if gap >= SNOOZE_FROM {
             return total;
         }
-        total += gap + lookup_timeout;
+        total += gap + lookup;
         polls += 1;
     }
     // After the deadline comes one poll more.
-    total.max(config.poll.deadline + SNOOZE_FROM + lookup_timeout)
+    total.max(config.poll.deadline + SNOOZE_FROM + lookup)
 }
 
 fn schedule(config: &Config) -> PollSchedule {
@@ -152,7 +155,10 @@ pub async fn run(
             break left_alone(&job, &current, wait, polls, 0, answers);
         }
         let outage = answer.as_ref().err().filter(|error| error.is_outage);
-        context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+        // What was not sent says nothing of the third party.
+        if !matches!(&answer, Err(error) if error.says_nothing) {
+            context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+        }
 
         let mut gap = schedule.gap(polls, rand::random());
         if let Some(LookupError { retry_after, .. }) = outage

@@ -10,6 +10,7 @@ mod circuit;
 mod clocks;
 mod coalescing;
 mod commands;
+mod connections;
 mod console;
 mod crashes;
 mod create_at_third_party;
