@@ -24,6 +24,10 @@ model walks="500":
 fuzz seconds="60" *targets:
     fuzz/run {{seconds}} {{targets}}
 
+# Pastes the README's walk through into bash and zsh; needs both, and psql
+walkthrough:
+    .ci/walkthrough
+
 # Tests a running stack against the OpenAPI document, longer than CI does
 schemathesis *args:
     .ci/schemathesis --examples 200 {{args}}

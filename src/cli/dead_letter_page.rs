@@ -60,7 +60,7 @@ fn ids(letter: &DeadLetter) -> String {
 pub(super) fn story_page(story: &DeadLetterStory) -> Page {
     let letter = &story.letter;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let mut page = Page::default();
+    let mut page = Page::new(14);
     page.line(&format!("Dead letter {}: {}, {}", letter.id, letter.kind.0, letter.state.0));
     page.field("Reason", &letter.reason);
     page.field("Transaction", &letter.transaction_id.map(|id| id.to_string()).unwrap_or_default());

@@ -90,6 +90,8 @@ fn banner(stack: &Stack, ids: &[Uuid]) -> String {
         ("SECRET", &secret),
         ("OPERATOR", &format!("Authorization: Bearer {}", stack.operator_token)),
         ("DATABASE", &stack.database_url),
+        // For a first transaction of one's own.
+        ("ID", &Uuid::now_v7().to_string()),
     ];
     let variables = variables.map(|(name, value)| format!("{name}={}", quoted(value)));
     lines.extend([

@@ -43,7 +43,7 @@ pub(super) async fn run(config: &Config, args: ExplainArgs) -> Result<(), CliErr
 const MAX_ERROR: usize = 200;
 
 fn print(snapshot: &Snapshot, explanation: &Explanation) {
-    let mut page = Page::default();
+    let mut page = Page::new(12);
     page.line(&explanation.summary);
     page.field("Waits for", explanation.waits_for.as_str());
     let cause = &explanation.cause;

@@ -138,7 +138,7 @@ fn jobs_table(rows: Vec<JobRow>) -> Table<4> {
 }
 
 fn page(job: &Job) -> Page {
-    let mut page = Page::default();
+    let mut page = Page::new(14);
     page.line(&format!("Job {} of {}, {}", job.id, job.queue.0, job.state.0));
     let transaction = job.transaction_id.map(|id| id.to_string());
     page.field("Transaction", &transaction.unwrap_or_default());

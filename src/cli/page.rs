@@ -9,38 +9,45 @@ use super::table::{Table, lines, time};
 
 /// Columns of a line; longer ones are wrapped.
 const WIDTH: usize = 110;
-/// Columns before a value.
-const NAME_WIDTH: usize = 14;
 
 /// A page that is being written.
-#[derive(Debug, Default)]
-pub(super) struct Page(String);
+#[derive(Debug)]
+pub(super) struct Page {
+    text: String,
+    /// Columns before a value.
+    name_width: usize,
+}
 
 impl Page {
+    pub(super) fn new(name_width: usize) -> Self {
+        Self { text: String::new(), name_width }
+    }
+
     pub(super) fn line(&mut self, text: &str) {
-        self.0.push_str(&wrapped("", text));
+        self.text.push_str(&wrapped("", text));
     }
 
     /// A name and its value, which is left out where it is empty.
     pub(super) fn field(&mut self, name: &str, value: &str) {
-        let mut start = format!("{:NAME_WIDTH$}", format!("{name}:"));
+        let width = self.name_width;
+        let mut start = format!("{:width$}", format!("{name}:"));
         for line in value.lines() {
-            self.0.push_str(&wrapped(&start, line));
-            start = " ".repeat(NAME_WIDTH);
+            self.text.push_str(&wrapped(&start, line));
+            start = " ".repeat(width);
         }
     }
 
     /// A table under its title, where it has rows.
     pub(super) fn table<const N: usize>(&mut self, title: &str, table: &Table<N>) {
         if !table.is_empty() {
-            self.0.push_str(&format!("\n{title}\n{table}\n"));
+            self.text.push_str(&format!("\n{title}\n{table}\n"));
         }
     }
 }
 
 impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.trim_end())
+        f.write_str(self.text.trim_end())
     }
 }
 
@@ -120,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_page_wraps_within_its_values_and_leaves_out_what_says_nothing() {
-        let mut page = Page::default();
+        let mut page = Page::new(14);
         page.field("Reason", &"word ".repeat(40));
         page.field("Note", "");
         page.field("Detail", &details(&json!({ "status": "completed", "by": null, "code": 200 })));

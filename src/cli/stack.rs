@@ -118,7 +118,9 @@ impl Stack {
                 let data_dir = options.data_dir;
                 let embedded = Options { data_dir: data_dir.clone(), ..Options::default() };
                 let postgres = EmbeddedPostgres::start(embedded).await?;
-                settings.set("DATABASE_URL", postgres.url("postgres"));
+                // It has no TLS, whatever the environment asks of other servers (PGSSLMODE).
+                let url = format!("{}?sslmode=disable", postgres.url("postgres"));
+                settings.set("DATABASE_URL", url);
                 (Some(postgres), data_dir)
             }
         };

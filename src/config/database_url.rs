@@ -1,9 +1,9 @@
 //! `DATABASE_URL`: what may stand in it.
 //!
-//! It looks as libpq's does, but another client reads it, which passes over every parameter that it
-//! does not know: a mistyped `sslmode` would leave the connection unprotected, and a second host
-//! would be a name that is looked up for ever. Whatever cannot be kept is refused here, with what to
-//! do instead; what Quartet does by itself may stay.
+//! It looks as libpq's does, but another client reads it, which passes over every parameter that
+//! it does not know: a mistyped `sslmode` would leave the connection unprotected, and a second host
+//! would be a name that is looked up for ever. What cannot be kept is refused here, with what to do
+//! instead; what Quartet does by itself may stay.
 
 use std::net::IpAddr;
 
@@ -181,7 +181,7 @@ mod tests {
             "postgres://u:p@one:5432,two:5432/db",
             "postgres://one,two/db",
             "postgres:///db?host=one,two",
-            "postgres://u@/db?host=one&port=5432,5433",
+            "postgres:///db?host=one&port=5432,5433",
             "postgres:///db?hostaddr=10.0.0.1,10.0.0.2",
         ] {
             let said = refused(url);

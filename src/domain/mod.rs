@@ -40,6 +40,7 @@ macro_rules! words {
         }
 
         impl crate::domain::Words for $name {
+            const NAME: &'static str = stringify!($name);
             const ALL: &[Self] = &[$(Self::$variant),+];
 
             fn as_str(self) -> &'static str {
@@ -100,6 +101,8 @@ pub(crate) use words;
 
 /// An enumeration of fixed words, made by `words!`.
 pub trait Words: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownWord> {
+    /// The name of the enumeration.
+    const NAME: &'static str;
     /// Every value, in the order of declaration.
     const ALL: &[Self];
 

@@ -49,8 +49,9 @@ pub fn generate_api_key() -> String {
 #[oai(ty = "bearer", rename = "ClientKey", checker = "check_client")]
 pub struct ClientAuth(pub Caller);
 
-/// A client's API key, for posts: it may have been looked up a while ago, so that the statement that
-/// writes the post checks it again.
+/// Your API key, sent as `Authorization: Bearer …`.
+// For posts: it may have been looked up a while ago, so the statement that writes the post checks it
+// again.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "ClientKey", checker = "check_poster")]
 pub struct PosterAuth(pub Caller);

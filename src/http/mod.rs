@@ -235,10 +235,9 @@ the third party, finds out how it ended, and tells you by a signed `PUT` to your
 Errors are `application/problem+json` (RFC 9457); `errors[]` names each field at fault. Times are \
 RFC 3339 in UTC. Unknown fields in a request are an error. Bodies are at most 64 KiB unless \
 configured otherwise.\n\n\
-A request may be answered 429, where a client sends more than it may, or 503, where there is too \
-much to do or the database is away: nothing was done, or the same request again is harmless; send it \
-again after `Retry-After` seconds. Callbacks and webhooks are signed as \
-[Standard Webhooks](https://www.standardwebhooks.com/).";
+429: rate limit exceeded. 503: overloaded, or the database is down. Either is safe to retry after \
+`Retry-After` seconds.\n\n\
+Callbacks and webhooks are signed as [Standard Webhooks](https://www.standardwebhooks.com/).";
 
 type Api = (
     transactions::TransactionsApi,

@@ -30,13 +30,13 @@ const MAX_METADATA: usize = 50;
 #[oai(example, rename = "NewTransaction")]
 pub struct CreateTransaction {
     /// Your id for it, and its idempotency key: a repeated post with the same content is harmless.
-    /// Make it at random (a UUID of version 4 or 7): a post of an id that another client has is a 409,
-    /// so that an id that can be guessed can be found, or taken first.
+    /// Make it random (UUID version 4 or 7): an id that somebody else can guess can be taken.
     pub id: Uuid,
-    /// Minor units of the currency (cents for EUR), not negative. With `currency`, or neither.
+    /// Minor units of the currency (cents for EUR), not negative. Send `amount` and `currency`
+    /// together, or neither; one without the other is answered 422.
     #[oai(validator(minimum(value = "0")))]
     pub amount: Option<i64>,
-    /// ISO 4217 alphabetic code. With `amount`, or neither.
+    /// ISO 4217 alphabetic code, in capitals. Together with `amount`, or neither.
     pub currency: Option<String>,
     /// Free text.
     #[oai(validator(max_length = 140, pattern = r"^[^\u0000]*$"))]

@@ -45,7 +45,7 @@ pub struct TransactionsApi;
 /// Answers of `POST /v1/transactions`.
 #[derive(ApiResponse)]
 pub enum CreateTransactionResponse {
-    /// Accepted: it and its four jobs are stored.
+    /// Accepted, and stored durably.
     #[oai(status = 202)]
     Accepted(
         Json<Transaction>,
@@ -79,7 +79,7 @@ pub enum CreateTransactionResponse {
     /// The body is too long.
     #[oai(status = 413)]
     TooLarge(ProblemJson),
-    /// The body is not declared as JSON.
+    /// The body is not declared as JSON, or is compressed.
     #[oai(status = 415)]
     UnsupportedMediaType(ProblemJson),
     /// A field is wrong, missing or unknown.

@@ -126,9 +126,9 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         Self::read(request, body).await.map_err(|Rejected { reason, problem }| {
             ApiState::of(request).rejected_webhooks.note(request, reason, &problem.detail);
             if problem.status == StatusCode::UNAUTHORIZED.as_u16() {
-                unsigned(problem)
+                unsigned(*problem)
             } else {
-                problem.into()
+                (*problem).into()
             }
         })
     }
@@ -137,10 +137,14 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
 /// Why a webhook is not taken, and how it is answered.
 struct Rejected {
     reason: WebhookRejection,
-    problem: Problem,
+    problem: Box<Problem>,
 }
 
 impl Rejected {
+    fn new(reason: WebhookRejection, problem: Problem) -> Self {
+        Self { reason, problem: Box::new(problem) }
+    }
+
     /// What its body alone says; `otherwise` where the status does not tell.
     fn body(problem: Problem, otherwise: WebhookRejection) -> Self {
         let reason = match StatusCode::from_u16(problem.status) {
@@ -149,7 +153,7 @@ impl Rejected {
             Ok(StatusCode::UNSUPPORTED_MEDIA_TYPE) => WebhookRejection::ContentCoding,
             _ => otherwise,
         };
-        Self { reason, problem }
+        Self::new(reason, problem)
     }
 }
 
@@ -163,7 +167,7 @@ impl From<VerifyError> for Rejected {
             VerifyError::TooManySignatures => WebhookRejection::TooManySignatures,
             VerifyError::NoMatch => WebhookRejection::WrongSignature,
         };
-        Self { reason, problem: Problem::new(StatusCode::UNAUTHORIZED, error.to_string()) }
+        Self::new(reason, Problem::new(StatusCode::UNAUTHORIZED, error.to_string()))
     }
 }
 
@@ -186,10 +190,10 @@ impl SignedWebhook {
             let detail = format!("must be at most {MAX_WEBHOOK_ID} characters");
             let problem = FieldProblem::parameter(signature::ID_HEADER, detail);
             let problem = Problem::invalid(vec![problem]);
-            return Err(Rejected { reason: WebhookRejection::BadWebhookId, problem });
+            return Err(Rejected::new(WebhookRejection::BadWebhookId, problem));
         }
         body::check_content_type(request)
-            .map_err(|problem| Rejected { reason: WebhookRejection::ContentType, problem })?;
+            .map_err(|problem| Rejected::new(WebhookRejection::ContentType, problem))?;
         let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)
             .map_err(|problem| Rejected::body(problem, WebhookRejection::BadJson))?;
         let webhook = Webhook {
@@ -218,7 +222,7 @@ fn only_line<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a 
     if lines.next().is_some() {
         let problem =
             Problem::new(StatusCode::BAD_REQUEST, format!("the header `{name}` is there twice"));
-        return Err(Rejected { reason: WebhookRejection::RepeatedHeader, problem });
+        return Err(Rejected::new(WebhookRejection::RepeatedHeader, problem));
     }
     Ok(line)
 }
@@ -253,10 +257,10 @@ pub enum ReceiveWebhookResponse {
     /// Received; the outcome says what it did.
     #[oai(status = 200)]
     Received(Json<WebhookReceipt>),
-    /// The body is no JSON object.
+    /// The body is no JSON object, or `webhook-id` or `webhook-timestamp` is there twice.
     #[oai(status = 400)]
     BadRequest(ProblemJson),
-    /// The signature is wrong, missing or too old.
+    /// The signature is wrong, missing or too old, or there are more than 16.
     #[oai(status = 401)]
     Unauthorized(ProblemJson),
     /// The body did not come in time.
@@ -265,7 +269,7 @@ pub enum ReceiveWebhookResponse {
     /// The body is too long.
     #[oai(status = 413)]
     TooLarge(ProblemJson),
-    /// The body is not declared as JSON.
+    /// The body is not declared as JSON, or is compressed.
     #[oai(status = 415)]
     UnsupportedMediaType(ProblemJson),
     /// A field is wrong or missing.

@@ -26,7 +26,13 @@ impl<T: Words> Type for Word<T> {
 
     fn schema_ref() -> MetaSchemaRef {
         let enum_items = T::ALL.iter().map(|word| Value::from(word.as_str())).collect();
-        MetaSchemaRef::Inline(Box::new(MetaSchema { enum_items, ..MetaSchema::new("string") }))
+        // `openapi::exact` makes it a schema of its own, by this title.
+        let title = Some(T::NAME.to_owned());
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            enum_items,
+            title,
+            ..MetaSchema::new("string")
+        }))
     }
 
     fn as_raw_value(&self) -> Option<&Self> {

@@ -110,7 +110,7 @@ pub struct Replayed {
 pub struct Count {
     /// All that match.
     pub matched: usize,
-    /// The first of them, up to the limit: so many are shown or replayed.
+    /// Those that are shown or replayed: the first of them, up to the limit.
     pub selected: usize,
 }
 

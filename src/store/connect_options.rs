@@ -2,7 +2,7 @@
 //!
 //! sqlx reads both. Here is what it reads otherwise than libpq: `sslrootcert=system`, a root
 //! certificate under `sslmode=require`, variables that it cannot read and passes over, and files
-//! that it finds missing at each connection anew.
+//! whose absence it finds out at each connection.
 
 use std::{env, fs, path::Path};
 
@@ -10,6 +10,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::RootCertStore;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
+
+use super::diagnosis::without_number;
 
 /// In place of a file: the certificates that the system trusts.
 const SYSTEM: &str = "system";
@@ -40,6 +42,7 @@ pub(super) fn read(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
     }
     let root = given(&["sslrootcert", "ssl-root-cert", "ssl-ca"], "PGSSLROOTCERT");
     let options = match (root.as_deref(), options.get_ssl_mode()) {
+        (_, PgSslMode::Disable) => options,
         (Some(SYSTEM), PgSslMode::VerifyFull) => with_system_roots(options)?,
         (Some(SYSTEM), _) if mode.is_none() => {
             with_system_roots(options)?.ssl_mode(PgSslMode::VerifyFull)
@@ -74,7 +77,7 @@ fn wrong(error: impl Into<String>) -> sqlx::Error {
     sqlx::Error::Configuration(error.into().into())
 }
 
-/// A file that is missing now would be missed at each connection, and nobody told.
+/// A file that is missing now would be missed at each connection, and no operator would see it.
 fn check_file(name: &str, file: &str) -> Result<(), sqlx::Error> {
     // The variables may hold the certificate itself.
     if file.trim_start().starts_with("-----BEGIN") {
@@ -82,7 +85,10 @@ fn check_file(name: &str, file: &str) -> Result<(), sqlx::Error> {
     }
     match fs::File::open(Path::new(file)) {
         Ok(_) => Ok(()),
-        Err(error) => Err(wrong(format!("the file {file} of {name} cannot be read: {error}"))),
+        Err(error) => {
+            let why = without_number(&error.to_string());
+            Err(wrong(format!("the file {file} of {name} cannot be read: {why}")))
+        }
     }
 }
 

@@ -34,14 +34,13 @@ const READY: Duration = Duration::from_secs(30);
 
 /// Longer than a create may take to be stored, however it is answered: the third party hides
 /// nothing for longer than Quartet waits, so that a double create is a defect.
-const CREATE_BACKOFF: &str = "2500ms";
+pub const CREATE_BACKOFF: Duration = Duration::from_millis(2_500);
 
 /// Short enough that everything ends soon after the last fault.
-const SETTINGS: [(&str, &str); 18] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("QUARTET_DATABASE__MAX_CONNECTIONS", "15"),
     ("QUARTET_THIRD_PARTY__TIMEOUT", "1500ms"),
     ("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "500ms"),
-    ("QUARTET_THIRD_PARTY__CREATE_BACKOFF", CREATE_BACKOFF),
     ("QUARTET_CIRCUIT__MIN_CALLS", "20"),
     ("QUARTET_CIRCUIT__WINDOW", "3s"),
     ("QUARTET_CIRCUIT__OPEN_FOR", "500ms"),
@@ -200,6 +199,7 @@ fn builder(
     let with_settings = SETTINGS
         .iter()
         .fold(own_way, |builder, (variable, value)| builder.set(variable, value))
+        .set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", humantime::format_duration(CREATE_BACKOFF))
         .set("DATABASE_URL", database_url(url, &links[&Way::Database(node)], NODES[node.0]))
         .set("QUARTET_HTTP__LISTEN", addresses[node.0])
         .set("QUARTET_HTTP__PUBLIC_URL", link(Way::Webhooks(api)))

@@ -13,7 +13,9 @@ use tokio::task::JoinSet;
 
 use crate::{
     cluster::Cluster,
-    plan::{AHEAD, Action, Fault, NODES, Node, Peer, Plan, Silence, Way},
+    load::Poster,
+    plan::{AHEAD, Action, Fault, NODES, Node, Peer, Plan, RESTORING, Silence, Way},
+    restore::restore,
     support::{faketime, process::Process},
 };
 
@@ -25,14 +27,15 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY_AFTER: u64 = 1;
 
 /// Carries the whole plan out; returns when everything is healed, with what went wrong beside it.
-pub async fn carry_out(cluster: Arc<Cluster>, plan: &Plan) -> Vec<String> {
+/// What a restore loses is posted again by `poster`.
+pub async fn carry_out(cluster: Arc<Cluster>, poster: &Poster, plan: &Plan) -> Vec<String> {
     let start = Instant::now();
     let mut faults = JoinSet::new();
     for fault in plan.faults.iter().copied() {
-        let cluster = cluster.clone();
+        let (cluster, poster) = (cluster.clone(), poster.clone());
         faults.spawn(async move {
             tokio::time::sleep_until((start + fault.at).into()).await;
-            one(&cluster, fault).await
+            one(&cluster, &poster, fault).await
         });
     }
     let mut complaints = Vec::new();
@@ -44,7 +47,11 @@ pub async fn carry_out(cluster: Arc<Cluster>, plan: &Plan) -> Vec<String> {
     complaints
 }
 
-async fn one(cluster: &Cluster, Fault { lasts, action, .. }: Fault) -> Option<String> {
+async fn one(
+    cluster: &Cluster,
+    poster: &Poster,
+    Fault { lasts, action, .. }: Fault,
+) -> Option<String> {
     match action {
         // The process is locked until the fault is over: one that takes longer than was planned
         // delays the next one on the same process.
@@ -137,6 +144,11 @@ async fn one(cluster: &Cluster, Fault { lasts, action, .. }: Fault) -> Option<St
         }
         Action::HoldSnapshot => {
             hold_snapshot(cluster, lasts).await;
+            None
+        }
+        Action::Restore => {
+            let replace_at = Instant::now() + lasts - RESTORING;
+            restore(cluster, poster, replace_at.into()).await;
             None
         }
     }

@@ -15,7 +15,10 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{RwLock, RwLockWriteGuard},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::{Builder, Uuid};
 
@@ -31,8 +34,8 @@ const ANSWERED: Duration = Duration::from_secs(30);
 /// What the clients know.
 #[derive(Default)]
 pub struct Book {
-    /// Ids that were answered 2xx, and the amount that was posted.
-    pub accepted: HashMap<Uuid, i64>,
+    /// Ids that were answered 2xx, and what was posted.
+    pub accepted: HashMap<Uuid, Accepted>,
     /// Ids that were answered 202: accepted just now.
     created: HashSet<Uuid>,
     /// Answers that a client must never see.
@@ -44,9 +47,16 @@ pub struct Book {
     pub repeats: u64,
 }
 
+/// What was posted of an id.
+#[derive(Clone)]
+pub struct Accepted {
+    pub amount: i64,
+    body: String,
+}
+
 /// The clients.
 pub struct Load {
-    book: Arc<Mutex<Book>>,
+    poster: Poster,
     stop: CancellationToken,
     posters: JoinSet<()>,
 }
@@ -68,28 +78,40 @@ struct Post {
     read: bool,
 }
 
+/// One that posts and asks until it is answered. Cheap to clone.
 #[derive(Clone)]
-struct Poster {
+pub struct Poster {
     book: Arc<Mutex<Book>>,
-    clients: Vec<Client>,
+    clients: Arc<[Client]>,
     log: Arc<File>,
+    /// Written while what was accepted may not be there.
+    all_present: Arc<RwLock<()>>,
 }
 
 impl Load {
     /// Posts `rate` transactions a second to the processes at `addresses`; writes the accepted ids
     /// to `log`.
     pub fn start(seed: u64, rate: f64, addresses: &[SocketAddr], log: File) -> Self {
-        let (book, stop) = (Arc::<Mutex<Book>>::default(), CancellationToken::new());
-        let log = Arc::new(log);
+        let stop = CancellationToken::new();
+        let clients = addresses.iter().map(|address| Client::new(*address).with_key(API_KEY));
+        let clients = clients.collect();
+        let poster = Poster {
+            book: Arc::default(),
+            clients,
+            log: Arc::new(log),
+            all_present: Arc::default(),
+        };
         let mut posters = JoinSet::new();
         for number in 0..POSTERS {
-            let clients = addresses.iter().map(|address| Client::new(*address).with_key(API_KEY));
-            let poster =
-                Poster { book: book.clone(), clients: clients.collect(), log: log.clone() };
             let period = Duration::from_secs_f64(POSTERS as f64 / rate);
-            posters.spawn(poster.run(seed ^ (number << 48), number, period, stop.clone()));
+            let (poster, stop) = (poster.clone(), stop.clone());
+            posters.spawn(poster.run(seed ^ (number << 48), number, period, stop));
         }
-        Self { book, stop, posters }
+        Self { poster, stop, posters }
+    }
+
+    pub fn poster(&self) -> &Poster {
+        &self.poster
     }
 
     /// Posts nothing more, waits for the answers, and returns what is known.
@@ -97,7 +119,7 @@ impl Load {
         self.stop.cancel();
         let ended = async { while self.posters.join_next().await.is_some() {} };
         let ended = tokio::time::timeout(ANSWERED, ended).await;
-        let mut book = std::mem::take(&mut *lock(&self.book));
+        let mut book = std::mem::take(&mut *lock(&self.poster.book));
         if ended.is_err() {
             book.violations.push(format!("stuck: posts without an answer {ANSWERED:?} later"));
         }
@@ -110,6 +132,35 @@ fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
 }
 
 impl Poster {
+    /// The ids that were answered 2xx.
+    pub fn accepted(&self) -> Vec<Uuid> {
+        lock(&self.book).accepted.keys().copied().collect()
+    }
+
+    /// Until this is dropped, nothing is asked of which the answer depends on what was accepted.
+    pub async fn hold_questions(&self) -> RwLockWriteGuard<'_, ()> {
+        self.all_present.write().await
+    }
+
+    /// These are new again: a restore has lost them.
+    pub fn forget(&self, ids: &[Uuid]) {
+        let mut book = lock(&self.book);
+        for id in ids {
+            book.created.remove(id);
+        }
+    }
+
+    /// Posts again what was accepted, until it is once more.
+    pub async fn post_again(&self, ids: &[Uuid]) {
+        let mut posts = JoinSet::new();
+        for id in ids {
+            let accepted = lock(&self.book).accepted[id].clone();
+            let (poster, id) = (self.clone(), *id);
+            posts.spawn(async move { poster.post_until_accepted(id, &accepted, 0).await });
+        }
+        posts.join_all().await;
+    }
+
     async fn run(self, seed: u64, number: u64, period: Duration, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(period);
         let mut posts = JoinSet::new();
@@ -127,50 +178,53 @@ impl Poster {
     }
 
     async fn see_through(self, post: Post) {
-        let body = post.body(post.amount);
+        let accepted = Accepted { amount: post.amount, body: post.body(post.amount) };
         if post.twin {
             tokio::join!(
-                self.post_until_accepted(&post, &body, post.first),
-                self.post_until_accepted(&post, &body, post.first + 1),
+                self.post_until_accepted(post.id, &accepted, post.first),
+                self.post_until_accepted(post.id, &accepted, post.first + 1),
             );
         } else {
-            self.post_until_accepted(&post, &body, post.first).await;
+            self.post_until_accepted(post.id, &accepted, post.first).await;
         }
         if post.read {
+            let _present = self.all_present.read().await;
             self.read(&post).await;
         }
         if post.repeated {
             lock(&self.book).repeats += 1;
-            self.post_until_accepted(&post, &body, post.first + 1).await;
+            self.post_until_accepted(post.id, &accepted, post.first + 1).await;
         }
         if post.contradicted {
+            let _present = self.all_present.read().await;
             let other = post.body(post.amount + 1);
             let refused =
-                self.ask(&post, post.first + 2, Method::POST, &other, |status| status == 409);
+                self.ask(post.id, post.first + 2, Method::POST, &other, |status| status == 409);
             refused.await;
         }
     }
 
-    async fn post_until_accepted(&self, post: &Post, body: &str, first: usize) {
+    async fn post_until_accepted(&self, id: Uuid, post: &Accepted, first: usize) {
         let accepted = |status| matches!(status, 200 | 202);
-        let answer = self.ask(post, first, Method::POST, body, accepted).await;
+        let answer = self.ask(id, first, Method::POST, &post.body, accepted).await;
         let Some(answer) = answer else { return };
         let mut book = lock(&self.book);
-        let known = book.accepted.insert(post.id, post.amount).is_some();
+        let known = book.accepted.insert(id, post.clone()).is_some();
         if !known {
-            writeln!(&*self.log, "{} {}", post.id, answer.status).expect("the log takes a line");
+            writeln!(&*self.log, "{id} {}", answer.status).expect("the log takes a line");
         }
-        if answer.status == 202 && !book.created.insert(post.id) {
-            book.violations.push(format!("4: {} was accepted as new twice", post.id));
+        if answer.status == 202 && !book.created.insert(id) {
+            book.violations.push(format!("4: {id} was accepted as new twice"));
         }
         if answer.status == 200 && answer.header("idempotent-replayed") != "true" {
-            book.violations.push(format!("6: 200 without Idempotent-Replayed for {}", post.id));
+            book.violations.push(format!("6: 200 without Idempotent-Replayed for {id}"));
         }
     }
 
     /// What was accepted is there, whoever is asked.
     async fn read(&self, post: &Post) {
-        let answer = self.ask(post, post.first + 1, Method::GET, "", |status| status == 200).await;
+        let answer =
+            self.ask(post.id, post.first + 1, Method::GET, "", |status| status == 200).await;
         let Some(answer) = answer else { return };
         if answer.body["amount"] != post.amount {
             let text = format!("6: {} was read with another content: {}", post.id, answer.text);
@@ -182,14 +236,14 @@ impl Poster {
     /// refusal for the moment is a violation, and ends it.
     async fn ask(
         &self,
-        post: &Post,
+        id: Uuid,
         first: usize,
         method: Method,
         body: &str,
         right: impl Fn(u16) -> bool,
     ) -> Option<Answer> {
         let path = match method {
-            Method::GET => format!("/v1/transactions/{}", post.id),
+            Method::GET => format!("/v1/transactions/{id}"),
             _ => "/v1/transactions".to_owned(),
         };
         for nth in first.. {
@@ -204,8 +258,8 @@ impl Poster {
                 }
                 Ok(Ok(answer)) => {
                     lock(&self.book).violations.push(format!(
-                        "6: {method} of {} was answered {}: {}",
-                        post.id, answer.status, answer.text
+                        "6: {method} of {id} was answered {}: {}",
+                        answer.status, answer.text
                     ));
                     return None;
                 }

@@ -18,6 +18,7 @@ mod faults;
 mod link;
 mod load;
 mod plan;
+mod restore;
 mod verdict;
 mod witness;
 
@@ -133,7 +134,7 @@ async fn run(options: &Options, plan: Plan) -> ExitCode {
     let apis: Vec<_> = APIS.iter().map(|node| cluster.addresses[node.0]).collect();
     let accepted = File::create(directory.join("accepted.txt")).expect("the accepted are kept");
     let load = Load::start(seed, options.rate, &apis, accepted);
-    let mut complaints = faults::carry_out(cluster.clone(), &plan).await;
+    let mut complaints = faults::carry_out(cluster.clone(), load.poster(), &plan).await;
     complaints.extend(cluster.wait_ready().await);
     let book = load.end().await;
     let Verdict { violations, figures, evidence } = judge(&cluster, &book, complaints).await;

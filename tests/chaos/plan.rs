@@ -1,8 +1,9 @@
 //! The schedule of faults: drawn from the seed as a whole before anything runs, so that the same
 //! seed and length give the same schedule whatever happens meanwhile.
 //!
-//! Kinds are dealt from a shuffled deck, so that a short run has each of them as well. Faults
-//! overlap, but never two on the same target; each is over before the run's end.
+//! Kinds are dealt from a shuffled deck, so that a short run has each of them as well. Only the
+//! restores, which stop everything, are drawn first: one a minute. Faults overlap, but never two on
+//! the same target; each is over before the run's end.
 
 use std::{fmt, time::Duration};
 
@@ -32,6 +33,14 @@ const TOLERATED: std::ops::Range<i64> = 30..240;
 const NOT_TOLERATED: std::ops::Range<i64> = 330..3_600;
 /// How far the clock of a process is off, as faketime reads it.
 pub const AHEAD: &str = "+20m";
+/// From one restore to the next; a shorter run has none.
+const RESTORE_EVERY: Duration = Duration::from_secs(60);
+/// When in its minute a restore begins, in milliseconds.
+const RESTORE_AT: std::ops::Range<u64> = 15_000..45_000;
+/// How old its dump is, in milliseconds.
+const DUMP_AGE: std::ops::Range<u64> = 1_000..6_000;
+/// How long everything is away while a dump is restored.
+pub const RESTORING: Duration = Duration::from_secs(6);
 /// However long the run is.
 const LONGEST_SNAPSHOT: Duration = Duration::from_secs(10 * 60);
 
@@ -106,6 +115,8 @@ pub enum Action {
     WrongClock(Node),
     /// A session keeps a snapshot of the database, as `pg_dump` does.
     HoldSnapshot,
+    /// A dump is taken, and everything is stopped and goes on with it, [`RESTORING`] before the end.
+    Restore,
 }
 
 /// What two faults may not be about at the same time.
@@ -118,6 +129,8 @@ pub enum Target {
     Client,
     Clock(Peer),
     Snapshot,
+    /// All processes and Postgres.
+    Everything,
 }
 
 /// A fault: what, when it begins, and how long it lasts.
@@ -183,7 +196,7 @@ impl Plan {
     /// The schedule of this seed for a run of this length.
     pub fn draw(seed: u64, length: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut faults: Vec<Fault> = Vec::new();
+        let mut faults = restores(&mut rng, length);
         let mut deck = Vec::new();
         let mut at = LEAD;
         loop {
@@ -205,6 +218,7 @@ impl Plan {
                 break;
             }
         }
+        faults.sort_by_key(|fault| fault.at);
         Self { seed, length, faults }
     }
 
@@ -213,6 +227,18 @@ impl Plan {
         let digest = Sha256::digest(self.to_string());
         digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+fn restores(rng: &mut StdRng, length: Duration) -> Vec<Fault> {
+    let count = length.as_secs() / RESTORE_EVERY.as_secs();
+    let minutes = (0..count).map(|minute| RESTORE_EVERY * minute as u32);
+    let mut millis = |range| Duration::from_millis(rng.random_range(range));
+    let draw = |minute| Fault {
+        at: minute + millis(RESTORE_AT),
+        lasts: millis(DUMP_AGE) + RESTORING,
+        action: Action::Restore,
+    };
+    minutes.map(draw).collect()
 }
 
 impl Kind {
@@ -295,9 +321,18 @@ impl Fault {
 
     /// Whether the other one would be about the same target at the same time.
     pub fn collides(&self, other: &Self) -> bool {
-        self.action.target() == other.action.target()
+        self.action.target().overlaps(other.action.target())
             && self.at < other.end() + RESPITE
             && other.at < self.end() + RESPITE
+    }
+}
+
+impl Target {
+    fn overlaps(self, other: Self) -> bool {
+        let is_part = |target| matches!(target, Self::Node(_) | Self::Postgres);
+        self == other
+            || (self == Self::Everything && is_part(other))
+            || (other == Self::Everything && is_part(self))
     }
 }
 
@@ -314,6 +349,7 @@ impl Action {
             Self::Client(_) => Target::Client,
             Self::Skew(peer, _) => Target::Clock(peer),
             Self::HoldSnapshot => Target::Snapshot,
+            Self::Restore => Target::Everything,
         }
     }
 
@@ -333,6 +369,7 @@ impl Action {
             Self::Skew(..) => "wrong clocks of peers",
             Self::WrongClock(_) => "wrong clocks of processes",
             Self::HoldSnapshot => "held snapshots",
+            Self::Restore => "restores",
         }
     }
 }
@@ -386,6 +423,7 @@ impl fmt::Display for Action {
                 write!(f, "kill -9 of {node}, then a new start with its clock {AHEAD}")
             }
             Self::HoldSnapshot => f.write_str("a snapshot is held"),
+            Self::Restore => f.write_str("a dump is taken, and restored at the end"),
         }
     }
 }

@@ -141,7 +141,7 @@ async fn compare(cluster: &Cluster, book: &Book) -> Vec<String> {
     for (id, amount, status, settled_by) in rows {
         match book.accepted.get(&id) {
             None => violations.push(format!("6: {id} is there, and nobody was told so")),
-            Some(posted) if amount != Some(*posted) => {
+            Some(posted) if amount != Some(posted.amount) => {
                 violations.push(format!("6: {id} has another content than was posted"));
             }
             Some(_) => {}

@@ -2,13 +2,17 @@
 
 use std::{
     fs,
+    io::{Read, Seek},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, Stdio},
     time::Duration,
 };
 
-use nix::unistd::{Uid, User};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid, User},
+};
 use quartet::config::Role;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -18,6 +22,7 @@ use uuid::Uuid;
 use crate::support::{
     World,
     command::{Ended, QUARTET, command, run},
+    contents,
     postgres::TestDatabase,
     spawn_api, transaction, wait_for, wait_until,
     world::MASTER_KEY,
@@ -287,6 +292,99 @@ async fn demo_and_dev_refuse_a_real_third_party() {
             assert!(text.contains("unset QUARTET_THIRD_PARTY__BASE_URL"), "{name}: {text}");
         }
     }
+}
+
+/// A database that they did not start may be anybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_and_dev_write_into_no_database_unless_they_are_asked_to() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let before = contents(&pool).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, format!("database_url = \"{}\"", database.url())).unwrap();
+    let file = file.path().to_str().unwrap();
+    for name in ["demo", "dev"] {
+        for (variable, args) in [
+            ("DATABASE_URL", &[][..]),
+            ("QUARTET_DATABASE__DIRECT_URL", &[]),
+            ("DATABASE_URL", &["--config", file]),
+        ] {
+            let set = match args {
+                [] => settings(&[(variable, database.url())]),
+                _ => Vec::new(),
+            };
+            let ended = run(&[&[name], args].concat(), &set, "").await;
+            let said = ended.expect_failure();
+            assert!(said.contains(&format!("unset {variable}")), "{name} {variable}: {said}");
+            assert!(said.contains("--use-database-url"), "{name} {variable}: {said}");
+        }
+        let ended = run(&[name, "--use-database-url"], &[], "").await;
+        assert!(ended.expect_failure().contains("DATABASE_URL, which is not set"), "{ended:?}");
+        let help = run(&[name, "--help"], &[], "").await;
+        for part in ["PG_BIN_DIR", "DATABASE_URL", "--use-database-url", "QUARTET_HTTP__LISTEN"] {
+            assert!(help.expect().contains(part), "{name}: {part}: {}", help.stdout);
+        }
+    }
+    assert_eq!(contents(&pool).await, before);
+    let set = settings(&[("DATABASE_URL", database.url())]);
+    let args = ["demo", "--use-database-url", "--transactions", "3", "--speed", "60"];
+    run(&args, &set, "").await.expect();
+    let written = "SELECT count(*) FROM transactions";
+    let written: i64 = sqlx::query_scalar(written).fetch_one(&pool).await.unwrap();
+    assert_eq!(written, 3);
+}
+
+/// The banner is what its reader looks for: no line of a log comes into it or after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_prints_its_banner_last_and_alone() {
+    // What the environment asks of other servers does not concern its own.
+    let set = settings(&[("QUARTET_HTTP__LISTEN", "127.0.0.1:0"), ("PGSSLMODE", "verify-full")]);
+    let args = ["dev", "--speed", "60", "--transactions", "5"];
+    let (mut out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let mut dev = command(QUARTET.as_ref(), &args, &set);
+    dev.stdin(Stdio::null()).current_dir("/");
+    dev.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+    let mut dev = dev.spawn().unwrap();
+    let text = |file: &mut fs::File| {
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    // At an offset of its own: the position of a duplicate is the process's too.
+    let banner = wait_for("the banner is printed", DEMO, async || {
+        assert!(dev.try_wait().unwrap().is_none(), "dev ended too early");
+        let path = format!("/proc/{}/fd/1", dev.id());
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.ends_with("Ctrl-C ends it.\n").then_some(text)
+    })
+    .await;
+    let value = |name: &str| {
+        let line = banner.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} is not in {banner}")).trim().to_owned()
+    };
+    assert!(banner.starts_with("API and Swagger UI:"), "{banner}");
+    let samples: Vec<&str> =
+        banner.lines().filter_map(|line| line.strip_prefix("Sample transaction:  ")).collect();
+    assert_eq!(samples.len(), 5, "{banner}");
+    let (key, url) = (value("API key (client):"), value("API and Swagger UI:"));
+    let url = url.strip_suffix("/docs").unwrap();
+    let shell = banner.lines().find(|line| line.starts_with("QUARTET=")).unwrap();
+    assert!(shell.starts_with(&format!("QUARTET='{url}' KEY='{key}' SECRET='whsec_")), "{shell}");
+    // What the simulated peers do wrong meanwhile is not logged.
+    let http = reqwest::Client::new();
+    for sample in samples {
+        wait_until("the sample has ended", DEMO, async || {
+            let answer = http.get(sample).bearer_auth(&key).send().await.unwrap();
+            answer.json::<Value>().await.unwrap()["status"] != "pending"
+        })
+        .await;
+    }
+    kill(Pid::from_raw(dev.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    wait_until("dev ends", DEMO, async || dev.try_wait().unwrap().is_some()).await;
+    assert!(dev.wait().unwrap().success());
+    let mut err = err;
+    assert_eq!((text(&mut out), text(&mut err)), (banner, String::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,7 @@ mod lease_leaks;
 mod leases;
 mod logs;
 mod maintenance;
+mod messages;
 mod metrics;
 mod migrations;
 mod model;

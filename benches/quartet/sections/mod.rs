@@ -16,6 +16,7 @@ mod punctuality;
 mod queue;
 mod scale;
 mod soak;
+mod unauthenticated;
 
 /// A section that runs.
 type Running<'a> = Pin<Box<dyn Future<Output = Result<Section, BenchError>> + 'a>>;
@@ -25,7 +26,7 @@ type Run = fn(&Bench) -> Running<'_>;
 
 /// Each by the name that `--only` takes. A section is one function, `pub async fn run(bench:
 /// &Bench) -> Result<Section, BenchError>`; here it gets its name.
-pub const ALL: [(&str, Run); 12] = [
+pub const ALL: [(&str, Run); 13] = [
     ("accept", |bench| Box::pin(accept::run(bench))),
     ("accept-busy", |bench| Box::pin(accept_busy::run(bench))),
     ("e2e", |bench| Box::pin(e2e::run(bench))),
@@ -38,4 +39,5 @@ pub const ALL: [(&str, Run); 12] = [
     ("soak", |bench| Box::pin(soak::run(bench))),
     ("pressure", |bench| Box::pin(pressure::run(bench))),
     ("idle", |bench| Box::pin(idle::run(bench))),
+    ("unauthenticated", |bench| Box::pin(unauthenticated::run(bench))),
 ];

@@ -164,7 +164,7 @@ pub(super) fn not_found_text(searched: &[Skipped], download: &str) -> String {
          \x20 Fedora:          dnf install postgresql-server postgresql-contrib\n\
          \x20 macOS:           brew install postgresql@18\n\
          or set PG_BIN_DIR to the directory of its programs `initdb` and `postgres`,\n\
-         or set DATABASE_URL to use a server that runs already.\n\
+         or set DATABASE_URL and pass --use-database-url to write into a server that runs already.\n\
          Searched:\n",
     );
     if searched.is_empty() {

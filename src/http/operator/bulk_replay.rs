@@ -42,13 +42,13 @@ pub struct BulkReplayRequest {
     pub client: Option<String>,
     /// Only those opened before this time (RFC 3339).
     pub created_before: Option<DateTime<Utc>>,
-    /// Most dead letters of this call, the oldest of those that match: 1 to 1,000; 100 unless given.
+    /// Most dead letters of this call, the oldest of those that match: 1 to 1,000, by default 100.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     pub limit: Option<u32>,
     /// Say what would be done, and do nothing.
     pub dry_run: Option<bool>,
-    /// How many will be replayed: the number of `items` of the dry run that was looked at. Required
-    /// unless `dry_run` or `ids` is given; another number replays nothing.
+    /// How many will be replayed: the number of `items` of the dry run that was looked at.
+    /// Required unless `dry_run` or `ids` is given; another number replays nothing.
     #[oai(validator(minimum(value = "0"), maximum(value = "1000")))]
     pub confirm: Option<u32>,
     /// Why, at most 1,000 characters.
@@ -237,11 +237,11 @@ impl BulkReplayApi {
     /// Replay many dead letters, oldest first; or with `dry_run` see what that would do.
     ///
     /// Each is replayed by itself: one that cannot be is `refused` and stays open. A dry run asks
-    /// the third party about each transaction, within 10 seconds in all. Without `ids` the number of
-    /// those that will be replayed must be confirmed: without `confirm` the answer is 422, with
-    /// another number 409, both with the right one, and nothing is replayed. When the database goes
-    /// away half-way the answer is 503: those replayed until then are closed, the others open, and
-    /// the same request, with the number that is left, goes on with them.
+    /// the third party about each transaction, within 10 seconds in all. Without `ids` the number
+    /// of those that will be replayed must be confirmed: without `confirm` the answer is 422, with
+    /// another number 409, both with the right one, and nothing is replayed. When the database
+    /// goes away half-way the answer is 503: those replayed until then are closed, the others
+    /// open, and the same request, with the number that is left, goes on with them.
     #[oai(path = "/dead-letters/replay", method = "post", operation_id = "replay_dead_letters")]
     async fn replay_dead_letters(
         &self,

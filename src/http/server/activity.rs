@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::framing::Framing;
+use super::framing::{Framing, REFUSED};
 use crate::telemetry::{Metrics, labels::Refusal};
 
 /// How long a connection may be without a request.
@@ -144,12 +144,18 @@ pub(super) struct Watched<Io> {
     activity: Arc<Activity>,
     framing: Framing,
     metrics: Arc<Metrics>,
-    is_refused: bool,
+    /// What is handed on in place of a request that is refused: the rest of it.
+    refused: Option<&'static [u8]>,
+    /// What was thrown away behind one.
+    discarded: usize,
 }
+
+/// Most bytes that are read behind a request that is refused, so that its sender sees the answer.
+const MAX_DISCARDED: usize = 1024 * 1024;
 
 impl<Io> Watched<Io> {
     pub(super) fn new(io: Io, activity: Arc<Activity>, metrics: Arc<Metrics>) -> Self {
-        Self { io, activity, framing: Framing::new(), metrics, is_refused: false }
+        Self { io, activity, framing: Framing::new(), metrics, refused: None, discarded: 0 }
     }
 }
 
@@ -159,20 +165,31 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.activity.read();
-            if self.framing.check(&mut buffer.filled_mut()[before..]) && !self.is_refused {
-                self.is_refused = true;
-                self.metrics.refused(Refusal::Framing);
-            }
+        if this.refused.is_none() {
+            let read = Pin::new(&mut this.io).poll_read(context, buffer);
+            let Some(bytes) = buffer.filled().get(before..).filter(|bytes| !bytes.is_empty())
+            else {
+                return read;
+            };
+            this.activity.read();
+            let Some(good) = this.framing.check(bytes) else { return read };
+            this.metrics.refused(Refusal::Framing);
+            this.refused = Some(REFUSED);
+            buffer.set_filled(before + good);
         }
-        read
+        // Behind it is the end.
+        if let Some(rest) = &mut this.refused {
+            let (now, later) = rest.split_at(rest.len().min(buffer.remaining()));
+            buffer.put_slice(now);
+            *rest = later;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -198,7 +215,23 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
+        if this.refused.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        // Closed with bytes unread, the connection is reset, and the answer may be lost. That it
+        // takes too long is noticed by the watch.
+        let mut space = [0; 4096];
+        while this.discarded < MAX_DISCARDED {
+            let mut buffer = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut this.io).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                break;
+            }
+            this.discarded += buffer.filled().len();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -157,7 +157,8 @@ fn of_tls(error: &std::io::Error) -> Option<(String, &'static str)> {
 
     let error = error.get_ref()?.downcast_ref::<Tls>()?;
     Some(match error {
-        Tls::InvalidCertificate(Certificate::UnknownIssuer) => (
+        // The second one where the other authority goes by the same name.
+        Tls::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => (
             "its certificate is of an authority that is not trusted".to_owned(),
             "name the authority's certificate in DATABASE_URL (sslrootcert=FILE), or let those \
              of the system hold (sslrootcert=system)",
@@ -185,6 +186,10 @@ pub(super) fn innermost(error: &dyn Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let text = cause.to_string();
+    without_number(&cause.to_string())
+}
+
+/// The text of an error of the system without its number, which means nothing to a reader.
+pub(in crate::store) fn without_number(text: &str) -> String {
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }

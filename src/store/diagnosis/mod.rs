@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use sqlx::PgConnection;
 
+pub(in crate::store) use connect::without_number;
 pub use connect::{ConnectFailure, connect};
 pub use pooler::shares_sessions;
 pub use statement::{Explanation, explain, explain_migration};
@@ -27,6 +28,7 @@ pub fn cause(error: &StoreError) -> String {
     let (StoreError::Unavailable(error) | StoreError::Query(error)) = error;
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Configuration(error) => error.to_string(),
         error => error.to_string(),
     }
 }

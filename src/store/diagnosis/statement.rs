@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use sqlx::migrate::MigrateError;
 
-use super::connect::innermost;
+use super::connect::{innermost, without_number};
 
 /// What happened, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,9 +84,13 @@ pub fn explain(error: &sqlx::Error) -> Explanation {
             error.to_string(),
             "let DATABASE_URL lead to a primary that takes writes; `quartet doctor` says more",
         ),
-        sqlx::Error::Io(error) => {
-            explained(format!("the connection to the database was lost: {}", plain(error)), AGAIN)
-        }
+        sqlx::Error::Io(error) => explained(
+            format!(
+                "the connection to the database was lost: {}",
+                without_number(&error.to_string())
+            ),
+            AGAIN,
+        ),
         sqlx::Error::Tls(error) => explained(
             format!("no TLS with the database: {}", innermost(error.as_ref())),
             "correct sslmode and sslrootcert in DATABASE_URL; `quartet doctor` says more",
@@ -148,12 +152,6 @@ fn explain_change(error: &sqlx::Error) -> Explanation {
         }
         error => explain(error),
     }
-}
-
-/// An error of the system without its number.
-fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

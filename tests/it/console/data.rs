@@ -11,6 +11,7 @@ use crate::support::TestApp;
 pub fn paths(letter: &str) -> Vec<String> {
     let pages = [
         "/console",
+        "/console/rejected-webhooks",
         "/console/transactions",
         "/console/dead-letters",
         "/console/dead-letters?state=any",

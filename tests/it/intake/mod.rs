@@ -4,6 +4,9 @@
 mod connections;
 mod overload;
 mod rate_limits;
+mod strict_requests;
+mod unauthenticated;
+mod withdrawn_keys;
 
 use crate::{metrics::scrape, support::TestApp};
 

@@ -104,3 +104,46 @@ async fn without_a_rate_nothing_is_limited_or_said() {
         assert_eq!(answer.header("ratelimit-policy"), "");
     }
 }
+
+/// A limit that holds on some paths only is none: what is refused there costs, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_rate_holds_on_every_path() {
+    let id = Uuid::now_v7();
+    let paths = [
+        "/v1/operator/queues".to_owned(),
+        "/v1/operator/dead-letters".to_owned(),
+        "/v1/operator/nothing".to_owned(),
+        "/nothing".to_owned(),
+        "/console".to_owned(),
+        "/openapi.json".to_owned(),
+        "/v1/transactions?unknown=1".to_owned(),
+        format!("/v1/transactions/{id}"),
+    ];
+    let world = World::new().await;
+    for path in paths {
+        // A process that has not seen the key before.
+        let app = world.app().role(Role::Api).set("QUARTET_LIMITS__RATE", "1");
+        let app = app.set("QUARTET_LIMITS__BURST", BURST).spawn().await;
+        let began = Instant::now();
+        let (mut served, refusal) = (
+            0,
+            loop {
+                let answer = app.client().get(&path).await;
+                if answer.status == 429 {
+                    break answer;
+                }
+                assert!(began.elapsed() < BOUND, "{path}: it is never refused");
+            },
+        );
+        refusal.expect_problem(429);
+        assert_eq!(refusal.header("retry-after"), "1", "{path}");
+        assert_eq!(refusal.header("ratelimit"), "\"client\";r=0;t=1", "{path}");
+        // Others are not: without a key, with another one, with the operator's token.
+        for client in [app.anonymous(), app.client().with_key("qk_wrong"), app.operator()] {
+            for _ in 0..2 * BURST {
+                served += u32::from(client.get(&path).await.status != 429);
+            }
+        }
+        assert_eq!(served, 6 * BURST, "{path}");
+    }
+}

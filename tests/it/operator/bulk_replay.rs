@@ -6,6 +6,7 @@ use quartet::{
     config::Role,
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook, Status},
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -19,8 +20,10 @@ use crate::support::{
 /// For several hundred.
 const LONG: Duration = Duration::from_secs(60);
 
+const PATH: &str = "/v1/operator/dead-letters/replay";
+
 async fn bulk(app: &TestApp, body: &Value) -> Answer {
-    app.operator().post("/v1/operator/dead-letters/replay", body).await
+    app.operator().post(PATH, body).await
 }
 
 fn item(answer: &Value, id: Uuid) -> &Value {
@@ -113,7 +116,9 @@ async fn a_dry_run_tells_what_would_be_done_and_does_nothing() {
     // By kind, by id, with a limit.
     let answer =
         bulk(&app, &json!({ "dry_run": true, "kind": "creation_failure", "limit": 2 })).await;
-    assert_eq!(answer.expect(200)["matched"], 2);
+    let limited = answer.expect(200);
+    assert_eq!(limited["matched"], 3, "{limited}");
+    assert_eq!(limited["items"].as_array().unwrap().len(), 2);
     let id = refused["id"].clone();
     let answer = bulk(&app, &json!({ "dry_run": true, "ids": [id, id] })).await;
     assert_eq!(answer.expect(200)["matched"], 1);
@@ -129,6 +134,21 @@ async fn a_replay_needs_the_count_that_was_confirmed() {
     let answer = bulk(&app, &json!({ "kind": "unknown_transaction", "confirm": 2 })).await;
     let problem = answer.expect_problem(409);
     assert!(problem["detail"].as_str().unwrap().starts_with("3 dead letters match"), "{problem}");
+    // Nor without one, whatever is selected.
+    for body in [json!({}), json!({ "kind": "unknown_transaction" }), json!({ "limit": 2 })] {
+        let answer = bulk(&app, &body).await;
+        let problem = answer.expect_problem(422);
+        let selected = body["limit"].as_u64().unwrap_or(3);
+        let detail = problem["errors"][0]["detail"].as_str().unwrap();
+        assert!(
+            detail.contains(&format!("would be {selected}: 3 dead letters match")),
+            "{problem}"
+        );
+        assert_eq!(answer.faults(), ["/confirm"], "{problem}");
+    }
+    let empty = app.operator().send(Method::POST, PATH, &[], "").await;
+    empty.expect_problem(422);
+    assert_eq!(contents(&app.pool).await, before);
     // Confirmed, but none can be replayed: each is refused and stays open.
     let answer = bulk(&app, &json!({ "kind": "unknown_transaction", "confirm": 3 })).await;
     let done = answer.expect(200);
@@ -212,7 +232,7 @@ async fn five_hundred_are_delivered_or_dead_again() {
     let audited: i64 = sqlx::query_scalar(audited).fetch_one(&app.pool).await.unwrap();
     assert_eq!(audited, COUNT as i64);
     // The rest too, and all ends.
-    let answer = bulk(&app, &json!({})).await;
+    let answer = bulk(&app, &json!({ "confirm": 50 })).await;
     assert_eq!(answer.expect(200)["replayed"], 50);
     wait_until("all are told", LONG, async || {
         let untold = "SELECT count(*) FROM transactions WHERE notified_version < version";
@@ -241,9 +261,9 @@ async fn a_kill_half_way_leaves_none_both_replayed_and_open() {
     let mut process = world.process(Role::Api).spawn().await;
     let client = process.operator();
     let replay = tokio::spawn(async move {
-        let path = "/v1/operator/dead-letters/replay";
         let json = [("content-type", "application/json")];
-        client.try_send(reqwest::Method::POST, path, &json, r#"{"limit":1000}"#).await
+        let body = json!({ "limit": 1000, "confirm": COUNT }).to_string();
+        client.try_send(Method::POST, PATH, &json, body).await
     });
     let replayed = async || {
         let query = "SELECT count(*) FROM failed_jobs WHERE state = 'replayed'";
@@ -269,10 +289,10 @@ async fn a_kill_half_way_leaves_none_both_replayed_and_open() {
     let wrong: Vec<String> = sqlx::query_scalar(wrong).fetch_all(&world.pool).await.unwrap();
     assert!(wrong.is_empty(), "{wrong:?}");
 
-    // The same request goes on with the others.
+    // The same request, with the number that is left, goes on with the others.
     app.sandbox.client().set_default(None);
     app.start().await;
-    let answer = bulk(&app, &json!({ "limit": 1000 })).await;
+    let answer = bulk(&app, &json!({ "limit": 1000, "confirm": left })).await;
     assert_eq!(answer.expect(200)["replayed"], left);
     app.settle_by_webhook(&ids).await;
 }

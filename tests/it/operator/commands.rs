@@ -8,6 +8,7 @@ use super::{BOUND, audit, job};
 use crate::support::{
     TestApp,
     command::{self, Ended},
+    contents,
     jobs::quiet_app,
     spawn_api, wait_until,
 };
@@ -36,7 +37,7 @@ async fn queues_are_listed_paused_and_resumed() {
     };
     assert_eq!(names(&listed), names(answer.expect(200)));
     let text = quartet(&app, &["queues", "list"]).await;
-    for part in ["create_at_third_party", "oldest due", "by operator (ada, command line): night"] {
+    for part in ["create_at_third_party", "oldest due", "by operator (", "night"] {
         assert!(text.expect().contains(part), "{part}: {}", text.stdout);
     }
     quartet(&app, &["queues", "resume", "notify_client"]).await.expect();
@@ -44,7 +45,7 @@ async fn queues_are_listed_paused_and_resumed() {
     assert!(error.expect_failure().contains("notify_client"), "{error:?}");
     let audited = audit(&app).await;
     assert_eq!(audited.len(), 2);
-    assert_eq!(audited[0]["operator"], "operator (ada, command line)");
+    assert_eq!(audited[0]["operator"], command::operator(None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,11 +84,19 @@ async fn dead_letters_are_previewed_replayed_resolved_and_discarded() {
     app.sandbox.client().set_default(None);
     let all = ["dead-letters", "replay", "--all", "--kind", "exhausted"];
     let dry = quartet(&app, &[&all[..], &["--dry-run"]].concat()).await;
-    for part in ["PUT http", "not_asked", "3 match. Nothing was done."] {
+    for part in ["PUT http", "not_asked", "3 match. Nothing was done.", "--confirm 3"] {
         assert!(dry.expect().contains(part), "{part}: {}", dry.stdout);
     }
+    let before = contents(&app.pool).await;
+    let unconfirmed = quartet(&app, &all).await;
+    let said = unconfirmed.expect_failure();
+    assert!(said.contains("3 dead letters match: nothing was replayed"), "{said}");
+    assert!(said.contains("--confirm 3"), "{said}");
     let wrong = quartet(&app, &[&all[..], &["--confirm", "2"]].concat()).await;
     assert!(wrong.expect_failure().contains("3 dead letters match, not 2"), "{wrong:?}");
+    let every = quartet(&app, &["dead-letters", "replay", "--all"]).await;
+    assert!(every.expect_failure().contains("--confirm"), "{every:?}");
+    assert_eq!(contents(&app.pool).await, before);
     let done =
         quartet(&app, &[&all[..], &["--confirm", "3", "--note", "back", "--json"]].concat()).await;
     assert_eq!(done.expect_json()["replayed"], 3);

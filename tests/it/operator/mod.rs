@@ -8,6 +8,7 @@ mod dead_letters;
 mod explain;
 mod jobs;
 mod maintenance;
+mod output;
 mod queues;
 mod speed;
 mod transactions;

@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use nix::unistd::{User, getuid};
 use serde_json::Value;
 
 /// The binary under test.
@@ -49,6 +50,18 @@ impl From<Output> for Ended {
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
+}
+
+/// Who the audit says acted on the command line: the account of this process, which the commands
+/// inherit, and before it the name that was given.
+pub fn operator(name: Option<&str>) -> String {
+    let uid = getuid();
+    let account = match User::from_uid(uid).unwrap() {
+        Some(user) => format!("{}, uid {uid}", user.name),
+        None => format!("uid {uid}"),
+    };
+    let name = name.map(|name| format!("{name}; ")).unwrap_or_default();
+    format!("operator ({name}{account}, command line)")
 }
 
 /// A command of `binary` with these settings and nothing else in its environment but `PATH`.

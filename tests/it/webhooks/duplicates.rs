@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use futures_util::future::join_all;
-use quartet::{config::Role, sandbox::SendWebhook};
+use quartet::{
+    config::Role,
+    sandbox::SendWebhook,
+    signature::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, sign},
+};
+use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{contents, spawn_api, transaction, wait_until};
+use crate::support::{World, contents, spawn_api, transaction, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_id_answers_the_first_outcome_and_does_nothing() {
@@ -127,4 +133,47 @@ async fn a_webhook_that_waits_too_long_for_the_row_is_503_and_can_come_again() {
     let transaction = app.client().get_transaction(id).await;
     assert_eq!(transaction.body["status"], "completed");
     assert_eq!(app.client().event_kinds(id).await, ["accepted", "webhook", "settled"]);
+}
+
+/// A webhook that is dated as far ahead as is allowed has a good signature for twice the tolerance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_remembered_for_as_long_as_its_signature_is_good() {
+    const TOLERANCE_SECONDS: i64 = 2;
+    let world = World::new().await;
+    let app = world
+        .app()
+        .set("QUARTET_WEBHOOK__TOLERANCE", format!("{TOLERANCE_SECONDS}s"))
+        .set("QUARTET_RETENTION__WEBHOOKS", format!("{}s", 2 * TOLERANCE_SECONDS))
+        .set("QUARTET_RETENTION__INTERVAL", "50ms")
+        .spawn()
+        .await;
+    let id = app.client().accept().await;
+    let body = json!({ "id": id, "status": "completed" }).to_string();
+    // As far ahead as the whole seconds of both clocks allow.
+    let time = Utc::now().timestamp() + TOLERANCE_SECONDS;
+    let signature = sign(&world.sandbox.config().webhook_secret, "evt", time, body.as_bytes());
+    let time = time.to_string();
+    let headers = [
+        (ID_HEADER, "evt"),
+        (TIMESTAMP_HEADER, time.as_str()),
+        (SIGNATURE_HEADER, signature.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let path = "/v1/webhooks/third-party";
+    let send = async || app.anonymous().send(Method::POST, path, &headers, body.clone()).await;
+    assert_eq!(send().await.expect(200)["duplicate"], false);
+    world.make_task_due("retention").await;
+    wait_until("the signature is too old", Duration::from_secs(30), async || {
+        let answer = send().await;
+        if answer.status == 200 {
+            assert_eq!(answer.body["duplicate"], true, "{}", answer.text);
+        }
+        answer.status == 401
+    })
+    .await;
+    wait_until("it is forgotten", Duration::from_secs(30), async || {
+        let count = "SELECT count(*) FROM webhook_deliveries";
+        sqlx::query_scalar::<_, i64>(count).fetch_one(&world.pool).await.unwrap() == 0
+    })
+    .await;
 }

@@ -2,6 +2,7 @@
 
 mod duplicates;
 mod outcomes;
+mod rejections;
 mod settling;
 mod signatures;
 mod wrong_bodies;

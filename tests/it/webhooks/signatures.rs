@@ -130,3 +130,102 @@ async fn the_clients_key_does_not_replace_a_signature() {
         client.post(PATH, &body).await.expect_problem(401);
     }
 }
+
+/// A sender may put each signature into a line of its own, as HTTP lets a list be written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signatures_in_several_header_lines_count_as_one_list() {
+    let app = spawn_api().await;
+    let secret = &app.sandbox.config().webhook_secret;
+    let now = Utc::now().timestamp();
+    let time = now.to_string();
+    let bad = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (good_at, lines) in [(1, 2), (0, 2), (2, 3), (15, 16)] {
+        let id = app.client().accept().await;
+        let body = json!({ "id": id, "status": "completed" }).to_string();
+        let event = format!("evt {id}");
+        let good = sign(secret, &event, now, body.as_bytes());
+        let signatures = (0..lines).map(|line| if line == good_at { good.as_str() } else { bad });
+        let mut headers = vec![
+            (ID_HEADER, event.as_str()),
+            (TIMESTAMP_HEADER, time.as_str()),
+            ("content-type", "application/json"),
+        ];
+        headers.extend(signatures.map(|signature| (SIGNATURE_HEADER, signature)));
+        let answer = app.anonymous().send(Method::POST, PATH, &headers, body.clone()).await;
+        assert_eq!(answer.expect(200)["outcome"], "settled", "{good_at} of {lines}");
+
+        // None of them matches.
+        let headers: Vec<_> = headers.into_iter().filter(|(_, value)| *value != good).collect();
+        let answer = app.anonymous().send(Method::POST, PATH, &headers, body).await;
+        answer.expect_problem(401);
+    }
+}
+
+/// The signature covers one id and one time: with two, another reader could take the other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_id_or_time_is_400_and_writes_nothing() {
+    let app = spawn_api().await;
+    let id = app.client().accept().await;
+    let before = contents(&app.pool).await;
+    let body = json!({ "id": id, "status": "completed" }).to_string();
+    let now = Utc::now().timestamp();
+    let time = now.to_string();
+    let good = sign(&app.sandbox.config().webhook_secret, "evt", now, body.as_bytes());
+    for second in [(ID_HEADER, "evt"), (ID_HEADER, "evt2"), (TIMESTAMP_HEADER, time.as_str())] {
+        for is_first in [true, false] {
+            let mut headers = vec![
+                (ID_HEADER, "evt"),
+                (TIMESTAMP_HEADER, time.as_str()),
+                (SIGNATURE_HEADER, good.as_str()),
+                ("content-type", "application/json"),
+            ];
+            headers.insert(if is_first { 0 } else { 4 }, second);
+            let answer = app.anonymous().send(Method::POST, PATH, &headers, body.clone()).await;
+            let problem = answer.expect_problem(400);
+            assert!(problem["detail"].as_str().unwrap().contains(second.0), "{problem}");
+        }
+    }
+    assert_eq!(contents(&app.pool).await, before);
+    assert_eq!(post(&app, "evt", &time, &good, &body).await.expect(200)["outcome"], "settled");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_signatures_than_a_sender_has_secrets_are_401() {
+    let app = spawn_api().await;
+    let id = app.client().accept().await;
+    let body = json!({ "id": id, "status": "completed" }).to_string();
+    let now = Utc::now().timestamp();
+    let (time, secret) = (now.to_string(), &app.sandbox.config().webhook_secret);
+    let good = sign(secret, "evt", now, body.as_bytes());
+    let beyond = format!("{}{good}", "v1,AAAA ".repeat(16));
+    let problem = post(&app, "evt", &time, &beyond, &body).await;
+    assert!(problem.expect_problem(401)["detail"].as_str().unwrap().contains("more than 16"));
+    // Entries that hold nothing are no signatures.
+    let empty = format!("{}{good}", "v1, ".repeat(5_000));
+    assert_eq!(post(&app, "evt", &time, &empty, &body).await.expect(200)["outcome"], "settled");
+}
+
+/// Secrets are handed over by people: with the padding cut off, or in the alphabet of URLs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_without_padding_or_in_the_alphabet_of_urls_is_the_same_secret() {
+    let world = World::new().await;
+    // 32 bytes whose base64 has padding and both characters in which the alphabets differ.
+    let written = "whsec_+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8=";
+    let secret: Secret = written.parse().unwrap();
+    let bare = written.trim_end_matches('=').to_owned();
+    let url_safe = written.replace('+', "-").replace('/', "_");
+    let bare_url_safe = bare.replace('+', "-").replace('/', "_");
+    for given in [written.to_owned(), bare, url_safe, bare_url_safe] {
+        let app = world
+            .app()
+            .role(Role::Api)
+            .set("QUARTET_WEBHOOK__SECRETS", &given)
+            .set("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", &given)
+            .spawn()
+            .await;
+        let id = app.client().accept().await;
+        let webhook = SendWebhook::new(id, "completed").secret(secret.clone());
+        let (status, body) = app.send_webhook(webhook).await;
+        assert_eq!((status, &body["outcome"]), (200, &json!("settled")), "{given}");
+    }
+}
