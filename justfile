@@ -32,6 +32,10 @@ walkthrough:
 schemathesis *args:
     .ci/schemathesis --examples 200 {{args}}
 
+# Generates clients with four generators and runs them, and the receivers of docs/clients.md
+sdk:
+    .ci/sdk
+
 # Runs a core of the tests on PostgreSQL 14, 16, 17 and 18, or one of them: `just postgres 18`
 postgres *args:
     .ci/postgres-versions {{args}}

@@ -6,6 +6,7 @@ kubernetes-validate.
 """
 
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -27,7 +28,15 @@ VERSIONS = ("1.30", "1.37")
 APP = {"app.kubernetes.io/name": "quartet"}
 # Addresses that stand for all public ones.
 PUBLIC = ("93.184.216.34", "2606:2800:220:1::1")
-PRIVATE = ("10.1.2.3", "100.64.0.1", "169.254.169.254", "172.16.0.1", "192.168.1.1", "fd00::1")
+PRIVATE = (
+    "10.1.2.3", "100.64.0.1", "127.0.0.1", "172.16.0.1", "192.168.1.1", "198.18.0.1", "224.0.0.1",
+    "fd00::1", "fe80::1", "::1",
+    # Clouds offer a machine's credentials there; the last ones are other ways to write the first.
+    "169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254",
+    "fd20:ce::254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::1",
+)
+# Ports that no pod of ours has to reach outside.
+OTHER_PORTS = (22, 25, 53, 5432, 6379, 8080)
 NODE_LOCAL_DNS = "169.254.20.10"
 
 problems = []
@@ -359,10 +368,32 @@ def check_network(manifests, settings):
                 reaches(address, 443, f"the third party and clients at {address}")
                 if plain:
                     reaches(address, 80, f"clients' http:// callbacks at {address}")
+        else:
+            for address in PUBLIC:
+                require(
+                    not network.allows(labels, "egress", address, 443),
+                    f"{name}: may reach {address}, and serves nothing",
+                )
+            monitoring = (namespace("monitoring"), {"app": "prometheus"})
+            require(
+                not network.allows(labels, "ingress", monitoring, port),
+                f"{name}: Prometheus may reach it, and it serves nothing",
+            )
         for address in PRIVATE:
             require(
                 not network.allows(labels, "egress", address, 443),
                 f"{name}: may reach the private address {address}",
+            )
+        for address in (*PUBLIC, *PRIVATE):
+            for other in OTHER_PORTS:
+                require(
+                    not network.allows(labels, "egress", address, other),
+                    f"{name}: may reach port {other} of {address}",
+                )
+        for port_of_metrics in (5432, 9187, 8000):
+            require(
+                not network.allows(labels, "ingress", stranger, port_of_metrics),
+                f"{name}: another namespace may reach its port {port_of_metrics}",
             )
         if serves:
             is_reached((namespace("monitoring"), {"app": "prometheus"}), "Prometheus")
@@ -376,7 +407,40 @@ def check_network(manifests, settings):
                 not network.allows(database[1], "ingress", by, 5432),
                 f"{what} may reach the database",
             )
-    require(network.is_closed(database[1], "ingress"), "no network policy guards the database")
+    for direction in ("ingress", "egress"):
+        require(
+            network.is_closed(database[1], direction),
+            f"no network policy guards the database's {direction}",
+        )
+    for peer, one, what in (
+        (database, 5432, "its primary"),
+        (dns, 53, "the cluster's name server"),
+        (NODE_LOCAL_DNS, 53, "NodeLocal DNSCache"),
+        ("10.96.0.1", 443, "Kubernetes' API"),
+        ("10.0.0.5", 6443, "Kubernetes' API"),
+        (PUBLIC[0], 443, "a backup's object store"),
+        (PUBLIC[1], 443, "a backup's object store"),
+    ):
+        require(
+            network.allows(database[1], "egress", peer, one),
+            f"the database's pods are shut out from {what} ({one})",
+        )
+    for address in ("169.254.169.254", "168.63.129.16", "fe80::1"):
+        require(
+            not network.allows(database[1], "egress", address, 443),
+            f"the database's pods may reach {address}",
+        )
+    for address in (*PUBLIC, *PRIVATE):
+        for one in OTHER_PORTS:
+            require(
+                not network.allows(database[1], "egress", address, one),
+                f"the database's pods may reach port {one} of {address}",
+            )
+    ingress = (namespace("ingress"), {"app": "ingress"})
+    require(
+        not network.allows(database[1], "ingress", ingress, 5432),
+        "the ingress may reach the database",
+    )
     require(
         network.allows(database[1], "ingress", database, 5432),
         "the database's standbys are shut out",
@@ -387,6 +451,72 @@ def check_network(manifests, settings):
             network.allows(database[1], "ingress", operator, one),
             f"the operator of the database is shut out of port {one}",
         )
+
+
+# What an ingress hands on
+
+
+def is_handed_on(manifests, path):
+    """Whether some rule of an Ingress matches the path, as Kubernetes says of `Prefix`."""
+    parts = [part for part in path.split("/") if part]
+    for ingress in manifests.of_kind("Ingress"):
+        if "defaultBackend" in ingress["spec"]:
+            return True
+        for rule in ingress["spec"]["rules"]:
+            for one in rule["http"]["paths"]:
+                prefix = [part for part in one["path"].split("/") if part]
+                exact = one["pathType"] == "Exact" and path == one["path"]
+                if exact or one["pathType"] != "Exact" and parts[: len(prefix)] == prefix:
+                    return True
+    return False
+
+
+def check_ingress(manifests, settings):
+    """Clients' and the third party's paths, all of them and no other."""
+    api = json.loads(Path("openapi/quartet.json").read_text())["paths"]
+    outside = [path for path in api if path.startswith(("/v1/transactions", "/v1/webhooks/"))]
+    inside = sorted(set(api) - set(outside)) + [
+        "/", "/console", "/console/sign-in", "/metrics", "/health/live", "/health/ready", "/docs",
+        "/openapi.json", "/v1", "/v1/operator", "/v1/operator/queues", "/v1/transactionsx",
+    ]
+    require(len(outside) >= 4 and any("/v1/operator" in one for one in inside), "paths are missing")
+    for path in outside:
+        require(is_handed_on(manifests, path), f"the ingress does not hand {path} on")
+    for path in inside:
+        require(not is_handed_on(manifests, path), f"the ingress hands {path} on")
+    services = {one["metadata"]["name"]: one for one in manifests.of_kind("Service")}
+    host = settings["QUARTET_HTTP__PUBLIC_URL"].removeprefix("https://")
+    for ingress in manifests.of_kind("Ingress"):
+        secured = {one for tls in ingress["spec"].get("tls", []) for one in tls["hosts"]}
+        for rule in ingress["spec"]["rules"]:
+            require(rule["host"] == host, f"the ingress is for {rule['host']}, not {host}")
+            require(rule["host"] in secured, f"the ingress serves {rule['host']} without TLS")
+            for one in rule["http"]["paths"]:
+                service = one["backend"]["service"]
+                ports = services[service["name"]]["spec"]["ports"]
+                require(
+                    service["port"]["name"] in {port["name"] for port in ports},
+                    f"the ingress leads to a port that the Service {service['name']} has not",
+                )
+
+
+# Secrets in deploy/compose.yaml
+
+
+def check_compose():
+    compose = yaml.safe_load(Path("deploy/compose.yaml").read_text())
+    secret = re.compile(r"SECRET|TOKEN|PASSWORD|_KEY|DATABASE_URL")
+    taken = 0
+    for name, service in compose["services"].items():
+        for key in ("command", "entrypoint", "labels"):
+            require(
+                not secret.search(str(service.get(key, ""))),
+                f"{name}: its {key} holds a secret, which everybody on the machine can read",
+            )
+        test = str(service.get("healthcheck", {}).get("test", ""))
+        require(not secret.search(test), f"{name}: its health check holds a secret")
+        taken += bool(secret.search(str(service.get("environment", ""))))
+    require(taken >= 4, f"only {taken} services take secrets from their environment")
 
 
 # The program in a pod's environment
@@ -505,6 +635,8 @@ def main(arguments):
     check_connections(manifests, settings)
     check_services(manifests, settings)
     check_network(manifests, settings)
+    check_ingress(manifests, settings)
+    check_compose()
     if arguments[:1] == ["run"]:
         start_as_pods(manifests, settings, os.path.abspath(arguments[1]), arguments[2])
     for problem in problems:

@@ -200,7 +200,7 @@ impl Running {
             ("QUARTET_SECRETS__MASTER_KEY", MASTER_KEY),
             ("QUARTET_DEFAULT_CLIENT__NAME", "bench"),
             ("QUARTET_DEFAULT_CLIENT__API_KEY", API_KEY),
-            ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "http://127.0.0.1:9"),
+            ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "http://127.0.0.1:9009"),
             ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", SECRET),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -10,6 +10,7 @@ use crate::{
     app::AppError,
     config::ConfigError,
     dev::postgres,
+    domain::visible,
     operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
     sandbox::SandboxError,
     store::{
@@ -101,7 +102,7 @@ impl CliError {
         if let Some(remedy) = remedy {
             report.push_str(&format!("\n  what to do: {remedy}"));
         }
-        report
+        visible(&report).into_owned()
     }
 }
 

@@ -1,5 +1,18 @@
 //! The command line: what each command takes, and its dispatch.
 
+/// `println!` of this module and those below: what others wrote cannot drive the terminal.
+macro_rules! println {
+    ($($text:tt)*) => { ::std::println!("{}", $crate::domain::visible(&format!($($text)*))) };
+}
+/// `eprintln!`, likewise.
+macro_rules! eprintln {
+    ($($text:tt)*) => { ::std::eprintln!("{}", $crate::domain::visible(&format!($($text)*))) };
+}
+/// `print!`, likewise.
+macro_rules! print {
+    ($($text:tt)*) => { ::std::print!("{}", $crate::domain::visible(&format!($($text)*))) };
+}
+
 mod args;
 mod audit;
 mod circuit;

@@ -9,6 +9,8 @@ use std::fmt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement};
 
+use crate::domain::visible;
+
 /// Columns of a table that is not printed on a terminal.
 const WIDTH: u16 = 120;
 /// A terminal that says it is narrower is not believed: some programs report no width at all.
@@ -53,7 +55,8 @@ impl<const N: usize> fmt::Display for Table<N> {
 }
 
 fn cell(text: &str) -> Cell {
-    Cell::new(text)
+    // Escaped before it is measured.
+    Cell::new(visible(text))
 }
 
 /// The parts of a cell that say something, a line each.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use hyper::body::Bytes;
 use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tracing::Instrument;
@@ -19,24 +20,30 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
-    name_limit,
+    Fence, SetupError, answer, call_span, fence, name_limit,
     names::Names,
-    resolver::{self, GuardedResolver, Lookup},
-    retry_after, traced,
+    own_addresses::OwnAddresses,
+    resolver::{self, EgressGuard, GuardedResolver, Lookup},
+    retry_after,
+    reuse::Trust,
+    sender::{IDLE_TIMEOUT, SendError, Sender},
+    traced,
 };
 use crate::{
     config,
-    domain::{DatabaseClock, EgressPolicy, EgressRefusal, Status},
+    domain::{DatabaseClock, EgressRefusal, Status},
     signature::{self, Secret},
-    telemetry::{Metrics, labels::NotifyResult},
+    telemetry::{
+        Metrics,
+        labels::{CalledPeer, NotifyResult},
+    },
 };
 
 /// Calls clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CallbackClient {
-    http: reqwest::Client,
-    policy: Arc<EgressPolicy>,
+    sender: Sender,
+    guard: EgressGuard,
     metrics: Option<Arc<Metrics>>,
     clock: DatabaseClock,
 }
@@ -60,6 +67,9 @@ pub enum NotifyError {
     /// Another answer: again later.
     #[error("the client {reason}")]
     Refused { reason: String, retry_after: Option<Duration> },
+    /// It found no place on a connection: again soon.
+    #[error("not sent: {reason}")]
+    NotSent { reason: String },
     /// No answer: again later.
     #[error("the client gave no answer: {reason}")]
     Unreachable { reason: String },
@@ -96,19 +106,21 @@ impl CallbackClient {
     /// A client whose calls take at most the time of `config` and go where it lets them.
     pub fn new(config: &config::Notify, dns: &config::Dns) -> Result<Self, SetupError> {
         let names = Names::new(dns, name_limit(config.timeout));
-        Self::with_lookup(config.timeout, config.egress.clone(), resolver::lookup_in(names))
+        let guard = EgressGuard::new(config.egress.clone(), OwnAddresses::default());
+        Self::with_lookup(config.timeout, guard, resolver::lookup_in(names))
     }
 
     fn with_lookup(
         timeout: Duration,
-        policy: EgressPolicy,
+        guard: EgressGuard,
         lookup: Lookup,
     ) -> Result<Self, SetupError> {
-        let policy = Arc::new(policy);
-        let resolver = GuardedResolver::new(policy.clone(), lookup);
-        let http = http_client(timeout).no_proxy().dns_resolver(resolver);
-        let (http, clock) = (http.build().map_err(SetupError)?, DatabaseClock::default());
-        Ok(Self { http, policy, metrics: None, clock })
+        let resolver = Arc::new(GuardedResolver::new(guard.clone(), lookup));
+        let (peer, trust) = (CalledPeer::Client, Trust::default());
+        let sender = Sender::new(peer, timeout, IDLE_TIMEOUT, trust, |http| {
+            http.no_proxy().dns_resolver(resolver.clone())
+        })?;
+        Ok(Self { sender, guard, metrics: None, clock: DatabaseClock::default() })
     }
 
     /// The same, going by this clock.
@@ -118,6 +130,7 @@ impl CallbackClient {
 
     /// The same, counting its calls in `metrics`.
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.sender = self.sender.with_metrics(metrics.clone());
         self.metrics = Some(metrics);
         self
     }
@@ -138,6 +151,7 @@ impl CallbackClient {
             Ok(()) => NotifyResult::Delivered,
             Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
             Err(NotifyError::Refused { .. }) => NotifyResult::Refused,
+            Err(NotifyError::NotSent { .. }) => NotifyResult::NotSent,
             Err(NotifyError::Unreachable { .. }) => NotifyResult::Unreachable,
             Err(NotifyError::Blocked(refusal)) => {
                 tracing::warn!(transaction_id = %notification.id, %refusal, "a callback was blocked");
@@ -160,7 +174,7 @@ impl CallbackClient {
         fence: Fence,
     ) -> Result<(), NotifyError> {
         let url = Url::parse(url).map_err(|_| EgressRefusal::Url)?;
-        self.policy.check_url(&url)?;
+        self.guard.check_url(&url)?;
         let body = Body {
             id: notification.id,
             status: notification.status.as_str(),
@@ -173,26 +187,31 @@ impl CallbackClient {
         let webhook_id = format!("{}_{}", notification.id, notification.version);
         let timestamp = self.clock.now().timestamp();
         let signature = signature::sign_with_each(secrets, &webhook_id, timestamp, &body);
-        let request = self
-            .http
-            .put(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header(signature::ID_HEADER, webhook_id)
-            .header(signature::TIMESTAMP_HEADER, timestamp)
-            .header(signature::SIGNATURE_HEADER, signature)
-            .body(fence::body(body, fence));
-        let sent = traced(request).send().await;
-        let response = sent.map_err(|error| match resolver::refusal_in(&error) {
-            Some(refusal) => NotifyError::Blocked(refusal),
-            None if fence::is_stale(&error) => NotifyError::Stale,
-            None => NotifyError::Unreachable { reason: describe_failure(&error) },
+        let body = Bytes::from(body);
+        // By its `webhook-id` the client knows one that it gets twice.
+        let sent = self.sender.send(|http, progress| {
+            let request = http
+                .put(url.clone())
+                .header(CONTENT_TYPE, "application/json")
+                .header(signature::ID_HEADER, &webhook_id)
+                .header(signature::TIMESTAMP_HEADER, timestamp)
+                .header(signature::SIGNATURE_HEADER, &signature);
+            traced(request.body(fence::body(body.clone(), fence.clone(), progress)))
+        });
+        let response = sent.await.map_err(|error| match &error {
+            SendError::Stale => NotifyError::Stale,
+            SendError::Queued => NotifyError::NotSent { reason: error.reason() },
+            _ => match error.source_error().and_then(resolver::refusal_in) {
+                Some(refusal) => NotifyError::Blocked(refusal),
+                None => NotifyError::Unreachable { reason: error.reason() },
+            },
         })?;
         match response.status() {
             status if status.is_success() => Ok(()),
-            StatusCode::GONE => Err(NotifyError::Gone { reason: describe_answer(response).await }),
+            StatusCode::GONE => Err(NotifyError::Gone { reason: answer::describe(response).await }),
             _ => {
                 let retry_after = retry_after(&response, &self.clock);
-                Err(NotifyError::Refused { reason: describe_answer(response).await, retry_after })
+                Err(NotifyError::Refused { reason: answer::describe(response).await, retry_after })
             }
         }
     }
@@ -208,10 +227,21 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
+    use crate::domain::EgressPolicy;
 
     /// Calls `http://rebinding.example:PORT/` with a resolver that gives `answers` in turn, and the
     /// last one for ever after; tells how often it was asked.
     async fn call(
+        policy: EgressPolicy,
+        answers: Vec<Vec<IpAddr>>,
+        port: u16,
+    ) -> (Result<(), NotifyError>, usize) {
+        call_from(OwnAddresses::fixed([]), policy, answers, port).await
+    }
+
+    /// The same from a machine with these addresses.
+    async fn call_from(
+        own: OwnAddresses,
         policy: EgressPolicy,
         answers: Vec<Vec<IpAddr>>,
         port: u16,
@@ -225,7 +255,8 @@ mod tests {
             Box::pin(std::future::ready(Ok(addresses)))
         });
         let timeout = Duration::from_millis(300);
-        let client = CallbackClient::with_lookup(timeout, policy, lookup).unwrap();
+        let guard = EgressGuard::new(policy, own);
+        let client = CallbackClient::with_lookup(timeout, guard, lookup).unwrap();
         let notification = Notification {
             id: Uuid::nil(),
             status: Status::Pending,
@@ -248,7 +279,7 @@ mod tests {
         let port = allowed.local_addr().unwrap().port();
         let inside = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let allowed_networks = vec!["127.0.0.2/32".parse().unwrap()];
-        (EgressPolicy { allowed_networks, https_only: false }, allowed, inside)
+        (EgressPolicy { allowed_networks, ..EgressPolicy::default() }, allowed, inside)
     }
 
     async fn assert_not_called(server: &TcpListener) {
@@ -293,6 +324,18 @@ mod tests {
         }
         assert_not_called(&allowed).await;
         assert_not_called(&inside).await;
+    }
+
+    /// Public to everybody else: what is bound there for this machine alone is not.
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_blocks_the_call() {
+        let own = OwnAddresses::fixed([ip("8.8.4.4"), ip("2606:4700::1111")]);
+        for answer in ["8.8.4.4", "::ffff:8.8.4.4", "2606:4700::1111"] {
+            let answers = vec![vec![ip(answer)]];
+            let (told, _) = call_from(own.clone(), EgressPolicy::default(), answers, 8080).await;
+            let Err(NotifyError::Blocked(denied)) = told else { panic!("{answer}: {told:?}") };
+            assert!(denied.to_string().contains("an address of this machine"), "{denied}");
+        }
     }
 
     #[tokio::test]

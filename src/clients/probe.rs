@@ -8,7 +8,10 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 use uuid::Uuid;
 
-use super::{SetupError, describe_answer, describe_failure, http_client};
+use super::{
+    SetupError, answer, describe_failure, http_client, own_addresses::OwnAddresses,
+    resolver::EgressGuard,
+};
 use crate::{
     config,
     domain::{EgressPolicy, EgressRefusal},
@@ -36,7 +39,7 @@ pub async fn look_up_nothing(
             let location = response.headers().get(LOCATION);
             let location = location.and_then(|value| value.to_str().ok()).map(str::to_owned);
             let status = response.status().as_u16();
-            Ok(Answer { status, location, description: describe_answer(response).await })
+            Ok(Answer { status, location, description: answer::describe(response).await })
         }
         Err(error) => Err(describe_failure(&error)),
     })
@@ -63,7 +66,8 @@ pub async fn connect_to_callback(
     policy: &EgressPolicy,
     limit: Duration,
 ) -> Result<(), CallbackProblem> {
-    policy.check_url(url)?;
+    let guard = EgressGuard::new(policy.clone(), OwnAddresses::default());
+    guard.check_url(url)?;
     let port = url.port_or_known_default().ok_or(EgressRefusal::Url)?;
     let connected = async {
         let addresses: Vec<SocketAddr> = match url.host() {
@@ -76,7 +80,7 @@ pub async fn connect_to_callback(
             None => return Err(CallbackProblem::Denied(EgressRefusal::Url)),
         };
         for address in &addresses {
-            policy.check_address(address.ip())?;
+            guard.check_address(address.ip())?;
         }
         if addresses.is_empty() {
             return Err(CallbackProblem::NoAddress);

@@ -2,14 +2,19 @@
 //!
 //! The HTTP client connects to exactly the addresses that it gets from here, so that a name cannot
 //! be one thing when it is judged and another when it is called (DNS rebinding). Addresses in URLs
-//! are not looked up: [`EgressPolicy::check_url`] judges those.
+//! are not looked up: [`EgressGuard::check_url`] judges those.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
 
-use super::{cause_in, names::Names};
+use super::{cause_in, names::Names, own_addresses::OwnAddresses};
 use crate::domain::{EgressPolicy, EgressRefusal};
 
 /// Looks a name up.
@@ -24,26 +29,59 @@ pub(super) fn lookup_in(names: Names) -> Lookup {
     })
 }
 
+/// The policy, and what only the machine itself knows.
+#[derive(Debug, Clone)]
+pub(super) struct EgressGuard {
+    policy: Arc<EgressPolicy>,
+    own: OwnAddresses,
+}
+
+impl EgressGuard {
+    pub(super) fn new(policy: EgressPolicy, own: OwnAddresses) -> Self {
+        Self { policy: Arc::new(policy), own }
+    }
+
+    /// Judges what can be judged of a URL before its name is resolved.
+    pub(super) fn check_url(&self, url: &Url) -> Result<(), EgressRefusal> {
+        self.policy.check_url(url)?;
+        match url.host() {
+            Some(Host::Ipv4(address)) => self.check_own(address.into()),
+            Some(Host::Ipv6(address)) => self.check_own(address.into()),
+            Some(Host::Domain(_)) | None => Ok(()),
+        }
+    }
+
+    /// Judges an address that a name resolved to.
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), EgressRefusal> {
+        self.policy.check_address(address)?;
+        self.check_own(address)
+    }
+
+    fn check_own(&self, address: IpAddr) -> Result<(), EgressRefusal> {
+        self.policy.check_own(address, &self.own.current())
+    }
+}
+
 /// Gives out addresses that may be connected to, or none.
 pub(super) struct GuardedResolver {
-    policy: Arc<EgressPolicy>,
+    guard: EgressGuard,
     lookup: Lookup,
 }
 
 impl GuardedResolver {
-    pub(super) fn new(policy: Arc<EgressPolicy>, lookup: Lookup) -> Self {
-        Self { policy, lookup }
+    pub(super) fn new(guard: EgressGuard, lookup: Lookup) -> Self {
+        Self { guard, lookup }
     }
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (policy, found) = (self.policy.clone(), (self.lookup)(name.as_str().to_owned()));
+        let (guard, found) = (self.guard.clone(), (self.lookup)(name.as_str().to_owned()));
         Box::pin(async move {
             let addresses = found.await?;
             // One inside is enough: a name that leads to both is a mistake or an attack.
             for address in &addresses {
-                policy.check_address(address.ip())?;
+                guard.check_address(address.ip())?;
             }
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })

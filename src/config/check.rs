@@ -1,6 +1,7 @@
 //! What must hold between settings, and which of them a role cannot do without.
 
 use super::{Config, Role, value::shown};
+use crate::domain::EgressRefusal;
 
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
@@ -100,7 +101,10 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
     {
         broken.push(Broken {
             variable: "QUARTET_DEFAULT_CLIENT__CALLBACK_URL",
-            other: Some("QUARTET_NOTIFY__ALLOWED_NETWORKS"),
+            other: Some(match refusal {
+                EgressRefusal::Port { .. } => "QUARTET_NOTIFY__ALLOWED_PORTS",
+                _ => "QUARTET_NOTIFY__ALLOWED_NETWORKS",
+            }),
             value: Some(client.callback_url.to_string()),
             allowed: refusal.to_string(),
         });

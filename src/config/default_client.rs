@@ -3,8 +3,9 @@
 use url::Url;
 
 use super::{
+    credentials::{bearer_token, secret},
     settings::Settings,
-    value::{Redacted, bearer_token, http_url, name, secret},
+    value::{Redacted, http_url, name},
 };
 use crate::signature::Secret;
 

@@ -11,6 +11,7 @@
 //! secret. [`Config::reference`] is made by the code that reads the settings.
 
 mod check;
+mod credentials;
 mod database_url;
 mod default_client;
 mod defaults;

@@ -12,10 +12,6 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::sections::Pooler;
-use crate::{
-    secrets::{self, MasterKeys},
-    signature::Secret,
-};
 
 /// No duration may be longer: sums with the present stay far from any overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -71,6 +67,12 @@ impl BaseUrl {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Scheme, host and port, as browsers write them in `Origin`.
+    pub fn origin(&self) -> String {
+        Url::parse(&self.0)
+            .map_or_else(|_| self.0.clone(), |url| url.origin().ascii_serialization())
     }
 }
 
@@ -202,6 +204,17 @@ pub(super) fn networks(text: &str) -> Parsed<Vec<IpNet>> {
         .collect()
 }
 
+/// Ports, separated by commas.
+pub(super) fn ports(text: &str) -> Parsed<Vec<u16>> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let ports: Option<Vec<u16>> =
+        parts.map(|part| part.parse().ok().filter(|port| *port > 0)).collect();
+    ports.ok_or_else(|| "must be ports from 1 to 65535, separated by commas, or none".to_owned())
+}
+
 /// Name servers, each with port 53 unless it says another, separated by commas.
 pub(super) fn name_servers(text: &str) -> Parsed<Vec<SocketAddr>> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -253,60 +266,6 @@ pub(super) fn pooler(text: &str) -> Parsed<Pooler> {
         "transaction" => Ok(Pooler::Transaction),
         _ => Err("must be `none` or `transaction`".to_owned()),
     }
-}
-
-/// A secret that travels as `Authorization: Bearer …`. Its hash is all that is kept of it.
-pub(super) fn bearer_token(text: &str) -> Parsed<Redacted<[u8; 32]>> {
-    if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) {
-        return Ok(Redacted(secrets::hash_token(text)));
-    }
-    Err("must be printable ASCII without spaces".to_owned())
-}
-
-/// Bearer tokens, separated by commas.
-pub(super) fn bearer_tokens(text: &str) -> Parsed<Vec<Redacted<[u8; 32]>>> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let tokens: Vec<_> = parts
-        .enumerate()
-        .map(|(index, part)| {
-            bearer_token(part).map_err(|allowed| format!("entry {} {allowed}", index + 1))
-        })
-        .collect::<Result<_, _>>()
-        .map_err(|error: String| format!("is wrong: {error}"))?;
-    if tokens.is_empty() {
-        return Err("must hold at least one token".to_owned());
-    }
-    Ok(tokens)
-}
-
-/// Master keys, separated by commas.
-pub(super) fn master_keys(text: &str) -> Parsed<MasterKeys> {
-    text.parse().map_err(|error| {
-        format!(
-            "is wrong: {error}; it must hold keys of 32 bytes in base64, separated by commas, as \
-             `quartet secrets generate-key` prints them"
-        )
-    })
-}
-
-/// One Standard Webhooks secret.
-pub(super) fn secret(text: &str) -> Parsed<Secret> {
-    text.parse().map_err(|error| format!("is wrong: {error}"))
-}
-
-/// Standard Webhooks secrets, separated by commas.
-pub(super) fn secrets(text: &str) -> Parsed<Vec<Secret>> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let secrets: Vec<Secret> = parts
-        .enumerate()
-        .map(|(index, part)| {
-            part.parse().map_err(|error| format!("is wrong in entry {}: {error}", index + 1))
-        })
-        .collect::<Result<_, _>>()?;
-    if secrets.is_empty() {
-        return Err("must hold at least one secret `whsec_…`".to_owned());
-    }
-    Ok(secrets)
 }
 
 /// A short name for people. The error says what is allowed.

@@ -1,8 +1,8 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the
 //! circuit breaker's decisions, what a claim of due jobs looks at, which addresses clients may name,
-//! the vocabularies of evidence and dead letters, and the clocks that all of it goes by. Imports
-//! nothing else of ours.
+//! the vocabularies of evidence and dead letters, how text of others is shown to people, and the
+//! clocks that all of it goes by. Imports nothing else of ours.
 
 pub mod circuit;
 pub mod claim_plan;
@@ -11,21 +11,26 @@ pub mod dead_letter;
 pub mod egress;
 pub mod evidence;
 pub mod job;
+pub mod last_answers;
 pub mod maintenance;
+pub mod peer_answer;
 pub mod reconcile;
 pub mod schedule;
 pub mod transaction;
+pub mod visible;
 
-pub use circuit::CircuitState;
+pub use circuit::{CircuitCause, CircuitState};
 pub use clock::{BootInstant, DatabaseClock};
 pub use dead_letter::{DeadLetterKind, DeadLetterState};
 pub use egress::{EgressPolicy, EgressRefusal};
 pub use evidence::EvidenceKind;
 pub use job::{JobKind, JobState, RunOutcome};
+pub use last_answers::LastAnswers;
 pub use maintenance::{Finding, MaintenanceTask};
 pub use reconcile::{Judgement, Seen};
 pub use schedule::{Backoff, PollSchedule};
 pub use transaction::{Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status};
+pub use visible::{visible, visible_line};
 
 /// Declares an enum that is stored and sent as one of a few fixed words, with `as_str`, `ALL`,
 /// `FromStr` and `Display`. The words are part of the wire contract and of the schema's CHECKs.
@@ -106,6 +111,14 @@ pub trait Words: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownW
 
     /// The word that stands for it on the wire and in the database.
     fn as_str(self) -> &'static str;
+}
+
+impl UnknownWord {
+    /// None of this enumeration's words.
+    pub fn of<T: Words>() -> Self {
+        let Err(unknown) = "".parse::<T>() else { return Self { allowed: &[] } };
+        unknown
+    }
 }
 
 /// A text that is none of an enumeration's words.

@@ -4,12 +4,7 @@
 //! for browsers, whose headings have the anchors that they have there.
 
 use hyper::body::Bytes;
-use poem::{
-    Endpoint, Request, Response,
-    endpoint::make_sync,
-    get,
-    http::header,
-};
+use poem::{Endpoint, Request, Response, endpoint::make_sync, get, http::header};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
 use super::docs::{Pace, hashes};

@@ -61,7 +61,7 @@ use self::{
     strict_query::StrictQuery,
 };
 use crate::{
-    config::{self, Config, Role},
+    config::{self, BaseUrl, Config, Role},
     domain::DatabaseClock,
     operations::Operations,
     store::{
@@ -124,6 +124,8 @@ pub struct ApiState {
     pub dead_after: Duration,
     /// Whether browsers reach this process by https.
     pub public_is_https: bool,
+    /// The public URL's origin, as browsers write it; `None` where no public URL is set.
+    pub public_origin: Option<String>,
     /// Whether this process itself serves https.
     pub serves_https: bool,
     /// Whether the start is over: the schema is up to date and the default client registered.
@@ -175,6 +177,7 @@ impl ApiState {
                 Some(url) => url.as_str().starts_with("https:"),
                 None => config.http.tls.is_some(),
             },
+            public_origin: public_url.map(BaseUrl::origin),
             serves_https: config.http.tls.is_some(),
             started: AtomicBool::new(false),
         }

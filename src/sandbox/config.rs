@@ -20,10 +20,10 @@ pub struct SandboxArgs {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Secret (`whsec_…`) the third party signs its webhooks with; default: a new one
-    #[arg(long)]
+    #[arg(long, env = "SANDBOX_WEBHOOK_SECRET", hide_env_values = true)]
     pub webhook_secret: Option<Secret>,
     /// Secret (`whsec_…`) the client checks its callbacks with; default: a new one
-    #[arg(long)]
+    #[arg(long, env = "SANDBOX_CLIENT_SECRET", hide_env_values = true)]
     pub client_secret: Option<Secret>,
     /// Answer a repeated create with 409 instead of storing it again
     #[arg(long)]

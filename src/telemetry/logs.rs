@@ -3,14 +3,16 @@
 //! What is logged comes from an `EnvFilter` (`QUARTET_LOG`), how it looks from [`LogFormat`]
 //! (`QUARTET_LOG_FORMAT`). Timestamps are RFC 3339 in UTC. Standard output stays free for what a
 //! command prints for its caller. Colours appear only on a terminal, and never with `NO_COLOR`.
+//! An event is one line, whatever its texts hold: control and format characters are escaped.
 //!
 //! Requests and jobs are spans at the level of errors, so that their ids stand in every line
 //! within them, whatever the filter. A filter that turns Quartet's errors off turns its traces off
 //! too.
 
 use std::{
+    borrow::Cow,
     env,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     panic,
     str::FromStr,
     sync::Once,
@@ -19,12 +21,13 @@ use std::{
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::ParseError,
-    fmt,
+    fmt::{self, MakeWriter},
     layer::SubscriberExt,
     util::{SubscriberInitExt, TryInitError},
 };
 
 use super::traces::{self, TraceExport, TraceSettings};
+use crate::domain::visible_line;
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,7 +98,7 @@ pub fn init(
     let filter = filter.add_directive(silent);
     let export = traces.map(TraceExport::new).transpose().map_err(TelemetryError::Traces)?;
     let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(colours);
+    let lines = fmt::layer().with_writer(Lines { colours }).with_ansi(colours);
     let lines = match format {
         LogFormat::Human => lines.boxed(),
         // The list holds the current span too.
@@ -120,6 +123,56 @@ pub fn try_init(filter: &str, format: LogFormat) -> Result<bool, TelemetryError>
         Ok(_) => Ok(true),
         Err(TelemetryError::AlreadySet(_)) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Standard error, which gets each event as one line.
+#[derive(Debug, Clone, Copy)]
+struct Lines {
+    /// Whether the lines hold colours: escape sequences of our own.
+    colours: bool,
+}
+
+impl Lines {
+    /// An event as it is written, and its line break.
+    fn line(self, event: &str) -> String {
+        let event = event.strip_suffix('\n').unwrap_or(event);
+        if !self.colours {
+            return format!("{}\n", visible_line(event));
+        }
+        // Those in values were escaped when the event was formatted.
+        let mut parts = event.split("\u{1b}[");
+        let mut line = visible_line(parts.next().unwrap_or_default()).into_owned();
+        for part in parts {
+            let end = part.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(part.len());
+            match part[end..].strip_prefix('m') {
+                Some(rest) => line += &format!("\u{1b}[{}m{}", &part[..end], visible_line(rest)),
+                None => line += &visible_line(&format!("\u{1b}[{part}")),
+            }
+        }
+        line.push('\n');
+        line
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for Lines {
+    /// Takes a whole event, as the subscriber writes it.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text: Cow<'_, str> = String::from_utf8_lossy(event);
+        io::stderr().lock().write_all(self.line(&text).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 
@@ -151,6 +204,17 @@ mod tests {
         assert!(!try_init("debug", LogFormat::Human).unwrap());
         let again = init("info", LogFormat::Human, None);
         assert!(matches!(again, Err(TelemetryError::AlreadySet(_))));
+    }
+
+    #[test]
+    fn an_event_is_one_line_and_drives_no_terminal() {
+        let event = "INFO refused: paid\u{202e}\n2026 ERROR forged \u{1b}[2J\n";
+        let line = Lines { colours: false }.line(event);
+        assert_eq!(line, "INFO refused: paid\\u202e\\n2026 ERROR forged \\u001b[2J\n");
+        let event = "\u{1b}[32m INFO\u{1b}[0m a\u{1b}[2Jb\u{1b}]0;c\u{1b}[\n";
+        let line = Lines { colours: true }.line(event);
+        let expected = "\u{1b}[32m INFO\u{1b}[0m a\\u001b[2Jb\\u001b]0;c\\u001b[\n";
+        assert_eq!(line, expected);
     }
 
     #[test]

@@ -164,3 +164,56 @@ async fn the_documentation_lists_every_metric() {
         .collect();
     assert_eq!(documented(), served);
 }
+
+/// The paths that a rule of the ingress hands on, `Prefix` each.
+fn handed_on() -> Vec<String> {
+    let manifest = file("deploy/kubernetes/base/ingress.yaml");
+    let lines = manifest.lines().map(str::trim);
+    let paths: Vec<_> = lines.clone().filter_map(|line| line.strip_prefix("- path: ")).collect();
+    let prefixes = lines.filter(|line| *line == "pathType: Prefix").count();
+    assert_eq!(prefixes, paths.len(), "each is a prefix: {manifest}");
+    assert!(!manifest.contains("defaultBackend"), "{manifest}");
+    paths.into_iter().map(str::to_owned).collect()
+}
+
+/// What is the clients' and the third party's, and nothing of the operators'. The policies are read by
+/// `.ci/manifests.py`.
+#[test]
+fn the_ingress_hands_on_the_paths_of_clients_and_the_third_party_alone() {
+    let handed_on = handed_on();
+    let is_handed_on = |path: &str| {
+        let below = |prefix: &String| path.strip_prefix(prefix.as_str());
+        handed_on.iter().filter_map(below).any(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let api: Value = serde_json::from_str(&file("openapi/quartet.json")).unwrap();
+    let api = api["paths"].as_object().unwrap().keys();
+    let (mut outside, mut inside) = (0, 0);
+    for path in api {
+        let is_theirs = path.starts_with("/v1/transactions") || path.starts_with("/v1/webhooks/");
+        assert_eq!(is_handed_on(path), is_theirs, "{path}");
+        *if is_theirs { &mut outside } else { &mut inside } += 1;
+    }
+    assert!(outside >= 4 && inside >= 10, "{outside} {inside}");
+    for path in ["/", "/console", "/console/sign-in", "/metrics", "/health/ready", "/docs", "/v1"] {
+        assert!(!is_handed_on(path), "{path}");
+    }
+}
+
+/// Every process of a machine can read the arguments of the others.
+#[test]
+fn compose_hands_no_secret_over_as_an_argument() {
+    let compose = file("deploy/compose.yaml");
+    let is_secret = |line: &str| {
+        ["SECRET", "TOKEN", "PASSWORD", "_KEY", "DATABASE_URL"]
+            .iter()
+            .any(|word| line.contains(word))
+    };
+    let mut taken = 0;
+    for line in compose.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let trimmed = line.trim_start();
+        let is_argument = trimmed.starts_with("- ") || trimmed.contains('[');
+        assert!(!(is_argument && is_secret(trimmed)), "{line}");
+        taken += usize::from(is_secret(trimmed) && trimmed.contains(": ${"));
+    }
+    assert!(taken >= 6, "secrets come by the environment: {taken}");
+}

@@ -72,6 +72,35 @@ async fn a_callback_url_that_leads_inside_is_never_called() {
     app.wait_notified(id, 1).await;
 }
 
+/// Where clouds offer credentials, and ports of other services: never called, whatever network is
+/// allowed, until the very address or port is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_platforms_addresses_and_other_services_ports_are_never_called() {
+    let app = quiet_app().await.set(ALLOWED, "127.0.0.0/8,169.254.0.0/16,fd00::/8");
+    let app = app.set(CALLBACK, "https://client.example/callback");
+    let app = app.set("QUARTET_NOTIFY__MAX_ATTEMPTS", 1).spawn().await;
+    for (url, part) in [
+        ("http://168.63.129.16/", "leads to 168.63.129.16, a cloud platform's address"),
+        ("http://169.254.169.254/latest/", "leads to 169.254.169.254, a link-local address"),
+        ("http://100.100.100.200/", "leads to 100.100.100.200, a carrier's shared address"),
+        ("http://192.0.0.192/", "leads to 192.0.0.192, a reserved address"),
+        ("http://[fd00:ec2::254]/", "leads to fd00:ec2::254, a unique-local address"),
+        ("http://[64:ff9b::a83f:8110]/", "leads to 168.63.129.16, a cloud platform's address"),
+        ("http://[2002:a83f:8110::1]/", "leads to 2002:a83f:8110::1, a relay's address"),
+        ("http://127.0.0.1:22/", "uses port 22, a privileged port, which QUARTET_NOTIFY__"),
+        ("http://localhost:25/", "uses port 25, a privileged port"),
+        ("http://127.0.0.1:6379/", "uses port 6379, the usual port of another service"),
+    ] {
+        app.set_callback_url(url).await;
+        let id = app.client().accept().await;
+        let letter = app.wait_dead_letter(id).await;
+        let error = letter["attempts"][0]["error"].as_str().unwrap();
+        assert!(error.starts_with(&format!("the callback URL {part}")), "{url}: {error}");
+    }
+    let blocked = scrape(&app).await.value("quartet_notifications_total", &[("result", "blocked")]);
+    assert_eq!(blocked, Some(10.0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callback_urls_that_lead_inside_are_not_registered() {
     let database = World::new().await;
@@ -97,9 +126,23 @@ async fn callback_urls_that_lead_inside_are_not_registered() {
 
     // Without the setting, where the process is reached from its own machine alone.
     let outside = ("QUARTET_HTTP__LISTEN", "0.0.0.0:0");
-    add("http://127.0.0.1:9/", &[]).await.expect();
-    add("http://127.0.0.1:9/", &[outside]).await.expect_failure();
+    add("http://127.0.0.1:9009/", &[]).await.expect();
+    add("http://127.0.0.1:9009/", &[outside]).await.expect_failure();
     add("http://10.1.2.3/", &[]).await.expect_failure();
+
+    // A port opens by its own setting, and a cloud's metadata by its own address.
+    const PORTS: &str = "QUARTET_NOTIFY__ALLOWED_PORTS";
+    for url in ["http://shop.example:22/", "http://8.8.8.8:25/", "http://127.0.0.1:5432/"] {
+        let said = add(url, &[]).await;
+        assert!(said.expect_failure().contains(PORTS), "{url}: {said:?}");
+        add(url, &[(PORTS, "22, 25,5432")]).await.expect();
+        add(url, &[(PORTS, "none")]).await.expect_failure();
+    }
+    assert!(add("http://x.example/", &[(PORTS, "0")]).await.expect_failure().contains(PORTS));
+    let metadata = "http://169.254.169.254/";
+    add(metadata, &[(ALLOWED, "169.254.0.0/16")]).await.expect_failure();
+    add(metadata, &[(ALLOWED, "169.254.169.254")]).await.expect();
+    add("http://[::ffff:169.254.169.254]/", &[(ALLOWED, "0.0.0.0/0")]).await.expect_failure();
 
     // The default client's, at the start.
     let mut settings = database.settings();

@@ -57,3 +57,65 @@ async fn docs_are_a_page() {
         assert!(answer.text.contains("swagger"), "{path}");
     }
 }
+
+/// What generators make models of: no choice between objects, no enumeration in place, and headers as
+/// their RFCs write them.
+#[test]
+fn the_document_makes_good_models() {
+    let document: Value = serde_json::from_str(&quartet::http::openapi()).unwrap();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let text = serde_json::to_string(&document).unwrap();
+    for word in ["\"anyOf\"", "\"oneOf\""] {
+        assert!(!text.contains(word), "{word}");
+    }
+    let (mut enums, mut references) = (0, Vec::new());
+    walk(&document, &mut |node| {
+        if let Some(reference) = node["$ref"].as_str() {
+            references.push(reference.rsplit('/').next().unwrap().to_owned());
+        }
+        let all = node["allOf"].as_array();
+        assert!(all.is_none_or(|all| all.len() == 1 && all[0]["$ref"].is_string()), "{node}");
+        enums += usize::from(node["enum"].is_array());
+    });
+    let named = schemas.values().filter(|schema| schema["enum"].is_array()).count();
+    assert!(named > 10 && named == enums, "{named} of {enums} enumerations have a name");
+    assert!(references.iter().all(|name| schemas.contains_key(name)), "{references:?}");
+
+    let tags: Vec<_> =
+        document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    assert_eq!(tags, ["Transactions", "Webhooks", "Operator", "Health"]);
+    let post = &document["paths"]["/v1/transactions"]["post"];
+    let headers = |status: &str| {
+        let headers = post["responses"][status]["headers"].as_object().unwrap();
+        headers.keys().map(String::as_str).collect::<Vec<_>>()
+    };
+    for (status, name) in [
+        ("202", "Location"),
+        ("200", "Idempotent-Replayed"),
+        ("429", "Retry-After"),
+        ("503", "Retry-After"),
+        ("401", "WWW-Authenticate"),
+        ("202", "RateLimit-Policy"),
+    ] {
+        assert!(headers(status).contains(&name), "{status}: {:?}", headers(status));
+    }
+    let callback = post["callbacks"].as_object().unwrap().values().next().unwrap();
+    let put = &callback.as_object().unwrap().values().next().unwrap()["put"];
+    let names = put["parameters"].as_array().unwrap().iter().map(|parameter| &parameter["name"]);
+    let signed = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    assert_eq!(names.collect::<Vec<_>>(), signed);
+    let problem = &post["responses"]["409"]["content"]["application/problem+json"]["example"];
+    assert_eq!(problem["type"], "/docs/errors#id-conflict");
+    assert_eq!(schemas["NewTransaction"]["required"], serde_json::json!(["id"]));
+}
+
+fn walk(node: &Value, visit: &mut impl FnMut(&Value)) {
+    match node {
+        Value::Object(fields) => {
+            visit(node);
+            fields.values().for_each(|field| walk(field, visit));
+        }
+        Value::Array(entries) => entries.iter().for_each(|entry| walk(entry, visit)),
+        _ => {}
+    }
+}

@@ -3,12 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::super::{
+    credentials::{master_keys, operator_tokens},
     database_url::database_url,
     settings::Settings,
-    value::{
-        BaseUrl, Redacted, address, bearer_tokens, count, file, master_keys, name, pooler,
-        positive_duration, size,
-    },
+    value::{BaseUrl, Redacted, address, count, file, name, pooler, positive_duration, size},
 };
 use crate::secrets::MasterKeys;
 
@@ -159,9 +157,10 @@ impl Http {
 pub(in crate::config) fn read_operator_tokens(settings: &mut Settings) -> Vec<Redacted<[u8; 32]>> {
     let tokens = settings.secret(
         "QUARTET_OPERATOR_TOKEN",
-        bearer_tokens,
-        "Bearer token of the operator API, 32 random characters or more are advisable; \
-         several, each accepted, are separated by commas. Without it the operator API is closed",
+        operator_tokens,
+        "Bearer token of the operator API: 32 random characters or more; fewer than 16, quotes and \
+         examples' placeholders are refused. Several, each accepted, are separated by commas. \
+         Without it the operator API is closed",
     );
     tokens.unwrap_or_default()
 }

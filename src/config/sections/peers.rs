@@ -8,10 +8,11 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 
 use super::super::{
+    credentials::secrets,
     settings::Settings,
     value::{
-        BaseUrl, count, duration, factor, lookup_path, networks, path, positive_duration,
-        positive_ratio, seconds, secrets, truth,
+        BaseUrl, count, duration, factor, lookup_path, networks, path, ports, positive_duration,
+        positive_ratio, seconds, truth,
     },
 };
 use crate::{domain::EgressPolicy, signature::Secret};
@@ -309,10 +310,21 @@ impl Notify {
                         networks,
                         "Networks that callback URLs may lead to although they are not public, such \
                          as `10.1.0.0/16`, separated by commas, or `none`. Private, loopback, \
-                         link-local and other special addresses are refused without it; loopback \
-                         ones only where `HTTP__LISTEN` is none itself",
+                         link-local and other special addresses, and those of the machine itself, \
+                         are refused without it; loopback ones only where `HTTP__LISTEN` is none \
+                         itself. A cloud's metadata address needs an entry of its own, such as \
+                         `169.254.169.254`",
                     )
                     .unwrap_or_else(|| if is_local { loopback() } else { Vec::new() }),
+                allowed_ports: settings
+                    .optional(
+                        "QUARTET_NOTIFY__ALLOWED_PORTS",
+                        ports,
+                        "Ports below 1024 besides 80 and 443, and usual ports of databases and \
+                         other services such as 6379, that callback URLs may use, separated by \
+                         commas, or `none`. They are refused without it",
+                    )
+                    .unwrap_or_default(),
                 https_only: settings.read(
                     "QUARTET_NOTIFY__HTTPS_ONLY",
                     "false",

@@ -97,8 +97,8 @@ async fn admit(
         return Err(Refusal::new(StatusCode::FORBIDDEN, reason).into());
     }
     let posted = !matches!(*request.method(), Method::GET | Method::HEAD);
-    if posted && !is_same_site(request) {
-        return Err(Refusal::forged().into());
+    if posted {
+        check_site(request, console.public_origin.as_deref())?;
     }
     if posted && path != "/sign-in" && session.is_none() {
         let reason = "your session is over: sign in and do it again; nothing was done";
@@ -144,25 +144,44 @@ async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
     }
 }
 
-/// Whether a form was sent by a page of this site, as far as the browser tells.
+/// Refuses a form that was not sent by a page of this site, as far as the browser tells.
 ///
 /// Our pages' `Referrer-Policy` lets browsers send the true `Origin` with our own forms; `null` is
-/// somebody else's.
-fn is_same_site(request: &Request) -> bool {
+/// somebody else's. Browsers send no `Sec-Fetch-Site` over plain http, and a proxy may have replaced
+/// the `Host` that the browser knows: then the origin must be that of `HTTP__PUBLIC_URL`.
+fn check_site(request: &Request, public_origin: Option<&str>) -> Result<(), Refusal> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(site) = text("sec-fetch-site") {
-        return matches!(site, "same-origin" | "none");
+        let is_own = matches!(site, "same-origin" | "none");
+        return if is_own { Ok(()) } else { Err(Refusal::forged()) };
     }
-    match text("origin") {
-        None => true,
-        Some(origin) => {
-            let host = origin.split_once("://").map(|(_, host)| host);
-            // HTTP/2 has it in the URI.
-            let authority = request.original_uri().authority().map(Authority::as_str);
-            host.is_some() && host == text("host").or(authority)
-        }
+    let Some(origin) = text("origin") else { return Ok(()) };
+    if public_origin.is_some_and(|public| public.eq_ignore_ascii_case(origin)) {
+        return Ok(());
     }
+    // HTTP/2 has it in the URI.
+    let authority = request.original_uri().authority().map(Authority::as_str);
+    let host = text("host").or(authority).unwrap_or("?");
+    let Some((scheme, origin_host)) = origin.split_once("://") else {
+        return Err(Refusal::forged());
+    };
+    // An origin leaves its scheme's own port out.
+    let own_port = if scheme == "https" { ":443" } else { ":80" };
+    let named = host.strip_suffix(own_port).unwrap_or(host);
+    if named.eq_ignore_ascii_case(origin_host) {
+        return Ok(());
+    }
+    let known = match public_origin {
+        Some(public) => format!("QUARTET_HTTP__PUBLIC_URL, {public}"),
+        None => "QUARTET_HTTP__PUBLIC_URL, which is not set".to_owned(),
+    };
+    let reason = format!(
+        "this form was not sent from a page of this session: it comes from {origin}, and was sent \
+         to the host {host}. If you opened this console at {origin}, a proxy replaced the host: let \
+         it pass the header Host on, or set {known}, to that address; nothing was done"
+    );
+    Err(Refusal::new(StatusCode::FORBIDDEN, reason))
 }
 
 fn refused(session: Option<&Session>, error: poem::Error) -> poem::Result<Response> {

@@ -7,7 +7,10 @@ use poem::{
 };
 
 use super::{assets, fields::Fields, refusal::Refusal, session::Session};
-use crate::http::problem::{Cause, RETRY_AFTER_SECONDS};
+use crate::{
+    domain::visible,
+    http::problem::{Cause, RETRY_AFTER_SECONDS},
+};
 
 /// The parts of the console, in the order of the navigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +140,8 @@ pub fn page(template: &impl Template) -> poem::Result<Response> {
 /// A page with a status.
 pub fn page_with(status: StatusCode, template: &impl Template) -> poem::Result<Response> {
     let html = template.render().map_err(Refusal::failed)?;
+    // askama escapes markup. What does not show, and may turn around how the rest shows, remains.
+    let html = visible(&html).into_owned();
     Ok(Response::builder().status(status).content_type("text/html; charset=utf-8").body(html))
 }
 

@@ -43,8 +43,10 @@ struct Console {
     /// `None` where no operator token is configured: the console is closed.
     sessions: Option<Sessions>,
     gate: Gate,
-    /// Whether the public URL is https.
+    /// Whether browsers reach this process by https.
     public_is_https: bool,
+    /// The public URL's origin, `https://host`; `None` where no public URL is set.
+    public_origin: Option<String>,
 }
 
 /// All pages, below `/console`.
@@ -53,6 +55,7 @@ pub fn routes(state: &ApiState) -> impl Endpoint<Output = Response> + use<> {
         sessions: Sessions::new(state.operator_tokens.hashes()),
         gate: Gate::default(),
         public_is_https: state.public_is_https,
+        public_origin: state.public_origin.clone(),
     };
     Route::new()
         .at("/sign-in", get(sign_in::show_form).post(sign_in::sign_in))

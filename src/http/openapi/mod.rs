@@ -49,12 +49,9 @@ pub fn exact(spec: &str) -> String {
     }
     if let Some(schemas) = document.get("components").and_then(|all| all.get("schemas")) {
         for (name, schema) in schemas.fields() {
-            let absence = match name.as_str() {
-                request if STRICT.contains(&request) => Absence::Either,
-                answer if LEAVING_OUT.contains(&answer) => Absence::LeftOut,
-                _ => Absence::Null,
-            };
-            say_absence(schema, absence);
+            if !LEAVING_OUT.contains(&name.as_str()) {
+                allow_null(schema);
+            }
             whole_limits(schema);
             if STRICT.contains(&name.as_str()) {
                 schema.set("additionalProperties", false.into());
@@ -88,30 +85,17 @@ pub fn exact(spec: &str) -> String {
     serde_json::to_string_pretty(&document).unwrap_or(spec)
 }
 
-/// How a body says that a field has no value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Absence {
-    /// A request: the field is left out, or `null`.
-    Either,
-    LeftOut,
-    /// The field is always there.
-    Null,
-}
-
-/// Says which fields may be left out, and which may be null.
-fn say_absence(schema: &mut Node, absence: Absence) {
-    let mut required = schema.get("required").map(|names| names.names()).unwrap_or_default();
+/// What may be left out may be null as well: in most answers it is, and requests take both as
+/// absent. It is not said to be required in those answers: generators of Python models do not read
+/// `nullable` of a field that is.
+fn allow_null(schema: &mut Node) {
+    let required = schema.get("required").map(|names| names.names()).unwrap_or_default();
     let Some(properties) = schema.get("properties") else { return };
     for (name, property) in properties.fields() {
         let is_anything = property.get("type").is_none() && property.get("allOf").is_none();
-        if absence != Absence::LeftOut && !required.contains(name) && !is_anything {
+        if !required.contains(name) && !is_anything {
             property.set("nullable", true.into());
         }
-    }
-    if absence == Absence::Null {
-        required = properties.fields().iter().map(|(name, _)| name.clone()).collect();
-        // Before the properties, where it is without this.
-        schema.set_before("properties", "required", required.into());
     }
 }
 
@@ -234,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_value_is_null_in_answers_or_left_out_and_either_in_requests() {
+    fn what_may_be_left_out_may_be_null_where_it_is_not_always_left_out() {
         let plain = json!({
             "required": ["id"],
             "properties": {
@@ -245,10 +229,8 @@ mod tests {
         });
         assert_eq!(schema("Transaction", plain.clone()), plain);
         let request = schema("OperatorNote", plain.clone());
-        assert_eq!(request["required"], json!(["id"]));
         assert_eq!(request["properties"]["note"]["nullable"], true);
         let answer = schema("Answer", plain);
-        assert_eq!(answer["required"], json!(["id", "note", "detail"]));
         let properties = &answer["properties"];
         assert_eq!(properties["id"], json!({ "type": "string" }));
         assert_eq!(properties["note"], json!({ "type": "string", "nullable": true }));

@@ -46,18 +46,6 @@ impl Node {
         }
     }
 
-    /// Sets a field, in the place before another one where it is new.
-    pub fn set_before(&mut self, next: &str, name: &str, value: Value) {
-        if let Self::Object(fields) = self
-            && !fields.iter().any(|(known, _)| known == name)
-            && let Some(place) = fields.iter().position(|(known, _)| known == next)
-        {
-            fields.insert(place, (name.to_owned(), value.into()));
-        } else {
-            self.set(name, value);
-        }
-    }
-
     pub fn fields(&mut self) -> &mut [(String, Self)] {
         match self {
             Self::Object(fields) => fields,

@@ -177,7 +177,8 @@ fn of_problem(host: &Url, names: &BTreeSet<String>, problem: &CallbackProblem) -
     let found = format!("{host} ({}) {problem}", clients.join(", "));
     let remedy = match problem {
         CallbackProblem::Denied(_) => {
-            "have the client register another URL, or set QUARTET_NOTIFY__ALLOWED_NETWORKS"
+            "have the client register another URL, or set QUARTET_NOTIFY__ALLOWED_NETWORKS or \
+             QUARTET_NOTIFY__ALLOWED_PORTS"
         }
         CallbackProblem::Name(_) | CallbackProblem::NoAddress => {
             "have the client mend the name, or open the way to a name server (port 53)"

@@ -1,10 +1,11 @@
 //! What a form must carry, and what comes of actions: done, refused with the reason, audited.
 
+use quartet::config::Role;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::{data, visitor::Visitor};
-use crate::support::{contents, spawn_api, transaction};
+use crate::support::{TestApp, World, contents, spawn_api, transaction};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_form_without_the_sessions_token_does_nothing() {
@@ -59,6 +60,60 @@ async fn forms_from_other_sites_are_refused() {
         let answer = visitor.send(pause().header(name, value)).await;
         assert_eq!(answer.location(), "/console/queues?done=paused");
     }
+}
+
+/// A proxy on the same machine, say, that names itself in `Host`; over plain http, where browsers send
+/// `Origin` and no `Sec-Fetch-Site`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_replaces_the_host_needs_the_public_url() {
+    const BROWSER: &str = "http://console.example:8000";
+    let token = [("token", crate::support::world::OPERATOR_TOKEN), ("name", "Ada")];
+    let sign_in = async |app: &TestApp, origin: &str, host: &str| {
+        let visitor = Visitor::new(app);
+        let form = visitor.form("/console/sign-in", &token);
+        visitor.send(form.header("origin", origin).header("host", host)).await
+    };
+    let world = World::new().await;
+    let app = world.app().role(Role::Api);
+    let app = app.set("QUARTET_HTTP__PUBLIC_URL", format!("{BROWSER}/quartet")).spawn().await;
+    assert_eq!(sign_in(&app, BROWSER, "127.0.0.1:9000").await.location(), "/console");
+    assert_eq!(sign_in(&app, BROWSER, "console.example:8000").await.location(), "/console");
+    // Not through the proxy: the host is the browser's own.
+    assert_eq!(sign_in(&app, "http://10.0.0.5", "10.0.0.5:80").await.location(), "/console");
+    for other in [
+        "http://console.example",
+        "https://console.example:8000",
+        "http://console.example:8001",
+        "http://console.example.evil.example:8000",
+        "http://evil.example",
+        "null",
+    ] {
+        sign_in(&app, other, "127.0.0.1:9000").await.expect(403);
+    }
+    let page = sign_in(&app, "http://other.example", "127.0.0.1:9000").await;
+    let said = page.expect(403).to_owned();
+    for part in ["http://other.example", "127.0.0.1:9000", "QUARTET_HTTP__PUBLIC_URL", BROWSER] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    // A whole session: the form of a page, with its token.
+    let mut visitor = Visitor::new(&app);
+    visitor.sign_in(&token).await.location();
+    let csrf = visitor.get("/console").await.csrf();
+    let pause = visitor.form("/console/queues/notify_client/pause", &[("csrf", &csrf)]);
+    let pause = pause.header("origin", BROWSER).header("host", "127.0.0.1:9000");
+    assert_eq!(visitor.send(pause).await.location(), "/console/queues?done=paused");
+    // What a browser says of the site counts for more than the origin.
+    let form = visitor.form("/console/sign-in", &token).header("origin", BROWSER);
+    visitor.send(form.header("sec-fetch-site", "cross-site")).await.expect(403);
+
+    let app = world.app().role(Role::Api).spawn().await;
+    let page = sign_in(&app, BROWSER, "127.0.0.1:9000").await;
+    let said = page.expect(403);
+    for part in [BROWSER, "127.0.0.1:9000", "QUARTET_HTTP__PUBLIC_URL, which is not set"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(page.headers.get("set-cookie").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 mod accessibility;
 mod browser;
-mod data;
+pub mod data;
 mod forms;
 mod pages;
 mod sessions;

@@ -252,7 +252,7 @@ async fn what_the_configuration_changes_of_its_client_is_audited() {
     for (variable, value, changed) in [
         ("API_KEY", "qk_another_0123456789", json!(["api_key", "enabled"])),
         ("SIGNING_SECRET", &secret, json!(["api_key", "signing_secret"])),
-        ("CALLBACK_URL", "http://127.0.0.1:9/", json!(["callback_url", "signing_secret"])),
+        ("CALLBACK_URL", "http://127.0.0.1:9009/", json!(["callback_url", "signing_secret"])),
     ] {
         let variable = format!("QUARTET_DEFAULT_CLIENT__{variable}");
         app.sibling().role(Role::Api).set(&variable, value).spawn().await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use url::Url;
 
-use crate::support::{TestApp, job_rows, spawn_api, world::API_KEY};
+use crate::support::{TestApp, job_rows, spawn_api, spawn_app, world::API_KEY};
 
 const VIEWS: [&str; 4] = ["jobs", "transactions", "dead_letters", "queues"];
 
@@ -367,7 +367,7 @@ async fn close_schema_public(database: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_reads_the_views_and_nothing_else() {
+async fn a_reader_reads_the_views_and_no_table() {
     let app = spawn_api().await;
     app.client().accept().await;
     close_schema_public(app.database_url()).await;
@@ -381,6 +381,62 @@ async fn a_reader_reads_the_views_and_nothing_else() {
     let wrong = wrong_about_reader(&url_of(app.database_url(), &reader, "read")).await;
     run(&mut owner, &format!("DROP ROLE {reader}")).await.unwrap();
     assert_eq!(wrong, [""; 0]);
+}
+
+/// The statements of docs/database.md, for this database.
+fn documented_revokes(database: &str) -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/database.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (_, section) = page.split_once("## What readers can do").unwrap();
+    let (_, block) = section.split_once("```sql\n").unwrap();
+    let (statements, _) = block.split_once("```").unwrap();
+    assert!(statements.contains(":\"database\""), "{statements}");
+    statements.replace(":\"database\"", &format!("\"{database}\""))
+}
+
+/// What every role may do in a new database; and that Quartet works where it is taken away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_can_be_kept_from_temporary_tables_and_large_objects() {
+    let app = spawn_app().await;
+    let mut owner = PgConnection::connect(app.database_url()).await.unwrap();
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut owner).await.unwrap();
+    let reader = format!("{name}_reader");
+    let create = format!("CREATE ROLE {reader} LOGIN PASSWORD 'read' IN ROLE quartet_reader");
+    run(&mut owner, &create).await.unwrap();
+    let url = url_of(app.database_url(), &reader, "read");
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let filling = [
+        "CREATE TEMPORARY TABLE more (id int)",
+        "SELECT lo_create(0)",
+        "SELECT lo_creat(-1)",
+        "SELECT lo_from_bytea(0, 'x')",
+    ];
+    let harmless = ["SELECT pg_advisory_lock(1), pg_advisory_unlock_all()", "NOTIFY anything"];
+    let mut before = Vec::new();
+    for statement in filling.iter().chain(&harmless) {
+        before.push(run(&mut connection, statement).await);
+    }
+    let clear = "DROP TABLE more; SELECT lo_unlink(oid) FROM pg_largeobject_metadata
+        WHERE lomowner = current_user::regrole";
+    run(&mut connection, clear).await.unwrap();
+    connection.close().await.unwrap();
+    run(&mut owner, &documented_revokes(&name)).await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let mut after = Vec::new();
+    for statement in filling {
+        after.push(run(&mut connection, statement).await);
+    }
+    connection.close().await.unwrap();
+    run(&mut owner, &format!("DROP ROLE {reader}")).await.unwrap();
+    // As the table there says of each.
+    assert_eq!(before, vec![Ok(()); filling.len() + harmless.len()]);
+    assert_eq!(after, vec![Err("42501".to_owned()); filling.len()]);
+
+    let id = app.client().accept().await;
+    app.wait_told(id, std::time::Duration::from_secs(30)).await;
+    store::migrate(app.database_url()).await.unwrap();
+    owner.close().await.unwrap();
 }
 
 /// On a server of its own, on which the role does not exist yet.

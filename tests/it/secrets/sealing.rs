@@ -115,7 +115,7 @@ async fn the_master_key_is_rotated_process_by_process() {
         world.app().role(Role::Api).set(MASTER, keys).spawn().await
     };
     let (mut before, secret) = (with(MASTER_KEY).await, Secret::generate());
-    let add = ["clients", "add", "shop", "--callback-url", "http://127.0.0.1:9/", "--json"];
+    let add = ["clients", "add", "shop", "--callback-url", "http://127.0.0.1:9009/", "--json"];
     let revealed = secret.reveal();
     let add = [&add[..], &["--signing-secret", &revealed]].concat();
     quartet(&world, MASTER_KEY, &add).await.expect_json();
@@ -166,7 +166,7 @@ async fn a_wrong_master_key_is_refused_before_it_does_harm() {
     let before = stored(&world.pool, "shop").await;
     for args in [
         &["serve"][..],
-        &["clients", "add", "other", "--callback-url", "http://127.0.0.1:9/"],
+        &["clients", "add", "other", "--callback-url", "http://127.0.0.1:9009/"],
         &["clients", "rotate-secret", "shop"],
         &["secrets", "reseal"],
     ] {
@@ -188,7 +188,7 @@ async fn a_wrong_master_key_is_refused_before_it_does_harm() {
     // A new key as the first one, before anything was sealed with it: the processes may lack it.
     store(&world.pool, "default", &before).await;
     let both = format!("{wrong},{MASTER_KEY}");
-    let add = ["clients", "add", "other", "--callback-url", "http://127.0.0.1:9/"];
+    let add = ["clients", "add", "other", "--callback-url", "http://127.0.0.1:9009/"];
     let ended = quartet(&world, &both, &add).await;
     assert!(ended.expect_failure().contains("quartet secrets reseal"), "{ended:?}");
 }

@@ -5,6 +5,7 @@ mod refusals;
 mod restore;
 mod schemas;
 mod sessions;
+mod weak_tokens;
 
 use std::time::Duration;
 

@@ -91,7 +91,7 @@ async fn an_empty_metadata_is_not_an_absent_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_client_cannot_use_the_id_nor_learn_of_it() {
+async fn another_client_cannot_use_the_id_nor_read_anything_of_it() {
     let app = spawn_api().await;
     let other = app.client().with_key(&add_client(&app.pool, "other").await);
     let id = Uuid::now_v7();
@@ -99,8 +99,12 @@ async fn another_client_cannot_use_the_id_nor_learn_of_it() {
     let before = contents(&app.pool).await;
     let same = other.post_transaction(&transaction(id)).await;
     let different = other.post_transaction(&json!({ "id": id })).await;
-    // Nothing in the answer tells whether the other client's content is the same.
+    // That somebody has the id is said. Whether the other client's content is the same is not.
     assert_eq!(same.expect_problem(409), different.expect_problem(409));
+    let [taken, free] = [id, Uuid::now_v7()].map(|id| format!("/v1/transactions/{id}"));
+    for path in [taken.clone(), format!("{taken}/events"), free] {
+        other.get(&path).await.expect_problem(404);
+    }
     assert!(!same.text.contains("1250"), "{}", same.text);
     assert_eq!(contents(&app.pool).await, before);
 }
