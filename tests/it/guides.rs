@@ -86,7 +86,7 @@ fn every_link_of_the_pages_leads_somewhere() {
             checked += 1;
         }
     }
-    assert!(checked > 30, "{checked}");
+    assert!(checked > 20, "{checked}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,7 +28,7 @@ from quartet_models import StatusNotification
 
 BOUND = 60
 GO_IMPORTS = (
-    "crypto/hmac crypto/sha256 encoding/base64 encoding/json fmt io net/http os slices strconv "
+    "crypto/hmac crypto/sha256 encoding/base64 encoding/json fmt io net/http os strconv "
     "strings sync time"
 )
 
