@@ -28,7 +28,7 @@ use crate::{
         tls::{Certificate, TlsError},
     },
     jobs::{
-        self, CallbackHosts, CircuitBreaker, JobContext, JobDefinition, supervisor,
+        self, CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
         supervisor::SupervisorError,
     },
     operations::{
@@ -187,6 +187,7 @@ impl App {
         );
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
+            credentials: Credentials::default(),
             lateness,
             claims: Coalescer::start(Claims, 1, &pools.jobs, JOB_ACQUIRE),
             outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, JOB_ACQUIRE),

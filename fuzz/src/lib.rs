@@ -14,7 +14,7 @@ mod tokens;
 pub use self::{
     bodies::{accept_body, operator_body, webhook_body},
     config::config,
-    peers::{peer_answer, url},
+    peers::{peer_answer, peer_body, url},
     signatures::{secret, signature},
     tokens::{cursor, path_template},
 };
@@ -23,13 +23,14 @@ pub use self::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("accept_body", accept_body),
     ("config", config),
     ("cursor", cursor),
     ("operator_body", operator_body),
     ("path_template", path_template),
     ("peer_answer", peer_answer),
+    ("peer_body", peer_body),
     ("secret", secret),
     ("signature", signature),
     ("url", url),

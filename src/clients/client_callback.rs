@@ -12,6 +12,7 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use hyper::body::Bytes;
 use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tracing::Instrument;
@@ -19,24 +20,29 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
-    name_limit,
+    Fence, SetupError, answer, call_span, fence, name_limit,
     names::Names,
     own_addresses::OwnAddresses,
     resolver::{self, EgressGuard, GuardedResolver, Lookup},
-    retry_after, traced,
+    retry_after,
+    reuse::Trust,
+    sender::{IDLE_TIMEOUT, SendError, Sender},
+    traced,
 };
 use crate::{
     config,
     domain::{DatabaseClock, EgressRefusal, Status},
     signature::{self, Secret},
-    telemetry::{Metrics, labels::NotifyResult},
+    telemetry::{
+        Metrics,
+        labels::{CalledPeer, NotifyResult},
+    },
 };
 
 /// Calls clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CallbackClient {
-    http: reqwest::Client,
+    sender: Sender,
     guard: EgressGuard,
     metrics: Option<Arc<Metrics>>,
     clock: DatabaseClock,
@@ -61,6 +67,9 @@ pub enum NotifyError {
     /// Another answer: again later.
     #[error("the client {reason}")]
     Refused { reason: String, retry_after: Option<Duration> },
+    /// It found no place on a connection: again soon.
+    #[error("not sent: {reason}")]
+    NotSent { reason: String },
     /// No answer: again later.
     #[error("the client gave no answer: {reason}")]
     Unreachable { reason: String },
@@ -106,10 +115,12 @@ impl CallbackClient {
         guard: EgressGuard,
         lookup: Lookup,
     ) -> Result<Self, SetupError> {
-        let resolver = GuardedResolver::new(guard.clone(), lookup);
-        let http = http_client(timeout).no_proxy().dns_resolver(resolver);
-        let (http, clock) = (http.build().map_err(SetupError)?, DatabaseClock::default());
-        Ok(Self { http, guard, metrics: None, clock })
+        let resolver = Arc::new(GuardedResolver::new(guard.clone(), lookup));
+        let (peer, trust) = (CalledPeer::Client, Trust::default());
+        let sender = Sender::new(peer, timeout, IDLE_TIMEOUT, trust, |http| {
+            http.no_proxy().dns_resolver(resolver.clone())
+        })?;
+        Ok(Self { sender, guard, metrics: None, clock: DatabaseClock::default() })
     }
 
     /// The same, going by this clock.
@@ -119,6 +130,7 @@ impl CallbackClient {
 
     /// The same, counting its calls in `metrics`.
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.sender = self.sender.with_metrics(metrics.clone());
         self.metrics = Some(metrics);
         self
     }
@@ -139,6 +151,7 @@ impl CallbackClient {
             Ok(()) => NotifyResult::Delivered,
             Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
             Err(NotifyError::Refused { .. }) => NotifyResult::Refused,
+            Err(NotifyError::NotSent { .. }) => NotifyResult::NotSent,
             Err(NotifyError::Unreachable { .. }) => NotifyResult::Unreachable,
             Err(NotifyError::Blocked(refusal)) => {
                 tracing::warn!(transaction_id = %notification.id, %refusal, "a callback was blocked");
@@ -174,26 +187,31 @@ impl CallbackClient {
         let webhook_id = format!("{}_{}", notification.id, notification.version);
         let timestamp = self.clock.now().timestamp();
         let signature = signature::sign_with_each(secrets, &webhook_id, timestamp, &body);
-        let request = self
-            .http
-            .put(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header(signature::ID_HEADER, webhook_id)
-            .header(signature::TIMESTAMP_HEADER, timestamp)
-            .header(signature::SIGNATURE_HEADER, signature)
-            .body(fence::body(body, fence));
-        let sent = traced(request).send().await;
-        let response = sent.map_err(|error| match resolver::refusal_in(&error) {
-            Some(refusal) => NotifyError::Blocked(refusal),
-            None if fence::is_stale(&error) => NotifyError::Stale,
-            None => NotifyError::Unreachable { reason: describe_failure(&error) },
+        let body = Bytes::from(body);
+        // By its `webhook-id` the client knows one that it gets twice.
+        let sent = self.sender.send(|http, progress| {
+            let request = http
+                .put(url.clone())
+                .header(CONTENT_TYPE, "application/json")
+                .header(signature::ID_HEADER, &webhook_id)
+                .header(signature::TIMESTAMP_HEADER, timestamp)
+                .header(signature::SIGNATURE_HEADER, &signature);
+            traced(request.body(fence::body(body.clone(), fence.clone(), progress)))
+        });
+        let response = sent.await.map_err(|error| match &error {
+            SendError::Stale => NotifyError::Stale,
+            SendError::Queued => NotifyError::NotSent { reason: error.reason() },
+            _ => match error.source_error().and_then(resolver::refusal_in) {
+                Some(refusal) => NotifyError::Blocked(refusal),
+                None => NotifyError::Unreachable { reason: error.reason() },
+            },
         })?;
         match response.status() {
             status if status.is_success() => Ok(()),
-            StatusCode::GONE => Err(NotifyError::Gone { reason: describe_answer(response).await }),
+            StatusCode::GONE => Err(NotifyError::Gone { reason: answer::describe(response).await }),
             _ => {
                 let retry_after = retry_after(&response, &self.clock);
-                Err(NotifyError::Refused { reason: describe_answer(response).await, retry_after })
+                Err(NotifyError::Refused { reason: answer::describe(response).await, retry_after })
             }
         }
     }

@@ -6,6 +6,9 @@
 //! is opened first, for which seconds may pass. So it is looked at when the body is asked for, in the same
 //! step in which all of the request is given to the operating system. Without its body a request counts
 //! for nothing.
+//!
+//! The same step starts the request's [`Progress`], so that it is known of each request whether any of its
+//! body was given out.
 
 use std::{
     pin::Pin,
@@ -15,7 +18,7 @@ use std::{
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
-use super::cause_in;
+use super::{cause_in, progress::Progress};
 
 /// Says whether a request may still be sent.
 pub type Fence = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -28,6 +31,7 @@ struct Stale;
 struct Fenced {
     bytes: Option<Bytes>,
     may_be_sent: Fence,
+    progress: Progress,
 }
 
 impl Body for Fenced {
@@ -38,10 +42,10 @@ impl Body for Fenced {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
-        let frame = self
-            .bytes
-            .take()
-            .map(|bytes| if (self.may_be_sent)() { Ok(Frame::data(bytes)) } else { Err(Stale) });
+        let frame = self.bytes.take().map(|bytes| {
+            let is_sent = (self.may_be_sent)() && self.progress.start();
+            if is_sent { Ok(Frame::data(bytes)) } else { Err(Stale) }
+        });
         Poll::Ready(frame)
     }
 
@@ -54,9 +58,9 @@ impl Body for Fenced {
     }
 }
 
-/// `bytes`, of which none are sent once `may_be_sent` says no.
-pub(super) fn body(bytes: Vec<u8>, may_be_sent: Fence) -> reqwest::Body {
-    reqwest::Body::wrap(Fenced { bytes: Some(bytes.into()), may_be_sent })
+/// `bytes`, of which none are sent once `may_be_sent` says no, or the request was withdrawn.
+pub(super) fn body(bytes: Bytes, may_be_sent: Fence, progress: Progress) -> reqwest::Body {
+    reqwest::Body::wrap(Fenced { bytes: Some(bytes), may_be_sent, progress })
 }
 
 /// Whether a call failed because its fence said no: nothing came of it.
@@ -82,7 +86,8 @@ mod tests {
         let url = format!("http://{}/", server.local_addr().unwrap());
         let fence: Fence = Arc::new(move || may_be_sent);
         let client = http_client(Duration::from_secs(5)).no_proxy().build().unwrap();
-        let request = client.put(url).body(body(b"body".to_vec(), fence)).send();
+        let sent = body(Bytes::from_static(b"body"), fence, Progress::default());
+        let request = client.put(url).body(sent).send();
         let serve = async {
             let (mut stream, _) = server.accept().await.unwrap();
             let mut read = Vec::new();

@@ -6,13 +6,20 @@
 //! for it. A client's callback URL is the client's word: only addresses that
 //! [`EgressPolicy`](crate::domain::EgressPolicy) allows are connected to, and no proxy is used, which
 //! would resolve the name once more by itself.
+//!
+//! Over which connection a request goes, and what is known when it gets no answer, is the matter of
+//! `sender`.
 
+mod answer;
 pub mod client_callback;
 mod fence;
 mod names;
 mod own_addresses;
 pub mod probe;
+mod progress;
 mod resolver;
+mod reuse;
+mod sender;
 pub mod third_party;
 
 use std::{error::Error as _, time::Duration};
@@ -27,6 +34,7 @@ use tracing::Span;
 
 pub use client_callback::CallbackClient;
 pub use fence::Fence;
+pub use sender::longest_call;
 pub use third_party::ThirdPartyClient;
 
 use crate::{domain::DatabaseClock, telemetry::traces};
@@ -37,8 +45,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most bytes read of a peer's answer.
 const MAX_ANSWER: usize = 64 * 1024;
-/// Most characters of a peer's answer that are kept in an error text.
-const MAX_EXCERPT: usize = 200;
 
 /// How long a name may take to be resolved, where a connection may take this long to open.
 fn name_limit(timeout: Duration) -> Duration {
@@ -106,35 +112,6 @@ pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
         }
     };
     Some(delay.min(MAX_RETRY_AFTER))
-}
-
-/// At most [`MAX_ANSWER`] bytes of the body; `None` where it broke off or is longer.
-async fn read_body(mut response: Response) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.ok()? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return None;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Some(body)
-}
-
-/// `answered 400: {"error":…}`, for an operator's eyes.
-async fn describe_answer(response: Response) -> String {
-    let status = response.status().as_u16();
-    let body = read_body(response).await.unwrap_or_default();
-    // NUL cannot be stored as text in Postgres.
-    let excerpt: String = String::from_utf8_lossy(&body)
-        .chars()
-        .filter(|character| !character.is_control())
-        .take(MAX_EXCERPT)
-        .collect();
-    if excerpt.is_empty() {
-        format!("answered {status}")
-    } else {
-        format!("answered {status}: {excerpt}")
-    }
 }
 
 /// The cause of this type that a failed call is due to, if it is.

@@ -9,7 +9,7 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use super::{
-    SetupError, describe_answer, describe_failure, http_client, own_addresses::OwnAddresses,
+    SetupError, answer, describe_failure, http_client, own_addresses::OwnAddresses,
     resolver::EgressGuard,
 };
 use crate::{
@@ -39,7 +39,7 @@ pub async fn look_up_nothing(
             let location = response.headers().get(LOCATION);
             let location = location.and_then(|value| value.to_str().ok()).map(str::to_owned);
             let status = response.status().as_u16();
-            Ok(Answer { status, location, description: describe_answer(response).await })
+            Ok(Answer { status, location, description: answer::describe(response).await })
         }
         Err(error) => Err(describe_failure(&error)),
     })

@@ -9,56 +9,76 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{StatusCode, header::CONTENT_TYPE};
+use hyper::body::Bytes;
+use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
-use serde_json::Value;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, call_span, describe_answer, describe_failure, fence, http_client,
-    name_limit, names::Names, read_body, retry_after, traced,
+    Fence, SetupError, answer, answer::BodyError, call_span, fence, name_limit,
+    names::Names,
+    progress, retry_after,
+    reuse::Trust,
+    sender::{CREATE_IDLE_TIMEOUT, IDLE_TIMEOUT, SendError, Sender},
+    traced,
 };
 use crate::{
     config,
-    domain::{Content, DatabaseClock, ReportedStatus},
-    telemetry::{Metrics, labels::CallResult},
+    domain::{
+        Content, DatabaseClock, ReportedStatus,
+        peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
+    },
+    telemetry::{
+        Metrics,
+        labels::{CallResult, CalledPeer},
+    },
 };
 
 /// Calls the third party. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ThirdPartyClient {
-    http: reqwest::Client,
+    /// Creates may fill the connections that they use, so that lookups have their own.
+    creates: Sender,
+    lookups: Sender,
     create_url: String,
     lookup_url: String,
-    lookup_timeout: Duration,
     webhook_url: String,
     metrics: Option<Arc<Metrics>>,
     clock: DatabaseClock,
 }
 
 /// The transaction exists there now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     /// The status in the answer, where there was one.
     pub status: Option<ReportedStatus>,
+    /// What of the answer could not be used.
+    pub strange: Option<String>,
 }
 
 /// Why a create was not answered with 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CreateError {
-    /// 504, a timeout, a broken connection or another 5xx: it may have gone through.
+    /// 504, a timeout, a broken connection or another 5xx: it may have gone through. Where a used
+    /// connection broke, that says nothing of the third party as a whole.
     #[error("ambiguous: {reason}")]
-    Ambiguous { reason: String },
+    Ambiguous { reason: String, is_outage: bool },
     /// No connection could be opened: it was not sent.
     #[error("unreachable: {reason}")]
     Unreachable { reason: String },
-    /// 429 or 503: not now. Behind a gateway, 503 may also mean that the answer was lost.
+    /// It was not sent: it found no place on a connection, or that broke before.
+    #[error("not sent: {reason}")]
+    NotSent { reason: String },
+    /// 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also mean that the answer was lost.
     #[error("busy: {reason}")]
     Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
     /// 409: it exists there already.
     #[error("it exists there already")]
     AlreadyExists,
+    /// 401 or 403: our credentials were refused, and likely not this transaction.
+    #[error("the credentials were refused: {reason}")]
+    Unauthorized { reason: String },
     /// Another 4xx: never.
     #[error("rejected: {reason}")]
     Rejected { reason: String },
@@ -72,29 +92,44 @@ impl CreateError {
     /// nowhere. A refusal is an answer, and so is 'not so fast' (429).
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Ambiguous { .. } | Self::Unreachable { .. } => true,
+            Self::Ambiguous { is_outage, .. } => *is_outage,
+            Self::Unreachable { .. } => true,
             Self::Busy { may_be_lost, .. } => *may_be_lost,
-            Self::AlreadyExists | Self::Rejected { .. } | Self::Stale => false,
+            Self::AlreadyExists
+            | Self::Unauthorized { .. }
+            | Self::Rejected { .. }
+            | Self::NotSent { .. }
+            | Self::Stale => false,
         }
+    }
+
+    /// Whether it says nothing of the third party as a whole, not even that it answers.
+    pub fn says_nothing(&self) -> bool {
+        matches!(
+            self,
+            Self::Ambiguous { is_outage: false, .. } | Self::NotSent { .. } | Self::Stale
+        )
     }
 
     fn result(&self) -> CallResult {
         match self {
             Self::Ambiguous { .. } => CallResult::Ambiguous,
             Self::Unreachable { .. } => CallResult::Unreachable,
+            Self::NotSent { .. } => CallResult::NotSent,
             Self::Busy { .. } => CallResult::Busy,
             Self::AlreadyExists => CallResult::Exists,
-            Self::Rejected { .. } => CallResult::Rejected,
+            Self::Unauthorized { .. } | Self::Rejected { .. } => CallResult::Rejected,
             Self::Stale => CallResult::Stale,
         }
     }
 }
 
 /// What a lookup found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// It exists there; with its status, where the answer had one that is known.
-    Found { status: Option<ReportedStatus> },
+    /// It exists there; with its status, where the answer had one that is known, or else what the
+    /// answer was, for an operator.
+    Found { status: Option<ReportedStatus>, strange: Option<String> },
     /// 404, or 405 and 501: it is not there, or lookups are not offered.
     Absent,
 }
@@ -107,6 +142,46 @@ pub struct LookupError {
     pub retry_after: Option<Duration>,
     /// Whether the third party as a whole seems to be down, as in [`CreateError::is_outage`].
     pub is_outage: bool,
+    /// 401 or 403: our credentials were refused.
+    pub is_unauthorized: bool,
+    /// Whether it says nothing of the third party, not even that it answers: it was not sent, or
+    /// ended with a used connection.
+    pub says_nothing: bool,
+}
+
+/// The status codes that are about who asks, and not about what is asked for.
+fn is_unauthorized(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+impl From<SendError> for LookupError {
+    fn from(error: SendError) -> Self {
+        Self {
+            reason: error.reason(),
+            retry_after: None,
+            is_outage: error.is_outage(),
+            is_unauthorized: false,
+            says_nothing: error.says_nothing(),
+        }
+    }
+}
+
+impl From<SendError> for CreateError {
+    fn from(error: SendError) -> Self {
+        let (reason, is_outage) = (error.reason(), error.is_outage());
+        match error {
+            SendError::Stale => Self::Stale,
+            SendError::NoConnection(_) => Self::Unreachable { reason },
+            SendError::Queued => Self::NotSent { reason },
+            // Without its body it counts for nothing, whatever of its head was read.
+            SendError::Broken { is_sent: false, is_reused: true, .. } => Self::NotSent { reason },
+            SendError::Broken { is_sent: false, .. } => Self::Unreachable { reason },
+            SendError::Refused(_) => Self::Busy { reason, retry_after: None, may_be_lost: false },
+            SendError::Late | SendError::Broken { is_sent: true, .. } => {
+                Self::Ambiguous { reason, is_outage }
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -131,12 +206,18 @@ impl ThirdPartyClient {
         webhook_url: String,
     ) -> Result<Self, SetupError> {
         let names = Names::new(dns, name_limit(config.timeout));
-        let http = http_client(config.timeout).dns_resolver(names).build();
+        // What lookups say about the third party's connections is true of its creates as well.
+        let trust = Trust::default();
+        let sender = |timeout, idle_timeout| {
+            Sender::new(CalledPeer::ThirdParty, timeout, idle_timeout, trust.clone(), |http| {
+                http.dns_resolver(names.clone())
+            })
+        };
         Ok(Self {
-            http: http.map_err(SetupError)?,
+            creates: sender(config.timeout, CREATE_IDLE_TIMEOUT)?,
+            lookups: sender(config.lookup_timeout, IDLE_TIMEOUT)?,
             create_url: config.create_url().unwrap_or_default(),
             lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
-            lookup_timeout: config.lookup_timeout,
             webhook_url,
             metrics: None,
             clock: DatabaseClock::default(),
@@ -150,6 +231,8 @@ impl ThirdPartyClient {
 
     /// The same, counting its calls in `metrics`.
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.creates = self.creates.with_metrics(metrics.clone());
+        self.lookups = self.lookups.with_metrics(metrics.clone());
         self.metrics = Some(metrics);
         self
     }
@@ -178,6 +261,13 @@ impl ThirdPartyClient {
             Ok(_) => CallResult::Created,
             Err(error) => error.result(),
         };
+        match &created {
+            Ok(Created { strange: Some(reason), .. })
+            | Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
+                log_strange("create", id, reason);
+            }
+            _ => {}
+        }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
             metrics.third_party_create(result, began.elapsed());
@@ -194,40 +284,42 @@ impl ThirdPartyClient {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
         let body = serde_json::to_vec(&body)
             .map_err(|error| CreateError::Unreachable { reason: error.to_string() })?;
-        let request = self.http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
-        let request = traced(request.body(fence::body(body, fence)));
-        let sent = request.send().await;
-        let response = sent.map_err(|error| {
-            let reason = describe_failure(&error);
-            if fence::is_stale(&error) {
-                CreateError::Stale
-            } else if error.is_connect() || error.is_builder() {
-                CreateError::Unreachable { reason }
-            } else {
-                CreateError::Ambiguous { reason }
-            }
-        })?;
+        let body = Bytes::from(body);
+        let sent = self.creates.send_create(|http, progress| {
+            let request = http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
+            traced(request.body(fence::body(body.clone(), fence.clone(), progress)))
+        });
+        let response = sent.await?;
         let status = response.status();
         match status {
             _ if status.is_success() => {
                 // 2xx is enough: a body that breaks off or is no JSON takes nothing away.
-                let body = read_body(response).await.unwrap_or_default();
-                Ok(Created { status: parse_status(id, &body).unwrap_or_default() })
+                let (report, strange) = match read_report(id, status, response).await {
+                    Ok((report, strange)) => (report, strange),
+                    Err((_, reason)) => (None, Some(reason)),
+                };
+                Ok(Created { status: report, strange })
             }
             StatusCode::CONFLICT => Err(CreateError::AlreadyExists),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let retry_after = retry_after(&response, &self.clock);
                 Err(CreateError::Busy {
-                    reason: describe_answer(response).await,
+                    reason: answer::describe(response).await,
                     retry_after,
                     may_be_lost: status == StatusCode::SERVICE_UNAVAILABLE,
                 })
             }
+            _ if is_unauthorized(status) => {
+                Err(CreateError::Unauthorized { reason: answer::describe(response).await })
+            }
             _ if status.is_client_error() => {
-                Err(CreateError::Rejected { reason: describe_answer(response).await })
+                Err(CreateError::Rejected { reason: answer::describe(response).await })
             }
             // 5xx; and 3xx, which is followed nowhere and says nothing.
-            _ => Err(CreateError::Ambiguous { reason: describe_answer(response).await }),
+            _ => Err(CreateError::Ambiguous {
+                reason: answer::describe(response).await,
+                is_outage: true,
+            }),
         }
     }
 
@@ -239,8 +331,15 @@ impl ThirdPartyClient {
         let result = match &found {
             Ok(Lookup::Found { .. }) => CallResult::Found,
             Ok(Lookup::Absent) => CallResult::Absent,
+            Err(error) if error.says_nothing => CallResult::Queued,
             Err(_) => CallResult::NoAnswer,
         };
+        match &found {
+            Ok(Lookup::Found { strange: Some(reason), .. }) | Err(LookupError { reason, .. }) => {
+                log_strange("lookup", id, reason)
+            }
+            Ok(_) => {}
+        }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
             metrics.third_party_lookup(result, began.elapsed());
@@ -249,65 +348,75 @@ impl ThirdPartyClient {
     }
 
     async fn get(&self, id: Uuid) -> Result<Lookup, LookupError> {
-        let request = traced(self.http.get(self.lookup_url(id)).timeout(self.lookup_timeout));
-        let response = request.send().await.map_err(|error| LookupError {
-            reason: describe_failure(&error),
-            retry_after: None,
-            is_outage: true,
-        })?;
+        let sent = self.lookups.send(|http, progress| {
+            traced(http.get(self.lookup_url(id)).body(progress::no_body(progress)))
+        });
+        let response = sent.await?;
         match response.status() {
-            status if status.is_success() => {
-                let body = read_body(response).await;
-                let is_outage = body.is_none();
-                let body = body.and_then(|body| parse_status(id, &body));
-                let status = body.ok_or_else(|| LookupError {
-                    reason: format!("answered {status} without the transaction"),
+            status if status.is_success() => match read_report(id, status, response).await {
+                Ok((status, strange)) => Ok(Lookup::Found { status, strange }),
+                Err((is_outage, reason)) => Err(LookupError {
+                    reason,
                     retry_after: None,
                     is_outage,
-                })?;
-                Ok(Lookup::Found { status })
-            }
+                    is_unauthorized: false,
+                    says_nothing: false,
+                }),
+            },
             StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::NOT_IMPLEMENTED => Ok(Lookup::Absent),
             status => {
                 let retry_after = retry_after(&response, &self.clock);
-                let reason = describe_answer(response).await;
-                Err(LookupError { reason, retry_after, is_outage: !status.is_client_error() })
+                let reason = answer::describe(response).await;
+                Err(LookupError {
+                    reason,
+                    retry_after,
+                    is_outage: !status.is_client_error(),
+                    is_unauthorized: is_unauthorized(status),
+                    says_nothing: false,
+                })
             }
         }
     }
 }
 
-/// The status in an answer about `id`: `None` when the body is no JSON object or is about another
-/// id, `Some(None)` when it has no status that is known.
-pub fn parse_status(id: Uuid, body: &[u8]) -> Option<Option<ReportedStatus>> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let body = body.as_object()?;
-    if let Some(other) = body.get("id")
-        && other.as_str().and_then(|text| Uuid::parse_str(text).ok()) != Some(id)
-    {
-        return None;
+/// What an answer of 2xx says about `id`: its status, and what of it could not be used. `Err`:
+/// nothing, because it broke off (`true`) or cannot be read.
+async fn read_report(
+    id: Uuid,
+    status: StatusCode,
+    response: Response,
+) -> Result<(Option<ReportedStatus>, Option<String>), (bool, String)> {
+    let code = status.as_u16();
+    let text = answer::text(response).await.map_err(|error| {
+        (matches!(error, BodyError::BrokeOff), format!("answered {code}, but {error}"))
+    })?;
+    let shown = excerpt(&text, MAX_EXCERPT_CHARS);
+    match peer_answer::report(id, &text) {
+        Ok(Report { status: Some(status), .. }) => Ok((Some(status), None)),
+        Ok(Report { unknown: Some(word), .. }) => {
+            let strange = format!("answered {code} with the unknown status `{word}`: {shown}");
+            Ok((None, Some(strange)))
+        }
+        Ok(_) => Ok((None, Some(format!("answered {code} without a status: {shown}")))),
+        Err(why) if shown.is_empty() => {
+            Err((false, format!("answered {code}, but the answer {why}")))
+        }
+        Err(why) => Err((false, format!("answered {code}, but the answer {why}: {shown}"))),
     }
-    Some(body.get("status").and_then(Value::as_str).and_then(|word| word.parse().ok()))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_about_another_id_says_nothing() {
-        let id = Uuid::from_u128(7);
-        let body = |id: Uuid| format!(r#"{{"id":"{id}","status":"completed","extra":1}}"#);
-        let parse = |body: &str| parse_status(id, body.as_bytes());
-        assert_eq!(parse(&body(id)), Some(Some(ReportedStatus::Completed)));
-        assert_eq!(parse(&body(id).to_uppercase().replace("ID", "id")), Some(None));
-        assert_eq!(parse(&body(Uuid::from_u128(8))), None);
-        assert_eq!(parse(r#"{"status":"declined"}"#), Some(Some(ReportedStatus::Declined)));
-        assert_eq!(parse(r#"{"status":"strange"}"#), Some(None));
-        assert_eq!(parse("{}"), Some(None));
-        assert_eq!(parse("[]"), None);
-        assert_eq!(parse("not json"), None);
+/// Logs what an answer could not be used for, once a minute for each cause.
+fn log_strange(call: &'static str, id: Uuid, reason: &str) {
+    // What follows is the peer's own text, and differs from answer to answer.
+    let cause = reason.split([':', '`']).next().unwrap_or(reason);
+    if answer::is_news(&format!("{call} {cause}")) {
+        tracing::warn!(
+            transaction_id = %id,
+            call,
+            reason,
+            "the third party's answer could not be used"
+        );
     }
 }

@@ -18,6 +18,18 @@ super::words! {
     }
 }
 
+super::words! {
+    /// Why a circuit is open.
+    CircuitCause {
+        /// Calls fail.
+        Outage = "outage",
+        /// Our credentials are refused for lookups: 401 or 403.
+        LookupRefused = "lookup_refused",
+        /// Our credentials are refused for creates alone: 401 or 403.
+        CreateRefused = "create_refused",
+    }
+}
+
 /// When a circuit opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TripRule {

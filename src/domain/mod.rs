@@ -11,18 +11,21 @@ pub mod dead_letter;
 pub mod egress;
 pub mod evidence;
 pub mod job;
+pub mod last_answers;
 pub mod maintenance;
+pub mod peer_answer;
 pub mod reconcile;
 pub mod schedule;
 pub mod transaction;
 pub mod visible;
 
-pub use circuit::CircuitState;
+pub use circuit::{CircuitCause, CircuitState};
 pub use clock::{BootInstant, DatabaseClock};
 pub use dead_letter::{DeadLetterKind, DeadLetterState};
 pub use egress::{EgressPolicy, EgressRefusal};
 pub use evidence::EvidenceKind;
 pub use job::{JobKind, JobState, RunOutcome};
+pub use last_answers::LastAnswers;
 pub use maintenance::{Finding, MaintenanceTask};
 pub use reconcile::{Judgement, Seen};
 pub use schedule::{Backoff, PollSchedule};
@@ -108,6 +111,14 @@ pub trait Words: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownW
 
     /// The word that stands for it on the wire and in the database.
     fn as_str(self) -> &'static str;
+}
+
+impl UnknownWord {
+    /// None of this enumeration's words.
+    pub fn of<T: Words>() -> Self {
+        let Err(unknown) = "".parse::<T>() else { return Self { allowed: &[] } };
+        unknown
+    }
 }
 
 /// A text that is none of an enumeration's words.

@@ -284,7 +284,7 @@ impl FieldFault {
         Self { below: format!("/{}", escape(key)), detail: detail.into() }
     }
 
-    fn under(self, name: &str) -> FieldProblem {
+    pub(super) fn under(self, name: &str) -> FieldProblem {
         FieldProblem::at(format!("/{}{}", escape(name), self.below), self.detail)
     }
 }

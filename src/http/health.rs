@@ -10,7 +10,13 @@ use super::{
     ApiState,
     problem::{Problem, ProblemJson},
 };
-use crate::{domain::clock::is_notable, store};
+use crate::{
+    domain::clock::is_notable,
+    store::{self, circuit},
+};
+
+const CREDENTIALS_REFUSED: &str = "the third party refuses our credentials (401 or 403); its \
+     queues are held until it takes them";
 
 /// Health checks.
 pub struct HealthApi;
@@ -22,7 +28,7 @@ pub struct Health {
     /// Always `ok`.
     pub status: String,
     /// What does not keep the process from its work, and should be mended: its clock differs from
-    /// the database's by more than 5 s.
+    /// the database's by more than 5 s, or the third party refuses our credentials.
     #[oai(skip_serializing_if_is_none)]
     pub detail: Option<String>,
 }
@@ -61,7 +67,10 @@ pub enum ReadyResponse {
 /// Whether the process can do its work.
 #[derive(Debug, Clone)]
 pub(super) enum Readiness {
-    Ready,
+    Ready {
+        /// Whether the third party refuses our credentials.
+        credentials_refused: bool,
+    },
     /// The start is not over.
     Starting,
     /// The database is away, for this reason.
@@ -70,7 +79,11 @@ pub(super) enum Readiness {
 
 async fn readiness(state: Arc<ApiState>) -> Readiness {
     match state.within_limit(store::ping(&state.pool)).await {
-        Ok(()) if state.started.load(Ordering::Acquire) => Readiness::Ready,
+        Ok(()) if state.started.load(Ordering::Acquire) => {
+            let circuit = state.within_limit(circuit::get(&state.pool)).await;
+            let refused = circuit.is_ok_and(|circuit| circuit.refuses_credentials());
+            Readiness::Ready { credentials_refused: refused }
+        }
         Ok(()) => Readiness::Starting,
         Err(problem) => Readiness::Away(problem.cause.unwrap_or_default().into()),
     }
@@ -93,9 +106,13 @@ impl HealthApi {
         // It needs no key: any number of checks at the same time cost what one costs.
         let check = state.readiness.run(|| readiness(Arc::clone(&state)));
         match state.within_limit(check.map(Ok::<_, Problem>)).await {
-            Ok(Some(Readiness::Ready)) => {
+            Ok(Some(Readiness::Ready { credentials_refused })) => {
                 let skew = state.clock.skew().filter(|skew| is_notable(*skew));
-                ReadyResponse::Ready(Json(Health::ok(skew.map(store::clock::describe))))
+                let refused = credentials_refused.then(|| CREDENTIALS_REFUSED.to_owned());
+                let details = skew.map(store::clock::describe).into_iter().chain(refused);
+                let details: Vec<String> = details.collect();
+                let detail = (!details.is_empty()).then(|| details.join("; "));
+                ReadyResponse::Ready(Json(Health::ok(detail)))
             }
             Ok(Some(Readiness::Starting)) => not_ready("the start is not over"),
             Ok(Some(Readiness::Away(cause))) => not_ready(&cause),

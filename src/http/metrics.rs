@@ -65,11 +65,13 @@ async fn read(state: &ApiState) -> Result<DatabaseReading, StoreError> {
     // Of one moment.
     let mut connection = store::begin_snapshot(&state.scrape_pool).await?;
     let queues = queues::list(&mut *connection).await?;
+    let circuit = circuit::get(&mut *connection).await?;
     Ok(DatabaseReading {
         queues: queues.into_iter().map(Into::into).collect(),
         dead_letters: scrape::open_dead_letters(&mut *connection).await?,
         workers: scrape::workers_alive(&mut *connection, state.dead_after).await?,
-        circuit: circuit::get(&mut *connection).await?.state,
+        circuit: circuit.state,
+        credentials_refused: circuit.refuses_credentials(),
     })
 }
 

@@ -15,18 +15,19 @@ use poem_openapi::{
     registry::{MetaRequest, MetaSecurityScheme, Registry},
     types::{Example, Type},
 };
-use serde_json::Value;
 use tracing::{Span, field::display};
 use uuid::Uuid;
 
 use super::{
-    ApiState,
-    body::{self, FieldFault, Fields, FromFields, Unknown},
+    ApiState, body,
     problem::{FieldProblem, Problem, ProblemJson},
     words::Word,
 };
 use crate::{
-    domain::{JobKind, ReportedStatus, SettledBy},
+    domain::{
+        JobKind, ReportedStatus, SettledBy, UnknownWord,
+        peer_answer::{self, Field},
+    },
     signature::{self, SignedHeaders, VerifyError},
     store::{
         jobs,
@@ -60,17 +61,54 @@ impl Example for ThirdPartyWebhook {
     }
 }
 
-impl FromFields for ThirdPartyWebhook {
-    fn from_fields(fields: &mut Fields) -> Option<Self> {
-        let id = fields.required("id", body::uuid);
-        let status = fields.required("status", status);
-        Some(Self { id: id?, status: status? })
+impl ThirdPartyWebhook {
+    /// Reads a webhook's body, whatever its other fields are: 400 where it is no object that can be
+    /// read, 422 where one of the two fields is missing or wrong.
+    pub fn read(body: &[u8], content_type: Option<&str>) -> Result<Self, Problem> {
+        let text = peer_answer::text(body, content_type.and_then(peer_answer::charset));
+        let malformed = |why: peer_answer::Unreadable| {
+            Problem::new(StatusCode::BAD_REQUEST, format!("the body {why}"))
+        };
+        let [id, status] = peer_answer::fields(&text, ["id", "status"]).map_err(malformed)?;
+        for (field, name) in [(&id, "id"), (&status, "status")] {
+            if *field == Field::Repeated {
+                return Err(malformed(peer_answer::Unreadable::Repeated(name)));
+            }
+        }
+        let mut errors = Vec::new();
+        let mut used = |field: Field, name: &str| match field {
+            Field::Text(text) => Some(text),
+            Field::Other(raw) if raw != "null" => Some(String::new()),
+            Field::Unreadable => Some(String::new()),
+            _ => {
+                errors.push(FieldProblem::at(format!("/{name}"), "is required".to_owned()));
+                None
+            }
+        };
+        let (id, status) = (used(id, "id"), used(status, "status"));
+        let id = id.and_then(|text| match body::uuid(text.into()) {
+            Ok(id) => Some(id),
+            Err(fault) => {
+                errors.push(fault.under("id"));
+                None
+            }
+        });
+        let status = status.and_then(|word| match peer_answer::status_word(&word) {
+            Some(status) => Some(Word(status)),
+            None => {
+                let allowed = UnknownWord::of::<ReportedStatus>();
+                errors.push(FieldProblem::at("/status".to_owned(), allowed.to_string()));
+                None
+            }
+        });
+        match (id, status) {
+            (Some(id), Some(status)) => Ok(Self { id, status }),
+            _ => {
+                errors.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+                Err(Problem::invalid(errors))
+            }
+        }
     }
-}
-
-fn status(value: Value) -> Result<Word<ReportedStatus>, FieldFault> {
-    let word: Result<ReportedStatus, _> = value.as_str().unwrap_or_default().parse();
-    word.map(Word).map_err(|error| FieldFault::new(error.to_string()))
 }
 
 /// A webhook whose signature is good.
@@ -194,7 +232,7 @@ impl SignedWebhook {
         }
         body::check_content_type(request)
             .map_err(|problem| Rejected::new(WebhookRejection::ContentType, problem))?;
-        let parsed: ThirdPartyWebhook = body::parse(&bytes, Unknown::Ignored)
+        let parsed = ThirdPartyWebhook::read(&bytes, request.content_type())
             .map_err(|problem| Rejected::body(problem, WebhookRejection::BadJson))?;
         let webhook = Webhook {
             webhook_id: webhook_id.to_owned(),

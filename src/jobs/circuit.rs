@@ -11,6 +11,9 @@
 //! decided by the database: one process trips, one probe is live. A database that is away leaves
 //! the view as it is.
 //!
+//! A third party that refuses our credentials (401, 403) opens it at once, whatever the ratio: see
+//! [`super::credentials`]. Where it refuses them for creates alone, creates probe.
+//!
 //! A crash loses this process's counts, and frees its probe when that has lasted too long.
 
 use std::{
@@ -23,7 +26,7 @@ use ulid::Ulid;
 use crate::{
     config,
     domain::{
-        CircuitState,
+        CircuitCause, CircuitState,
         circuit::{TripRule, Window},
     },
     store::{
@@ -65,7 +68,14 @@ enum PermitKind {
     /// While the circuit was closed, after so many trips.
     Pass { trips: i32 },
     /// To probe, after an opening of `open_for`.
-    Probe { probe: String, open_for: Duration },
+    Probe { probe: String, open_for: Duration, cause: CircuitCause },
+}
+
+impl Permit {
+    /// Whether this call is to find out if creates are taken again.
+    pub fn probes_creates(&self) -> bool {
+        matches!(self.0, PermitKind::Probe { cause: CircuitCause::CreateRefused, .. })
+    }
 }
 
 /// The circuit breaker of this process.
@@ -100,7 +110,7 @@ struct View {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Closed,
-    Opened { until: Instant, probe_until: Instant, open_for: Duration },
+    Opened { until: Instant, probe_until: Instant, open_for: Duration, cause: CircuitCause },
 }
 
 impl CircuitBreaker {
@@ -133,9 +143,23 @@ impl CircuitBreaker {
 
     /// Asks for a call that may also probe, and takes at most `longest`.
     pub async fn pass_or_probe(&self, longest: Duration) -> Result<Admission, StoreError> {
-        let Phase::Opened { until, probe_until, .. } = self.view().await?.phase else {
+        self.probe(longest, false).await
+    }
+
+    /// The same for a create, which begins with a lookup.
+    pub async fn pass_or_probe_create(&self, longest: Duration) -> Result<Admission, StoreError> {
+        self.probe(longest, true).await
+    }
+
+    async fn probe(&self, longest: Duration, is_create: bool) -> Result<Admission, StoreError> {
+        let Phase::Opened { mut until, probe_until, open_for, cause } = self.view().await?.phase
+        else {
             return self.pass().await;
         };
+        if cause == CircuitCause::CreateRefused && !is_create {
+            // A lookup would tell nothing about creates. Where none comes, lookups go on.
+            until += open_for;
+        }
         let now = Instant::now();
         if until > now || probe_until > now {
             return self.pass().await;
@@ -148,7 +172,7 @@ impl CircuitBreaker {
         match taken {
             Some(open_for) => {
                 tracing::debug!(probe, "probing the third party");
-                Ok(Admission::Granted(Permit(PermitKind::Probe { probe, open_for })))
+                Ok(Admission::Granted(Permit(PermitKind::Probe { probe, open_for, cause })))
             }
             None => self.pass().await,
         }
@@ -156,14 +180,41 @@ impl CircuitBreaker {
 
     /// Reports how a permitted call ended: `None` where it was answered, else why not.
     pub async fn record(&self, permit: Permit, failure: Option<&str>) {
-        let noted = async {
+        self.note(async {
             match permit.0 {
                 PermitKind::Pass { trips } => self.count(trips, failure).await,
-                PermitKind::Probe { probe, open_for } => {
+                PermitKind::Probe { probe, open_for, cause } => {
+                    let failure = failure.map(|failure| (cause, failure));
                     self.end_probe(&probe, open_for, failure).await
                 }
             }
-        };
+        })
+        .await;
+    }
+
+    /// Reports that a permitted call was refused for our credentials: no call is made until a probe
+    /// is answered otherwise.
+    pub async fn refuse(&self, permit: Permit, cause: CircuitCause, answer: &str) {
+        self.note(async {
+            match permit.0 {
+                PermitKind::Pass { trips } => {
+                    let reason = format!("the third party refuses our credentials: it {answer}");
+                    let _changing = self.changing.lock().await;
+                    if is_closed_after(self.local().view, trips) {
+                        let open_for = self.rule.open_for;
+                        circuit::trip(&self.pool, trips, open_for, cause, &reason).await?;
+                    }
+                    self.refresh().await
+                }
+                PermitKind::Probe { probe, open_for, .. } => {
+                    self.end_probe(&probe, open_for, Some((cause, answer))).await
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn note(&self, noted: impl Future<Output = Result<(), StoreError>>) {
         match tokio::time::timeout(RECORD_TIMEOUT, noted).await {
             Ok(Ok(())) => {}
             // The next failure trips as well, and a probe that was not ended is soon free.
@@ -203,6 +254,7 @@ impl CircuitBreaker {
                     until: now + circuit.open_left,
                     probe_until: now + circuit.probe_left,
                     open_for: circuit.open_for.unwrap_or(self.rule.open_for),
+                    cause: circuit.cause,
                 }
             }
         };
@@ -258,7 +310,8 @@ impl CircuitBreaker {
             calls.total(),
             humantime::format_duration(self.window),
         );
-        circuit::trip(&self.pool, trips, self.rule.open_for, &reason).await?;
+        let (open_for, cause) = (self.rule.open_for, CircuitCause::Outage);
+        circuit::trip(&self.pool, trips, open_for, cause, &reason).await?;
         self.refresh().await
     }
 
@@ -266,17 +319,22 @@ impl CircuitBreaker {
         &self,
         probe: &str,
         open_for: Duration,
-        failure: Option<&str>,
+        failure: Option<(CircuitCause, &str)>,
     ) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
         match failure {
             None => {
                 circuit::close(&self.pool, probe).await?;
             }
-            Some(failure) => {
+            Some((cause, failure)) => {
                 let open_for = self.rule.next_open_for(open_for);
-                let reason = format!("a probe failed: {failure}");
-                if circuit::reopen(&self.pool, probe, open_for, &reason).await? {
+                let reason = match cause {
+                    CircuitCause::Outage => format!("a probe failed: {failure}"),
+                    CircuitCause::LookupRefused | CircuitCause::CreateRefused => {
+                        format!("the third party refuses our credentials: it {failure}")
+                    }
+                };
+                if circuit::reopen(&self.pool, probe, open_for, cause, &reason).await? {
                     let open_for = humantime::format_duration(open_for);
                     tracing::info!(
                         failure,
@@ -310,7 +368,7 @@ impl CircuitBreaker {
     /// How long to wait by this view: until a probe may be made, or the present one has likely
     /// ended, and somewhat longer, so that not all jobs come at once.
     fn wait_in(&self, view: View) -> Option<Duration> {
-        let Phase::Opened { until, probe_until, open_for } = view.phase else { return None };
+        let Phase::Opened { until, probe_until, open_for, .. } = view.phase else { return None };
         let now = Instant::now();
         // Most probes are answered long before they count as lost.
         let probe = probe_until.saturating_duration_since(now).min(open_for);

@@ -9,6 +9,9 @@
 //! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
 //! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
 //!
+//! A call that found no place on a connection here was not sent: the job is postponed without an attempt, and
+//! nothing is said about the third party.
+//!
 //! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
 //! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
 //! probe. A create never probes: only an answered lookup goes before it.
@@ -22,23 +25,30 @@ use serde_json::json;
 
 use super::{
     Job, JobContext,
-    circuit::{Admission, FREE_PROBES},
+    circuit::{Admission, FREE_PROBES, Permit},
+    credentials::CreateRefusal,
     transaction_missing,
 };
 use crate::{
     clients::third_party::{CreateError, Created, Lookup, LookupError},
-    domain::{DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
+    domain::{CircuitCause, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
     store::{
-        StoreError, evidence,
+        StoreError, evidence, jobs,
         outcomes::{Next, Outcome, SnoozeCount},
         transactions::Transaction,
     },
 };
 
+/// The shortest wait of a job whose call found no place on a connection.
+const QUEUE_DELAY: Duration = Duration::from_secs(1);
+
 /// The first try, the retries, and the last lookup.
 pub fn max_attempts(create_retries: u32) -> u32 {
     create_retries + 2
 }
+
+/// The wait of a job that is held, where the circuit does not say one.
+const HELD: Duration = Duration::from_secs(1);
 
 /// Runs the job.
 pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
@@ -57,13 +67,30 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     let is_last_lookup = job.claimed.is_last_attempt();
 
     let lookup_timeout = context.config.third_party.lookup_timeout;
-    let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
+    let longest = lookup_timeout + context.config.third_party.timeout;
+    let permit = match context.circuit.pass_or_probe_create(longest).await? {
         Admission::Granted(permit) => permit,
         Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
     };
     let answer = context.third_party.look_up(id).await;
+    if let Err(LookupError { is_unauthorized: true, reason, .. }) = &answer
+        && context.credentials.are_refused(&context.third_party).await
+    {
+        context.circuit.refuse(permit, CircuitCause::LookupRefused, reason).await;
+        return Ok(held(&context, job.claimed.probes, reason.clone()));
+    }
+    if matches!(&answer, Err(error) if error.says_nothing) {
+        return Ok(Outcome::snooze(queue_delay()));
+    }
     let outage = answer.as_ref().err().filter(|error| error.is_outage);
-    context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+    let goes_on = matches!(answer, Ok(Lookup::Absent)) && !is_last_lookup;
+    // A probe that is to find out about creates has not ended with its lookup.
+    let mut probe = None;
+    if goes_on && permit.probes_creates() {
+        probe = Some(permit);
+    } else {
+        context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+    }
     if let Some(LookupError { retry_after, .. }) = outage
         && job.claimed.probes < FREE_PROBES
         && let Some(wait) = context.circuit.wait()
@@ -75,9 +102,10 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     }
 
     match answer {
-        Ok(Lookup::Found { status }) => return Ok(found(status)),
+        Ok(Lookup::Found { status, strange }) => return Ok(found(status, strange)),
         Ok(Lookup::Absent) if is_last_lookup => {
-            return Ok(give_up(&job, "it is not at the third party after the last try"));
+            let why = "it is not at the third party after the last try";
+            return give_up(&context, &job, why).await;
         }
         Ok(Lookup::Absent) => {}
         Err(error) if is_last_lookup => return last_lookup_unanswered(&context, &job, error).await,
@@ -87,37 +115,88 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         }
     }
 
-    let permit = match context.circuit.pass().await? {
-        Admission::Granted(permit) => permit,
-        Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
+    let permit = match probe {
+        Some(probe) => probe,
+        None => match context.circuit.pass().await? {
+            Admission::Granted(permit) => permit,
+            Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
+        },
     };
     let created = context.third_party.create(id, &transaction.content(), job.lease.fence()).await;
-    if created != Err(CreateError::Stale) {
+    if let Err(CreateError::Unauthorized { reason }) = created {
+        return Ok(refused(&context, &job, permit, reason).await);
+    }
+    if !matches!(&created, Err(error) if error.says_nothing()) {
+        if matches!(created, Ok(_) | Err(CreateError::AlreadyExists | CreateError::Rejected { .. }))
+        {
+            context.credentials.create_taken();
+        }
         let outage = created.as_ref().err().filter(|error| error.is_outage());
         context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     }
     Ok(match created {
-        Ok(Created { status }) => {
-            let detail = json!({ "status": status.map(ReportedStatus::as_str) });
+        Ok(Created { status, strange }) => {
+            let detail = reported_detail(status, strange);
             let outcome = Outcome::done().with_evidence(EvidenceKind::CreatedAtThirdParty, detail);
             reported(outcome, status)
         }
-        Err(CreateError::AlreadyExists) => found(None),
+        Err(CreateError::AlreadyExists) => found(None, None),
         // Frozen or cut off from the database for too long: another worker may have the job, and may
         // be past its own lookup.
         Err(CreateError::Stale) => Outcome::snooze(backoff),
-        Err(CreateError::Ambiguous { reason }) => ambiguous(backoff, reason),
+        Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
+        Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
         Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
         Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
             let delay = backoff.max(retry_after.unwrap_or_default());
             if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
         }
-        Err(CreateError::Rejected { reason }) => Outcome::new(Next::GiveUp {
-            kind: DeadLetterKind::Rejected,
-            reason: format!("the third party refused the transaction: it {reason}"),
-            error: Some(reason),
-        }),
+        Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
+            rejected(reason)
+        }
     })
+}
+
+fn rejected(reason: String) -> Outcome {
+    Outcome::new(Next::GiveUp {
+        kind: DeadLetterKind::Rejected,
+        reason: format!("the third party refused the transaction: it {reason}"),
+        error: Some(reason),
+    })
+}
+
+/// 401 or 403 for the create: the credentials' fault, unless the others are taken.
+async fn refused(context: &JobContext, job: &Job, permit: Permit, reason: String) -> Outcome {
+    let backoff = context.config.third_party.create_backoff;
+    let before = job.claimed.probes;
+    match context.credentials.judge_create(before, backoff) {
+        CreateRefusal::Credentials => {
+            context.circuit.refuse(permit, CircuitCause::CreateRefused, &reason).await;
+            held(context, before, reason)
+        }
+        CreateRefusal::Unclear => {
+            context.circuit.record(permit, None).await;
+            let count = SnoozeCount::Refused { probes: before.saturating_add(1), answer: reason };
+            Outcome::new(Next::Snooze { delay: backoff, count: Some(count) })
+        }
+        CreateRefusal::Transaction => {
+            context.circuit.record(permit, None).await;
+            rejected(reason)
+        }
+    }
+}
+
+/// Waits without an attempt until the third party takes our credentials again.
+fn held(context: &JobContext, probes: u32, answer: String) -> Outcome {
+    let delay = context.circuit.wait().unwrap_or(HELD);
+    let count = SnoozeCount::Refused { probes, answer };
+    Outcome::new(Next::Snooze { delay, count: Some(count) })
+}
+
+/// How long a job waits whose call found no place on a connection. Spread, so that those that wait
+/// do not all come back at once.
+fn queue_delay() -> Duration {
+    QUEUE_DELAY.mul_f64(1.0 + rand::random::<f64>())
 }
 
 fn ambiguous(delay: Duration, reason: String) -> Outcome {
@@ -139,8 +218,17 @@ fn needs_no_create(transaction: &Transaction) -> bool {
     )
 }
 
-fn found(status: Option<ReportedStatus>) -> Outcome {
-    let detail = json!({ "status": status.map(ReportedStatus::as_str) });
+/// The status in an answer, and what of the answer could not be used.
+fn reported_detail(status: Option<ReportedStatus>, strange: Option<String>) -> serde_json::Value {
+    let mut detail = json!({ "status": status.map(ReportedStatus::as_str) });
+    if let Some(strange) = strange {
+        detail["answer"] = strange.into();
+    }
+    detail
+}
+
+fn found(status: Option<ReportedStatus>, strange: Option<String>) -> Outcome {
+    let detail = reported_detail(status, strange);
     let outcome = Outcome::done().with_evidence(EvidenceKind::FoundAtThirdParty, detail);
     reported(outcome, status)
 }
@@ -152,12 +240,15 @@ fn reported(outcome: Outcome, status: Option<ReportedStatus>) -> Outcome {
     outcome.with_report(status, SettledBy::ThirdPartyResponse)
 }
 
-fn give_up(job: &Job, reason: &str) -> Outcome {
-    Outcome::new(Next::GiveUp {
+async fn give_up(context: &JobContext, job: &Job, reason: &str) -> Result<Outcome, StoreError> {
+    let last = jobs::last_error(&context.pool, &job.claimed.lease.job_id).await?;
+    let last = last.map(|error| format!("; the last try: {error}")).unwrap_or_default();
+    let tries = job.claimed.attempts;
+    Ok(Outcome::new(Next::GiveUp {
         kind: DeadLetterKind::CreationFailure,
-        reason: format!("{} tries to create it are used up, and {reason}", job.claimed.attempts),
+        reason: format!("{tries} tries to create it are used up, and {reason}{last}"),
         error: None,
-    })
+    }))
 }
 
 /// No answer to the last lookup. If every try ended before the `POST` was sent, the transaction
@@ -171,5 +262,5 @@ async fn last_lookup_unanswered(
         let reason = format!("it may be at the third party, but {error}");
         return Ok(Outcome::retry(Duration::ZERO, reason));
     }
-    Ok(give_up(job, "it was never sent: the third party could not be reached"))
+    give_up(context, job, &format!("it was never sent: {error}")).await
 }

@@ -160,6 +160,7 @@ mod tests {
             polls: 0,
             waits: 0,
             probes: 0,
+            answers: crate::domain::LastAnswers::default(),
             poll_since: None,
             traceparent: None,
             late: std::time::Duration::ZERO,

@@ -16,6 +16,7 @@ pub mod callback_hosts;
 pub mod circuit;
 pub mod create_at_third_party;
 pub mod create_transaction;
+pub mod credentials;
 pub mod freshness;
 pub mod holds;
 pub mod lease_keeper;
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    clients::{CallbackClient, ThirdPartyClient},
+    clients::{CallbackClient, ThirdPartyClient, longest_call},
     config::Config,
     domain::{Backoff, DatabaseClock, DeadLetterKind, JobKind, claim_plan::HoldLimit},
     store::{
@@ -52,6 +53,7 @@ use crate::{
 };
 pub use callback_hosts::CallbackHosts;
 pub use circuit::CircuitBreaker;
+pub use credentials::Credentials;
 pub use lease_keeper::{LeaseKeeper, WorkerLease};
 pub use slot::Slot;
 
@@ -84,6 +86,8 @@ pub struct JobContext {
     pub third_party: ThirdPartyClient,
     /// To be asked before each call to the third party.
     pub circuit: CircuitBreaker,
+    /// Whose fault a refusal is.
+    pub credentials: Credentials,
     pub callbacks: CallbackClient,
     /// To be asked before each call of a client.
     pub callback_hosts: CallbackHosts,
@@ -196,7 +200,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::CreateAtThirdParty,
             outbound,
-            third_party.lookup_timeout + third_party.timeout,
+            longest_call(third_party.lookup_timeout) + longest_call(third_party.timeout),
             CrashDelay::Ambiguous(third_party.create_backoff),
             create_at_third_party::run,
         ),
@@ -213,7 +217,7 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::NotifyClient,
             concurrency,
-            config.notify.timeout,
+            longest_call(config.notify.timeout),
             backoff,
             notify_client::run,
         ),

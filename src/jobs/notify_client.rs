@@ -106,7 +106,9 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
                     Outcome::retry(backoff_delay(&context, &job), text)
                         .with_notified(version, false)
                 }
-                NotifyError::Stale => Outcome::snooze(context.config.notify.base),
+                NotifyError::Stale | NotifyError::NotSent { .. } => {
+                    Outcome::snooze(context.config.notify.base)
+                }
             }
         }
     })

@@ -14,6 +14,8 @@
 //! While the third party's circuit is open no poll is made and the job is postponed. Such time does
 //! not count towards the deadline: the third party had no chance, and the create may wait as well.
 //!
+//! The row keeps the last different answers, for the operator who reads it or its dead letter.
+//!
 //! A crash loses nothing but the count of the polls since the last snooze.
 
 use std::{sync::Arc, time::Duration};
@@ -28,10 +30,14 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::third_party::{Lookup, LookupError},
+    clients::{
+        longest_call,
+        third_party::{Lookup, LookupError},
+    },
     config::Config,
     domain::{
-        DeadLetterKind, EvidenceKind, JobKind, PollSchedule, ReportedStatus, SettledBy, Status,
+        CircuitCause, DeadLetterKind, EvidenceKind, JobKind, LastAnswers, PollSchedule,
+        ReportedStatus, SettledBy, Status,
     },
     store::{
         StoreError,
@@ -56,18 +62,18 @@ const POLLS_ADDED: u32 = 1_000;
 /// The longest that one run may take: its polls, each as slow as it may be, and the waits between.
 pub fn longest_run(config: &Config) -> Duration {
     let schedule = schedule(config);
-    let lookup_timeout = config.third_party.lookup_timeout;
-    let (mut total, mut polls) = (lookup_timeout, 1);
+    let lookup = longest_call(config.third_party.lookup_timeout);
+    let (mut total, mut polls) = (lookup, 1);
     while total < config.poll.deadline && polls < POLLS_ADDED {
         let gap = schedule.gap(polls, 0.0);
         if gap >= SNOOZE_FROM {
             return total;
         }
-        total += gap + lookup_timeout;
+        total += gap + lookup;
         polls += 1;
     }
     // After the deadline comes one poll more.
-    total.max(config.poll.deadline + SNOOZE_FROM + lookup_timeout)
+    total.max(config.poll.deadline + SNOOZE_FROM + lookup)
 }
 
 fn schedule(config: &Config) -> PollSchedule {
@@ -108,6 +114,8 @@ pub async fn run(
     let id = job.transaction_id();
     let schedule = schedule(&context.config);
     let mut polls = job.claimed.polls;
+    let mut answers = job.claimed.answers.clone();
+    let mut strange = Vec::new();
     let mut seen_pending: u32 = 0;
     let mut transaction = job.transaction().cloned();
     let mut outcome = loop {
@@ -128,13 +136,29 @@ pub async fn run(
         let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
             Admission::Granted(permit) => permit,
             Admission::Denied { wait } => {
-                break left_alone(&job, &current, wait, polls, job.claimed.probes);
+                break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };
         let answer = context.third_party.look_up(id).await;
         polls = polls.saturating_add(1);
+        let (said, is_strange) = describe(&answer);
+        if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {
+            strange.push(json!({ "answer": said, "poll": polls }));
+        }
+        if answer.as_ref().is_err_and(|error| error.is_unauthorized)
+            && context.credentials.are_refused(&context.third_party).await
+        {
+            let cause = CircuitCause::LookupRefused;
+            context.circuit.refuse(permit, cause, &said).await;
+            // Whatever it has waited for already: this is no transaction's fault.
+            let wait = context.circuit.wait().unwrap_or(SNOOZE_FROM);
+            break left_alone(&job, &current, wait, polls, 0, answers);
+        }
         let outage = answer.as_ref().err().filter(|error| error.is_outage);
-        context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+        // What was not sent says nothing of the third party.
+        if !matches!(&answer, Err(error) if error.says_nothing) {
+            context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+        }
 
         let mut gap = schedule.gap(polls, rand::random());
         if let Some(LookupError { retry_after, .. }) = outage
@@ -142,46 +166,62 @@ pub async fn run(
         {
             let wait = wait.max(retry_after.unwrap_or_default());
             if left.is_none() && job.claimed.probes >= FREE_PROBES {
-                break deadline_passed(&context, polls);
+                break deadline_passed(&context, polls, answers);
             }
-            break left_alone(&job, &current, wait, polls, job.claimed.probes.saturating_add(1));
+            let probes = job.claimed.probes.saturating_add(1);
+            break left_alone(&job, &current, wait, polls, probes, answers);
         }
         match answer {
-            Ok(Lookup::Found { status: Some(status) }) if status != ReportedStatus::Pending => {
+            Ok(Lookup::Found { status: Some(status), .. }) if status != ReportedStatus::Pending => {
                 break settled(status, polls);
             }
-            Ok(Lookup::Found { status: Some(_) }) => seen_pending = seen_pending.saturating_add(1),
-            Ok(Lookup::Found { status: None } | Lookup::Absent) => {}
+            Ok(Lookup::Found { status: Some(_), .. }) => {
+                seen_pending = seen_pending.saturating_add(1)
+            }
+            Ok(Lookup::Found { status: None, .. } | Lookup::Absent) => {}
             Err(error) => {
                 tracing::debug!(transaction_id = %id, polls, "{error}");
                 gap = gap.max(error.retry_after.unwrap_or_default());
             }
         }
-        let Some(left) = left else { break deadline_passed(&context, polls) };
+        let Some(left) = left else { break deadline_passed(&context, polls, answers) };
         let wait = gap.min(left);
         if wait >= SNOOZE_FROM {
-            break postponed(wait, polls);
+            break postponed(wait, polls, answers);
         }
         tokio::select! {
             () = sleepers.sleep(&job.slot, wait) => {}
             // The process stops: give the job back rather than hold its shutdown up.
             () = context.stopping.cancelled() => {
-                break postponed(wait, polls);
+                break postponed(wait, polls, answers);
             }
         }
         transaction = context.reads.submit(id).await?;
     };
-    if seen_pending == 0 {
-        return Ok(outcome);
+    if seen_pending > 0 {
+        strange.insert(0, json!({ "status": Status::Pending.as_str(), "polls": seen_pending }));
     }
-    let detail = json!({ "status": Status::Pending.as_str(), "polls": seen_pending });
-    outcome.evidence.insert(0, (EvidenceKind::PollStatus, detail));
+    let seen = strange.into_iter().map(|detail| (EvidenceKind::PollStatus, detail));
+    outcome.evidence.splice(0..0, seen);
     Ok(outcome)
 }
 
+/// What a poll was answered, for an operator, and whether it could not be used.
+fn describe(answer: &Result<Lookup, LookupError>) -> (String, bool) {
+    match answer {
+        Ok(Lookup::Found { strange: Some(strange), .. }) => (strange.clone(), true),
+        Ok(Lookup::Found { status, .. }) => {
+            let status = status.unwrap_or(ReportedStatus::Pending);
+            (format!("answered that it is {status}"), false)
+        }
+        Ok(Lookup::Absent) => ("answered that it is not there".to_owned(), false),
+        Err(error) => (error.reason.clone(), true),
+    }
+}
+
 /// Goes on after `delay`.
-fn postponed(delay: Duration, polls: u32) -> Outcome {
-    Outcome::new(Next::Snooze { delay, count: Some(SnoozeCount::Polls(polls)) })
+fn postponed(delay: Duration, polls: u32, answers: LastAnswers) -> Outcome {
+    Outcome::new(Next::Snooze { delay, count: Some(SnoozeCount::Polls { polls, answers }) })
 }
 
 /// Goes on after `delay`, for which the deadline's clock stands still; unless too many of the job's
@@ -192,10 +232,11 @@ fn left_alone(
     delay: Duration,
     polls: u32,
     probes: u32,
+    answers: LastAnswers,
 ) -> Outcome {
     let still = if probes < FREE_PROBES { delay } else { Duration::ZERO };
     let poll_since = poll_since(job, transaction) + still;
-    let count = SnoozeCount::LeftAlone { polls, poll_since, probes };
+    let count = SnoozeCount::LeftAlone { polls, poll_since, probes, answers };
     Outcome::new(Next::Snooze { delay, count: Some(count) })
 }
 
@@ -229,11 +270,18 @@ fn settled(status: ReportedStatus, polls: u32) -> Outcome {
         .with_report(Status::from(status), SettledBy::Poll)
 }
 
-fn deadline_passed(context: &JobContext, polls: u32) -> Outcome {
+fn deadline_passed(context: &JobContext, polls: u32, answers: LastAnswers) -> Outcome {
     let deadline = humantime::format_duration(context.config.poll.deadline);
-    Outcome::new(Next::Dead {
+    let last = answers.last().map(|last| match last.times {
+        1 => format!("; the last one: {}", last.answer),
+        times => format!("; the last {times}: {}", last.answer),
+    });
+    let last = last.unwrap_or_default();
+    let mut outcome = Outcome::new(Next::Dead {
         kind: DeadLetterKind::Deadline,
-        reason: format!("no final status within {deadline}, after {polls} polls"),
+        reason: format!("no final status within {deadline}, after {polls} polls{last}"),
         error: None,
-    })
+    });
+    outcome.answers = answers;
+    outcome
 }

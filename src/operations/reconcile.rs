@@ -1,7 +1,8 @@
 //! Looks up at the third party what is open here, and settles what can be settled.
 //!
 //! What is open: transactions that are pending past the deadline, those that failed although a
-//! create may have gone through, and what open dead letters are about. They are looked up at a
+//! create may have gone through, what open dead letters are about, and, for as long as the third party may
+//! store a create late, what has ended after a create without an answer. They are looked up at a
 //! bounded rate; what follows from an answer is decided and written in `store::reconcile`, one SQL
 //! transaction each. The gap between two looks at the same transaction doubles up to a day.
 //!
@@ -23,10 +24,11 @@ use crate::{
         ThirdPartyClient,
         third_party::{Lookup, LookupError},
     },
+    config::Config,
     domain::{CircuitState, Finding, Seen},
     store::{
         Database, StoreError, circuit,
-        reconcile::{self, Action, Checked, Scope, Terms},
+        reconcile::{self, Action, Checked, LateStoring, Scope, Terms},
     },
 };
 
@@ -40,6 +42,9 @@ const IN_FLIGHT: usize = 50;
 const SILENCE: u32 = 20;
 /// The circuit is asked again after so many lookups.
 const CIRCUIT_EVERY: usize = 25;
+/// For as long as this after its answer a third party may store a create that it did not answer, as third
+/// parties of this contract do.
+const LATE_STORING: Duration = Duration::from_secs(120);
 /// What failed is swept for this much longer than its job rows are kept.
 const FAILED_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -173,6 +178,7 @@ pub async fn sweep(
         let terms = Terms {
             deadline: config.poll.deadline,
             recheck: config.reconcile.interval,
+            late: late_storing(config),
             retry_after: retry_after.unwrap_or_default(),
             dry_run: request.dry_run,
         };
@@ -210,6 +216,17 @@ pub async fn sweep(
     Ok(())
 }
 
+/// How long what had a create without an answer is looked up again. The operator's own word for how late a
+/// third party stores is `CREATE_BACKOFF`, but it may be shorter than what third parties do. A create that
+/// got no answer in time may be under way there for as long again.
+fn late_storing(config: &Config) -> LateStoring {
+    LateStoring {
+        possible_for: LATE_STORING.max(config.third_party.create_backoff)
+            + config.third_party.timeout,
+        give_up_after: config.retention.jobs + FAILED_MARGIN,
+    }
+}
+
 /// Closes the findings that something else has settled, until none is left.
 async fn close_settled(
     pool: &Database,
@@ -245,7 +262,7 @@ fn look_up(
 
 fn seen(answer: Result<Lookup, LookupError>) -> Seen {
     match answer {
-        Ok(Lookup::Found { status }) => Seen::Found(status),
+        Ok(Lookup::Found { status, .. }) => Seen::Found(status),
         Ok(Lookup::Absent) => Seen::Absent,
         Err(error) => Seen::Unanswered(error.reason),
     }

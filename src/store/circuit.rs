@@ -15,7 +15,7 @@ use super::{
     StoreError,
     columns::{MaybeTime, Time},
 };
-use crate::domain::CircuitState;
+use crate::domain::{CircuitCause, CircuitState};
 
 /// The third party's circuit, as last read.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Circuit {
     pub open_until: Option<DateTime<Utc>>,
     /// Length of the present opening; `None` while it is closed.
     pub open_for: Option<Duration>,
+    /// What kind of reason that is.
+    pub cause: CircuitCause,
     /// Why it is open, or last was.
     pub reason: Option<String>,
     /// How often it has opened.
@@ -61,7 +63,7 @@ pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
                 ELSE 'half_open'
             END AS "state!: CircuitState",
             opened_at AS "opened_at!: MaybeTime", open_until AS "open_until!: MaybeTime", open_for,
-            reason, trips, probe_by, probe_until AS "probe_until!: MaybeTime",
+            reason, cause AS "cause: CircuitCause", trips, probe_by, probe_until AS "probe_until!: MaybeTime",
             changed_at AS "changed_at: Time",
             -- What never ends has ended. An infinite time has no difference to another.
             CASE WHEN isfinite(open_until)
@@ -81,6 +83,7 @@ pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
         opened_at: row.opened_at.into(),
         open_until: row.open_until.into(),
         open_for: row.open_for.map(seconds),
+        cause: row.cause,
         reason: row.reason,
         trips: row.trips,
         probe: row.probe_by.zip(row.probe_until.into()).map(|(by, until)| Probe { by, until }),
@@ -88,6 +91,13 @@ pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
         open_left: row.open_left.map(seconds).unwrap_or_default(),
         probe_left: row.probe_left.map(seconds).unwrap_or_default(),
     })
+}
+
+impl Circuit {
+    /// Whether the third party is not called because it refuses our credentials.
+    pub fn refuses_credentials(&self) -> bool {
+        self.state != CircuitState::Closed && self.cause != CircuitCause::Outage
+    }
 }
 
 /// A time span that may be far out of range, or no number.
@@ -100,6 +110,7 @@ pub async fn trip(
     executor: impl PgExecutor<'_>,
     trips: i32,
     open_for: Duration,
+    cause: CircuitCause,
     reason: &str,
 ) -> Result<bool, StoreError> {
     let tripped = sqlx::query!(
@@ -107,13 +118,15 @@ pub async fn trip(
         UPDATE circuits
         SET opened_at = clock_timestamp(),
             open_until = clock_timestamp() + make_interval(secs => $2),
-            open_for = $2, reason = $3, trips = LEAST(trips, 2147483646) + 1, changed_at = clock_timestamp()
+            open_for = $2, reason = $3, cause = $4,
+            trips = LEAST(trips, 2147483646) + 1, changed_at = clock_timestamp()
         -- The count too: calls of before an opening that has come and gone say nothing any more.
         WHERE name = 'third_party' AND opened_at IS NULL AND trips = $1
         "#,
         trips,
         open_for.as_secs_f64(),
         reason,
+        cause.as_str(),
     )
     .execute(executor)
     .await?;
@@ -170,18 +183,20 @@ pub async fn reopen(
     executor: impl PgExecutor<'_>,
     probe: &str,
     open_for: Duration,
+    cause: CircuitCause,
     reason: &str,
 ) -> Result<bool, StoreError> {
     let reopened = sqlx::query!(
         r#"
         UPDATE circuits
         SET open_until = clock_timestamp() + make_interval(secs => $2), open_for = $2,
-            reason = $3, probe_by = NULL, probe_until = NULL, changed_at = clock_timestamp()
+            reason = $3, cause = $4, probe_by = NULL, probe_until = NULL, changed_at = clock_timestamp()
         WHERE name = 'third_party' AND probe_by = $1
         "#,
         probe,
         open_for.as_secs_f64(),
         reason,
+        cause.as_str(),
     )
     .execute(executor)
     .await?;

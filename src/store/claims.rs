@@ -16,7 +16,7 @@ use super::{
     jobs::{ClaimedJob, Lease},
     transactions,
 };
-use crate::domain::{JobKind, claim_plan::ClaimScans};
+use crate::domain::{JobKind, LastAnswers, claim_plan::ClaimScans};
 
 /// What a worker wants.
 #[derive(Debug, Clone)]
@@ -226,7 +226,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             END AS "run_at: Time",
             -- As text: one row with a strange value must not fail the claim of all the others.
             metadata -> 'polls' AS polls, metadata -> 'waits' AS waits,
-            metadata -> 'probes' AS probes,
+            metadata -> 'probes' AS probes, metadata -> 'answers' AS answers,
             metadata -> 'poll_since' AS poll_since, metadata -> 'traceparent' AS traceparent,
             -- Epochs rather than a difference of times: run_at may be infinite.
             (extract(epoch FROM now()) - extract(epoch FROM claimed.run_at))::float8 AS late,
@@ -271,6 +271,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             polls: row.polls.and_then(|polls| polls.parse().ok()).unwrap_or_default(),
             waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
             probes: row.probes.and_then(|probes| probes.parse().ok()).unwrap_or_default(),
+            answers: row.answers.as_deref().map(LastAnswers::parse).unwrap_or_default(),
             poll_since: row.poll_since.and_then(|since| poll_since(&since)),
             traceparent: row.traceparent,
             // Out of range for a job that an import made due at the beginning of time.

@@ -17,7 +17,7 @@ use super::{
     transactions::Cursor,
     wanted,
 };
-use crate::domain::{DeadLetterKind, DeadLetterState, EvidenceKind};
+use crate::domain::{DeadLetterKind, DeadLetterState, EvidenceKind, LastAnswers};
 
 /// One that does not come from a job row.
 #[derive(Debug, Clone)]
@@ -119,14 +119,22 @@ pub async fn open(
     Ok(true)
 }
 
-/// Opens one for a job row as it is now, before the caller ends the job. `error` is the last
-/// attempt's. Where the job has an open one, that one is brought up to date instead.
+/// Why a job stops.
+#[derive(Debug)]
+pub struct JobEnd<'a> {
+    pub kind: DeadLetterKind,
+    pub reason: &'a str,
+    /// The last attempt's.
+    pub error: Option<&'a str>,
+    /// The last answers to its polls: they are its attempts.
+    pub answers: &'a LastAnswers,
+}
+
+/// Opens one for a job row as it is now, before the caller ends the job. Where the job has an open one, that one is brought up to date instead.
 pub async fn open_for_job(
     conn: &mut PgConnection,
     job_id: &str,
-    kind: DeadLetterKind,
-    reason: &str,
-    error: Option<&str>,
+    JobEnd { kind, reason, error, answers }: &JobEnd<'_>,
     source: &'static str,
 ) -> Result<(), StoreError> {
     let opened = sqlx::query!(
@@ -145,7 +153,7 @@ pub async fn open_for_job(
             CASE
                 WHEN jsonb_typeof(last_result -> 'errors') = 'array' THEN last_result -> 'errors'
                 ELSE '[]'
-            END || CASE
+            END || $5::jsonb || CASE
                 WHEN $4::text IS NULL THEN '[]'
                 ELSE jsonb_build_array(jsonb_build_object(
                     'attempt', LEAST(attempts, 2147483646) + 1, 'at', clock_timestamp(), 'error', $4
@@ -161,13 +169,14 @@ pub async fn open_for_job(
         job_id,
         kind.as_str(),
         reason,
-        error,
+        *error,
+        answers.to_json(),
     )
     .fetch_one(&mut *conn)
     .await?;
     match opened.transaction_id {
         Some(transaction_id) => {
-            let opened = opened_evidence(opened.id, kind, reason, source);
+            let opened = opened_evidence(opened.id, *kind, reason, source);
             evidence::append(conn, transaction_id, &opened).await
         }
         None => Ok(()),

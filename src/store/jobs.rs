@@ -13,7 +13,7 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{StoreError, clients::Callback, transactions::Transaction};
-use crate::domain::{JobKind, NewTransaction};
+use crate::domain::{JobKind, LastAnswers, NewTransaction};
 
 /// When each of the four jobs is first due, and how often each may be attempted.
 #[derive(Debug, Clone)]
@@ -139,6 +139,8 @@ pub struct ClaimedJob {
     pub waits: u32,
     /// How many of its own calls in a row failed while the third party's circuit was open.
     pub probes: u32,
+    /// update_status: the last answers to its polls.
+    pub answers: LastAnswers,
     /// update_status: where the deadline counts from, if not from the accept.
     pub poll_since: Option<DateTime<Utc>>,
     /// W3C trace context of the accept, where that was traced.
@@ -229,6 +231,18 @@ pub async fn release(
     .fetch_one(executor)
     .await?;
     Ok(released.count.unsigned_abs())
+}
+
+/// The error of a job's last failed attempt.
+pub async fn last_error(
+    executor: impl PgExecutor<'_>,
+    job_id: &str,
+) -> Result<Option<String>, StoreError> {
+    let error =
+        sqlx::query_scalar!("SELECT last_result ->> 'Err' FROM apalis.jobs WHERE id = $1", job_id)
+            .fetch_optional(executor)
+            .await?;
+    Ok(error.flatten())
 }
 
 /// Writes those of the four rows of `transaction` that are missing, as done: for whoever needs a

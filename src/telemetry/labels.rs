@@ -115,18 +115,42 @@ words! {
         Rejected = "rejected",
         /// Create: not sent, because the worker's lease was lost.
         Stale = "stale",
+        /// Create: not sent, because it found no place on a connection.
+        NotSent = "not_sent",
         /// Lookup: it is there.
         Found = "found",
         /// Lookup: it is not there, or lookups are not offered.
         Absent = "absent",
         /// Lookup: no usable answer.
         NoAnswer = "no_answer",
+        /// Lookup: not sent, because it found no place on a connection.
+        Queued = "queued",
     }
 }
 
 impl CallResult {
     /// How many of [`Self::ALL`], from the first, belong to a create.
-    pub const CREATES: usize = 7;
+    pub const CREATES: usize = 8;
+}
+
+words! {
+    /// Whom this process calls.
+    CalledPeer {
+        /// The third party.
+        ThirdParty = "third_party",
+        /// A client's callback host.
+        Client = "client",
+    }
+}
+
+words! {
+    /// Why a request was sent again at once.
+    SentAgain {
+        /// A used connection broke instead of answering.
+        ConnectionBroke = "connection_broke",
+        /// The peer said that it had not processed it.
+        NotProcessed = "not_processed",
+    }
 }
 
 words! {
@@ -144,6 +168,8 @@ words! {
         Blocked = "blocked",
         /// Not sent: the worker's lease was lost.
         Stale = "stale",
+        /// Not sent: it found no place on a connection.
+        NotSent = "not_sent",
     }
 }
 

@@ -16,7 +16,9 @@ use prometheus::{
 use sqlx::PgPool;
 
 use super::{
-    labels::{AcceptResult, CallResult, NotifyResult, Refusal, WebhookResult},
+    labels::{
+        AcceptResult, CallResult, CalledPeer, NotifyResult, Refusal, SentAgain, WebhookResult,
+    },
     operations::OperationMetrics,
     reading::DatabaseReading,
     troubles::Troubles,
@@ -52,8 +54,12 @@ impl<L: Words + PartialEq> ByWord<L> {
     }
 
     fn inc(&self, word: L) {
+        self.inc_by(word, 1);
+    }
+
+    fn inc_by(&self, word: L, count: u64) {
         if let Some((_, counter)) = self.children.iter().find(|(known, _)| *known == word) {
-            counter.inc();
+            counter.inc_by(count);
         }
     }
 }
@@ -96,6 +102,8 @@ pub struct Metrics {
     lookups: ByWord<CallResult>,
     create_duration: Histogram,
     lookup_duration: Histogram,
+    idle_closed: ByWord<CalledPeer>,
+    sent_again: Vec<(CalledPeer, ByWord<SentAgain>)>,
     notifications: ByWord<NotifyResult>,
     notifications_postponed: IntCounter,
     callback_hosts_open: IntGauge,
@@ -181,6 +189,16 @@ impl Metrics {
             &["call"],
             &LONG,
         )?;
+        let idle_closed = make.counters(
+            "quartet_idle_connections_closed_total",
+            "Connections to peers that were closed because nobody had used them for a few seconds.",
+            &["peer"],
+        )?;
+        let sent_again = make.counters(
+            "quartet_calls_sent_again_total",
+            "Calls of peers that were sent again at once, by cause.",
+            &["peer", "cause"],
+        )?;
         let (creates, lookups) = CallResult::ALL.split_at(CallResult::CREATES);
         let notifications = make.counters(
             "quartet_notifications_total",
@@ -259,6 +277,18 @@ impl Metrics {
             lookups: ByWord::new(lookups, |word| calls.with_label_values(&["lookup", word])),
             create_duration: call_durations.with_label_values(&["create"]),
             lookup_duration: call_durations.with_label_values(&["lookup"]),
+            idle_closed: ByWord::new(CalledPeer::ALL, |peer| {
+                idle_closed.with_label_values(&[peer])
+            }),
+            sent_again: CalledPeer::ALL
+                .iter()
+                .map(|peer| {
+                    let causes = ByWord::new(SentAgain::ALL, |cause| {
+                        sent_again.with_label_values(&[peer.as_str(), cause])
+                    });
+                    (*peer, causes)
+                })
+                .collect(),
             notifications: ByWord::new(NotifyResult::ALL, |word| {
                 notifications.with_label_values(&[word])
             }),
@@ -293,6 +323,18 @@ impl Metrics {
     /// A request or a connection was refused.
     pub fn refused(&self, why: Refusal) {
         self.refusals.inc(why);
+    }
+
+    /// Connections to a peer were closed because nobody had used them for too long.
+    pub fn idle_connections_closed(&self, peer: CalledPeer, count: u64) {
+        self.idle_closed.inc_by(peer, count);
+    }
+
+    /// A call of a peer is sent again at once.
+    pub fn sent_again(&self, peer: CalledPeer, cause: SentAgain) {
+        if let Some((_, causes)) = self.sent_again.iter().find(|(known, _)| *known == peer) {
+            causes.inc(cause);
+        }
     }
 
     /// A caller's connection was opened.

@@ -20,6 +20,8 @@ pub struct DatabaseReading {
     pub workers: Vec<(JobKind, i64)>,
     /// The third party's circuit.
     pub circuit: CircuitState,
+    /// Whether it is open because the third party refuses our credentials.
+    pub credentials_refused: bool,
 }
 
 /// How a queue stands.
@@ -105,5 +107,11 @@ pub(super) fn families(
         let is_in = f64::from(u8::from(*state == reading.circuit));
         circuit.with_label_values(&[state.as_str()]).set(is_in);
     }
+    let refused = gauge(
+        "quartet_third_party_credentials_refused",
+        "Whether the third party's queues are held because it refuses our credentials (401, 403).",
+        &[],
+    )?;
+    refused.with_label_values(&[] as &[&str]).set(f64::from(u8::from(reading.credentials_refused)));
     Ok(registry.gather())
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use quartet::{
     config::Role,
-    domain::CircuitState,
+    domain::{CircuitCause, CircuitState},
     sandbox::{CreateStep, LookupStep, Status},
     store::circuit::{self, Circuit, Probe},
 };
@@ -330,7 +330,7 @@ async fn of_many_at_once_one_trips_and_one_probes() {
     let world = World::new().await;
     let pool = &world.pool;
     let second = Duration::from_secs(1);
-    let trip = |trips| circuit::trip(pool, trips, 60 * second, "test");
+    let trip = |trips| circuit::trip(pool, trips, 60 * second, CircuitCause::Outage, "test");
     let tripped = join_all((0..8).map(|_| trip(0))).await;
     assert_eq!(tripped.into_iter().filter(|tripped| *tripped.as_ref().unwrap()).count(), 1);
     let take = |by: String| async move { circuit::take_probe(pool, &by, 60 * second).await };
@@ -352,8 +352,10 @@ async fn of_many_at_once_one_trips_and_one_probes() {
     sqlx::query("UPDATE circuits SET probe_until = now()").execute(pool).await.unwrap();
     assert_eq!(take("next".to_owned()).await.unwrap(), Some(60 * second));
     assert!(!circuit::close(pool, &by).await.unwrap());
-    assert!(!circuit::reopen(pool, &by, second, "late").await.unwrap());
-    assert!(circuit::reopen(pool, "next", 120 * second, "in time").await.unwrap());
+    assert!(!circuit::reopen(pool, &by, second, CircuitCause::Outage, "late").await.unwrap());
+    assert!(
+        circuit::reopen(pool, "next", 120 * second, CircuitCause::Outage, "in time").await.unwrap()
+    );
     let circuit = read(pool).await;
     assert_eq!((circuit.state, circuit.trips), (CircuitState::Open, 1));
     assert_eq!((circuit.open_for, circuit.probe), (Some(120 * second), None));

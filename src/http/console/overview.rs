@@ -97,6 +97,9 @@ impl OverviewPage {
     }
 
     fn circuit_chip(&self) -> Chip {
+        if self.circuit.refuses_credentials() {
+            return Chip::toned("credentials refused", "bad");
+        }
         match self.circuit.state {
             CircuitState::Closed => Chip::toned("closed", "good"),
             CircuitState::HalfOpen => Chip::toned("half open", "busy"),

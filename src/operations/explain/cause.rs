@@ -44,6 +44,10 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
             }
             _ => format!("The third party's circuit is half-open, one call is tried: {reason}."),
         };
+        if snapshot.circuit.refuses_credentials() {
+            let detail = format!("{detail} Correct the credentials; it then goes on by itself.");
+            return (CauseKind::CredentialsRefused, detail);
+        }
         return (CauseKind::CircuitOpen, detail);
     }
     if !snapshot.alive.contains(&queue) {
@@ -68,6 +72,14 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
         return (CauseKind::Due, format!("The {queue} job is due and waits for a free worker."));
     }
     match &job.last_error {
+        Some(answer) if queue == JobKind::UpdateStatus && job.polls.is_some() => {
+            let polls = job.polls.unwrap_or_default();
+            let detail = format!(
+                "The next poll's time has not come; {polls} were made, and the last one was not \
+                 understood: {answer}."
+            );
+            (CauseKind::Schedule, detail)
+        }
         Some(error) => {
             let (attempts, most) = (job.attempts, job.max_attempts);
             let detail = format!("Attempt {attempts} of {most} failed: {error}.");

@@ -58,6 +58,8 @@ words! {
         PausedQueue = "paused_queue",
         /// The third party's circuit is open.
         CircuitOpen = "circuit_open",
+        /// The third party refuses our credentials.
+        CredentialsRefused = "credentials_refused",
         /// The client's callback host does not answer.
         CallbackHostDown = "callback_host_down",
         /// No worker of the queue is alive.
@@ -244,7 +246,7 @@ fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
         queue,
         action: action(queue),
         at: match cause.kind {
-            CauseKind::CircuitOpen => snapshot
+            CauseKind::CircuitOpen | CauseKind::CredentialsRefused => snapshot
                 .circuit
                 .open_until
                 .map_or(job.run_at.at(), |until| until.max(job.run_at.at())),

@@ -5,7 +5,7 @@ use proptest::{prelude::*, sample::select, strategy::ValueTree};
 use serde_json::json;
 
 use super::*;
-use crate::domain::{CircuitState, Status};
+use crate::domain::{CircuitCause, CircuitState, Status};
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_428_000 + seconds, 0).unwrap()
@@ -88,6 +88,7 @@ prop_compose! {
                 open_until: opened.then(|| at(if circuit == CircuitState::Open { 40 } else { -1 })),
                 open_for: None,
                 reason: None,
+                cause: CircuitCause::Outage,
                 trips: 1,
                 probe: None,
                 changed_at: at(-20),

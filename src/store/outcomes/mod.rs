@@ -17,7 +17,9 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::{jobs::ClaimedJob, transactions::Transaction};
-use crate::domain::{DeadLetterKind, EvidenceKind, JobKind, RunOutcome, SettledBy, Status};
+use crate::domain::{
+    DeadLetterKind, EvidenceKind, JobKind, LastAnswers, RunOutcome, SettledBy, Status,
+};
 pub use write::Outcomes;
 
 /// How a run of a job ended.
@@ -31,6 +33,8 @@ pub struct Outcome {
     pub report: Option<(Status, SettledBy)>,
     /// The version that the client was sent.
     pub notified: Option<Notified>,
+    /// The last answers to its polls, for its dead letter.
+    pub answers: LastAnswers,
 }
 
 /// What becomes of a job.
@@ -52,16 +56,19 @@ pub enum Next {
 #[derive(Debug, Clone)]
 pub enum SnoozeCount {
     /// update_status: polls done so far.
-    Polls(u32),
+    Polls { polls: u32, answers: LastAnswers },
     /// How often it has waited for a transaction that is not there.
     Waits(u32),
     /// notify_client: it waits for its client's callback host.
     HostDown(HostDown),
     /// create_at_third_party: its own calls in a row that failed while the circuit was open.
     Probes(u32),
+    /// The third party refuses our credentials: how often it refused this create in a row, and its
+    /// answer.
+    Refused { probes: u32, answer: String },
     /// update_status, while the third party is left alone: polls done so far, where the deadline
     /// counts from, because such time does not count, and as in [`Self::Probes`].
-    LeftAlone { polls: u32, poll_since: DateTime<Utc>, probes: u32 },
+    LeftAlone { polls: u32, poll_since: DateTime<Utc>, probes: u32, answers: LastAnswers },
 }
 
 /// A callback host that does not answer.
@@ -82,26 +89,40 @@ impl SnoozeCount {
     /// As an hstore literal, for the row's metadata.
     fn to_hstore(&self) -> String {
         match self {
-            Self::Polls(count) => format!("polls=>{count}"),
+            Self::Polls { polls, answers } => format!("polls=>{polls}{}", answers_pairs(answers)),
             Self::Waits(count) => format!("waits=>{count}"),
             Self::HostDown(HostDown { waits, since, error }) => format!(
                 r#"waits=>{waits},host_down_since=>"{}",host_error=>{}"#,
                 since.to_rfc3339(),
-                quoted(error),
+                quoted(error, MAX_ERROR),
             ),
             Self::Probes(count) => format!("probes=>{count}"),
-            Self::LeftAlone { polls, poll_since, probes } => format!(
-                r#"polls=>{polls},poll_since=>"{}",probes=>{probes}"#,
-                poll_since.to_rfc3339()
+            Self::Refused { probes, answer } => {
+                format!("probes=>{probes},last_answer=>{}", quoted(answer, MAX_ERROR))
+            }
+            Self::LeftAlone { polls, poll_since, probes, answers } => format!(
+                r#"polls=>{polls},poll_since=>"{}",probes=>{probes}{}"#,
+                poll_since.to_rfc3339(),
+                answers_pairs(answers),
             ),
         }
     }
 }
 
-/// Text as a quoted value of an hstore literal.
-fn quoted(text: &str) -> String {
+/// The answers to polls, as further pairs of an hstore literal.
+fn answers_pairs(answers: &LastAnswers) -> String {
+    let Some(last) = answers.last() else { return String::new() };
+    let json = quoted(&answers.to_json().to_string(), usize::MAX);
+    match last.strange {
+        true => format!(",answers=>{json},last_answer=>{}", quoted(&last.answer, MAX_ERROR)),
+        false => format!(",answers=>{json}"),
+    }
+}
+
+/// Text as a quoted value of an hstore literal, cut.
+fn quoted(text: &str, most: usize) -> String {
     let mut quoted = String::from("\"");
-    for character in text.chars().filter(|character| !character.is_control()).take(MAX_ERROR) {
+    for character in text.chars().filter(|character| !character.is_control()).take(most) {
         if matches!(character, '"' | '\\') {
             quoted.push('\\');
         }
@@ -122,7 +143,13 @@ pub struct Notified {
 impl Outcome {
     /// An outcome without effects.
     pub fn new(next: Next) -> Self {
-        Self { next, evidence: Vec::new(), report: None, notified: None }
+        Self {
+            next,
+            evidence: Vec::new(),
+            report: None,
+            notified: None,
+            answers: LastAnswers::default(),
+        }
     }
 
     /// Goes on after `delay`, without having failed.

@@ -336,12 +336,20 @@ impl<'a> EndRows<'a> {
                     metadata = CASE
                         WHEN run.count IS NOT NULL THEN delete(
                             COALESCE(metadata, ''),
-                            ARRAY['waits', 'probes', 'host_down_since', 'host_error']
+                            ARRAY[
+                                'waits', 'probes', 'host_down_since', 'host_error',
+                                'answers', 'last_answer'
+                            ]
                         ) || run.count::hstore
                         WHEN run.ended = 'again' THEN
-                            delete(metadata, ARRAY['waits', 'host_down_since', 'host_error'])
+                            delete(
+                                metadata,
+                                ARRAY['waits', 'host_down_since', 'host_error', 'last_answer']
+                            )
                         WHEN run.ended = 'retried' THEN
-                            delete(metadata, ARRAY['host_down_since', 'host_error'])
+                            delete(
+                                metadata, ARRAY['host_down_since', 'host_error', 'last_answer']
+                            )
                         ELSE metadata
                     END
                 FROM unnest(
@@ -419,7 +427,9 @@ async fn end_dead(
     .await?;
     let Some(now) = held.map(Time::at) else { return Ok(None) };
     // The row as it was, before it changes.
-    dead_letters::open_for_job(conn, job_id, *kind, reason, *error, run.queue).await?;
+    let why =
+        dead_letters::JobEnd { kind: *kind, reason, error: *error, answers: &run.outcome.answers };
+    dead_letters::open_for_job(conn, job_id, &why, run.queue).await?;
     sqlx::query!(
         r#"
         UPDATE apalis.jobs

@@ -1,5 +1,6 @@
 //! What reconciliation looks up, and writing what it saw: `reconcile_findings`.
 
+mod late;
 mod record;
 
 use std::time::Duration;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-pub use self::record::record;
+pub use self::{late::LateStoring, record::record};
 use super::{
     StoreError,
     columns::{AnyJson, Column, Time, readable},
@@ -40,13 +41,13 @@ pub async fn candidates(
         -- Each branch is an index range over what is open or recent, never over history: now()
         -- rather than clock_timestamp(), which is no index condition.
         WITH matter AS (
-            SELECT id AS transaction_id
+            SELECT id AS transaction_id, false AS is_due
             FROM transactions
             WHERE status = 'pending'
                 AND created_at < now() - make_interval(secs => $1)
                 AND created_at >= COALESCE($3, '-infinity'::timestamptz)
-            UNION
-            SELECT id
+            UNION ALL
+            SELECT id, false
             FROM transactions
             WHERE status = 'failed' AND settled_by = 'creation_failure'
                 AND created_at >= COALESCE($3, now() - make_interval(secs => $2))
@@ -55,10 +56,10 @@ pub async fn candidates(
                     SELECT FROM transaction_events
                     WHERE transaction_id = transactions.id AND kind = 'create_ambiguous'
                 ))
-            UNION
+            UNION ALL
             -- What an operator decided while a create was, or may have been, under way. By the time
             -- of the decision: it may have come long after the transaction.
-            SELECT id
+            SELECT id, false
             FROM transactions
             WHERE settled_by = 'operator' AND status IN ('failed', 'declined')
                 AND settled_at >= COALESCE($3, now() - make_interval(secs => $2))
@@ -69,8 +70,8 @@ pub async fn candidates(
                         'create_ambiguous', 'created_at_third_party', 'found_at_third_party'
                     )
                 ))
-            UNION
-            SELECT transaction_id
+            UNION ALL
+            SELECT transaction_id, false
             FROM failed_jobs
             WHERE state = 'open' AND transaction_id IS NOT NULL
                 AND opened_at >= COALESCE($3, '-infinity'::timestamptz)
@@ -78,11 +79,23 @@ pub async fn candidates(
                     kind IN ('deadline', 'creation_failure', 'unknown_transaction')
                     OR kind = 'exhausted' AND queue = 'create_at_third_party'
                 )
+            UNION ALL
+            -- What ended after a create without an answer, which may be stored late. It has a time of
+            -- its own, which no earlier finding puts off.
+            SELECT transaction_id, true
+            FROM ambiguous_creates
+            JOIN transactions ON id = transaction_id
+            WHERE status <> 'pending' AND CASE
+                WHEN $3::timestamptz IS NULL THEN look_at <= now()
+                ELSE created_at >= $3
+            END
+        ), each AS (
+            SELECT transaction_id, bool_or(is_due) AS is_due FROM matter GROUP BY transaction_id
         )
         SELECT transaction_id AS "transaction_id!"
-        FROM matter
+        FROM each
         LEFT JOIN reconcile_findings USING (transaction_id)
-        WHERE $3 IS NOT NULL OR next_check_at IS NULL OR next_check_at <= now()
+        WHERE $3 IS NOT NULL OR is_due OR next_check_at IS NULL OR next_check_at <= now()
         ORDER BY next_check_at NULLS FIRST, transaction_id
         LIMIT $4
         "#,
@@ -248,6 +261,8 @@ pub struct Terms {
     pub deadline: Duration,
     /// The first gap between two checks; each further one is twice as long, up to 24 hours.
     pub recheck: Duration,
+    /// How long what had a create without an answer is looked up.
+    pub late: LateStoring,
     /// No check before this has passed, where the third party asked for it.
     pub retry_after: Duration,
     pub dry_run: bool,

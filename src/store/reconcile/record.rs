@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Action, Checked, Terms};
+use super::{Action, Checked, Terms, late};
 use crate::{
     domain::{
         Decision, EvidenceKind, Finding, Judgement, ReportedStatus, Seen, SettledBy, Status,
@@ -77,8 +77,15 @@ pub async fn record(
             append_seen(&mut tx, transaction_id, &seen).await?;
         }
     }
-    if current.is_some() {
+    if let Some(current) = &current {
         resolve_unknown(&mut tx, transaction_id).await?;
+        let is_conclusive = match &seen {
+            Seen::Absent => current.status.is_final(),
+            Seen::Found(Some(theirs)) => Status::from(*theirs).is_final(),
+            Seen::Found(None) | Seen::Unanswered(_) => false,
+        };
+        let recheck = terms.recheck.max(terms.retry_after);
+        late::looked_up(&mut *tx, transaction_id, is_conclusive, terms.late, recheck).await?;
     }
     if terms.dry_run {
         tx.rollback().await?

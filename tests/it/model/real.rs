@@ -101,6 +101,7 @@ impl Real {
             third_party: ThirdPartyClient::new(&config.third_party, &config.dns, app.webhook_url())
                 .unwrap(),
             circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
+            credentials: quartet::jobs::Credentials::default(),
             callbacks: CallbackClient::new(&config.notify, &config.dns).unwrap(),
             callback_hosts: CallbackHosts::new(&config.notify, metrics.clone()),
             wakeups,

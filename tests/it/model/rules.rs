@@ -250,6 +250,7 @@ impl Scenario {
             polls: 0,
             waits: 0,
             probes: 0,
+            answers: quartet::domain::LastAnswers::default(),
             poll_since: None,
             traceparent: None,
             late: Duration::ZERO,

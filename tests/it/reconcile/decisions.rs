@@ -15,6 +15,9 @@ async fn decided(app: &TestApp, status: &str) -> Uuid {
     let ambiguous = "INSERT INTO transaction_events (transaction_id, kind, source)
         VALUES ($1, 'create_ambiguous', 'create_at_third_party')";
     sqlx::query(ambiguous).bind(id).execute(&app.pool).await.unwrap();
+    // That was as long ago: it is not stored late any more.
+    let forget = "DELETE FROM ambiguous_creates WHERE transaction_id = $1";
+    sqlx::query(forget).bind(id).execute(&app.pool).await.unwrap();
     let letter = app.wait_dead_letter(id).await;
     close(app, &letter, "resolve", &json!({ "status": status, "note": "no sign of it" })).await;
     assert_eq!(app.client().get_transaction(id).await.body["settled_by"], "operator");

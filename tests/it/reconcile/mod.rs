@@ -2,6 +2,7 @@
 
 mod command;
 mod decisions;
+mod late;
 
 use std::time::Duration;
 
@@ -178,7 +179,7 @@ async fn what_differs_is_recorded_and_closed_when_it_is_settled() {
     let third_party = app.sandbox.third_party();
     third_party.store(late, Status::Pending);
     third_party.store(silent, Status::Completed);
-    third_party.script_lookups_for(silent, vec![LookupStep::status_code(500), LookupStep::reset()]);
+    third_party.script_lookups_for(silent, vec![LookupStep::status_code(500); 2]);
     let stranger = Uuid::now_v7();
     third_party.store(stranger, Status::Completed);
     let webhook = quartet::sandbox::SendWebhook::new(stranger, "completed");

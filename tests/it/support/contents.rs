@@ -12,6 +12,7 @@ pub async fn contents(pool: &PgPool) -> Vec<String> {
         UNION ALL SELECT 'webhooks ' || xmin || to_jsonb(t) FROM webhook_deliveries t
         UNION ALL SELECT 'failed_jobs ' || xmin || to_jsonb(t) FROM failed_jobs t
         UNION ALL SELECT 'findings ' || xmin || to_jsonb(t) FROM reconcile_findings t
+        UNION ALL SELECT 'ambiguous ' || xmin || to_jsonb(t) FROM ambiguous_creates t
         ORDER BY 1
     "#;
     sqlx::query_scalar(query).fetch_all(pool).await.unwrap()

@@ -1,0 +1,102 @@
+//! Whether a refusal (401 or 403) is about our credentials or about one transaction.
+//!
+//! Refused credentials are no transaction's fault: the third party's queues are held, no attempt and
+//! no deadline is used, until a call is answered otherwise. A refusal of one transaction alone must
+//! hold nothing, and must not be repeated for ever.
+//!
+//! For a lookup the process finds out: it looks up an id that was never used. Refused as well, the
+//! credentials are at fault; answered, the first id is.
+//!
+//! For a create there is no such harmless call. It is judged by the others: where none was taken
+//! lately the credentials are at fault. Where some were, the refused one waits and is tried again;
+//! refused a third time, while others are still taken, it is that transaction's.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use crate::clients::{ThirdPartyClient, third_party::LookupError};
+
+/// How long the answer to a lookup of an unused id is believed.
+const VERDICT_LIFETIME: Duration = Duration::from_secs(1);
+/// A create that was refused this often before, while others were taken, is refused for itself.
+const REFUSALS_BEFORE: u32 = 2;
+
+/// What this process knows of refusals.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// When an unused id was last looked up, and whether that was refused. Held while it is asked:
+    /// of many lookups that are refused together one asks.
+    verdict: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    /// When a create was last answered with anything but a refusal.
+    create_taken: Mutex<Option<Instant>>,
+}
+
+impl Credentials {
+    /// Whether lookups are refused whatever they ask for. Where that cannot be found out, they are:
+    /// waiting does no harm.
+    pub async fn are_refused(&self, third_party: &ThirdPartyClient) -> bool {
+        let mut verdict = self.verdict.lock().await;
+        if let Some((at, refused)) = *verdict
+            && at.elapsed() < VERDICT_LIFETIME
+        {
+            return refused;
+        }
+        let refused = match third_party.look_up(Uuid::new_v4()).await {
+            Ok(_) => false,
+            Err(LookupError { is_unauthorized, is_outage, .. }) => is_unauthorized || is_outage,
+        };
+        *verdict = Some((Instant::now(), refused));
+        refused
+    }
+
+    /// A create was answered, and not with a refusal of our credentials.
+    pub fn create_taken(&self) {
+        *self.create_taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// What a refused create means that was refused `before` times in a row, at least `backoff`
+    /// apart.
+    pub fn judge_create(&self, before: u32, backoff: Duration) -> CreateRefusal {
+        let taken = *self.create_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        // Less than two backoffs ago is later than the first of three refusals: others were taken
+        // while this one was refused.
+        if taken.is_none_or(|at| at.elapsed() >= backoff * 2) {
+            CreateRefusal::Credentials
+        } else if before < REFUSALS_BEFORE {
+            CreateRefusal::Unclear
+        } else {
+            CreateRefusal::Transaction
+        }
+    }
+}
+
+/// What the refusal of a create is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateRefusal {
+    /// Our credentials.
+    Credentials,
+    /// Either; it is tried again.
+    Unclear,
+    /// This transaction.
+    Transaction,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_create_is_refused_for_itself_only_while_others_are_taken() {
+        let (credentials, hour) = (Credentials::default(), Duration::from_secs(3_600));
+        assert_eq!(credentials.judge_create(10, hour), CreateRefusal::Credentials);
+        credentials.create_taken();
+        let verdicts = [0, 1, 2].map(|before| credentials.judge_create(before, hour));
+        use CreateRefusal::{Transaction, Unclear};
+        assert_eq!(verdicts, [Unclear, Unclear, Transaction]);
+        assert_eq!(credentials.judge_create(2, Duration::ZERO), CreateRefusal::Credentials);
+    }
+}
