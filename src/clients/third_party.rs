@@ -16,7 +16,9 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, answer, answer::BodyError, call_span, fence, name_limit,
+    Fence, SetupError, answer,
+    answer::BodyError,
+    call_span, fence, name_limit,
     names::Names,
     progress, retry_after,
     reuse::Trust,
