@@ -64,7 +64,7 @@ fn a_minute_has_every_kind_of_fault() {
         let plan = Plan::draw(seed, Duration::from_secs(60));
         let kinds: HashSet<&str> =
             plan.faults.iter().map(|fault| fault.action.counted_as()).collect();
-        assert_eq!(kinds.len(), 13, "{plan}");
+        assert_eq!(kinds.len(), 14, "{plan}");
         assert!(plan.faults.len() > 40, "{plan}");
     }
 }

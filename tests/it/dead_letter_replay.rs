@@ -188,7 +188,7 @@ async fn a_replayed_deadline_polls_again_up_to_a_fresh_one() {
 async fn a_replayed_create_without_an_answer_finds_out() {
     let app = build().await.spawn().await;
     let id = Uuid::now_v7();
-    let lookups = vec![LookupStep::normal(), LookupStep::reset()];
+    let lookups = vec![LookupStep::normal(), LookupStep::status_code(500)];
     app.sandbox.third_party().script_lookups_for(id, lookups);
     app.sandbox.third_party().script_creates_for(id, vec![CreateStep::gateway_timeout_lost()]);
     app.accept_as(id).await;

@@ -414,7 +414,7 @@ async fn settings_that_are_wrong_or_weak_are_named() {
     diagnosis.expect("error", "QUARTET_POLL__FIRST", "");
 
     let mut settings = clinic.settings();
-    set(&mut settings, "QUARTET_OPERATOR_TOKEN", "example-example-1");
+    set(&mut settings, "QUARTET_OPERATOR_TOKEN", "example-for-you-1");
     set(&mut settings, "QUARTET_HTTP__PUBLIC_URL", "http://localhost:8080");
     set(&mut settings, "QUARTET_WEBHOOK__SECRETS", "whsec_c2hvcnQ=");
     set(&mut settings, "QUARTET_SECRETS__MASTER_KEY", "");
