@@ -45,7 +45,6 @@ use crate::{
         clients::NewClient,
         coalesce::Coalescer,
         diagnosis::{self, ConnectFailure},
-        lateness::Lateness,
         outcomes::Outcomes,
         requirements::{self, Purpose, Unmet},
         transactions::Reads,
@@ -69,8 +68,6 @@ const JOB_ACQUIRE: Duration = Duration::from_secs(10);
 /// Who changes the default client, in the audit.
 const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
 
-/// A webhook may wait this many times as long for its writer as a post: it ends work.
-const WEBHOOK_PATIENCE: u32 = 10;
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
 /// Connections of requests besides their pool: the writers of accepts and of webhooks.
@@ -155,20 +152,13 @@ impl App {
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
-        let lateness = Lateness::new(config.intake.max_queue_delay);
         let writers = RequestWriters {
             accepts: Coalescer::start(
-                Accepts { plan: plan.clone(), lateness: lateness.clone() },
+                Accepts { plan: plan.clone() },
                 ACCEPT_WRITERS,
                 &pools.requests,
-                config.intake.max_queue_delay,
             ),
-            webhooks: Coalescer::start(
-                Webhooks,
-                1,
-                &pools.requests,
-                config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE),
-            ),
+            webhooks: Coalescer::start(Webhooks, 1, &pools.requests),
         };
         let operations = Operations {
             pool: pools.requests,
@@ -188,10 +178,9 @@ impl App {
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             credentials: Credentials::default(),
-            lateness,
-            claims: Coalescer::start(Claims, 1, &pools.jobs, JOB_ACQUIRE),
-            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, JOB_ACQUIRE),
-            reads: Coalescer::start(Reads, 1, &pools.jobs, JOB_ACQUIRE),
+            claims: Coalescer::start(Claims, 1, &pools.jobs),
+            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs),
+            reads: Coalescer::start(Reads, 1, &pools.jobs),
             pool: pools.jobs,
             lease_pool: pools.leases,
             watch_pool: pools.watch,

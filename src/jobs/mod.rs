@@ -44,7 +44,6 @@ use crate::{
         claims::Claims,
         coalesce::Coalescer,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
-        lateness::Lateness,
         outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         transactions::{Reads, Transaction, Unreadable},
         wakeups::Wakeups,
@@ -67,8 +66,6 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
-    /// How late this process's jobs are claimed.
-    pub lateness: Lateness,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.

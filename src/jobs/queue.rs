@@ -4,8 +4,8 @@
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits until a slot is free and something is due (see
 //! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
-//! ([`crate::domain::claim_plan`]), and outlives an absent database. It ends with an error only when
-//! the worker's lease is lost, so that the supervisor starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
+//! ([`crate::domain::claim_plan`]), and outlives an absent database. It ends with an error only when the worker's lease is lost, so that the supervisor
+//! starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
 //! apalis's acknowledgement.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use apalis::prelude::{Backend, Task, WorkerContext};
@@ -35,16 +35,12 @@ use super::{
     holds::{Hold, Holds},
 };
 use crate::{
-    domain::{
-        JobKind,
-        claim_plan::{ClaimPlan, ClaimScans},
-    },
+    domain::claim_plan::{ClaimPlan, ClaimScans},
     store::{
         StoreError,
         claims::{Claim, Claims, Wanted},
         coalesce::Coalescer,
         jobs::ClaimedJob,
-        lateness::Lateness,
         wakeups::{Backlog, Wakeups},
     },
     telemetry::Metrics,
@@ -118,7 +114,6 @@ pub struct JobQueue {
     /// Filled by `register`; shared with the clones that apalis makes for each call.
     lease: Arc<OnceLock<WorkerLease>>,
     metrics: Arc<Metrics>,
-    lateness: Lateness,
     slots: Arc<Semaphore>,
     holds: Holds,
     plan: Arc<Mutex<ClaimPlan>>,
@@ -140,7 +135,6 @@ impl JobQueue {
             wakeups: context.wakeups.clone(),
             stopping: context.stopping.clone(),
             metrics: context.metrics.clone(),
-            lateness: context.lateness.clone(),
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(definition.concurrency as usize)),
             holds: Holds::default(),
@@ -256,11 +250,6 @@ impl JobQueue {
         let has_stragglers = plan.has_stragglers();
         let from = plan.covered_from().filter(|_| more || plan.has_apart());
         drop(plan);
-        if self.queue == JobKind::CreateTransaction.as_str() {
-            // It calls nobody: nothing but the database delays its jobs.
-            let newest = claim.jobs.iter().map(|job| job.late).min().filter(|_| more);
-            self.lateness.report(newest.unwrap_or_default(), Instant::now());
-        }
         self.more.store(more || (has_stragglers && claim.at.is_some()), Ordering::Release);
         self.wakeups.set_backlog(self.queue, Backlog { from, has_stragglers });
     }

@@ -3,10 +3,7 @@
 //! Posts that wait together are written together (see [`super::coalesce`]). A post whose answer was
 //! lost and that is written again finds its id taken, and is answered as a repeat.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
 
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
@@ -16,7 +13,6 @@ use super::{
     coalesce::{Batch, Locked},
     columns::Time,
     jobs::{JobPlan, JobRows},
-    lateness::Lateness,
     transactions::Transaction,
 };
 use crate::domain::{NewTransaction, Status};
@@ -38,8 +34,6 @@ pub struct Post {
 #[derive(Debug)]
 pub struct Accepts {
     pub plan: JobPlan,
-    /// How late this process's own jobs are.
-    pub lateness: Lateness,
 }
 
 impl Batch for Accepts {
@@ -50,10 +44,6 @@ impl Batch for Accepts {
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
     const SESSION: &'static [(&'static str, &'static str)] =
         &[("enable_seqscan", "off"), ("jit", "off")];
-
-    fn pause_after(&self, took: Duration) -> Duration {
-        self.lateness.pause_after(took, Instant::now())
-    }
 
     async fn run(
         &self,

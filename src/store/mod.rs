@@ -34,7 +34,6 @@ pub mod holdups;
 mod job_control;
 pub mod job_list;
 pub mod jobs;
-pub mod lateness;
 pub mod leases;
 pub mod look;
 pub mod maintenance;

@@ -28,7 +28,6 @@ use quartet::{
         claims::{Claims, Wanted},
         coalesce::{Batch, Coalescer, Locked},
         jobs::{ClaimedJob, JobPayload},
-        lateness::Lateness,
         outcomes::{EndedRun, Next, Outcome, Outcomes, Written},
         rescue,
         transactions::Reads,
@@ -49,8 +48,6 @@ use super::{
 };
 use crate::support::{TestApp, World, job_rows::die, transaction, world::set};
 
-/// Longer than anything waits here: nothing is refused.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Longer than a walk takes: nothing falls due, or dies, by itself.
 const NEVER: &str = "1h";
 const SETTINGS: [(&str, &str); 8] = [
@@ -91,10 +88,9 @@ impl Real {
         let context = JobContext {
             clock: Default::default(),
             pool: pool.clone(),
-            lateness: Lateness::new(LONGEST_WAIT),
-            claims: Coalescer::start(Claims, 1, &pool, LONGEST_WAIT),
-            outcomes: Coalescer::start(Outcomes, 1, &pool, LONGEST_WAIT),
-            reads: Coalescer::start(Reads, 1, &pool, LONGEST_WAIT),
+            claims: Coalescer::start(Claims, 1, &pool),
+            outcomes: Coalescer::start(Outcomes, 1, &pool),
+            reads: Coalescer::start(Reads, 1, &pool),
             lease_pool: pool.clone(),
             watch_pool: pool.clone(),
             announcer: Announcer::new(wakeups.clone()),
