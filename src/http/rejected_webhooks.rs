@@ -4,7 +4,7 @@
 //! memory, by minute and reason; a few each second have a line in the log, and the next line says how
 //! many had none. Once a second the counts are added to the table `rejected_webhooks`, in one
 //! statement, which is small whatever came. While the database is away they are kept, up to
-//! [`MAX_KEPT`] minutes and reasons; a crash loses the last second.
+//! `MAX_KEPT` minutes and reasons; a crash loses the last second.
 
 use std::{
     collections::BTreeMap,

@@ -180,9 +180,9 @@ pub enum ListEventsResponse {
 impl TransactionsApi {
     /// Post a transaction.
     ///
-    /// Answered as soon as it is stored durably. It is then created at the third party, and your
-    /// callback URL is told its status: `pending` first when nothing better is known soon, and
-    /// the final one.
+    /// Answered as soon as it is stored durably. Quartet then creates it at the third party and
+    /// sends each status to your callback URL: `pending` first, unless the end is known by then.
+    /// Without an answer, send exactly the same post again: it is never carried out twice.
     #[oai(path = "/", method = "post", operation_id = "create_transaction")]
     async fn create_transaction(
         &self,

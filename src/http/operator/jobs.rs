@@ -60,7 +60,7 @@ answers! { act
 
 #[OpenApi(prefix_path = "/v1/operator", tag = "crate::http::Tag::Operator")]
 impl JobsApi {
-    /// List jobs: what waits by when it is due, what runs by when it began, all else newest first.
+    /// List jobs: waiting by due time, running by start time, others newest first.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     #[allow(clippy::too_many_arguments)] // One for each query parameter of the contract.
     async fn list_jobs(

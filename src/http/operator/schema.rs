@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What a machine must not decide.
+/// A case that needs a human decision.
 #[derive(Debug, Clone, Object)]
 pub struct DeadLetter {
     /// Its id.
