@@ -72,7 +72,7 @@ impl WorkerLease {
     /// Says, whenever it is asked, whether nobody else can have taken over this worker's jobs yet.
     pub fn fence(&self) -> Fence {
         let lease = self.clone();
-        Arc::new(move || !lease.is_lost() && lease.keeper.is_fresh())
+        Arc::new(move || lease.keeper.state().is_held(&lease.worker, BootInstant::now()))
     }
 
     /// Whether the worker was taken for dead.
@@ -112,6 +112,38 @@ struct KeeperState {
 struct Registered {
     lost: CancellationToken,
     holds: Holds,
+}
+
+impl KeeperState {
+    /// Of the workers `names`, a statement that began at `began` renewed those that are `alive`.
+    /// Ends the leases of the others and returns their names.
+    fn renewed<'a>(
+        &mut self,
+        names: &'a [String],
+        alive: &[String],
+        began: BootInstant,
+        now: BootInstant,
+    ) -> Vec<&'a str> {
+        self.freshness.renewed(began, now);
+        let dead = names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !alive.iter().any(|alive| alive == name));
+        dead.filter(|name| {
+            let removed = self.workers.remove(*name);
+            removed.is_some_and(|worker| {
+                worker.lost.cancel();
+                true
+            })
+        })
+        .collect()
+    }
+
+    /// Whether nobody else can have taken over this worker's jobs yet. One look at both facts: the
+    /// renewal that finds a worker dead makes the process's other leases fresh.
+    fn is_held(&self, worker: &str, now: BootInstant) -> bool {
+        self.workers.contains_key(worker) && self.freshness.is_fresh(now)
+    }
 }
 
 /// Leases that were found unknown, by worker and key, with how many claims had begun then.
@@ -189,15 +221,9 @@ impl LeaseKeeper {
         let began = BootInstant::now();
         let names = self.workers();
         let alive = leases::renew(&self.lease_pool, &names).await?;
-        let mut state = self.state();
-        state.freshness.renewed(began, BootInstant::now());
-        for name in names {
-            if !alive.contains(&name)
-                && let Some(Registered { lost, .. }) = state.workers.remove(name.as_str())
-            {
-                tracing::warn!(worker = name, "lease lost: the worker was taken for dead");
-                lost.cancel();
-            }
+        let lost = self.state().renewed(&names, &alive, began, BootInstant::now());
+        for worker in lost {
+            tracing::warn!(worker, "lease lost: the worker was taken for dead");
         }
         Ok(())
     }
@@ -322,10 +348,6 @@ impl LeaseKeeper {
         self.state().workers.keys().map(|name| name.to_string()).collect()
     }
 
-    fn is_fresh(&self) -> bool {
-        self.state().freshness.is_fresh(BootInstant::now())
-    }
-
     fn state(&self) -> MutexGuard<'_, KeeperState> {
         // Nothing that is done under the lock can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -336,4 +358,50 @@ fn log_taken(job: &TakenJob) {
     let transaction_id = job.transaction_id.map(tracing::field::display);
     let (queue, job_id, attempt) = (&job.queue, &job.id, job.attempts);
     tracing::warn!(queue, job_id, transaction_id, attempt, "{}", job.error);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARTBEAT: Duration = Duration::from_millis(200);
+    const DEAD_AFTER: Duration = Duration::from_millis(600);
+
+    /// The state of a process with these workers, renewed at `now`.
+    fn state(workers: &[String], now: BootInstant) -> KeeperState {
+        let mut freshness = Freshness::new(HEARTBEAT, DEAD_AFTER, now);
+        freshness.registered(now);
+        let workers = workers.iter().map(|worker| {
+            let registered = Registered { lost: CancellationToken::new(), holds: Holds::default() };
+            (Arc::from(worker.as_str()), registered)
+        });
+        KeeperState { workers: workers.collect(), freshness }
+    }
+
+    #[test]
+    fn the_renewal_after_a_freeze_holds_nothing_for_the_worker_that_was_taken_for_dead() {
+        let start = BootInstant::now();
+        let names = ["creates".to_owned(), "lookups".to_owned()];
+        let mut state = state(&names, start);
+        let lost = state.workers["creates"].lost.clone();
+        let thawed = start + 2 * DEAD_AFTER;
+        assert!(!state.is_held("creates", thawed) && !state.is_held("lookups", thawed));
+
+        // Renewed in time by another statement: only one was taken for dead.
+        let dead = state.renewed(&names, &names[1..], thawed, thawed);
+        assert_eq!(dead, ["creates"]);
+        assert!(lost.is_cancelled());
+        assert!(!state.is_held("creates", thawed), "the process is fresh, its lease is not");
+        assert!(state.is_held("lookups", thawed));
+    }
+
+    #[test]
+    fn what_is_not_renewed_any_more_is_not_held() {
+        let start = BootInstant::now();
+        let names = ["creates".to_owned()];
+        let mut state = state(&names, start);
+        assert!(state.is_held("creates", start));
+        state.workers.remove("creates");
+        assert!(!state.is_held("creates", start));
+    }
 }
