@@ -45,6 +45,7 @@ use crate::{
         clients::NewClient,
         coalesce::Coalescer,
         diagnosis::{self, ConnectFailure},
+        job_latency::JobLatency,
         outcomes::Outcomes,
         requirements::{self, Purpose, Unmet},
         transactions::Reads,
@@ -68,6 +69,11 @@ const JOB_ACQUIRE: Duration = Duration::from_secs(10);
 /// Who changes the default client, in the audit.
 const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
 
+/// A webhook may wait this many times as long for its writer as a post: it ends work.
+const WEBHOOK_PATIENCE: u32 = 10;
+/// A transaction takes two jobs, one after the other, where its third party answers at once: while
+/// more is posted than ends, each may take twice what it may without a pause of posts.
+const ENDED_WITHIN: u32 = 8;
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
 /// Connections of requests besides their pool: the writers of accepts and of webhooks.
@@ -152,13 +158,22 @@ impl App {
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
+        // Later than that a transaction costs more: it is polled, and its client notified of `pending`.
+        let soon = config.poll.first.min(config.notify.first);
+        let latency = JobLatency::new(soon / ENDED_WITHIN);
         let writers = RequestWriters {
             accepts: Coalescer::start(
-                Accepts { plan: plan.clone() },
+                Accepts { plan: plan.clone(), latency: latency.clone() },
                 ACCEPT_WRITERS,
                 &pools.requests,
+                config.intake.max_queue_delay,
             ),
-            webhooks: Coalescer::start(Webhooks, 1, &pools.requests),
+            webhooks: Coalescer::start(
+                Webhooks,
+                1,
+                &pools.requests,
+                config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE),
+            ),
         };
         let operations = Operations {
             pool: pools.requests,
@@ -178,9 +193,10 @@ impl App {
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             credentials: Credentials::default(),
-            claims: Coalescer::start(Claims, 1, &pools.jobs),
-            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs),
-            reads: Coalescer::start(Reads, 1, &pools.jobs),
+            latency,
+            claims: Coalescer::start(Claims, 1, &pools.jobs, JOB_ACQUIRE),
+            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, JOB_ACQUIRE),
+            reads: Coalescer::start(Reads, 1, &pools.jobs, JOB_ACQUIRE),
             pool: pools.jobs,
             lease_pool: pools.leases,
             watch_pool: pools.watch,

@@ -3,7 +3,7 @@
 //! On a small machine every microsecond spent here is taken from what is measured. So: keep-alive
 //! connections, `content-length` alone, no header is looked at beyond what is asked for.
 
-use std::{io, net::SocketAddr, ops::Range};
+use std::{io, net::SocketAddr, ops::Range, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,6 +11,7 @@ use tokio::{
 };
 
 const LENGTH: &str = "content-length";
+const RETRY_AFTER: &str = "retry-after";
 const READ: usize = 4096;
 
 /// The bytes of one connection that were read and not yet used.
@@ -85,10 +86,16 @@ pub struct Connection {
 /// What was answered.
 pub struct Answer<'a> {
     pub status: u16,
+    head: &'a [u8],
     pub body: &'a [u8],
 }
 
 impl Answer<'_> {
+    /// How long to wait before the request is sent again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        header(self.head, RETRY_AFTER)?.parse().ok().map(Duration::from_secs)
+    }
+
     /// The body, to be shown.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(self.body).into_owned()
@@ -111,7 +118,8 @@ impl Connection {
                 let status = self.inbox.head(&message).get(9..12);
                 let status = status.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
                 let status = status.ok_or_else(|| io::Error::other("no HTTP answer"))?;
-                return Ok(Answer { status, body: self.inbox.body(&message) });
+                let (head, body) = (self.inbox.head(&message), self.inbox.body(&message));
+                return Ok(Answer { status, head, body });
             }
             if !self.inbox.fill(&mut self.stream).await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());

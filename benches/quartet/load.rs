@@ -33,12 +33,11 @@ use crate::{
 const OPEN_CONNECTIONS: (usize, usize) = (8, 256);
 const OPEN_LATENCY: f64 = 0.25;
 
-/// How often an accept is sent that is refused each time, and the pause before the next time.
-const TRIES: usize = 1_000;
-const PAUSE: Duration = Duration::from_millis(50);
+/// How often an accept is sent that is refused each time.
+const TRIES: usize = 100;
 /// What sections say whose clients do so.
-pub const SENT_AGAIN: &str =
-    "An accept that is refused (503) is sent again after 50 ms; its latency is that of all tries";
+pub const SENT_AGAIN: &str = "An accept that is refused (503) is sent again after `Retry-After`; its latency is that of all \
+     tries";
 
 /// Where accepts go and are noted.
 #[derive(Clone)]
@@ -230,7 +229,16 @@ impl Load {
                 // One that was refused may have been written for all that.
                 (200, Refusals::SendAgain) if tries > 1 => break,
                 (503, Refusals::Count) => return Ok(Answered::Refused(now() - intended)),
-                (503, Refusals::SendAgain) if tries < TRIES => tokio::time::sleep(PAUSE).await,
+                (503, Refusals::SendAgain) if tries < TRIES => {
+                    let Some(wait) = answer.retry_after() else {
+                        return Err(BenchError::Refused {
+                            what: "an accept, without Retry-After".to_owned(),
+                            status: answer.status,
+                            body: answer.text(),
+                        });
+                    };
+                    tokio::time::sleep(wait).await;
+                }
                 (status, _) => {
                     let body = answer.text();
                     return Err(BenchError::Refused { what: "an accept".to_owned(), status, body });

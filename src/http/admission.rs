@@ -44,8 +44,6 @@ const HEALTH: &str = "/health/";
 const METRICS: &str = "/metrics";
 /// The query parameter of a request that waits for a final status.
 const WAIT: &str = "wait_seconds";
-/// So many times as long as a post a webhook may wait for a writer.
-const WEBHOOK_PATIENCE: u32 = 10;
 /// The log says at most this often that requests are refused.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -205,12 +203,9 @@ impl Gate {
     }
 
     fn is_congested(&self, kind: Kind) -> bool {
-        let target = self.state.intake.max_queue_delay;
         match kind {
-            Kind::Post => self.state.accepts.is_congested(target),
-            Kind::Webhook => {
-                self.state.webhooks.is_congested(target.saturating_mul(WEBHOOK_PATIENCE))
-            }
+            Kind::Post => self.state.accepts.is_full(),
+            Kind::Webhook => self.state.webhooks.is_full(),
             Kind::Read | Kind::WaitingRead | Kind::Operator => false,
         }
     }

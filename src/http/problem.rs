@@ -8,7 +8,7 @@
 use poem::{
     IntoResponse, Response,
     error::{MethodNotAllowedError, NotFoundError},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
     Object,
@@ -23,8 +23,10 @@ use crate::store::StoreError;
 /// Most faults that one answer names: it must not be much longer than its request.
 pub const MAX_ERRORS: usize = 50;
 
-/// Seconds after which a client may try again when the database is away or there is too much to do.
-pub const RETRY_AFTER_SECONDS: &str = "1";
+/// `Retry-After` of a 503: 1, 2 or 3 seconds at random, so that not all callers come back at once.
+pub fn retry_after() -> HeaderValue {
+    HeaderValue::from(rand::random_range(1..=3_u16))
+}
 
 /// The page that explains problems and dead letters, as it is served.
 pub const ERRORS_PAGE: &str = "/docs/errors";
@@ -313,9 +315,7 @@ impl IntoResponse for Problem {
         };
         let response = match status {
             StatusCode::UNAUTHORIZED => response.header(header::WWW_AUTHENTICATE, "Bearer"),
-            StatusCode::SERVICE_UNAVAILABLE => {
-                response.header(header::RETRY_AFTER, RETRY_AFTER_SECONDS)
-            }
+            StatusCode::SERVICE_UNAVAILABLE => response.header(header::RETRY_AFTER, retry_after()),
             // What is still to come of the body is no request (RFC 9110 section 15.5.9).
             StatusCode::REQUEST_TIMEOUT => response.header(header::CONNECTION, "close"),
             _ => response,

@@ -43,6 +43,7 @@ use crate::{
         announce::Announcer,
         claims::Claims,
         coalesce::Coalescer,
+        job_latency::JobLatency,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
         outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         transactions::{Reads, Transaction, Unreadable},
@@ -66,6 +67,8 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
+    /// How long jobs take because of the database.
+    pub latency: JobLatency,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.

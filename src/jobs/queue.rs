@@ -4,9 +4,9 @@
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits until a slot is free and something is due (see
 //! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
-//! ([`crate::domain::claim_plan`]), and outlives an absent database. It ends with an error only when the worker's lease is lost, so that the supervisor
-//! starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
-//! apalis's acknowledgement.
+//! ([`crate::domain::claim_plan`]), and outlives an absent database. It ends with an error only when
+//! the worker's lease is lost, so that the supervisor starts the worker under a new name. Outcomes
+//! are written by the [`super::runner`], never by apalis's acknowledgement.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis::prelude::{Backend, Task, WorkerContext};
@@ -59,6 +59,8 @@ pub struct LeasedJob {
     pub claimed: Arc<ClaimedJob>,
     pub lease: WorkerLease,
     pub slot: Arc<Slot>,
+    /// When its claim began.
+    pub claim_began: Instant,
     hold: Hold,
     _client_hold: ClientHold,
 }
@@ -165,6 +167,7 @@ impl JobQueue {
                 return future::pending().await;
             };
             let scans = self.plan_scans(slots.num_permits());
+            let claim_began = Instant::now();
             // Until all that was claimed is held.
             let pending = self.holds.begin_claim();
             match self.claim(lease, &scans).await {
@@ -189,6 +192,7 @@ impl JobQueue {
                                 claimed,
                                 lease,
                                 slot,
+                                claim_began,
                                 hold,
                                 _client_hold: client_hold,
                             }))

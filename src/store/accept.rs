@@ -3,7 +3,10 @@
 //! Posts that wait together are written together (see [`super::coalesce`]). A post whose answer was
 //! lost and that is written again finds its id taken, and is answered as a repeat.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
@@ -12,6 +15,7 @@ use super::{
     StoreError,
     coalesce::{Batch, Locked},
     columns::Time,
+    job_latency::JobLatency,
     jobs::{JobPlan, JobRows},
     transactions::Transaction,
 };
@@ -34,16 +38,22 @@ pub struct Post {
 #[derive(Debug)]
 pub struct Accepts {
     pub plan: JobPlan,
+    /// How long this process's own jobs take.
+    pub latency: JobLatency,
 }
 
 impl Batch for Accepts {
     type Request = Post;
     type Answer = Option<Transaction>;
 
-    const MOST: usize = 128;
+    const MOST: usize = 256;
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
     const SESSION: &'static [(&'static str, &'static str)] =
         &[("enable_seqscan", "off"), ("jit", "off")];
+
+    fn pause_after(&self, took: Duration) -> Duration {
+        self.latency.pause_after(took, Instant::now())
+    }
 
     async fn run(
         &self,

@@ -92,6 +92,11 @@ pub trait Batch: Send + Sync + 'static {
     /// Settings of the writers' sessions.
     const SESSION: &'static [(&'static str, &'static str)];
 
+    /// How long a writer leaves the database to others after a batch that took this long.
+    fn pause_after(&self, _took: Duration) -> Duration {
+        Duration::ZERO
+    }
+
     /// Does all of `requests`, or nothing. Answers in their order; `None` for one that was left out
     /// ([`Locked::Skip`]).
     fn run(
@@ -133,11 +138,13 @@ impl<B: Batch> Clone for Coalescer<B> {
 impl<B: Batch> Coalescer<B> {
     /// Starts `writers` writers. They connect on first use; what must be done alone is done on
     /// connections of `pool`.
-    pub fn start(batch: B, writers: u32, pool: &Database) -> Self {
+    ///
+    /// A request should wait no longer than `longest_wait`: see [`Self::is_full`].
+    pub fn start(batch: B, writers: u32, pool: &Database, longest_wait: Duration) -> Self {
         let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
         let (sender, receiver) = mpsc::channel(ROOM);
         let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
-        let congestion = Arc::new(Congestion::new(Instant::now()));
+        let congestion = Arc::new(Congestion::new(longest_wait, Instant::now()));
         for _ in 0..writers {
             let writer = Writer {
                 batch: batch.clone(),
@@ -158,22 +165,24 @@ impl<B: Batch> Coalescer<B> {
     pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let asked = Instant::now();
-        let _under_way = self.congestion.came(!self.is_waited_for(), asked);
+        if self.waiting() == 0 {
+            self.congestion.came_first(asked);
+        }
         if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
-    /// Whether a request that came now would have to wait too long. While requests come faster than
-    /// they are done, one may take `target`.
-    pub fn is_congested(&self, target: Duration) -> bool {
-        self.congestion.is_full(self.is_waited_for(), target, Instant::now())
+    /// Whether a request that came now would have to wait too long: requests come faster than they
+    /// are done.
+    pub fn is_full(&self) -> bool {
+        self.congestion.is_full(self.waiting(), Instant::now())
     }
 
-    /// Whether a request waits for a writer.
-    fn is_waited_for(&self) -> bool {
-        self.waiting.capacity() < self.waiting.max_capacity()
+    /// How many requests wait for a writer.
+    fn waiting(&self) -> usize {
+        self.waiting.max_capacity() - self.waiting.capacity()
     }
 }
 
@@ -212,7 +221,12 @@ impl<B: Batch> Writer<B> {
                 // Nothing came: then it is those alone. Nothing is taken out without being kept.
                 let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
             }
+            let began = Instant::now();
             self.work(taken).await;
+            let pause = self.batch.pause_after(began.elapsed());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
         }
         self.session.close().await;
     }
@@ -221,10 +235,11 @@ impl<B: Batch> Writer<B> {
     /// more.
     async fn take(&self, taken: &mut Vec<Waiting<B>>, room: usize) -> usize {
         let mut waiting = self.waiting.lock().await;
-        let before = taken.len();
         let count = waiting.recv_many(taken, room).await;
-        if let (Some(oldest), Some(newest)) = (taken.get(before), taken.last()) {
-            self.congestion.taken(oldest.asked, newest.asked, Instant::now());
+        if count > 0
+            && let Some(newest) = taken.last()
+        {
+            self.congestion.taken(count, waiting.len(), newest.asked, Instant::now());
         }
         count
     }
@@ -241,11 +256,7 @@ impl<B: Batch> Writer<B> {
                 .into_iter()
                 .map(|waiting| (waiting.request, (waiting.reply, waiting.asked)))
                 .unzip();
-            let began = Instant::now();
             let done = self.attempt(&requests).await;
-            if done.is_ok() {
-                self.congestion.done(requests.len(), began.elapsed(), Instant::now());
-            }
             let mut batch: Vec<_> = requests
                 .into_iter()
                 .zip(rest)

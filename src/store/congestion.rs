@@ -1,58 +1,45 @@
-//! How many requests a queue of a writer takes before it refuses more.
+//! When a queue of a writer takes no more requests.
 //!
-//! A queue that only a burst fills soon empties again, and costs little. One that stands, because
-//! more comes than is written, only makes everybody wait, for ever: then whoever comes now is better
-//! told at once. So nothing is refused until those that come wait long, batch after batch. Then the
-//! number of requests under way is bounded: widely at first, and after a while, as in CoDel (RFC
-//! 8289), by what is written in the time that a request may take (Little's law). While waits are short
-//! the bound is let out, until it is off: slowly, because one that is soon off lets in burst after
-//! burst. What is under way and not only what waits is counted, because writers take all that waits.
+//! A queue that a burst fills soon empties again: waiting in it loses nothing. One that stands,
+//! because more comes than is written, only makes everybody wait. The difference is found as in CoDel
+//! (RFC 8289): by the *shortest* wait in each interval. While writers take all that waits, somebody
+//! has just come and waits for nothing, however long the batches are. Where even the shortest wait of
+//! an interval is longer than a request may wait, the queue stands.
 //!
-//! A bound on requests leaves room for everything else: where posts come twice as fast as whole
-//! transactions can be carried to their end, about as many posts are taken as transactions end, and
-//! jobs need not be slowed down for them.
+//! While it stands, it is brought down to the length that is written in most of that time, at the
+//! present pace (Little's law), and held there; what comes beyond it is refused. That is done gently:
+//! a queue that shrinks by itself, as after a stall, refuses nobody. So callers who wait for their
+//! answer before they send the next request are slowed down, and refused only where they are more
+//! than that. It no longer stands after a second without a refusal or a long shortest wait.
 //!
-//! How long is long depends on the database: whoever comes just after a batch was taken waits for all
-//! of it, and where each commit crosses a network that is no sign of anything. So it is measured by
-//! the quickest of the batches.
-//!
-//! Nobody who was let in is thrown out again: what is refused here was never queued, and so never
+//! Nothing that is in the queue is thrown out again: what is refused was never queued, and so never
 //! written.
 
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-/// Waits are long when the longest of a batch is more than so many times what the quickest batch
-/// takes, and more than this, on average.
-const LONG: (f64, f64) = (2.0, 0.002);
-/// So many times what the quickest batch takes each request may take at least: it waits for one batch
-/// and is written by the next. With less, smaller batches would be slower, and so even smaller.
-const SERVED: f64 = 4.0;
-/// So long they must be before the bound is drawn in: a burst is over by then.
-const WHILE: Duration = Duration::from_millis(100);
-/// Averages are over about so many batches.
-const SMOOTHING: f64 = 8.0;
-/// No time counts for more than so many long waits: a single one, as when the disk is slow for a moment,
-/// makes no queue stand.
-const STALL: f64 = SMOOTHING / 2.0;
-/// What the quickest batch counts as before one was done; s.
-const FIRST: f64 = 0.01;
-/// Each batch that is not quicker makes the quickest count as slower by one part of this: it is
-/// forgotten after a few thousand.
-const FORGETTING: f64 = 1_024.0;
-/// While waits are short the bound doubles in so long,
-const DOUBLED: Duration = Duration::from_secs(2);
-/// until so many times as many are let in: then there is none. So wide it also begins.
-const WIDE: f64 = 8.0;
-/// So many requests at least are under way before one is refused.
-const FEW: usize = 8;
+/// Over which the shortest wait is taken. CoDel's default.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How long waits must be short before the queue no longer stands.
+const CALM: Duration = Duration::from_secs(1);
+/// Waits are short below this part of the longest wait.
+const SHORT: f64 = 0.5;
+/// A queue that stands is held at what is written in this part of the longest wait: the rest is for
+/// what its requests wait while they are written.
+const HELD: f64 = 0.6;
+/// This many may always wait: with smaller batches each request would cost much more.
+const LEAST_WAITING: f64 = 32.0;
+/// In which what a queue is longer than it is held at, when it begins to stand, is halved.
+const HALVED: Duration = Duration::from_millis(350);
+/// Weight of the last interval in the pace.
+const SMOOTHING: f64 = 0.25;
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
-const STALLED: Duration = Duration::from_millis(500);
+const STALLED: Duration = Duration::from_secs(1);
 
 /// How a queue stands.
 #[derive(Debug)]
@@ -60,90 +47,71 @@ pub(super) struct Congestion {
     epoch: Instant,
     /// The one that waits longest came then or later; µs since `epoch`.
     oldest: AtomicU64,
-    under_way: AtomicUsize,
-    batches: Mutex<Batches>,
+    waits: Mutex<Waits>,
 }
 
-/// What the last batches tell; times in seconds.
+/// What the last intervals say.
 #[derive(Debug)]
-struct Batches {
-    /// How long the longest of each waited, on average.
-    longest_wait: f64,
-    /// Since when it is long; none: it is not.
-    long_since: Option<Instant>,
-    /// When the last one was taken, and done.
-    taken: Instant,
-    done: Instant,
-    /// How long the quickest took.
-    quickest: f64,
-    /// How long each took, and how many requests it had, on average.
-    took: f64,
-    size: f64,
-    /// How far the bound is let out, from 1 on; none: there is no bound.
-    slack: Option<f64>,
+struct Waits {
+    /// How long a request may wait.
+    longest_wait: Duration,
+    /// When the present interval began, the shortest wait in it, and how many were taken.
+    began: Instant,
+    shortest: Option<Duration>,
+    taken: usize,
+    /// Taken in a second, on average; `None` before the first interval is over.
+    pace: Option<f64>,
+    stands: Option<Standing>,
 }
 
-/// A request that is under way until this is dropped.
-#[derive(Debug)]
-pub(super) struct UnderWay<'a>(&'a Congestion);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A queue that stands.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    since: Instant,
+    /// How many waited then.
+    length: usize,
+    /// When waits were last long, or a request was refused.
+    last_long: Instant,
 }
 
 impl Congestion {
-    pub(super) fn new(now: Instant) -> Self {
+    /// A queue in which a request may wait for `longest_wait`.
+    pub(super) fn new(longest_wait: Duration, now: Instant) -> Self {
         Self {
             epoch: now,
             oldest: AtomicU64::new(0),
-            under_way: AtomicUsize::new(0),
-            batches: Mutex::new(Batches {
-                longest_wait: 0.0,
-                long_since: None,
-                taken: now,
-                done: now,
-                quickest: FIRST,
-                took: 0.0,
-                size: 0.0,
-                slack: None,
+            waits: Mutex::new(Waits {
+                longest_wait,
+                began: now,
+                shortest: None,
+                taken: 0,
+                pace: None,
+                stands: None,
             }),
         }
     }
 
-    /// A request came; `first` where none waited.
-    pub(super) fn came(&self, first: bool, now: Instant) -> UnderWay<'_> {
-        if first {
-            self.oldest.store(self.micros(now), Ordering::Relaxed);
-        }
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self)
+    /// A request came, and none waited.
+    pub(super) fn came_first(&self, now: Instant) {
+        self.oldest.store(self.micros(now), Ordering::Relaxed);
     }
 
-    /// A writer took all that waited, up to a number, which came from `oldest` to `newest`.
-    pub(super) fn taken(&self, oldest: Instant, newest: Instant, now: Instant) {
+    /// A writer took `count` of those that wait, of which the last one came at `newest`, and left
+    /// `left`.
+    pub(super) fn taken(&self, count: usize, left: usize, newest: Instant, now: Instant) {
         // Those that are left came later.
         self.oldest.store(self.micros(newest), Ordering::Relaxed);
-        self.batches().taken(oldest, now);
+        let wait = now.saturating_duration_since(newest);
+        self.waits().taken(count, left, wait, now);
     }
 
-    /// A batch of so many was done.
-    pub(super) fn done(&self, requests: usize, took: Duration, now: Instant) {
-        self.batches().done(requests, took.as_secs_f64(), now);
+    /// Whether no other request is taken, where this many wait.
+    pub(super) fn is_full(&self, waiting: usize, now: Instant) -> bool {
+        waiting > 0 && (self.age(now) > STALLED || self.waits().is_full(waiting, now))
     }
 
-    /// Whether no other request is let in, which may take `target` while the queue stands.
-    pub(super) fn is_full(&self, is_waited_for: bool, target: Duration, now: Instant) -> bool {
-        if is_waited_for && self.age(now) > STALLED {
-            return true;
-        }
-        let under_way = self.under_way.load(Ordering::Relaxed);
-        under_way >= FEW && self.batches().bound(target).is_some_and(|most| under_way >= most)
-    }
-
-    fn batches(&self) -> MutexGuard<'_, Batches> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long ago the one that waits longest came, at most.
@@ -158,175 +126,304 @@ impl Congestion {
     }
 }
 
-impl Batches {
-    fn taken(&mut self, oldest: Instant, now: Instant) {
-        if oldest.saturating_duration_since(self.done) > WHILE {
-            // After a pause it is another burst.
-            (self.longest_wait, self.slack) = (0.0, None);
+impl Waits {
+    fn taken(&mut self, count: usize, left: usize, wait: Duration, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.began);
+        if elapsed >= INTERVAL {
+            self.end_interval(elapsed, count + left, now);
         }
-        let long = self.long();
-        let wait = now.saturating_duration_since(oldest).as_secs_f64().min(STALL * long);
-        self.longest_wait += (wait - self.longest_wait) / SMOOTHING;
-        let apart = now.saturating_duration_since(self.taken);
-        self.taken = now;
-        self.slack = if self.longest_wait > long {
-            let since = *self.long_since.get_or_insert(now);
-            let stands = now.saturating_duration_since(since) >= WHILE;
-            Some(if stands { 1.0 } else { self.slack.unwrap_or(WIDE) })
-        } else {
-            // A moment without is no end of it, while there is a bound.
-            self.long_since = self.long_since.filter(|_| self.slack.is_some());
-            let let_out = apart.div_duration_f64(DOUBLED).exp2();
-            self.slack.map(|slack| slack * let_out).filter(|slack| *slack < WIDE)
+        self.taken += count;
+        self.shortest = Some(self.shortest.map_or(wait, |shortest| shortest.min(wait)));
+    }
+
+    fn end_interval(&mut self, elapsed: Duration, waiting: usize, now: Instant) {
+        let pace = self.taken as f64 / elapsed.as_secs_f64();
+        let before = self.pace.unwrap_or(pace);
+        self.pace = Some(before + (pace - before) * SMOOTHING);
+        let shortest = self.shortest.unwrap_or_default();
+        self.stands = match self.stands {
+            None if shortest > self.longest_wait => {
+                Some(Standing { since: now, length: waiting, last_long: now })
+            }
+            Some(standing) if shortest > self.longest_wait.mul_f64(SHORT) => {
+                Some(Standing { last_long: now, ..standing })
+            }
+            standing => {
+                standing.filter(|standing| now.saturating_duration_since(standing.last_long) < CALM)
+            }
         };
+        (self.began, self.shortest, self.taken) = (now, None, 0);
     }
 
-    fn done(&mut self, requests: usize, took: f64, now: Instant) {
-        self.done = now;
-        self.quickest = took.min(self.quickest * (1.0 + 1.0 / FORGETTING));
-        self.took += (took.min(STALL * self.long()) - self.took) / SMOOTHING;
-        self.size += (requests as f64 - self.size) / SMOOTHING;
-    }
-
-    /// What a wait that is long is longer than.
-    fn long(&self) -> f64 {
-        (LONG.0 * self.quickest).max(LONG.1)
-    }
-
-    /// How many may be under way, of which each may take `target`.
-    fn bound(&self, target: Duration) -> Option<usize> {
-        let target = target.as_secs_f64().max(SERVED * self.quickest);
-        // Out of range where nothing was done yet, which is no bound.
-        self.slack.map(|slack| (slack * target * self.size / self.took) as usize)
+    fn is_full(&mut self, waiting: usize, now: Instant) -> bool {
+        let (Some(standing), Some(pace)) = (self.stands, self.pace) else { return false };
+        let held = pace * self.longest_wait.as_secs_f64() * HELD;
+        let halvings = now.saturating_duration_since(standing.since).div_duration_f64(HALVED);
+        let above = (standing.length as f64 - held).max(0.0) * (-halvings).exp2();
+        let is_full = waiting as f64 >= (held + above).max(LEAST_WAITING);
+        if is_full {
+            // However short waits are that are held short by this.
+            self.stands = Some(Standing { last_long: now, ..standing });
+        }
+        is_full
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
-    const TARGET: Duration = Duration::from_millis(20);
+    const LONGEST_WAIT: Duration = Duration::from_millis(150);
+    const MAX_BATCH: usize = 128;
+    /// What a batch takes, and each of its requests.
+    const BATCH: Duration = Duration::from_millis(2);
+    const EACH: Duration = Duration::from_micros(250);
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
-    /// A queue of which the quickest batch took 1 ms: waits of more than 2 ms are long.
-    fn queue(start: Instant) -> Congestion {
-        let queue = Congestion::new(start);
-        queue.done(1, ms(1), start);
-        queue
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
-    /// Has a writer do batches of ten, of which the longest waits so long, in 4 ms each; returns when
-    /// the last one was done.
-    fn work(queue: &Congestion, start: Instant, batches: u32, wait: Duration) -> Instant {
-        let mut now = start;
-        for _ in 0..batches {
-            queue.taken(now, now + wait, now + wait);
-            now += wait;
-            queue.done(10, ms(4), now);
+    fn took(requests: usize) -> Duration {
+        BATCH + EACH * requests as u32
+    }
+
+    /// Requests in a second, at most.
+    fn capacity() -> f64 {
+        MAX_BATCH as f64 / took(MAX_BATCH).as_secs_f64()
+    }
+
+    /// The same with batches of at most this many.
+    fn capacity_of(batch: usize) -> f64 {
+        let batch = batch.min(MAX_BATCH);
+        batch as f64 / took(batch).as_secs_f64()
+    }
+
+    /// One writer and the queue before it, in simulated time.
+    struct Simulation {
+        congestion: Congestion,
+        start: Instant,
+        now: Instant,
+        queue: VecDeque<Instant>,
+        /// When the writer is done with those that it has.
+        busy_until: Instant,
+        in_hand: usize,
+        seen: Seen,
+    }
+
+    /// What became of requests.
+    #[derive(Debug, Default)]
+    struct Seen {
+        done: usize,
+        refused: usize,
+        longest_wait: Duration,
+    }
+
+    impl Simulation {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self {
+                congestion: Congestion::new(LONGEST_WAIT, now),
+                start: now,
+                now,
+                queue: VecDeque::new(),
+                busy_until: now,
+                in_hand: 0,
+                seen: Seen::default(),
+            }
         }
-        now
-    }
 
-    /// Has a writer do batches of one, each of which waits and takes so long; returns when the last one
-    /// was done.
-    fn one_by_one(queue: &Congestion, start: Instant, batches: u32, took: Duration) -> Instant {
-        let mut now = start;
-        for _ in 0..batches {
-            queue.taken(now, now + took, now + took);
-            now += took;
-            queue.done(1, took, now);
+        fn elapsed(&self) -> Duration {
+            self.now - self.start
         }
-        now
-    }
 
-    /// How many the queue lets in.
-    fn room(queue: &Congestion, now: Instant) -> usize {
-        let mut let_in = Vec::new();
-        while let_in.len() < 1_000 && !queue.is_full(false, TARGET, now) {
-            let_in.push(queue.came(false, now));
+        /// Whether the request was let in.
+        fn request(&mut self) -> bool {
+            if self.congestion.is_full(self.queue.len(), self.now) {
+                self.seen.refused += 1;
+                return false;
+            }
+            if self.queue.is_empty() {
+                self.congestion.came_first(self.now);
+            }
+            self.queue.push_back(self.now);
+            true
         }
-        let_in.len()
-    }
 
-    #[test]
-    fn a_burst_is_taken_up_and_a_standing_queue_is_bounded() {
-        let start = Instant::now();
-        let queue = queue(start);
-        let now = work(&queue, start, 12, ms(8));
-        assert!((390..=400).contains(&room(&queue, now)), "a burst");
-        let now = work(&queue, now, 50, ms(8));
-        // 20 ms at 0.4 ms each.
-        assert!((48..=50).contains(&room(&queue, now)));
-        // Waits are short again: twice as many in 2 s, and after 6 s the next burst is taken up.
-        let now = work(&queue, now, 2_000, ms(1));
-        let some = room(&queue, now);
-        assert!((90..=100).contains(&some), "{some}: slowly");
-        let now = work(&queue, now, 4_100, ms(1));
-        assert_eq!(room(&queue, now), 1_000);
-    }
-
-    #[test]
-    fn after_a_pause_a_burst_is_taken_up() {
-        let start = Instant::now();
-        let queue = queue(start);
-        let now = work(&queue, start, 50, ms(8));
-        assert!(room(&queue, now) <= 50);
-        let now = work(&queue, now + ms(101), 1, ms(8));
-        assert_eq!(room(&queue, now), 1_000);
-    }
-
-    #[test]
-    fn short_waits_in_between_do_not_hide_that_it_stands() {
-        let start = Instant::now();
-        let queue = queue(start);
-        let mut now = start;
-        for _ in 0..20 {
-            now = work(&queue, now, 3, ms(8));
-            now = work(&queue, now, 1, ms(1));
+        /// Goes on by a tenth of a millisecond; returns how many requests were answered.
+        fn tick(&mut self) -> usize {
+            self.now += Duration::from_micros(100);
+            if self.now < self.busy_until {
+                return 0;
+            }
+            let answered = std::mem::take(&mut self.in_hand);
+            self.seen.done += answered;
+            let batch: Vec<Instant> = self.queue.drain(..self.queue.len().min(MAX_BATCH)).collect();
+            if let (Some(oldest), Some(newest)) = (batch.first(), batch.last()) {
+                self.seen.longest_wait = self.seen.longest_wait.max(self.now - *oldest);
+                self.congestion.taken(batch.len(), self.queue.len(), *newest, self.now);
+                self.in_hand = batch.len();
+                self.busy_until = self.now + took(batch.len());
+            }
+            answered
         }
-        assert!(room(&queue, now) < 60);
+
+        /// The writer does nothing for this long, once it has done what it has.
+        fn stall(&mut self, lasts: Duration) {
+            self.busy_until = self.busy_until.max(self.now) + lasts;
+        }
+
+        /// Requests come at this rate, whatever becomes of them; returns what became of those
+        /// of this time.
+        fn open_loop(&mut self, rate: f64, lasts: Duration) -> Seen {
+            self.seen = Seen::default();
+            let (begin, mut sent) = (self.now, 0);
+            while self.now - begin < lasts {
+                self.tick();
+                while (sent as f64) < rate * (self.now - begin).as_secs_f64() {
+                    self.request();
+                    sent += 1;
+                }
+            }
+            std::mem::take(&mut self.seen)
+        }
+
+        /// This many callers send the next request when the last one was answered, or `pause` after
+        /// it was refused.
+        fn closed_loop(&mut self, callers: usize, pause: Duration, lasts: Duration) -> Seen {
+            self.seen = Seen::default();
+            let begin = self.now;
+            // Those of before, whose answers nobody waits for.
+            let mut others = self.queue.len() + self.in_hand;
+            let (mut ready, mut refused) = (callers, VecDeque::new());
+            while self.now - begin < lasts {
+                let answered = self.tick();
+                let theirs = answered.min(others);
+                others -= theirs;
+                ready += answered - theirs;
+                while refused.front().is_some_and(|at| *at <= self.now) {
+                    refused.pop_front();
+                    ready += 1;
+                }
+                for _ in 0..std::mem::take(&mut ready) {
+                    if !self.request() {
+                        refused.push_back(self.now + pause);
+                    }
+                }
+            }
+            std::mem::take(&mut self.seen)
+        }
     }
 
     #[test]
-    fn a_few_are_let_in_however_slow_it_is() {
-        let start = Instant::now();
-        let queue = queue(start);
-        let now = one_by_one(&queue, start, 50, ms(90));
-        assert_eq!(room(&queue, now), FEW);
+    fn callers_that_wait_for_their_answers_are_never_refused() {
+        for callers in [1, 32, 128, 512] {
+            let seen = Simulation::new().closed_loop(callers, ms(50), seconds(5));
+            assert_eq!(seen.refused, 0, "{callers}: {seen:?}");
+            assert!(seen.longest_wait < LONGEST_WAIT, "{callers}: {seen:?}");
+        }
     }
 
     #[test]
-    fn waiting_for_one_distant_commit_is_not_long() {
-        let start = Instant::now();
-        let queue = Congestion::new(start);
-        let now = one_by_one(&queue, start, 10_000, ms(30));
-        assert_eq!(room(&queue, now), 1_000);
+    fn more_callers_than_can_be_written_in_the_longest_wait_are_refused_and_all_else_is_done() {
+        let seen = Simulation::new().closed_loop(2_048, seconds(1), seconds(10));
+        assert!(seen.refused > 0, "{seen:?}");
+        assert!(seen.done as f64 > 0.95 * 10.0 * capacity(), "{seen:?}");
     }
 
     #[test]
-    fn one_long_stall_is_no_standing_queue() {
-        let start = Instant::now();
-        let queue = queue(start);
-        let now = work(&queue, start, 20, ms(1));
-        let now = one_by_one(&queue, now, 1, ms(5_000));
-        assert_eq!(room(&queue, work(&queue, now, 10, ms(1))), 1_000);
+    fn what_can_be_written_is_never_refused() {
+        for load in [0.3, 0.7, 0.95] {
+            let seen = Simulation::new().open_loop(load * capacity(), seconds(20));
+            assert_eq!(seen.refused, 0, "{load}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn after_a_stall_it_is_as_fast_as_before_within_ten_seconds() {
+        for (load, stall) in
+            [(0.3, 300), (0.3, 900), (0.3, 5_000), (0.7, 300), (0.7, 5_000), (0.95, 300)]
+        {
+            let mut simulation = Simulation::new();
+            let before = simulation.open_loop(load * capacity(), seconds(5));
+            simulation.stall(ms(stall));
+            simulation.open_loop(load * capacity(), ms(stall) + seconds(10));
+            let after = simulation.open_loop(load * capacity(), seconds(5));
+            let case = format!("{load}, {stall} ms: {before:?} {after:?}");
+            assert_eq!(after.refused, 0, "{case}");
+            assert!(after.longest_wait <= before.longest_wait * 2, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_short_stall_refuses_nobody() {
+        for load in [0.3, 0.7] {
+            let mut simulation = Simulation::new();
+            simulation.open_loop(load * capacity(), seconds(2));
+            simulation.stall(ms(300));
+            let seen = simulation.open_loop(load * capacity(), seconds(5));
+            assert_eq!(seen.refused, 0, "{load}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn twice_the_capacity_is_written_at_capacity_with_bounded_waits() {
+        let mut simulation = Simulation::new();
+        simulation.open_loop(2.0 * capacity(), seconds(5));
+        let seen = simulation.open_loop(2.0 * capacity(), seconds(20));
+        assert!(seen.done as f64 > 0.95 * 20.0 * capacity(), "{seen:?}");
+        assert!(seen.longest_wait < LONGEST_WAIT * 5 / 4, "{seen:?}");
+        // Back to a load that can be written.
+        simulation.open_loop(0.5 * capacity(), seconds(2));
+        let seen = simulation.open_loop(0.5 * capacity(), seconds(5));
+        assert_eq!(seen.refused, 0, "{seen:?}");
+        assert!(seen.longest_wait < ms(50), "{seen:?}");
+    }
+
+    #[test]
+    fn after_too_much_callers_that_wait_for_their_answers_are_not_refused_any_more() {
+        for callers in [32, 128, 256] {
+            let mut simulation = Simulation::new();
+            simulation.open_loop(2.0 * capacity(), seconds(10));
+            simulation.closed_loop(callers, ms(50), seconds(3));
+            let seen = simulation.closed_loop(callers, ms(50), seconds(5));
+            assert_eq!(seen.refused, 0, "{callers}: {seen:?}");
+            assert!(seen.done as f64 > 0.8 * 5.0 * capacity_of(callers), "{callers}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn callers_that_are_refused_and_come_back_keep_nothing_full_that_could_be_written() {
+        // After a stall, at 70 %, all that are refused come back after 1 s.
+        let mut simulation = Simulation::new();
+        simulation.open_loop(0.7 * capacity(), seconds(2));
+        simulation.stall(seconds(5));
+        simulation.closed_loop(2_048, seconds(1), seconds(5));
+        simulation.closed_loop(300, seconds(1), seconds(10));
+        let seen = simulation.closed_loop(300, seconds(1), seconds(5));
+        assert_eq!(seen.refused, 0, "{seen:?}");
     }
 
     #[test]
     fn nobody_is_let_in_behind_one_that_nobody_takes() {
-        let start = Instant::now();
-        let queue = queue(start);
-        let _first = queue.came(true, start + ms(1_000));
-        assert!(!queue.is_full(true, TARGET, start + ms(1_500)));
-        assert!(queue.is_full(true, TARGET, start + ms(1_501)));
-        // Others that came behind it change nothing.
-        let _second = queue.came(false, start + ms(1_502));
-        assert!(queue.is_full(true, TARGET, start + ms(1_503)));
-        queue.taken(start + ms(1_502), start + ms(1_502), start + ms(1_504));
-        let _third = queue.came(true, start + ms(9_000));
-        assert!(!queue.is_full(true, TARGET, start + ms(9_001)));
+        let mut simulation = Simulation::new();
+        simulation.stall(seconds(9));
+        simulation.tick();
+        assert!(simulation.request());
+        while simulation.elapsed() < STALLED {
+            assert!(simulation.request());
+            simulation.tick();
+        }
+        (0..10).for_each(|_| assert_eq!(simulation.tick(), 0));
+        assert!(!simulation.request(), "{:?}", simulation.elapsed());
+        while simulation.elapsed() < seconds(15) {
+            simulation.tick();
+        }
+        assert!(simulation.request());
     }
 }

@@ -32,6 +32,7 @@ pub mod figures;
 pub mod floors;
 pub mod holdups;
 mod job_control;
+pub mod job_latency;
 pub mod job_list;
 pub mod jobs;
 pub mod leases;

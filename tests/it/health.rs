@@ -46,7 +46,7 @@ async fn assert_away(app: &TestApp) {
     ];
     for (answer, took) in answers {
         answer.expect_problem(503);
-        assert_eq!(answer.header("retry-after"), "1");
+        assert!(["1", "2", "3"].contains(&answer.header("retry-after")), "{answer:?}");
         assert!(took < ANSWER, "{took:?}");
     }
     let start = Instant::now();

@@ -43,11 +43,10 @@ impl Intake {
             ),
             max_queue_delay: settings.read(
                 "QUARTET_HTTP__MAX_QUEUE_DELAY",
-                "5ms",
+                "150ms",
                 positive_duration,
-                "While posts come faster than they are written, no more of them are let in than are \
-                 written in this time, or in four times what a single one takes; more are answered \
-                 503. For webhooks it is ten times as long",
+                "How long a post may wait to be written while posts come faster than they are \
+                 written; more are answered 503. For webhooks it is ten times as long",
             ),
             head_timeout: settings.read(
                 "QUARTET_HTTP__HEAD_TIMEOUT",

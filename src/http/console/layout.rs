@@ -3,13 +3,13 @@
 use askama::Template;
 use poem::{
     Response,
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
 };
 
 use super::{assets, fields::Fields, refusal::Refusal, session::Session};
 use crate::{
     domain::visible,
-    http::problem::{Cause, RETRY_AFTER_SECONDS},
+    http::problem::{Cause, retry_after},
 };
 
 /// The parts of the console, in the order of the navigation.
@@ -161,8 +161,7 @@ struct RefusedPage<'a> {
 pub fn refused(layout: &Layout, refusal: &Refusal) -> poem::Result<Response> {
     let mut response = page_with(refusal.status, &RefusedPage { layout, refusal })?;
     if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-        let retry_after = HeaderValue::from_static(RETRY_AFTER_SECONDS);
-        response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+        response.headers_mut().insert(header::RETRY_AFTER, retry_after());
     }
     if let Some(cause) = &refusal.cause {
         // Logged at the edge, like those of the API.

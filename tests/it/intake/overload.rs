@@ -65,11 +65,11 @@ async fn more_posts_than_there_are_places_for_are_503_at_once() {
     }
 }
 
-/// Many callers, each of which posts the next one as soon as it is answered: more are under way than are
-/// written in any time that one would wait.
+/// Many callers, each of which posts the next one as soon as it is answered: several batches of them
+/// wait at any time, so that even the shortest wait is longer than one may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn posts_that_come_faster_than_they_are_written_are_refused() {
-    const CALLERS: usize = 100;
+    const CALLERS: usize = 600;
 
     let app = World::new().await.app().role(Role::Api);
     let app = app.set("QUARTET_HTTP__MAX_QUEUE_DELAY", "1ms").spawn().await;

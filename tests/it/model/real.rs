@@ -27,6 +27,7 @@ use quartet::{
         announce::Announcer,
         claims::{Claims, Wanted},
         coalesce::{Batch, Coalescer, Locked},
+        job_latency::JobLatency,
         jobs::{ClaimedJob, JobPayload},
         outcomes::{EndedRun, Next, Outcome, Outcomes, Written},
         rescue,
@@ -48,6 +49,8 @@ use super::{
 };
 use crate::support::{TestApp, World, job_rows::die, transaction, world::set};
 
+/// Longer than anything waits here: nothing is refused.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Longer than a walk takes: nothing falls due, or dies, by itself.
 const NEVER: &str = "1h";
 const SETTINGS: [(&str, &str); 8] = [
@@ -88,9 +91,10 @@ impl Real {
         let context = JobContext {
             clock: Default::default(),
             pool: pool.clone(),
-            claims: Coalescer::start(Claims, 1, &pool),
-            outcomes: Coalescer::start(Outcomes, 1, &pool),
-            reads: Coalescer::start(Reads, 1, &pool),
+            latency: JobLatency::new(LONGEST_WAIT),
+            claims: Coalescer::start(Claims, 1, &pool, LONGEST_WAIT),
+            outcomes: Coalescer::start(Outcomes, 1, &pool, LONGEST_WAIT),
+            reads: Coalescer::start(Reads, 1, &pool, LONGEST_WAIT),
             lease_pool: pool.clone(),
             watch_pool: pool.clone(),
             announcer: Announcer::new(wakeups.clone()),

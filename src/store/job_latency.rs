@@ -1,0 +1,195 @@
+//! How long jobs take that call nobody, and how much of the database posts leave them.
+//!
+//! Posts and jobs share the database. A writer of posts that takes all it can leaves the jobs less
+//! and less when more is posted than can be carried to its end. Then each transaction costs more: it
+//! is polled, and its client is sent `pending`, because it has not ended before these jobs were due.
+//!
+//! So this watches how long `create_transaction` jobs take, from their claim to their written
+//! outcome. They call nobody, so nothing but this process and its database delays them: not a slow
+//! third party, full slots, an open circuit or a paused queue. While they take longer than allowed,
+//! the writer of posts pauses after each batch: at twice the time that is allowed, as long as the
+//! batch took. Latency grows while more is accepted than ends and falls while less is, so it settles
+//! where both are equal. A pause also makes the next batch larger, and each of its posts cheaper.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The average is over this time.
+const AVERAGED: Duration = Duration::from_millis(100);
+/// Latency is normal up to this many times the lowest of the last minute or so: where each commit
+/// crosses a network, jobs take long however little there is to do.
+const NORMAL: f64 = 4.0;
+/// In which the lowest latency is forgotten: it counts as twice as long after this time.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Posts get at least this part of their writer's time, so that what is carried while nothing else
+/// uses the database is not refused while something does.
+const LEAST: f64 = 0.25;
+/// A report that is older says nothing: there was nothing to do since, or the worker has ended.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// How long jobs take; shared by those who report it and those who go by it.
+#[derive(Debug, Clone)]
+pub struct JobLatency {
+    /// What jobs may take without a pause, however low it was before.
+    allowed: Duration,
+    recent: Arc<Mutex<Option<Recent>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    average: Duration,
+    lowest: Duration,
+    at: Instant,
+}
+
+impl JobLatency {
+    /// Jobs may take this long before posts wait for them.
+    pub fn new(allowed: Duration) -> Self {
+        Self { allowed, recent: Arc::default() }
+    }
+
+    /// A job took this long from its claim to its written outcome.
+    pub fn report(&self, latency: Duration, now: Instant) {
+        let mut recent = self.recent();
+        let Some(before) = *recent else {
+            *recent = Some(Recent { average: latency, lowest: latency, at: now });
+            return;
+        };
+        let elapsed = now.saturating_duration_since(before.at);
+        let kept = (-elapsed.div_duration_f64(AVERAGED)).exp();
+        let average = before.average.mul_f64(kept) + latency.mul_f64(1.0 - kept);
+        let lowest = before.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
+        *recent = Some(Recent { average, lowest: lowest.min(average), at: now });
+    }
+
+    /// How long the database is left to the jobs, after a batch that took this long.
+    pub fn pause_after(&self, took: Duration, now: Instant) -> Duration {
+        let Some(recent) = *self.recent() else { return Duration::ZERO };
+        if now.saturating_duration_since(recent.at) >= FRESH {
+            return Duration::ZERO;
+        }
+        let allowed = self.allowed.max(recent.lowest.mul_f64(NORMAL));
+        if recent.average <= allowed {
+            return Duration::ZERO;
+        }
+        let part = allowed.div_duration_f64(recent.average).max(LEAST);
+        took.mul_f64(1.0 / part - 1.0)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Option<Recent>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWED: Duration = Duration::from_millis(25);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Jobs take this long for half a second.
+    fn report(latency: &JobLatency, took: Duration, from: Instant) -> Instant {
+        for step in 0..50 {
+            latency.report(took, from + ms(step * 10));
+        }
+        from + ms(490)
+    }
+
+    #[test]
+    fn the_longer_jobs_take_the_longer_is_the_pause() {
+        let latency = JobLatency::new(ALLOWED);
+        let batch = ms(10);
+        let now = report(&latency, ms(5), Instant::now());
+        assert_eq!(latency.pause_after(batch, now), Duration::ZERO);
+        let now = report(&latency, ms(24), now);
+        assert_eq!(latency.pause_after(batch, now), Duration::ZERO);
+        let now = report(&latency, ms(50), now);
+        let pause = latency.pause_after(batch, now);
+        assert!((ms(9)..ms(11)).contains(&pause), "{pause:?}");
+        let now = report(&latency, Duration::from_secs(3_600), now);
+        assert_eq!(latency.pause_after(batch, now), ms(30), "a quarter is left for posts");
+        let now = report(&latency, ms(5), now);
+        let now = report(&latency, ms(5), now);
+        let now = report(&latency, ms(5), now);
+        assert_eq!(latency.pause_after(batch, now), Duration::ZERO, "as before");
+    }
+
+    #[test]
+    fn a_distant_database_is_no_reason_to_pause() {
+        let latency = JobLatency::new(ALLOWED);
+        let now = report(&latency, ms(120), Instant::now());
+        let now = report(&latency, ms(200), now);
+        assert_eq!(latency.pause_after(ms(60), now), Duration::ZERO);
+    }
+
+    #[test]
+    fn jobs_that_run_no_more_delay_nobody() {
+        let latency = JobLatency::new(ALLOWED);
+        let now = report(&latency, ms(5), Instant::now());
+        let now = report(&latency, ms(400), now);
+        assert!(latency.pause_after(ms(10), now + FRESH / 2) > Duration::ZERO);
+        assert_eq!(latency.pause_after(ms(10), now + FRESH), Duration::ZERO);
+    }
+
+    /// One database, shared in equal parts by the writer of posts and the two of the jobs, for as
+    /// long as they have something to do. Twice as much is posted as can be carried to its end.
+    /// Returns how many were accepted and ended in each second, and how long jobs took at most, all
+    /// after five seconds.
+    fn overload(paused: bool) -> (f64, f64, Duration) {
+        const POST: f64 = 0.000_130;
+        const JOBS: f64 = 0.000_340;
+        const STEP: Duration = Duration::from_millis(1);
+        const BATCH: f64 = 100.0;
+        let (latency, start) = (JobLatency::new(ALLOWED), Instant::now());
+        let (mut accepted, mut ended, mut longest) = (0.0, 0.0, Duration::ZERO);
+        let (mut behind, mut written) = (0.0, 0.0);
+        let (mut batch_began, mut pause_until) = (start, start);
+        for step in 0..15_000 {
+            let now = start + STEP * step;
+            let (posts_run, jobs_run) = (now >= pause_until, behind > 0.0);
+            let (posts, jobs) = match (posts_run, jobs_run) {
+                (true, true) => (1.0 / 3.0, 2.0 / 3.0),
+                (true, false) => (1.0, 0.0),
+                (false, _) => (0.0, 1.0),
+            };
+            let done = (jobs * STEP.as_secs_f64() / JOBS).min(behind);
+            let new = posts * STEP.as_secs_f64() / POST;
+            behind += new - done;
+            written += new;
+            let took = Duration::from_secs_f64(behind * JOBS + 0.005);
+            latency.report(took, now);
+            if written >= BATCH {
+                written = 0.0;
+                let pause = latency.pause_after(now - batch_began, now);
+                pause_until = now + if paused { pause } else { Duration::ZERO };
+                batch_began = pause_until;
+            }
+            if step >= 5_000 {
+                (accepted, ended) = (accepted + new, ended + done);
+                longest = longest.max(took);
+            }
+        }
+        (accepted / 10.0, ended / 10.0, longest)
+    }
+
+    #[test]
+    fn as_much_is_accepted_as_ends() {
+        let capacity = 1.0 / 0.000_470;
+        let (accepted, ended, longest) = overload(true);
+        let case = format!("{accepted:.0}/s accepted, {ended:.0}/s ended, {longest:?}");
+        assert!((accepted - ended).abs() < 0.02 * capacity, "{case}");
+        assert!(ended > 0.95 * capacity, "{case}");
+        // Two jobs one after the other, before the poll and the first notification are due.
+        assert!(longest < ms(200) / 2, "{case}");
+
+        let (accepted, ended, longest) = overload(false);
+        let case = format!("{accepted:.0}/s accepted, {ended:.0}/s ended, {longest:?}");
+        assert!(ended < 0.95 * accepted && longest > ms(500), "jobs fall behind: {case}");
+    }
+}
