@@ -68,6 +68,18 @@ lint:
 docs:
     RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
+# Writes docs/configuration.md from the settings in src/config
+configuration:
+    QUARTET_TEST_WRITE=1 cargo test --locked --test docs -- configuration_page
+
+# Lowers the numbers of words to avoid, in tests/docs/words.txt
+words:
+    QUARTET_TEST_WRITE=1 cargo test --locked --test docs -- words_to_avoid
+
+# Checks the pages: settings, limits, links, words, named tests
+docs-check:
+    .ci/docs-check
+
 # Writes openapi/quartet.json
 openapi:
     cargo run --locked --quiet -- openapi > openapi/quartet.json

@@ -36,7 +36,7 @@ pub struct Request {
 /// What is wrong with a configuration that could not be loaded: nothing else can be checked then.
 pub fn of_wrong_configuration(error: &ConfigError) -> Vec<Finding> {
     const CHECK: &str = "configuration";
-    const REMEDY: &str = "correct it; the README has a table of all settings";
+    const REMEDY: &str = "correct it; docs/configuration.md lists all settings";
     let problems = error.problems();
     if problems.is_empty() {
         let mut found = error.to_string();

@@ -1,19 +1,8 @@
-//! The README says what the code does, and SECURITY.md what tests show.
+//! The tests that SECURITY.md and README.md name as proof exist.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use quartet::config;
-
-#[test]
-fn the_configuration_table_is_the_codes() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).expect("README.md is there");
-    let table = config::reference_table();
-    for line in table.lines() {
-        assert!(readme.contains(line), "README.md lacks, or has another text for:\n{line}");
-    }
-    assert!(readme.contains(&table), "the table in README.md has other lines or another order");
-}
+use crate::{read, root};
 
 /// A test's place: `module::test` of `tests/it`, or of `src`.
 fn is_there(root: &Path, name: &str) -> bool {
@@ -29,15 +18,14 @@ fn is_there(root: &Path, name: &str) -> bool {
 
 #[test]
 fn every_test_that_the_threat_model_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(root.join("SECURITY.md")).expect("SECURITY.md is there");
+    let text = read("SECURITY.md");
     let is_name = |name: &&str| {
         name.contains("::") && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b))
     };
     let names: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_name).collect();
     assert!(names.len() > 30, "{names:?}");
     let missing: Vec<_> =
-        names.iter().filter(|name| **name != "module::test" && !is_there(root, name)).collect();
+        names.iter().filter(|name| **name != "module::test" && !is_there(root(), name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    assert!(!is_there(root, "auth::no_such_test"));
+    assert!(!is_there(root(), "auth::no_such_test"));
 }
