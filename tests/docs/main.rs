@@ -4,8 +4,11 @@
 //! instead of comparing it: `just configuration`, `just words`.
 
 mod configuration;
+mod limits;
+mod links;
 mod quantity;
 mod threat_model;
+mod words;
 
 use std::{
     fs,
@@ -41,7 +44,7 @@ fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
 
 /// Every page that people read.
 fn pages() -> Vec<PathBuf> {
-    let top = ["README.md", "CHANGELOG.md", "SECURITY.md"];
+    let top = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
     let mut pages: Vec<PathBuf> = top.iter().map(PathBuf::from).collect();
     pages.extend(files("docs", &[".md"]));
     pages
