@@ -24,7 +24,7 @@ model walks="500":
 fuzz seconds="60" *targets:
     fuzz/run {{seconds}} {{targets}}
 
-# Pastes the README's walk through into bash and zsh; needs both, and psql
+# Pastes the README's commands into bash and zsh; needs both
 walkthrough:
     .ci/walkthrough
 
@@ -75,6 +75,10 @@ configuration:
 # Lowers the numbers of words to avoid, in tests/docs/words.txt
 words:
     QUARTET_TEST_WRITE=1 cargo test --locked --test docs -- words_to_avoid
+
+# Makes the README's pictures of the console; needs Chromium, chromedriver and psql
+screenshots:
+    .ci/screenshots
 
 # Checks the pages: settings, limits, links, words, named tests
 docs-check:
