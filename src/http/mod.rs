@@ -77,11 +77,11 @@ const DATABASE_LIMIT: Duration = Duration::from_millis(1_800);
 tokio::task_local! {
     /// Until when the present request waits for the database.
     static WAITS_UNTIL: Cell<Instant>;
-    /// When the present request came, by the database's clock.
+    /// When the present request arrived, by the database's clock.
     static CAME_AT: DateTime<Utc>;
 }
 
-/// When the present request came, by the database's clock.
+/// When the present request arrived, by the database's clock.
 fn now() -> DateTime<Utc> {
     // Outside of a request there is no database to go by.
     CAME_AT.try_with(|at| *at).unwrap_or_else(|_| Utc::now())

@@ -3,7 +3,7 @@
 //! They need no key, so that none of them writes a log line or a row by itself. Each is counted in
 //! memory, by minute and reason; a few each second have a line in the log, and the next line says how
 //! many had none. Once a second the counts are added to the table `rejected_webhooks`, in one
-//! statement, which is small whatever came. While the database is away they are kept, up to
+//! statement, which is small whatever was sent. While the database is away they are kept, up to
 //! `MAX_KEPT` minutes and reasons; a crash loses the last second.
 
 use std::{

@@ -3,7 +3,7 @@
 //! Such a read holds its place for up to 30 s, so that one client could take all places for good.
 //! A client may hold at most as many as are free after it: alone it has half of them, beside
 //! another one that does the same a third, and there is always one left for a client that has none.
-//! Clients are told apart by the hash of their API key, which costs no lookup: a key that nobody
+//! Clients are distinguished by the hash of their API key, which costs no lookup: a key that nobody
 //! has gets its 401 soon, and gives its place back.
 
 use std::{

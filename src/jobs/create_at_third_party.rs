@@ -259,7 +259,7 @@ async fn last_lookup_unanswered(
     error: LookupError,
 ) -> Result<Outcome, StoreError> {
     if evidence::has_ambiguous_create(&context.pool, job.transaction_id()).await? {
-        let reason = format!("it may be at the third party, but {error}");
+        let reason = format!("the third party may have it; {error}");
         return Ok(Outcome::retry(Duration::ZERO, reason));
     }
     give_up(context, job, &format!("it was never sent: {error}")).await

@@ -70,7 +70,7 @@ pub struct JobContext {
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.
     pub outcomes: Coalescer<Outcomes>,
-    /// Where transactions are read by whoever does so often.
+    /// Batched reads of transactions, for polling.
     pub reads: Coalescer<Reads>,
     /// For the leases alone: their renewal must not wait behind jobs.
     pub lease_pool: Database,

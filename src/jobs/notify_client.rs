@@ -13,7 +13,7 @@
 //!
 //! While the client's callback host does not answer ([`super::callback_hosts`]) no call is made and
 //! the job is postponed, which costs no attempt. But it takes the place of one in the job's
-//! schedule: the job waits as long as the backoff after that many failures would be, and ends as
+//! schedule: the job waits as long as the backoff after the same number of failures, and ends as
 //! `exhausted` when its attempts and postponements together are as many as it may have attempts. So
 //! an outage ends in front of an operator after the same time with and without the breaker, and
 //! costs no more runs than attempts.
@@ -51,7 +51,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             return Ok(Outcome::retry(backoff_delay(&context, &job), error));
         }
     };
-    // What is told, and nothing else: a client hears the end of a transaction whose other columns
+    // Only what is sent: a client is notified of the end of a transaction whose other columns
     // are in front of an operator.
     if let Some(unreadable) = transaction.unreadable_among(&["status", "updated_at"]) {
         return Ok(super::unreadable(unreadable));

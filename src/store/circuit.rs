@@ -161,7 +161,7 @@ pub async fn take_probe(
     Ok(taken.map(seconds))
 }
 
-/// Closes the circuit, because `probe` was answered; `false` where that probe came too late.
+/// Closes the circuit, because `probe` was answered; `false` if that probe is out of date.
 pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, StoreError> {
     let closed = sqlx::query!(
         r#"

@@ -37,7 +37,7 @@ pub struct Client {
     pub old_secret_until: Option<DateTime<Utc>>,
 }
 
-/// Where and how a client is told.
+/// Where and how a client is notified.
 #[derive(Clone)]
 pub struct Callback {
     /// The client's name.
@@ -237,7 +237,7 @@ pub async fn find_by_name(
         .await?)
 }
 
-/// Where to tell clients; a disabled client is still told about what was accepted.
+/// Where to notify clients; a disabled client is still notified of what was accepted.
 pub async fn callbacks(
     executor: impl PgExecutor<'_>,
     ids: &[Uuid],

@@ -229,7 +229,7 @@ pub(super) struct Borrowed {
 enum State {
     Clean,
     InTransaction,
-    /// Nobody knows how far it came, or it leads nowhere: it is closed.
+    /// Its state is unknown, or it leads nowhere: it is closed.
     Unusable,
 }
 

@@ -322,7 +322,8 @@ fn by_id(found: Vec<StoredTransaction>) -> HashMap<Uuid, Transaction> {
     found.into_iter().map(|stored| (stored.id, stored.into())).collect()
 }
 
-/// One transaction, locked until the SQL transaction ends: whoever decides about a status holds it.
+/// One transaction, locked until the SQL transaction ends; code that decides about a status holds
+/// this lock.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transaction>, StoreError> {
     Ok(lock_all(conn, &[id], Locked::Wait).await?.held.remove(&id))
 }

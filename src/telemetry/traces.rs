@@ -211,7 +211,7 @@ pub fn follow(span: &Span, traceparent: Option<&str>) {
     set_parent(span, parent);
 }
 
-/// Makes `span` a child of what came with a request, if anything did.
+/// Makes `span` a child of the request's trace, if the request carried one.
 pub fn continue_incoming(span: &Span, traceparent: Option<&str>) {
     if is_on()
         && let Some(parent) = traceparent.and_then(parse)

@@ -114,7 +114,7 @@ impl EgressPolicy {
         {
             return Err(EgressRefusal::Address { address: meant, what });
         }
-        // Whoever allows the wrapping has not allowed what is wrapped.
+        // Allowing the wrapping address does not allow the wrapped one.
         wrapped_in(meant).into_iter().try_for_each(|inner| self.check(inner.into(), judge))
     }
 

@@ -41,7 +41,7 @@ enum Reading {
     /// Between requests, or at the first line.
     RequestLine,
     Headers,
-    /// So many bytes of a body, or of a chunk with its end, are still to come.
+    /// Bytes of a body, or of a chunk with its end, that are still expected.
     Body(u64),
     ChunkSize,
     Chunk(u64),
