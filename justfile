@@ -20,7 +20,7 @@ model walks="500":
     PROPTEST_CASES={{walks}} PROPTEST_RNG_SEED=$(date +%s) \
         cargo test --locked --test it model::on_the_database -- --nocapture
 
-# Fuzzes every parser, so many seconds each; or one of them: `just fuzz 600 signature`
+# Fuzzes every parser, or one of them, for this number of seconds: `just fuzz 600 signature`
 fuzz seconds="60" *targets:
     fuzz/run {{seconds}} {{targets}}
 

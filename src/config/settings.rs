@@ -1,8 +1,8 @@
 //! Reading settings by name: the environment first, then the file; every mistake is kept.
 //!
 //! Each `read` names a variable, its default as text, what it means and how to parse it. The names
-//! so collected tell known from unknown settings and make the reference table, so neither can fall
-//! behind the code.
+//! collected in this way separate known from unknown settings and make the reference page, so
+//! neither can fall behind the code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

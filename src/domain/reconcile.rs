@@ -1,4 +1,4 @@
-//! What it means that the third party shows something else than what is here, or the same.
+//! Compares a transaction's status here with the one at the third party, and decides what follows.
 
 use super::{Decision, Finding, ReportedStatus, SettledBy, Status};
 

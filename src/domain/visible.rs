@@ -1,4 +1,4 @@
-//! Text of others in front of people: characters that do not show what they do.
+//! Escapes control and format characters in others' text before people see it.
 //!
 //! A reference, a note, a client's name or a peer's answer may hold escape sequences that drive a
 //! terminal, marks that turn the direction of writing around (U+202E), or characters of no width.

@@ -1,4 +1,4 @@
-//! The four kinds of job, and what every run of one has at hand.
+//! The four kinds of job, and the context of every run.
 //!
 //! All kinds are registered in [`definitions`]. A handler does its calls and returns an
 //! [`Outcome`]; it writes nothing. The [`runner`] around it bounds its time, catches its panics

@@ -3,8 +3,8 @@
 //!
 //! Each change names the state that it begins from, so that of several processes that want the
 //! same change one makes it: a trip names the number of trips before it, and a probe's result the
-//! probe. A change that comes too late changes nothing. A probe that is never heard of again is
-//! free for another after `probe_until`.
+//! probe. A late change does nothing. A probe whose process never reports back is available
+//! to another one after `probe_until`.
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 //! instead of comparing it: `just configuration`, `just words`.
 
 mod configuration;
+mod layers;
 mod limits;
 mod links;
 mod quantity;

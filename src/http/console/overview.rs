@@ -1,4 +1,4 @@
-//! The overview: what needs an operator, and how the whole runs.
+//! The overview: what needs an operator, and the state of queues, workers and the third party.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The database: can it be reached, is it as Quartet needs it, what holds it back.
+//! The database: whether it can be reached and fits Quartet's needs, and what holds vacuum back.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! `quartet doctor`: looks at everything that a deployment needs, and says what is wrong and how to
-//! mend it.
+//! `quartet doctor`: checks everything that a deployment needs, and says what is wrong and how to
+//! correct it.
 //!
 //! Nothing is written, no transaction is created and no client is notified. Each check is bounded
 //! in time, and those that do not need each other run at once, so that the whole ends within
-//! seconds whatever is away. What cannot be checked, because something else is broken, is left out
-//! where that is reported, and reported itself otherwise.
+//! seconds whatever is away. A check that another fault prevents is left out if that fault is
+//! reported, and reported as impossible otherwise.
 
 mod database;
 mod finding;
