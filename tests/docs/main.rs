@@ -7,8 +7,9 @@ mod configuration;
 mod layers;
 mod limits;
 mod links;
+mod named_tests;
 mod quantity;
-mod threat_model;
+
 mod words;
 
 use std::{
