@@ -23,7 +23,7 @@ pub(super) const PREFIX: &str = "QUARTET_";
 const TEST_PREFIX: &str = "QUARTET_TEST_";
 /// Between the levels of a variable's name.
 pub(super) const LEVEL: &str = "__";
-/// A longer value is cut where it is shown.
+/// Messages cut a longer value.
 const SHOWN_CHARS: usize = 80;
 
 /// One setting, as the reference describes it.

@@ -149,7 +149,7 @@ mod tests {
                 assert_eq!(agreed, !conflict, "{status} {theirs}");
             }
         }
-        // What the third party itself declined may be gone there, and shown as pending.
+        // What the third party itself declined may be gone there, and reported as pending.
         assert_eq!(finding(Some(Status::Declined), true, &Seen::Absent), Finding::MissingThere);
     }
 }

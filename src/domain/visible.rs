@@ -50,7 +50,7 @@ fn escape(text: &str, is_escaped: impl Fn(usize, char) -> bool) -> Cow<'_, str> 
     Cow::Owned(shown)
 }
 
-/// Whether a character shows nothing itself, and may change how others are shown.
+/// Whether a character is invisible, and may change how others are displayed.
 fn is_invisible(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();

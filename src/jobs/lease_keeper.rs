@@ -260,7 +260,7 @@ impl LeaseKeeper {
         if compares_all {
             suspects.all_compared_at = Some(now);
         }
-        // Looked at after the database was: what it has shown is held by now, unless its claim is
+        // Read after the database: what the database listed is held by now, unless its claim is
         // still under way.
         let unknown = self.judge_unknown(leased, &mut suspects.unknown);
         for leases in unknown.chunks(GIVEN_BACK) {

@@ -110,7 +110,7 @@ pub struct Replayed {
 pub struct Count {
     /// All that match.
     pub matched: usize,
-    /// Those that are shown or replayed: the first of them, up to the limit.
+    /// Those that are previewed or replayed: the first of them, up to the limit.
     pub selected: usize,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// What was shown or done of a selection, and how many it comes to.
+/// What was previewed or done of a selection, and its size.
 #[derive(Debug, Clone)]
 pub struct Selected<T> {
     pub count: Count,
@@ -395,7 +395,7 @@ fn plan_replay(
         (Some(JobKind::CreateAtThirdParty), AtThirdParty::Absent)
             if status == Some(Status::Failed) =>
         {
-            // The client was notified of `failed`, and an operator's replay does not take that back.
+            // The client was notified of `failed`; an operator's replay does not take that back.
             planned("it is created at the third party, and a status_conflict is opened", status)
         }
         (Some(JobKind::CreateAtThirdParty), AtThirdParty::Absent) => {

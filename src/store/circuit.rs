@@ -177,8 +177,8 @@ pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, S
     Ok(closed.rows_affected() > 0)
 }
 
-/// Opens the circuit again for `open_for`, because `probe` failed; `false` where that probe came
-/// too late.
+/// Opens the circuit again for `open_for`, because `probe` failed; `false` if that probe is out
+/// of date.
 pub async fn reopen(
     executor: impl PgExecutor<'_>,
     probe: &str,

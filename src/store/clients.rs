@@ -84,8 +84,8 @@ pub async fn add(
 }
 
 /// Adds the client or brings it up to date, and enables it. What that changed of one that was there
-/// goes into the audit; `is_same_secret` compares the signing secrets, which only whoever has the
-/// master keys can: each sealing looks different.
+/// goes into the audit; `is_same_secret` compares the signing secrets, which needs
+/// the master keys, because each sealing looks different.
 pub async fn upsert(
     pool: &Database,
     new: &NewClient<'_>,
@@ -184,8 +184,8 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
     .await?)
 }
 
-/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes where
-/// they are refused already.
+/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes
+/// where they are refused already.
 pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bool, StoreError> {
     let mut tx = super::begin(pool).await?;
     let disabled = sqlx::query!(

@@ -226,8 +226,8 @@ impl LockedTransactions {
     }
 }
 
-/// Those of `ids` that exist, locked as by [`lock`], in the order of their ids: whoever locks
-/// several does so in one order.
+/// Those of `ids` that exist, locked as by [`lock`], in the order of their ids, as
+/// everything that locks several does.
 pub(super) async fn lock_all(
     conn: &mut PgConnection,
     ids: &[Uuid],

@@ -5,8 +5,8 @@
 //! where the operator allows their network; the addresses at which clouds offer a machine its
 //! credentials only where the operator names that very address, so that `fd00::/8` does not open
 //! them. Addresses of the machine itself are like those with a special purpose. An IPv4 address
-//! inside an IPv6 one is judged as what it is. A name is judged by what it resolves to, by whoever
-//! connects, right before; an address in a URL when the URL is.
+//! inside an IPv6 one is judged as what it is. A name is judged by the addresses that it resolves
+//! to, right before each connection; an address in a URL together with the URL.
 //!
 //! Of the ports, 80, 443 and those without privilege may be called, but for the usual ports of
 //! databases and the like, which may take an HTTP request for commands.
@@ -24,7 +24,7 @@ use self::addresses::{is_metadata, meant_by, special_purpose, wrapped_in};
 
 /// Below it, only privileged processes may listen: the system's own services.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
-/// Where services that speak no HTTP, or serve whoever reaches them, usually are: SQL Server,
+/// Where services that speak no HTTP, or serve all that reach them, usually are: SQL Server,
 /// Oracle, NFS, Docker, etcd, MySQL, RDP, Postgres, AMQP, VNC, Redis, Kubernetes, Cassandra, Kafka,
 /// Elasticsearch, the kubelet, memcached, MongoDB.
 const SERVICE_PORTS: [u16; 22] = [

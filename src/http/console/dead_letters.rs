@@ -32,7 +32,7 @@ use crate::{
 };
 
 const PAGE: u32 = 50;
-/// Most audit entries that are shown of one dead letter.
+/// Maximum number of audit entries on a dead letter's page.
 const MAX_ACTIONS: i64 = 20;
 
 /// Ages to filter by: the parameter's word, what the page says, and the age in minutes.
