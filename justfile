@@ -20,11 +20,11 @@ model walks="500":
     PROPTEST_CASES={{walks}} PROPTEST_RNG_SEED=$(date +%s) \
         cargo test --locked --test it model::on_the_database -- --nocapture
 
-# Fuzzes every parser, so many seconds each; or one of them: `just fuzz 600 signature`
+# Fuzzes every parser, or one of them, for this number of seconds: `just fuzz 600 signature`
 fuzz seconds="60" *targets:
     fuzz/run {{seconds}} {{targets}}
 
-# Pastes the README's walk through into bash and zsh; needs both, and psql
+# Pastes the README's commands into bash and zsh; needs both
 walkthrough:
     .ci/walkthrough
 
@@ -67,6 +67,22 @@ lint:
 # Builds the documentation; a warning is an error
 docs:
     RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+# Writes docs/configuration.md from the settings in src/config
+configuration:
+    QUARTET_TEST_WRITE=1 cargo test --locked --test docs -- configuration_page
+
+# Lowers the numbers of words to avoid, in tests/docs/words.txt
+words:
+    QUARTET_TEST_WRITE=1 cargo test --locked --test docs -- words_to_avoid
+
+# Makes the README's pictures of the console; needs Chromium, chromedriver and psql
+screenshots:
+    .ci/screenshots
+
+# Checks the pages: settings, limits, links, words, named tests
+docs-check:
+    .ci/docs-check
 
 # Writes openapi/quartet.json
 openapi:

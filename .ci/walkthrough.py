@@ -1,4 +1,4 @@
-"""Pastes README.md's walk through into interactive shells on a terminal; see .ci/walkthrough.
+"""Pastes README.md's three calls into interactive shells on a terminal; see .ci/walkthrough.
 
 Each shell is fed in two ways: line by line, as a terminal without bracketed paste does, and as one
 bracketed paste. What is pasted must be nothing but commands: an interactive zsh takes a comment for
@@ -32,15 +32,14 @@ EXPECTED = [
     [r"HTTP/1.1 202 Accepted", r'"status":"pending",.*"version":1\}'],
     [r"HTTP/1.1 200 OK", r'"outcome":"settled"'],
     [r'"status":"completed",.*"version":2\}', r'"kind":"settled"'],
-    [r"create_at_third_party", r"notify_client", r"\(4 rows\)"],
 ]
 
 
 def blocks():
-    """The walk through's blocks of shell commands."""
+    """The shell commands of the section, one block each."""
     with open(os.path.join(ROOT, "README.md")) as file:
         text = file.read()
-    section = text.split("\n## A walk through\n")[1].split("\n## ")[0]
+    section = text.split("\n## The API in three calls\n")[1].split("\n## ")[0]
     found = re.findall(r"```sh\n(.*?)```", section, re.S)
     assert len(found) == 1 + len(EXPECTED), found
     for block in found:

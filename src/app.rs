@@ -1,7 +1,7 @@
 //! The application: one way to build it serves the binary and the tests alike.
 //!
-//! [`App::build`] binds the listener and prepares everything; [`App::run`] serves until it is told
-//! to stop. A database that is away at the start delays nothing but readiness: requests are
+//! [`App::build`] binds the listener and prepares everything; [`App::run`] serves until its
+//! token stops it. A database that is away at the start delays nothing but readiness: requests are
 //! answered (503), and the rest of the start is tried until it succeeds.
 
 use std::{
@@ -61,7 +61,7 @@ const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// How often it is found out and logged meanwhile why it is away.
 const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
 
-/// How long a request waits for a connection before it is told that the database is away.
+/// How long a request waits for a connection before it is answered that the database is away.
 const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
 /// How long a job waits for a connection: it has time, but it must not wait unseen.
 const JOB_ACQUIRE: Duration = Duration::from_secs(10);
@@ -228,7 +228,7 @@ impl App {
         self.address
     }
 
-    /// Changes how kinds of jobs are run, for whoever embeds the application.
+    /// Changes how kinds of jobs are run, for a program that embeds the application.
     pub fn map_definitions(mut self, map: impl FnMut(JobDefinition) -> JobDefinition) -> Self {
         self.definitions = self.definitions.into_iter().map(map).collect();
         self
@@ -306,7 +306,7 @@ impl App {
                 result = &mut work => break result,
                 () = stop.cancelled(), if !stopping.is_cancelled() => stopping.cancel(),
                 Some(ended) = server.join_next() => {
-                    // Before the workers have ended: either it was told to stop, or it failed.
+                    // Before the workers have ended: either it was stopped, or it failed.
                     if let Err(error) = ended {
                         break Err(AppError::HttpTask(error));
                     }

@@ -33,7 +33,7 @@
 //! `domain` and `signature` import nothing of ours. `secrets` imports `signature`; everything but
 //! those two, `store` and `sandbox` may import it. `store` imports `domain`. `clients` imports
 //! `domain`, `signature` and `config`, never `store`. `operations` imports `domain`, `store`,
-//! `clients` and `config`. `http` imports `domain`, `store`, `signature`,
+//! `clients`, `signature` and `config`. `http` imports `domain`, `store`, `signature`,
 //! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third
 //! party; an operator's preview does, bounded. `jobs` imports
 //! `domain`, `store`, `clients`, `signature` and `config`, never `http`. `sandbox` imports

@@ -144,7 +144,7 @@ pub fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
     format!("{VERSION_PREFIX}{}", STANDARD.encode(digest))
 }
 
-/// Signs with each of `secrets`, so that whoever has any of them can verify; returns the header's
+/// Signs with each of `secrets`, so that a receiver with any of them can verify; returns the header's
 /// value, separated by spaces.
 pub fn sign_with_each(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> String {
     let signatures: Vec<String> =

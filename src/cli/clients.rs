@@ -27,14 +27,14 @@ const NAME_TAKEN: &str = "clients_name_key";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ClientsCommand {
-    /// Register a client; its API key and signing secret are shown once
+    /// Register a client; its API key and signing secret are printed only now
     Add {
         /// Unique name, 1 to 100 characters
         name: String,
-        /// Where it is told about its transactions
+        /// Where it is notified of its transactions
         #[arg(long)]
         callback_url: String,
-        /// Secret that signs what it is told, whsec_…, which other users of this machine may see in
+        /// Secret that signs its notifications, whsec_…, which other users of this machine may see in
         /// the list of processes; default: a new one
         #[arg(long)]
         signing_secret: Option<Secret>,
@@ -48,7 +48,7 @@ pub(super) enum ClientsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Replace a client's API key; the new one is shown once
+    /// Replace a client's API key; the new one is printed only now
     RotateKey {
         /// The client's name
         name: String,
@@ -60,7 +60,7 @@ pub(super) enum ClientsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Replace the secret that signs what a client is told; a new one is shown once
+    /// Replace the secret that signs a client's notifications; the new one is printed only now
     RotateSecret {
         /// The client's name
         name: String,
@@ -146,7 +146,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
     }
 }
 
-/// A callback URL that may be called, as far as that can be told without its name's addresses.
+/// A callback URL that may be called, as far as that can be judged without its name's addresses.
 fn checked_url(config: &Config, text: &str) -> Result<Url, CliError> {
     let failed = |error: String| CliError::Failed(format!("--callback-url: {text:?} {error}"));
     let url = config::http_url(text).map_err(failed)?;

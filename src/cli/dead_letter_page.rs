@@ -1,4 +1,4 @@
-//! How dead letters are shown: in a list, before a replay, and one with its whole story.
+//! Prints dead letters: as a list, before a replay, and one with all that is known about it.
 
 use super::{
     page::{Entry, Page, attempts_table, details, evidence_table},

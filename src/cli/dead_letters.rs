@@ -1,4 +1,4 @@
-//! `quartet dead-letters`: what a machine must not decide, on the command line.
+//! `quartet dead-letters`: the cases that need a human decision, on the command line.
 
 use std::time::Duration;
 

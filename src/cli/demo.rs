@@ -1,13 +1,14 @@
 //! `quartet demo`: sends transactions through everything, shows how they go, and sums up.
 //!
-//! A transaction has ended when its client was told its final status, or when it is in front of an
-//! operator. Anything else is lost, and the demo fails.
+//! A transaction has ended when its client was notified of its final status, or when an operator has
+//! to decide it. Anything else is lost, and the demo fails.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use reqwest::StatusCode;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ use crate::{
 
 /// Posts under way at once.
 const POSTS_AT_ONCE: usize = 16;
+/// Pause before a post that was answered 503 is sent again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What `demo` and `dev` stand on.
 pub(super) const WHAT_IT_USES: &str = "\
 It uses:
@@ -116,14 +119,28 @@ pub(super) async fn post(stack: &Stack, transactions: usize) -> Result<Vec<Uuid>
                     "id": id, "amount": 100 + number, "currency": "EUR",
                     "reference": format!("Demo {number}"),
                 });
-                let sent = http.post(url).bearer_auth(api_key).json(&body).send().await?;
-                sent.error_for_status()?;
+                send_until_answered(|| http.post(url).bearer_auth(api_key).json(&body)).await?;
                 Ok::<_, CliError>(id)
             }
         })
         .buffer_unordered(POSTS_AT_ONCE)
         .try_collect()
         .await
+}
+
+/// Posts as a client should: a 503 is not final, and the same post is sent again after a while.
+async fn send_until_answered(
+    request: impl Fn() -> reqwest::RequestBuilder,
+) -> Result<(), CliError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let sent = request().send().await?;
+        if sent.status() != StatusCode::SERVICE_UNAVAILABLE || Instant::now() > deadline {
+            sent.error_for_status()?;
+            return Ok(());
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
 }
 
 async fn wait_ready(http: &reqwest::Client, stack: &Stack) -> Result<(), CliError> {

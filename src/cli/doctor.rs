@@ -1,4 +1,4 @@
-//! `quartet doctor`: what is wrong with a deployment, and how to mend it.
+//! `quartet doctor`: what is wrong with a deployment, and how to correct it.
 
 use std::{path::Path, time::Duration};
 

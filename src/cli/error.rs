@@ -1,7 +1,7 @@
-//! Why a command failed, and what the operator reads of it.
+//! Why a command failed, and the message for the operator.
 //!
-//! The database's errors are explained ([`diagnosis`]): what happened, and what to do. No driver's
-//! or parser's words are passed on, nor the line of a migration.
+//! The database's errors are explained ([`diagnosis`]): what happened, and what to do. Messages of
+//! drivers and parsers, and lines of migrations, are not passed on.
 
 use std::error::Error;
 

@@ -22,7 +22,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobsCommand {
-    /// List jobs: what waits by when it is due, what runs by when it began, all else newest first
+    /// List jobs: waiting by due time, running by start time, others newest first
     List {
         /// Only those of this queue
         #[arg(long)]

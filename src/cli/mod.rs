@@ -115,7 +115,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Compare what is open with the third party, now; needs DATABASE_URL
     Reconcile(reconcile::ReconcileArgs),
-    /// Check everything that a deployment needs, and say how to mend what is wrong
+    /// Check everything that a deployment needs, and say how to correct what is wrong
     Doctor(doctor::DoctorArgs),
     /// Sign the body on standard input as the third party does; prints three header lines
     SignWebhook(sign_webhook::SignWebhookArgs),

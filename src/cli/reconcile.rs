@@ -39,7 +39,7 @@ pub(super) struct ReconcileArgs {
     /// Look at what began since then: a duration such as 24h, or a time (RFC 3339)
     #[arg(long, value_name = "DURATION|TIME", value_parser = parse_since)]
     since: Since,
-    /// Most transactions to look up; those that wait longest first
+    /// Maximum number to look up, longest-waiting first
     #[arg(long, value_name = "NUMBER", default_value_t = MOST,
         value_parser = clap::value_parser!(i64).range(1..=MOST))]
     limit: i64,
@@ -127,7 +127,7 @@ pub(super) async fn run(
         };
         maintenance::release(pool, TASK, &holder, &end).await
     };
-    // What was done is told whatever followed.
+    // What was done is printed, whatever followed.
     print(&report, since, &args)?;
     swept?;
     released?;

@@ -75,7 +75,7 @@ pub(super) async fn print(
     row(
         "client",
         format!(
-            "{} told final · {} callbacks · {} version regressions",
+            "{} notified of the end · {} callbacks · {} version regressions",
             stats.client.ids_told_final,
             stats.client.callbacks_received,
             stats.client.version_regressions

@@ -80,7 +80,7 @@ fn show(keys: &MasterKeys, sealed: Option<usize>, seals: &Seals, json: bool) {
         println!("Master key {id}{seals}");
     }
     if let Some(sealed) = sealed {
-        println!("Sealed anew:                    {sealed}");
+        println!("Sealed with the first key:      {sealed}");
     }
     println!("Sealed with the first key:      {current}");
     println!("Sealed with another of these:   {older}");

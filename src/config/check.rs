@@ -8,7 +8,7 @@ pub(super) struct Broken {
     pub(super) variable: &'static str,
     /// The setting it is compared with.
     pub(super) other: Option<&'static str>,
-    /// The present value, if it can be shown.
+    /// The present value, unless it is a secret.
     pub(super) value: Option<String>,
     pub(super) allowed: String,
 }

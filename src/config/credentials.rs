@@ -1,4 +1,4 @@
-//! Tokens, keys and secrets: what is none, and what anybody can guess. No message repeats a value.
+//! Tokens, keys and secrets: refuses malformed and guessable ones. No message repeats a value.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 

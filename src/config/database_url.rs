@@ -1,9 +1,9 @@
-//! `DATABASE_URL`: what may stand in it.
+//! `DATABASE_URL`: which parameters are accepted.
 //!
-//! It looks as libpq's does, but another client reads it, which passes over every parameter that
-//! it does not know: a mistyped `sslmode` would leave the connection unprotected, and a second host
-//! would be a name that is looked up for ever. What cannot be kept is refused here, with what to do
-//! instead; what Quartet does by itself may stay.
+//! It has libpq's form, but sqlx reads it and ignores every parameter that it does not know: a
+//! mistyped `sslmode` would leave the connection unprotected, and a second host would be looked up
+//! as one name. Parameters that cannot be honoured are refused here, with what to do instead;
+//! those that Quartet sets itself are accepted.
 
 use std::net::IpAddr;
 

@@ -19,7 +19,7 @@ const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
 pub struct DefaultClient {
     /// Its unique name.
     pub name: String,
-    /// SHA-256 of its bearer key.
+    /// Hash of its bearer key.
     pub api_key_hash: Redacted<[u8; 32]>,
     /// Where it is notified, `http://` or `https://`.
     pub callback_url: Url,
@@ -32,22 +32,23 @@ impl DefaultClient {
         let name = settings.optional(
             NAME,
             name,
-            "Name of a client to create or update at start; all four of these or none",
+            "Name of a client that is created or updated at each start; set all four of these or \
+             none",
         );
         let api_key = settings.secret(
             API_KEY,
             bearer_token,
-            "That client's API key; 32 random characters or more are advisable",
+            "API key of that client; use 32 random characters or more",
         );
         let callback_url = settings.optional(
             CALLBACK_URL,
             http_url,
-            "That client's callback URL, `http://` or `https://`",
+            "Callback URL of that client, `http://` or `https://`",
         );
         let signing_secret = settings.secret(
             SIGNING_SECRET,
             secret,
-            "What that client's notifications are signed with, `whsec_…`",
+            "Secret that signs that client's notifications, `whsec_…`",
         );
         let variables = [NAME, API_KEY, CALLBACK_URL, SIGNING_SECRET];
         let absent: Vec<_> =

@@ -1,5 +1,4 @@
-//! Defaults of a set-up that makes its own, such as `quartet dev`: whatever the environment or the
-//! file says wins over them.
+//! Generated defaults, as for `quartet dev`. The environment and the file override them.
 
 use std::path::Path;
 

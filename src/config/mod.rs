@@ -16,6 +16,7 @@ mod database_url;
 mod default_client;
 mod defaults;
 mod error;
+mod reference;
 mod sections;
 mod service_links;
 mod settings;
@@ -34,6 +35,7 @@ pub use self::{
     default_client::DefaultClient,
     defaults::WithDefaults,
     error::{ConfigError, Problem},
+    reference::reference_page,
     sections::{
         Circuit, Database, Dns, Http, Intake, Limits, Log, Notify, Poll, Pooler, Reconcile,
         Retention, Secrets, ThirdParty, Tls, Traces, Webhook, Worker,
@@ -84,10 +86,10 @@ pub struct Config {
     pub http: Http,
     pub intake: Intake,
     pub limits: Limits,
-    /// `QUARTET_OPERATOR_TOKEN`: SHA-256 of each bearer token of the operator API, which is closed
+    /// `QUARTET_OPERATOR_TOKEN`: hash of each bearer token of the operator API, which is closed
     /// without one.
     pub operator_tokens: Vec<Redacted<[u8; 32]>>,
-    /// `QUARTET_OPERATOR_NAME`: what the operator on the command line goes by; none.
+    /// `QUARTET_OPERATOR_NAME`: name of the operator on the command line.
     pub operator_name: Option<String>,
     pub secrets: Secrets,
     pub third_party: ThirdParty,
@@ -99,7 +101,7 @@ pub struct Config {
     pub worker: Worker,
     pub reconcile: Reconcile,
     pub retention: Retention,
-    /// A client to create or update at start; none by default.
+    /// A client to create or update at start.
     pub default_client: Option<DefaultClient>,
     pub log: Log,
     pub traces: Traces,
@@ -260,16 +262,6 @@ impl Config {
         Self::read(&mut settings);
         settings.docs().to_vec()
     }
-}
-
-/// [`Config::reference`] as a Markdown table.
-pub fn reference_table() -> String {
-    let mut table = String::from("| variable | default | meaning |\n|---|---|---|\n");
-    for SettingDoc { variable, default, meaning } in Config::reference() {
-        let default = if default.is_empty() { "–".to_owned() } else { format!("`{default}`") };
-        table.push_str(&format!("| `{variable}` | {default} | {meaning} |\n"));
-    }
-    table
 }
 
 /// The process's environment, for [`Config::load`]. Other than `std::env::vars` it does not panic

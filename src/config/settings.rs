@@ -1,8 +1,8 @@
 //! Reading settings by name: the environment first, then the file; every mistake is kept.
 //!
 //! Each `read` names a variable, its default as text, what it means and how to parse it. The names
-//! so collected tell known from unknown settings and make the reference table, so neither can fall
-//! behind the code.
+//! collected in this way separate known from unknown settings and make the reference page, so
+//! neither can fall behind the code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ pub(super) const PREFIX: &str = "QUARTET_";
 const TEST_PREFIX: &str = "QUARTET_TEST_";
 /// Between the levels of a variable's name.
 pub(super) const LEVEL: &str = "__";
-/// A longer value is cut where it is shown.
+/// Messages cut a longer value.
 const SHOWN_CHARS: usize = 80;
 
 /// One setting, as the reference describes it.

@@ -525,15 +525,18 @@ fn scaling_divides_the_long_waits_down_to_their_floors() {
 #[test]
 fn the_reference_lists_every_setting_once() {
     let reference = Config::reference();
-    let table = reference_table();
+    let page = reference_page();
     for doc in &reference {
         assert_eq!(reference.iter().filter(|other| other.variable == doc.variable).count(), 1);
         let row = format!("| `{}` |", doc.variable);
-        assert_eq!(table.lines().filter(|line| line.starts_with(&row)).count(), 1);
+        assert_eq!(page.lines().filter(|line| line.starts_with(&row)).count(), 1);
         assert!(!doc.meaning.contains('|') && !doc.meaning.contains('\n'));
     }
-    assert_eq!(table.lines().count(), reference.len() + 2);
-    assert!(table.contains("| `QUARTET_POLL__DEADLINE` | `15m` |"));
+    assert!(page.contains("| `QUARTET_POLL__DEADLINE` | `15m` |"));
+    for heading in ["HTTP", "Third party", "Log", "Default client"] {
+        let heading = format!("\n## {heading}\n");
+        assert_eq!(page.matches(&heading).count(), 1, "{heading}");
+    }
 }
 
 proptest! {

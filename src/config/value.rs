@@ -237,7 +237,7 @@ pub(super) fn truth(text: &str) -> Parsed<bool> {
     text.parse().map_err(|_| "must be true or false".to_owned())
 }
 
-/// A file, which whoever uses it opens.
+/// A file; the code that uses it opens it.
 pub(super) fn file(text: &str) -> Parsed<PathBuf> {
     Ok(PathBuf::from(text))
 }

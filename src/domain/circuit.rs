@@ -82,7 +82,7 @@ impl Calls {
 /// A window is counted in this many slots: a call leaves it up to one slot early.
 const SLOTS: usize = 20;
 
-/// The calls of the last so many seconds, in slots of equal length. Time is counted from any fixed
+/// The calls within the window, in slots of equal length. Time is counted from any fixed
 /// moment.
 #[derive(Debug, Clone)]
 pub struct Window {

@@ -1,4 +1,4 @@
-//! The last answers to a job's polls, for the operator who finds it stopped. Pure.
+//! The last answers to a job's polls, for the operator who looks into a stopped one. Pure.
 //!
 //! The row carries them from one run to the next. Equal answers in a row are one entry with a
 //! count, so that hours of `processing` are one line.

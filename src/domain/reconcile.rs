@@ -1,4 +1,4 @@
-//! What it means that the third party shows something else than what is here, or the same.
+//! Compares a transaction's status here with the one at the third party, and decides what follows.
 
 use super::{Decision, Finding, ReportedStatus, SettledBy, Status};
 
@@ -149,7 +149,7 @@ mod tests {
                 assert_eq!(agreed, !conflict, "{status} {theirs}");
             }
         }
-        // What the third party itself declined may be gone there, and shown as pending.
+        // What the third party itself declined may be gone there, and reported as pending.
         assert_eq!(finding(Some(Status::Declined), true, &Seen::Absent), Finding::MissingThere);
     }
 }

@@ -1,4 +1,4 @@
-//! Text of others in front of people: characters that do not show what they do.
+//! Escapes control and format characters in others' text before people see it.
 //!
 //! A reference, a note, a client's name or a peer's answer may hold escape sequences that drive a
 //! terminal, marks that turn the direction of writing around (U+202E), or characters of no width.
@@ -50,7 +50,7 @@ fn escape(text: &str, is_escaped: impl Fn(usize, char) -> bool) -> Cow<'_, str> 
     Cow::Owned(shown)
 }
 
-/// Whether a character shows nothing itself, and may change how others are shown.
+/// Whether a character is invisible, and may change how others are displayed.
 fn is_invisible(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();

@@ -232,7 +232,7 @@ pub fn operator_name(name: &str) -> Option<String> {
     allowed.then(|| format!("operator ({name})"))
 }
 
-/// Looks a key up, and remembers what came of it.
+/// Looks a key up, and remembers the result.
 async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<Uuid>, Problem> {
     let found = state.within_limit(async {
         let _place = match state.known_keys.find(hash) {

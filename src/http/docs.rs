@@ -2,7 +2,7 @@
 //!
 //! poem-openapi makes one page with the program, its style and the OpenAPI document inline. The
 //! policy names each inline script by its hash, computed from the page when it is built: another
-//! script does not run, whoever may have brought it in. It calls this origin alone ("try it out").
+//! script does not run, wherever it comes from. It calls this origin alone ("try it out").
 
 use std::{num::NonZeroU32, sync::Arc};
 

@@ -1,6 +1,5 @@
 //! `GET /metrics`: Prometheus's text format, for every role and without a key, as the health
-//! checks are. Any number of scrapes at the same time costs what one costs: one reads the database,
-//! on a connection of its own, and all have its text.
+//! checks are. Concurrent scrapes share one reading of the database, over a connection of its own.
 
 use std::{sync::Arc, time::Duration};
 

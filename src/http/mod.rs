@@ -77,11 +77,11 @@ const DATABASE_LIMIT: Duration = Duration::from_millis(1_800);
 tokio::task_local! {
     /// Until when the present request waits for the database.
     static WAITS_UNTIL: Cell<Instant>;
-    /// When the present request came, by the database's clock.
+    /// When the present request arrived, by the database's clock.
     static CAME_AT: DateTime<Utc>;
 }
 
-/// When the present request came, by the database's clock.
+/// When the present request arrived, by the database's clock.
 fn now() -> DateTime<Utc> {
     // Outside of a request there is no database to go by.
     CAME_AT.try_with(|at| *at).unwrap_or_else(|_| Utc::now())
@@ -102,8 +102,8 @@ pub struct ApiState {
     pub announcer: Announcer,
     pub clock: DatabaseClock,
     pub webhook: config::Webhook,
-    /// The clients that were recently found by a key's hash. Whoever goes by it has it checked by
-    /// the statement that writes.
+    /// The clients that were recently found by a key's hash. The statement that writes
+    /// checks the key again.
     known_keys: KnownKeys,
     /// Without one the operator API is closed.
     pub operator_tokens: OperatorTokens,
@@ -209,7 +209,7 @@ impl ApiState {
     }
 
     /// The request has waited for something else, at its caller's wish: its time for the database
-    /// begins anew.
+    /// begins again.
     fn renew_limit(&self) {
         // Outside of a request each call has the whole time.
         let _ = WAITS_UNTIL.try_with(|until| until.set(Instant::now() + DATABASE_LIMIT));
@@ -280,7 +280,8 @@ pub fn openapi() -> String {
     spec
 }
 
-/// All routes that a process of `role` serves: a worker has the health checks and the metrics alone.
+/// All routes that a process of `role` serves: a worker has the health checks and the metrics
+/// alone.
 pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Response> + use<> {
     let (route, spec) = if role.serves_api() {
         let service = service();

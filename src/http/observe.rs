@@ -43,7 +43,7 @@ const PAGES: [(&str, &str); 4] = [
 /// What has no operation: unknown paths.
 const UNKNOWN: &str = "unknown";
 
-/// An operation as requests are told apart.
+/// The operation of a request, as metrics and logs name it.
 #[derive(Debug)]
 struct Operation {
     name: String,
@@ -202,12 +202,12 @@ fn count(metrics: &Metrics, operation: &str, status: StatusCode) {
     }
 }
 
-/// One line for a request that failed; the others are told at debug.
+/// One line for a request that failed; the others are logged at debug.
 fn log(response: &Response, took: Duration) {
     let took_ms = took.as_secs_f64() * 1_000.0;
     let cause = response.extensions().get::<Cause>().map(|cause| &*cause.0);
     match response.status() {
-        // Told in sum.
+        // Logged in total.
         _ if response.extensions().get::<Shed>().is_some() => {
             tracing::debug!(took_ms, "request refused");
         }

@@ -43,7 +43,7 @@ pub struct Allowance {
     pub is_allowed: bool,
     /// Requests that may follow at once.
     pub left: u32,
-    /// In so many seconds there is more.
+    /// Seconds until there is more.
     pub more_after_secs: u64,
 }
 
@@ -53,7 +53,7 @@ impl RateLimits {
         let rate = NonZeroU32::new(limits.rate)?;
         let burst = limits.burst.and_then(NonZeroU32::new).unwrap_or(rate);
         let quota = Quota::per_second(rate).allow_burst(burst);
-        // So many seconds after its last request a client has the whole quota again.
+        // Seconds after its last request until a client has the whole quota again.
         let window = burst.get().div_ceil(rate.get());
         let policy = HeaderValue::try_from(format!("\"{NAME}\";q={burst};w={window}")).ok()?;
         let buckets = RateLimiter::hashmap(quota).with_middleware();

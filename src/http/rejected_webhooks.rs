@@ -1,10 +1,10 @@
-//! What is kept of webhooks that are rejected, so that operators see that there are some, and why.
+//! Counts rejected webhooks, so that operators see how many there are, and why.
 //!
-//! They need no key, so that none of them writes a log line or a row by itself. Each is counted in
-//! memory, by minute and reason; a few each second have a line in the log, and the next line says how
-//! many had none. Once a second the counts are added to the table `rejected_webhooks`, in one
-//! statement, which is small whatever came. While the database is away they are kept, up to
-//! `MAX_KEPT` minutes and reasons; a crash loses the last second.
+//! Anybody can send them, so none writes a log line or a row of its own. Each is counted in memory,
+//! by minute and reason; a few each second have a line in the log, and the next line says how many
+//! had none. Once a second the counts are added to the table `rejected_webhooks`, in one statement,
+//! which is small whatever was sent. While the database is away they are kept, up to `MAX_KEPT`
+//! minutes and reasons; a crash loses the last second.
 
 use std::{
     collections::BTreeMap,

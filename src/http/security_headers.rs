@@ -1,4 +1,4 @@
-//! What every answer tells a browser: that it may do nothing with it but show it.
+//! Security headers of every answer: a browser may display it and do nothing else with it.
 //!
 //! The API's answers are JSON for programs; were a browser made to load one, it must not sniff
 //! another type, run or frame it, hand its URL on, or keep it. Pages say themselves what they need
@@ -28,8 +28,8 @@ const HSTS: &str = "max-age=63072000";
 
 /// The middleware.
 pub struct SecurityHeaders {
-    /// Whether this process itself serves HTTPS: browsers shall then never use anything else. Behind
-    /// a proxy that does, the proxy says it.
+    /// Whether this process itself serves HTTPS: browsers shall then never use anything else.
+    /// Behind a proxy that does, the proxy says it.
     pub serves_https: bool,
 }
 

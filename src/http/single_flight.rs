@@ -1,9 +1,9 @@
-//! One piece of work for all requests that want its result at the same time.
+//! Concurrent requests for the same result share one piece of work.
 //!
 //! A scrape of the metrics and a readiness check need no key, and cost a read of the database. So
 //! that any number of them costs what one costs, a request that comes while the work is done waits
 //! for that, and has the same result; and after each piece the next one rests for `REST_FACTOR`
-//! times as long as it took, `MAX_REST` at most. Somebody who asks alone never notices.
+//! times as long as it took, `MAX_REST` at most. A single caller sees no difference.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -41,7 +41,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for StrictHeadersEndpoint<E> {
             Some(detail) => {
                 let mut response = Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
                 if request.version() != Version::HTTP_2 {
-                    // Whoever sends this, or a proxy that lets it through, is not understood.
+                    // The sender, or a proxy that lets this through, cannot be understood.
                     let close = header::HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }

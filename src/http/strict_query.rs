@@ -1,5 +1,5 @@
-//! Refuses what an operation does not take: an unknown or repeated query parameter (422, named) and
-//! another method (405 with `Allow`).
+//! Refuses unknown or repeated query parameters (422, named) and unsupported methods (405 with
+//! `Allow`).
 //!
 //! poem-openapi ignores a parameter that it does not know, so that a mistyped filter would list
 //! everything. What each operation takes is read from the OpenAPI document itself.

@@ -1,8 +1,8 @@
-//! A breaker for each callback host: a client that does not answer is left alone for a while.
+//! A circuit breaker for each callback host: calls to one that does not answer stop for a while.
 //!
 //! A call that hangs holds a slot until its timeout. After `NOTIFY__HOST_FAILURES` outages of a
-//! host in a row (no answer in time, no connection, a name that does not resolve; any answer ends
-//! the row, whatever it says) no further call is made: notifications for it are postponed, which
+//! host in a row (no answer in time, no connection, a name that does not resolve; any answer resets
+//! the count) no further call is made: notifications for it are postponed, which
 //! costs no attempt. Then one call at a time probes whether it answers again. The first opening
 //! lasts `NOTIFY__BASE`, each failed probe doubles it, up to `MAX_OPEN_FOR`. The first call that
 //! gets through closes it.

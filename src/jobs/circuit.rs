@@ -37,8 +37,8 @@ use crate::{
 
 /// How old a view may become.
 const REFRESH: Duration = Duration::from_secs(1);
-/// So many of a job's own calls in a row may fail while the circuit is open at no cost. A job that
-/// has made more is likely the trouble itself: its calls count as usual, so that it comes to an
+/// Number of consecutive failed calls of one job, while the circuit is open, that cost no attempt.
+/// A job that has made more is likely the cause itself: its calls count as usual, so that it comes to an
 /// end, and it lets others probe first.
 pub const FREE_PROBES: u32 = 10;
 /// The shortest postponement.
@@ -65,7 +65,7 @@ pub struct Permit(PermitKind);
 
 #[derive(Debug)]
 enum PermitKind {
-    /// While the circuit was closed, after so many trips.
+    /// While the circuit was closed, after this number of trips.
     Pass { trips: i32 },
     /// To probe, after an opening of `open_for`.
     Probe { probe: String, open_for: Duration, cause: CircuitCause },
@@ -164,7 +164,7 @@ impl CircuitBreaker {
         if until > now || probe_until > now {
             return self.pass().await;
         }
-        // Whoever is at it will have the probe, or learn why there is none.
+        // The task that holds the lock gets the probe, or the reason why there is none.
         let Ok(_changing) = self.changing.try_lock() else { return self.pass().await };
         let probe = format!("{}-{}", std::process::id(), Ulid::generate());
         let taken = circuit::take_probe(&self.pool, &probe, longest + PROBE_MARGIN).await?;
@@ -239,7 +239,7 @@ impl CircuitBreaker {
 
     /// Whether the view is due to be read again.
     pub fn is_stale(&self) -> bool {
-        // Whoever looks in that interval is a little early or late.
+        // A task that looks in that interval acts a little early or late, which does no harm.
         let refresh = self.refresh_interval() * 9 / 10;
         self.local().view.is_none_or(|view| view.asked.elapsed() >= refresh)
     }

@@ -9,8 +9,8 @@
 //! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
 //! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
 //!
-//! A call that found no place on a connection here was not sent: the job is postponed without an attempt, and
-//! nothing is said about the third party.
+//! A call that found no place on a connection was not sent: the job is postponed without using an
+//! attempt, and the circuit counts nothing.
 //!
 //! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
 //! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
@@ -259,7 +259,7 @@ async fn last_lookup_unanswered(
     error: LookupError,
 ) -> Result<Outcome, StoreError> {
     if evidence::has_ambiguous_create(&context.pool, job.transaction_id()).await? {
-        let reason = format!("it may be at the third party, but {error}");
+        let reason = format!("the third party may have it; {error}");
         return Ok(Outcome::retry(Duration::ZERO, reason));
     }
     give_up(context, job, &format!("it was never sent: {error}")).await

@@ -2,7 +2,7 @@
 //! counts the time in which the machine was suspended.
 //!
 //! After an outage of the database every worker is stale, and after a suspension of the machine
-//! too: a process whose heartbeat failed, or came later than `dead_after`, judges nobody until
+//! too: a process whose heartbeat failed, or succeeded later than `dead_after`, judges nobody until
 //! `dead_after` has passed since it renewed again, so that everybody can renew before. At the start
 //! it waits for one heartbeat.
 

@@ -1,9 +1,9 @@
-//! What a worker knows of its leases, to be compared with what the database says.
+//! The leases that a worker knows about, for comparison with those in the database.
 //!
 //! A claim whose answer is lost may be committed all the same, even after its caller has given up:
 //! its jobs then run under a living worker that does not know them. The [`super::lease_keeper`]
-//! finds such leases. A lease that is not held is not yet unknown: while the answer of the claim
-//! that made it may still come, it is nobody's business.
+//! finds such leases. A lease that the worker does not hold is not unknown yet while the answer of
+//! the claim that made it may still arrive.
 
 use std::{
     collections::HashSet,

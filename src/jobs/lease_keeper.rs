@@ -1,5 +1,5 @@
-//! Keeps this process's leases alive, gives back what nobody knows, and takes over the leases of
-//! processes that are gone.
+//! Renews this process's leases, gives back leases that no worker knows about, and takes over the
+//! leases of processes that are gone.
 //!
 //! One statement every `WORKER__HEARTBEAT` renews all workers of the process, on a connection of
 //! its own, independent of what they are busy with. A worker that finds itself dead was rescued:
@@ -8,8 +8,8 @@
 //!
 //! After each heartbeat that succeeded, a task beside it does the rest, however long that takes:
 //! - What is leased to the workers of this process in the database is compared with what they hold
-//!   ([`super::holds`]). What is unknown for two heartbeats, and can be known to nobody any more,
-//!   is given back without costing an attempt.
+//!   ([`super::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late answer
+//!   any more, is given back without using an attempt.
 //! - Workers that were silent for `WORKER__DEAD_AFTER` are marked dead, and their jobs are taken in
 //!   batches ([`crate::store::rescue`]).
 //!
@@ -260,7 +260,7 @@ impl LeaseKeeper {
         if compares_all {
             suspects.all_compared_at = Some(now);
         }
-        // Looked at after the database was: what it has shown is held by now, unless its claim is
+        // Read after the database: what the database listed is held by now, unless its claim is
         // still under way.
         let unknown = self.judge_unknown(leased, &mut suspects.unknown);
         for leases in unknown.chunks(GIVEN_BACK) {

@@ -1,4 +1,4 @@
-//! The four kinds of job, and what every run of one has at hand.
+//! The four kinds of job, and the context of every run.
 //!
 //! All kinds are registered in [`definitions`]. A handler does its calls and returns an
 //! [`Outcome`]; it writes nothing. The [`runner`] around it bounds its time, catches its panics
@@ -73,7 +73,7 @@ pub struct JobContext {
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.
     pub outcomes: Coalescer<Outcomes>,
-    /// Where transactions are read by whoever does so often.
+    /// Batched reads of transactions, for polling.
     pub reads: Coalescer<Reads>,
     /// For the leases alone: their renewal must not wait behind jobs.
     pub lease_pool: Database,

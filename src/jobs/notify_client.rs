@@ -1,22 +1,22 @@
-//! Job 4: tells the client the current status and version.
+//! Job 4: notifies the client of the current status and version.
 //!
 //! First due at accept + `NOTIFY__FIRST`, so that a client hears `pending` when nothing better is
 //! known; a status change makes the same row due at once. When it ends, the version that was sent
 //! is compared with the present one under the transaction's lock: if the status changed meanwhile
 //! the row is due again, so that no wake-up is lost, and notifications never overtake each other.
 //!
-//! It is signed by the client's secret, and by one that was rotated for as long as that is good; both
-//! are opened with the master key for this call alone.
+//! It is signed by the client's secret, and by one that was rotated for as long as that is good;
+//! both are opened with the master key for this call alone.
 //!
 //! Failures back off exponentially (`Retry-After` honoured) until the attempts are used up; 410
 //! stops at once. A crash after the client's answer sends the same version once more.
 //!
 //! While the client's callback host does not answer ([`super::callback_hosts`]) no call is made and
 //! the job is postponed, which costs no attempt. But it takes the place of one in the job's
-//! schedule: the job waits as long as the backoff after that many failures would be, and ends as
+//! schedule: the job waits as long as the backoff after the same number of failures, and ends as
 //! `exhausted` when its attempts and postponements together are as many as it may have attempts. So
-//! an outage ends in front of an operator after the same time with and without the breaker, and
-//! costs no more runs than attempts.
+//! an outage becomes a dead letter after the same time with and without the breaker, and takes no
+//! more runs than attempts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +51,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             return Ok(Outcome::retry(backoff_delay(&context, &job), error));
         }
     };
-    // What is told, and nothing else: a client hears the end of a transaction whose other columns
+    // Only what is sent: a client is notified of the end of a transaction whose other columns
     // are in front of an operator.
     if let Some(unreadable) = transaction.unreadable_among(&["status", "updated_at"]) {
         return Ok(super::unreadable(unreadable));

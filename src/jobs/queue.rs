@@ -4,9 +4,9 @@
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits until a slot is free and something is due (see
 //! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
-//! ([`crate::domain::claim_plan`]), and outlives an absent database. It ends with an error only when
-//! the worker's lease is lost, so that the supervisor starts the worker under a new name. Outcomes
-//! are written by the [`super::runner`], never by apalis's acknowledgement.
+//! ([`crate::domain::claim_plan`]), and survives outages of the database. It ends with an error
+//! only when the worker's lease is lost, so that the supervisor starts the worker under a new name.
+//! Outcomes are written by the [`super::runner`], never by apalis's acknowledgement.
 
 use std::{
     convert::Infallible,
@@ -277,7 +277,8 @@ impl JobQueue {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All free slots up to [`MAX_BATCH`]; waits for the first. `None` never comes: nobody closes it.
+    /// All free slots up to [`MAX_BATCH`]; waits for the first. `None` never comes: nobody closes
+    /// it.
     async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
         let mut slots = self.slots.clone().acquire_owned().await.ok()?;
         let more = self.slots.available_permits().min(MAX_BATCH - 1);

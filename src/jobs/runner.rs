@@ -1,9 +1,8 @@
 //! Runs one claimed job: decodes it, bounds its time, catches its panics, writes its outcome.
 //!
 //! Each handler runs in a task of its own, so that one that blocks or panics delays no other job.
-//! The outcome is written again and again while the database is away, until it is in or the lease
-//! is somebody else's: what a third party or a client has answered is not forgotten because of a
-//! lost connection.
+//! While the database is away, writing the outcome is retried until it succeeds or the lease is
+//! lost, so a peer's answer is not forgotten because of a lost connection.
 
 use std::{
     any::Any,

@@ -1,4 +1,4 @@
-//! A place among the calls that a worker makes at once.
+//! A slot: the right to make one of a worker's concurrent calls.
 //!
 //! A run begins with one. While a handler only sleeps it may give its slot back, so that slots
 //! count calls and not sleeps; before the next call it takes one again, in the order in which runs

@@ -56,7 +56,7 @@ const SNOOZE_FROM: Duration = Duration::from_secs(1);
 /// of memory.
 const SLEEPERS_PER_SLOT: usize = 4;
 
-/// So many polls of one run are added up; where they do not end by then, their deadline does.
+/// Maximum number of polls whose delays are added up; after more, the deadline ends the run.
 const POLLS_ADDED: u32 = 1_000;
 
 /// The longest that one run may take: its polls, each as slow as it may be, and the waits between.

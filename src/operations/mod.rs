@@ -1,4 +1,4 @@
-//! What operators do and ask that takes more than SQL: looking before a replay, replaying many,
+//! Operators' actions and questions that need more than SQL: previewing a replay, replaying many,
 //! explaining why a transaction waits, reconciling with the third party.
 //!
 //! The API, the command line and the console all act through these functions and those of `store`,

@@ -38,9 +38,9 @@ const SWEEP: i64 = 10_000;
 const CLOSE_STEP: i64 = 2_000;
 /// Most lookups under way at once, however slow they are.
 const IN_FLIGHT: usize = 50;
-/// So many lookups without an answer, one after the other, end a sweep.
+/// Number of consecutive lookups without an answer that ends a sweep.
 const SILENCE: u32 = 20;
-/// The circuit is asked again after so many lookups.
+/// Number of lookups after which the circuit is asked again.
 const CIRCUIT_EVERY: usize = 25;
 /// For as long as this after its answer a third party may store a create that it did not answer, as third
 /// parties of this contract do.

@@ -87,9 +87,9 @@ pub struct Preview {
     /// The calls that it would make.
     pub call: Option<String>,
     pub at_third_party: AtThirdParty,
-    /// The status there, where it told one.
+    /// The status there, if its answer had one.
     pub third_party_status: Option<ReportedStatus>,
-    /// The transaction's status after it, as far as can be told now.
+    /// The transaction's status after it, as far as is known now.
     pub resulting_status: Option<Status>,
     /// What it would do, or why it is refused.
     pub effect: String,
@@ -110,7 +110,7 @@ pub struct Replayed {
 pub struct Count {
     /// All that match.
     pub matched: usize,
-    /// Those that are shown or replayed: the first of them, up to the limit.
+    /// Those that are previewed or replayed: the first of them, up to the limit.
     pub selected: usize,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Display for Count {
     }
 }
 
-/// What was shown or done of a selection, and how many it comes to.
+/// What was previewed or done of a selection, and its size.
 #[derive(Debug, Clone)]
 pub struct Selected<T> {
     pub count: Count,
@@ -359,7 +359,7 @@ fn plan_replay(
     // What a report does to the present status.
     let report = |reported: Status, by| match status.map(|status| status.decide(reported, by)) {
         Some(Decision::Settle) => {
-            let effect = format!("the transaction becomes {reported} and the client is told");
+            let effect = format!("the transaction becomes {reported} and the client is notified");
             planned(&effect, Some(reported))
         }
         Some(Decision::Conflict) => {
@@ -386,7 +386,7 @@ fn plan_replay(
             status.or(Some(Status::Pending)),
         ),
         (Some(JobKind::NotifyClient), _) => {
-            planned("the client is told the present status", status)
+            planned("the client is notified of the present status", status)
         }
         (Some(JobKind::CreateAtThirdParty), AtThirdParty::Found) => {
             let reported = found.map_or(Status::Pending, Status::from);
@@ -395,7 +395,7 @@ fn plan_replay(
         (Some(JobKind::CreateAtThirdParty), AtThirdParty::Absent)
             if status == Some(Status::Failed) =>
         {
-            // The client was told `failed`, and an operator's replay does not take that back.
+            // The client was notified of `failed`; an operator's replay does not take that back.
             planned("it is created at the third party, and a status_conflict is opened", status)
         }
         (Some(JobKind::CreateAtThirdParty), AtThirdParty::Absent) => {

@@ -1,5 +1,5 @@
-//! Removes by age what has ended, in small batches with pauses between, so that it takes little
-//! from what is under way.
+//! Removes rows of finished work by age, in small batches with pauses, so that running work is
+//! hardly slowed down.
 //!
 //! First the job rows of ended transactions, then evidence, closed dead letters, webhook deliveries
 //! and closed findings. What may go is decided in `store::retention`; a run that is cut off leaves

@@ -1,9 +1,9 @@
 //! Clients' signing secrets and the master keys: carrying over what an earlier release stored in
-//! plain, sealing anew after the master key was rotated, rotating a client's secret.
+//! plain, sealing again after the master key was rotated, rotating a client's secret.
 //!
 //! A secret is replaced only where it is still what was read: any number of processes may do this at
 //! once, and one that is cut off is simply run again. At the start each is a statement of its own;
-//! what an operator has sealed anew is one SQL transaction, with its audit.
+//! what an operator has sealed again is one SQL transaction, with its audit.
 
 use std::time::Duration;
 
@@ -117,24 +117,24 @@ pub async fn reseal(
     client_secrets::remove_ended(pool).await?;
     let stored = client_secrets::stored_secrets(pool).await?;
     Seals::count(keys, &stored).check()?;
-    let anew = sealed_anew(keys, &stored, |state| state != SealState::Current);
-    let sealed = client_secrets::reseal(pool, &anew, actor).await?;
+    let again = sealed_again(keys, &stored, |state| state != SealState::Current);
+    let sealed = client_secrets::reseal(pool, &again, actor).await?;
     Ok((sealed, seals(pool, keys).await?))
 }
 
 /// What was read, with the same secret sealed with the first key; without what does not open, which
 /// the callers count and report.
-fn sealed_anew<'a>(
+fn sealed_again<'a>(
     keys: &MasterKeys,
     stored: &'a [StoredSecret],
     takes: impl Fn(SealState) -> bool,
 ) -> Vec<(&'a StoredSecret, String)> {
     let taken = stored.iter().filter(|read| takes(keys.state(&read.signing_secret)));
-    let anew = taken.filter_map(|read| {
+    let again = taken.filter_map(|read| {
         let secret = keys.open(&read.client, &read.signing_secret).ok()?;
         Some((read, keys.seal(&read.client, &secret)))
     });
-    anew.collect()
+    again.collect()
 }
 
 /// Seals what is stored in plain.
@@ -143,8 +143,8 @@ async fn seal_plain(
     keys: &MasterKeys,
     stored: &[StoredSecret],
 ) -> Result<(), StoreError> {
-    for (read, anew) in sealed_anew(keys, stored, |state| state == SealState::Plain) {
-        client_secrets::replace(pool, read, &anew).await?;
+    for (read, again) in sealed_again(keys, stored, |state| state == SealState::Plain) {
+        client_secrets::replace(pool, read, &again).await?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! It checks the Standard Webhooks signature over the raw body before it parses anything, and
 //! answers 401 where it is wrong. Everything that arrives about an id is kept in order of arrival,
-//! so that tests can see what a client was told, when, and whether a version went down. What was
+//! so that tests can see what a client received, when, and whether a version went down. What was
 //! answered counts as acknowledged from the moment the answer leaves.
 //!
 //! Memory: deliveries are kept up to [`MAX_DELIVERIES_KEPT`]; later ones are counted only.
@@ -237,7 +237,7 @@ pub(super) async fn receive_callback(
     shared.respond(reaction, remote, no_transaction, note).await
 }
 
-/// A handle on the simulated client: scripts its answers, reads what it was told.
+/// A handle on the simulated client: scripts its answers, reads what it received.
 #[derive(Clone)]
 pub struct Client(pub(super) Arc<Shared>);
 

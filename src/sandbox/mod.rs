@@ -5,12 +5,13 @@
 //! Two kinds of behaviour: the [`Profile`] draws faults and latencies from a seed, the scripts of
 //! [`ThirdParty`] and [`Client`] say exactly what the next calls do.
 //!
-//! - the third party: `POST /transaction`, `GET /transaction/{id}`, and webhooks to each `webhookUrl`
+//! - the third party: `POST /transaction`, `GET /transaction/{id}`, and webhooks to each
+//!   `webhookUrl`
 //! - the client: `PUT /callback`, `PUT /callback/{anything}`
 //! - both: `GET /stats`, `GET /healthz`
 //!
-//! All state is in memory: stopping or dropping a [`Sandbox`] ends its tasks and forgets everything,
-//! webhooks that were still to come included. No lock is held across an await.
+//! All state is in memory: stopping or dropping a [`Sandbox`] ends its tasks and forgets
+//! everything, webhooks that were still to come included. No lock is held across an await.
 
 mod client;
 mod config;
@@ -248,7 +249,7 @@ impl Shared {
     }
 
     /// Carries out a reaction. `transaction` makes the body of [`Body::Transaction`]; `note` is
-    /// told the status code when an answer leaves.
+    /// called with the status code when an answer leaves.
     async fn respond(
         &self,
         reaction: Reaction,

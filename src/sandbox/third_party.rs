@@ -5,7 +5,7 @@
 //! is what makes its timeouts ambiguous. It is not idempotent: a repeated create overwrites and is
 //! counted as a double create, unless the sandbox is configured otherwise.
 //!
-//! [`ThirdParty`] is the tests' side: scripts, state, and the calls in the order they came.
+//! [`ThirdParty`] is the tests' side: scripts, state, and the calls in order of arrival.
 
 use std::{
     sync::{Arc, atomic::Ordering},

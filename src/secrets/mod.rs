@@ -1,5 +1,5 @@
-//! Secrets at rest, pure: what is stored of a key that only needs to be recognised, and how a
-//! secret that must be read again is sealed.
+//! Secrets at rest, pure: keys that only need to be recognised are hashed; secrets that must be
+//! read again are sealed (encrypted).
 //!
 //! API keys and operator tokens are kept as SHA-256 ([`hash_token`]): they are random and long, so
 //! that a slow hash would add nothing. Clients' signing secrets are sealed with a master key

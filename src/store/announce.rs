@@ -1,4 +1,4 @@
-//! Telling the other processes when jobs fall due.
+//! Announces to the other processes when jobs fall due, by `NOTIFY`.
 //!
 //! What a request has committed is announced on the channel `quartet_due` after the commit, by a
 //! task of its own: at once, and then at most every 5 ms, so that the cost does not grow with

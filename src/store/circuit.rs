@@ -3,8 +3,8 @@
 //!
 //! Each change names the state that it begins from, so that of several processes that want the
 //! same change one makes it: a trip names the number of trips before it, and a probe's result the
-//! probe. A change that comes too late changes nothing. A probe that is never heard of again is
-//! free for another after `probe_until`.
+//! probe. A late change does nothing. A probe whose process never reports back is available
+//! to another one after `probe_until`.
 
 use std::time::Duration;
 
@@ -161,7 +161,7 @@ pub async fn take_probe(
     Ok(taken.map(seconds))
 }
 
-/// Closes the circuit, because `probe` was answered; `false` where that probe came too late.
+/// Closes the circuit, because `probe` was answered; `false` if that probe is out of date.
 pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, StoreError> {
     let closed = sqlx::query!(
         r#"
@@ -177,8 +177,8 @@ pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, S
     Ok(closed.rows_affected() > 0)
 }
 
-/// Opens the circuit again for `open_for`, because `probe` failed; `false` where that probe came
-/// too late.
+/// Opens the circuit again for `open_for`, because `probe` failed; `false` if that probe is out
+/// of date.
 pub async fn reopen(
     executor: impl PgExecutor<'_>,
     probe: &str,

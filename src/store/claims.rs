@@ -32,8 +32,8 @@ pub struct Wanted {
     pub holds: Option<Vec<(String, DateTime<Utc>)>>,
 }
 
-/// Leases due jobs to workers, with what the jobs are about. Fails on the foreign key when a worker is
-/// no longer registered, which is what it must learn.
+/// Leases due jobs to workers, with what the jobs are about. Fails on the foreign key when a worker
+/// is no longer registered, which is what it must learn.
 #[derive(Debug)]
 pub struct Claims;
 
@@ -338,7 +338,7 @@ async fn add_transactions(
 }
 
 /// Gives back the running jobs of `worker` other than those it `holds` (job id and time of claim):
-/// they were claimed by a statement whose answer never came. No handler has seen them: this costs
+/// they were claimed by a statement whose answer was lost. No handler has seen them, so this costs
 /// neither an attempt nor time. Returns how many there were.
 async fn release_unknown(
     executor: impl PgExecutor<'_>,

@@ -1,7 +1,7 @@
 //! Clients' keys and signing secrets in rotation: the present ones in `clients`, those that are good
 //! for a while longer in `client_retiring_keys` and `client_retiring_secrets`.
 //!
-//! Secrets come here sealed and leave sealed; whoever holds the master keys opens them.
+//! Secrets arrive here sealed and leave sealed; only code with the master keys opens them.
 
 use std::{fmt, time::Duration};
 
@@ -213,12 +213,12 @@ pub async fn stored_secrets(
 /// of them or none. Returns how many those were.
 pub async fn reseal(
     pool: &Database,
-    anew: &[(&StoredSecret, String)],
+    sealed_again: &[(&StoredSecret, String)],
     actor: Actor<'_>,
 ) -> Result<usize, StoreError> {
     let mut tx = super::begin(pool).await?;
     let mut resealed = 0;
-    for (read, sealed) in anew {
+    for (read, sealed) in sealed_again {
         resealed += usize::from(replace(&mut *tx, read, sealed).await?);
     }
     let detail = Map::from_iter([("resealed".to_owned(), resealed.into())]);
@@ -228,7 +228,7 @@ pub async fn reseal(
     Ok(resealed)
 }
 
-/// Puts the same secret, sealed anew, in the place of what was read there. `false` where something
+/// Puts the same secret, sealed again, in the place of what was read there. `false` where something
 /// else has come into that place since.
 pub async fn replace(
     executor: impl PgExecutor<'_>,

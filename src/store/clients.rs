@@ -37,7 +37,7 @@ pub struct Client {
     pub old_secret_until: Option<DateTime<Utc>>,
 }
 
-/// Where and how a client is told.
+/// Where and how a client is notified.
 #[derive(Clone)]
 pub struct Callback {
     /// The client's name.
@@ -84,8 +84,8 @@ pub async fn add(
 }
 
 /// Adds the client or brings it up to date, and enables it. What that changed of one that was there
-/// goes into the audit; `is_same_secret` compares the signing secrets, which only whoever has the
-/// master keys can: each sealing looks different.
+/// goes into the audit; `is_same_secret` compares the signing secrets, which needs
+/// the master keys, because each sealing looks different.
 pub async fn upsert(
     pool: &Database,
     new: &NewClient<'_>,
@@ -184,8 +184,8 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
     .await?)
 }
 
-/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes where
-/// they are refused already.
+/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes
+/// where they are refused already.
 pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bool, StoreError> {
     let mut tx = super::begin(pool).await?;
     let disabled = sqlx::query!(
@@ -237,7 +237,7 @@ pub async fn find_by_name(
         .await?)
 }
 
-/// Where to tell clients; a disabled client is still told about what was accepted.
+/// Where to notify clients; a disabled client is still notified of what was accepted.
 pub async fn callbacks(
     executor: impl PgExecutor<'_>,
     ids: &[Uuid],

@@ -1,4 +1,4 @@
-//! Reading the database's clock, and what comes of a wall clock here that differs from it.
+//! Reads the database's clock, and reports a wall clock of this machine that differs from it.
 //!
 //! Each process reads it once a heartbeat ([`follow`]). A skew of more than 5 s is logged, again
 //! when it has changed by as much, and once more when it is gone; the metric

@@ -1,4 +1,4 @@
-//! The database as everybody but the writers uses it: a pool of connections whose waits all end.
+//! The database for everything but the batch writers: a pool in which every wait has a limit.
 //!
 //! Each statement has a limit of its own here, beside the server's: a connection whose packets are
 //! lost says nothing for as long as TCP tries, which is a quarter of an hour. A connection that did
@@ -229,7 +229,7 @@ pub(super) struct Borrowed {
 enum State {
     Clean,
     InTransaction,
-    /// Nobody knows how far it came, or it leads nowhere: it is closed.
+    /// Its state is unknown, or it leads nowhere: it is closed.
     Unusable,
 }
 

@@ -64,7 +64,7 @@ impl Opened {
         Ok(Self { tx, letter, transaction })
     }
 
-    /// Closes the dead letter. Whoever closed it first wins: then this is an error.
+    /// Closes the dead letter. If somebody else closed it first, this is an error.
     async fn close(
         &mut self,
         state: DeadLetterState,
@@ -154,7 +154,7 @@ async fn reactivate(
 }
 
 /// Resolves an open dead letter. With a `status`, which must be final, the transaction gets it
-/// (unless it has it), polling ends, and the client is told; this needs a dead letter that is about
+/// (unless it has it), polling ends, and the client is notified; this needs a dead letter that is about
 /// the status of a transaction that is here. Returns the closed dead letter.
 pub async fn resolve(
     pool: &Database,

@@ -47,7 +47,7 @@ impl JobRows {
     /// Rows for each transaction.
     pub const EACH: usize = JobKind::ALL.len();
 
-    /// Room for the rows of so many transactions.
+    /// Capacity for the rows of this number of transactions.
     pub fn with_capacity(transactions: usize) -> Self {
         let rows = transactions * Self::EACH;
         Self {
@@ -149,7 +149,7 @@ pub struct ClaimedJob {
     pub late: Duration,
     /// What it is about, where that exists, as it was when the job was claimed.
     pub transaction: Option<Transaction>,
-    /// notify_client: where and how the transaction's client is told.
+    /// notify_client: where and how the transaction's client is notified.
     pub callback: Option<Callback>,
 }
 
@@ -245,7 +245,7 @@ pub async fn last_error(
     Ok(error.flatten())
 }
 
-/// Writes those of the four rows of `transaction` that are missing, as done: for whoever needs a
+/// Writes those of the four rows of `transaction` that are missing, as done: for an action that needs a
 /// job row of a transaction that was pruned. The caller holds the transaction's row locked. Where
 /// nothing is missing nothing changes. Returns how many were written.
 pub async fn restore(

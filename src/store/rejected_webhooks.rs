@@ -1,6 +1,7 @@
 //! Rejected webhooks: why the third party's webhooks are not taken, for operators.
 //!
-//! Whoever can reach the API can send a webhook, so what is written does not grow with what comes:
+//! Anybody who can reach the API can send a webhook, so the rows do not grow with the number of
+//! webhooks:
 //! one row a minute and reason, which counts, and holds the last one of them as an example. All
 //! processes add to the same rows. A killed process takes its last second with it.
 
@@ -53,7 +54,7 @@ pub struct RejectedWebhooks {
     pub reason: String,
     /// Above zero.
     pub count: i64,
-    /// When the last one came.
+    /// When the last one arrived.
     pub last_at: DateTime<Utc>,
     /// What it was answered; at most 1,000 characters.
     pub last_detail: String,

@@ -39,7 +39,7 @@ pub async fn apply(
 }
 
 /// Gives `current` the final status that an operator decided on; nothing where it has it. Job rows
-/// that were pruned are written again, so that the client is told.
+/// that were pruned are written again, so that the client is notified.
 pub async fn set_by_operator(
     conn: &mut PgConnection,
     current: &Transaction,

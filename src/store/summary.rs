@@ -12,7 +12,7 @@ pub struct Progress {
     pub completed: i64,
     pub declined: i64,
     pub failed: i64,
-    /// Told to the client in their last version, or in front of an operator.
+    /// The client acknowledged the last version, or an operator has to decide.
     pub ended: i64,
 }
 

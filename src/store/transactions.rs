@@ -226,8 +226,8 @@ impl LockedTransactions {
     }
 }
 
-/// Those of `ids` that exist, locked as by [`lock`], in the order of their ids: whoever locks
-/// several does so in one order.
+/// Those of `ids` that exist, locked as by [`lock`], in the order of their ids, as
+/// everything that locks several does.
 pub(super) async fn lock_all(
     conn: &mut PgConnection,
     ids: &[Uuid],
@@ -322,7 +322,8 @@ fn by_id(found: Vec<StoredTransaction>) -> HashMap<Uuid, Transaction> {
     found.into_iter().map(|stored| (stored.id, stored.into())).collect()
 }
 
-/// One transaction, locked until the SQL transaction ends: whoever decides about a status holds it.
+/// One transaction, locked until the SQL transaction ends; code that decides about a status holds
+/// this lock.
 pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Transaction>, StoreError> {
     Ok(lock_all(conn, &[id], Locked::Wait).await?.held.remove(&id))
 }

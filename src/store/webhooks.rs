@@ -59,7 +59,7 @@ pub struct Webhook {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     pub outcome: WebhookOutcome,
-    /// Whether this `webhook-id` came before; nothing was done then.
+    /// Whether this `webhook-id` was received before; nothing was done then.
     pub duplicate: bool,
     /// When it was received, by the database's clock; what it made due is due since then.
     pub at: DateTime<Utc>,

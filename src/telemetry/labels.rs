@@ -51,7 +51,7 @@ words! {
         Conflict = "conflict",
         /// It names an id that is not here.
         UnknownTransaction = "unknown_transaction",
-        /// It came before.
+        /// It was received before.
         Duplicate = "duplicate",
         /// 401: its signature is wrong, missing or too old.
         BadSignature = "bad_signature",

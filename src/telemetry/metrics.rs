@@ -73,7 +73,7 @@ struct QueueMetrics {
     attempts: Histogram,
 }
 
-/// A connection pool that is shown.
+/// A connection pool of the metrics.
 #[derive(Debug)]
 pub struct NamedPool {
     /// What it is for.

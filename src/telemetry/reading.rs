@@ -1,4 +1,4 @@
-//! What only the database knows, as gauges made anew for each scrape.
+//! What only the database knows, as gauges created for each scrape.
 //!
 //! Every process shows the same values, which are those of the whole installation. Where the
 //! database could not be read they are left out, and `quartet_database_up` is 0: a gauge that kept

@@ -1,7 +1,7 @@
 //! Traces: OTLP over HTTP, off unless `QUARTET_TRACES__ENDPOINT` is set.
 //!
-//! A transaction is one trace. The accept's span (a child of the caller's, where a `traceparent`
-//! came with the request) is stored in the four job rows as W3C `traceparent`; each run of a job
+//! A transaction is one trace. The accept's span (a child of the caller's, if the request
+//! carried a `traceparent`) is stored in the four job rows as W3C `traceparent`; each run of a job
 //! and the webhook continue it, and outbound calls carry it on. Only what is sampled is stored and
 //! sent: a job without a `traceparent` belongs to no trace and makes no span.
 //!
@@ -211,7 +211,7 @@ pub fn follow(span: &Span, traceparent: Option<&str>) {
     set_parent(span, parent);
 }
 
-/// Makes `span` a child of what came with a request, if anything did.
+/// Makes `span` a child of the request's trace, if the request carried one.
 pub fn continue_incoming(span: &Span, traceparent: Option<&str>) {
     if is_on()
         && let Some(parent) = traceparent.and_then(parse)
@@ -220,8 +220,8 @@ pub fn continue_incoming(span: &Span, traceparent: Option<&str>) {
     }
 }
 
-/// Moves `span` from what came with its request into the trace of `traceparent`; the former stays
-/// as a link.
+/// Moves `span` from the request's own trace into the trace of `traceparent`; the former stays as a
+/// link.
 pub fn join(span: &Span, traceparent: &str, incoming: Option<&str>) {
     let Some(parent) = parse(traceparent) else { return };
     if !is_on() {

@@ -50,7 +50,6 @@ mod peer_answers;
 mod plans;
 mod poison;
 mod pressure;
-mod readme;
 mod reconcile;
 mod rescue;
 mod retention;

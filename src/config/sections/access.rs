@@ -1,4 +1,4 @@
-//! Where Quartet is reached, and what it keeps its data in.
+//! Settings of the API's address, of the database and of access.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,13 +13,13 @@ use crate::secrets::MasterKeys;
 /// `DATABASE_URL` and `QUARTET_DATABASE__…`: the connection to Postgres.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Database {
-    /// Where Postgres is; no default, `serve` needs it.
+    /// Where Postgres is.
     pub url: Option<Redacted<String>>,
-    /// What is between here and Postgres; nothing.
+    /// The connection pooler in between.
     pub pooler: Pooler,
-    /// Postgres itself where `url` is a pooler, for what needs a session; none.
+    /// Postgres itself where `url` is a pooler, for what needs a session.
     pub direct_url: Option<Redacted<String>>,
-    /// Most connections of one process, 10 or more; 20.
+    /// Maximum number of connections of one process.
     pub max_connections: u32,
 }
 
@@ -46,29 +46,31 @@ impl Database {
             url: settings.secret(
                 "DATABASE_URL",
                 database_url,
-                "Postgres to use, `postgres://user:password@host:5432/database`; required by `serve`",
+                "Postgres connection URL, `postgres://user:password@host:5432/database`; required \
+                 by `serve`",
             ),
             pooler: settings.read(
                 "QUARTET_DATABASE__POOLER",
                 "none",
                 pooler,
-                "What is between Quartet and Postgres: `transaction` for a pooler in transaction \
-                 mode, such as PgBouncer; `none` for nothing. See docs/database.md",
+                "Connection pooler between Quartet and Postgres: `transaction` for one in \
+                 transaction mode, such as PgBouncer, or `none`. See \
+                 [database.md](database.md#through-pgbouncer)",
             ),
             direct_url: settings.secret(
                 "QUARTET_DATABASE__DIRECT_URL",
                 database_url,
-                "Postgres itself where `DATABASE_URL` is a pooler: for `quartet migrate`, which \
-                 needs it, and for one connection of each worker process, which then hears at once \
-                 of jobs that others made due",
+                "URL that leads to Postgres itself where `DATABASE_URL` leads to a pooler. \
+                 `quartet migrate` needs it; each worker process also keeps one connection over it \
+                 to hear `NOTIFY`",
             ),
             max_connections: settings.read(
                 "QUARTET_DATABASE__MAX_CONNECTIONS",
                 "20",
                 count(10, 10_000),
-                "Most database connections of one process, 10 or more: two that write what \
-                 requests bring, five that claim, watch and write jobs, one for scrapes of the \
-                 metrics, of the rest a third for requests",
+                "Maximum number of database connections of one process, at least 10. Eight have a \
+                 fixed use (writers, claims, leases, metrics); a third of the rest serves \
+                 requests, the others serve jobs",
             ),
         }
     }
@@ -80,25 +82,25 @@ const KEY: &str = "QUARTET_HTTP__TLS_KEY";
 /// `QUARTET_HTTP__…`: Quartet's own API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Http {
-    /// Address to listen on; `127.0.0.1:8080`. Port 0 lets the system choose.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// URL under which the third party reaches the API; by default the listen address. See
+    /// URL at which the third party reaches the API. See
     /// [`Config::webhook_url`](crate::config::Config::webhook_url).
     pub public_url: Option<BaseUrl>,
-    /// Largest request body, in bytes; 64 KiB.
+    /// Largest request body, in bytes.
     pub max_body: usize,
-    /// Certificate and key to serve HTTPS with; none by default, and then it is plain HTTP.
+    /// Certificate and key for HTTPS, or none for plain HTTP.
     pub tls: Option<Tls>,
 }
 
 /// `QUARTET_HTTP__TLS_…`: HTTPS. Both files or neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM file with the certificate, then those that lead to a root.
+    /// PEM file with the certificate and the intermediate certificates.
     pub certificate: PathBuf,
     /// PEM file with the certificate's private key.
     pub key: PathBuf,
-    /// How often the files are looked at; 10 s.
+    /// How often the files are checked for changes.
     pub reload: Duration,
 }
 
@@ -107,15 +109,16 @@ impl Tls {
         let certificate = settings.optional(
             CERTIFICATE,
             file,
-            "PEM file with the certificate to serve HTTPS with, then those that lead to a root; \
-             without it HTTP is served",
+            "PEM file with the certificate for HTTPS, followed by the intermediate certificates. \
+             Unset, Quartet serves plain HTTP",
         );
-        let key = settings.optional(KEY, file, "PEM file with that certificate's private key");
+        let key = settings.optional(KEY, file, "PEM file with the private key of that certificate");
         let reload = settings.read(
             "QUARTET_HTTP__TLS_RELOAD",
             "10s",
             positive_duration,
-            "How often both files are looked at: a renewed certificate is used without a restart",
+            "How often both files are checked for changes; a renewed certificate is used without a \
+             restart",
         );
         if certificate.is_some() != key.is_some() {
             let (absent, other) =
@@ -138,9 +141,9 @@ impl Http {
             public_url: settings.optional(
                 "QUARTET_HTTP__PUBLIC_URL",
                 BaseUrl::parse,
-                "URL under which the third party reaches the API, for `webhookUrl`; by default \
-                 the listen address. Set it behind a proxy, and on workers that run apart from the \
-                 API",
+                "URL at which the third party reaches the API; it goes into `webhookUrl`. Unset, \
+                 the listen address is used. Set it behind a proxy, and on workers that run apart \
+                 from the API",
             ),
             max_body: settings.read(
                 "QUARTET_HTTP__MAX_BODY",
@@ -158,9 +161,9 @@ pub(in crate::config) fn read_operator_tokens(settings: &mut Settings) -> Vec<Re
     let tokens = settings.secret(
         "QUARTET_OPERATOR_TOKEN",
         operator_tokens,
-        "Bearer token of the operator API: 32 random characters or more; fewer than 16, quotes and \
-         examples' placeholders are refused. Several, each accepted, are separated by commas. \
-         Without it the operator API is closed",
+        "Bearer token of the operator API; use 32 random characters or more. Tokens shorter than \
+         16 characters, with quotes, or copied from an example are refused. Separate several with \
+         commas; each is accepted. Unset, the operator API is closed",
     );
     tokens.unwrap_or_default()
 }
@@ -170,16 +173,16 @@ pub(in crate::config) fn read_operator_name(settings: &mut Settings) -> Option<S
     settings.optional(
         "QUARTET_OPERATOR_NAME",
         name,
-        "Who acts on the command line, for the audit, which names the system's account beside it; \
-         `--operator` wins over it",
+        "Name of the operator on the command line, for the audit, which also records the operating \
+         system's account. `--operator` overrides it",
     )
 }
 
 /// `QUARTET_SECRETS__…`: what seals secrets in the database.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Secrets {
-    /// Keys that clients' signing secrets are sealed with: the first one seals, each opens. None by
-    /// default: then they are stored in plain.
+    /// Keys that encrypt clients' signing secrets: the first encrypts, each decrypts. Without any
+    /// the secrets are stored in plain text.
     pub master_keys: MasterKeys,
 }
 
@@ -189,9 +192,10 @@ impl Secrets {
             master_keys: settings.secret(
                 "QUARTET_SECRETS__MASTER_KEY",
                 master_keys,
-                "Key that seals clients' signing secrets in the database, 32 bytes in base64 \
-                 (`quartet secrets generate-key`); several are separated by commas: the first one \
-                 seals, each opens. Without it they are stored in plain, and each start warns of it",
+                "Key that encrypts clients' signing secrets in the database: 32 bytes in base64 \
+                 (`quartet secrets generate-key`). Separate several with commas: the first \
+                 encrypts, each decrypts. Unset, secrets are stored in plain text, with a warning \
+                 at each start",
             ).unwrap_or_default(),
         }
     }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use super::super::{settings::Settings, value::name_servers};
 
-/// `QUARTET_DNS__…`: who is asked for names.
+/// `QUARTET_DNS__…`: the name servers.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Dns {
-    /// Name servers; none, which means those of the system.
+    /// Name servers, or empty for those of the system.
     pub servers: Vec<SocketAddr>,
 }
 
@@ -19,8 +19,8 @@ impl Dns {
                     "QUARTET_DNS__SERVERS",
                     name_servers,
                     "Name servers for the third party and callback URLs, such as \
-                     `10.0.0.53,[fd00::53]:5353`; by default those of `/etc/resolv.conf`, with its \
-                     search list, which does not count beside this",
+                     `10.0.0.53,[fd00::53]:5353`. Unset, those of `/etc/resolv.conf` are used, \
+                     with its search list; the search list is ignored when this is set",
                 )
                 .unwrap_or_default(),
         }

@@ -1,4 +1,5 @@
-//! The settings by section: each field's meaning, unit and default, and how it is read.
+//! The settings by section. The call that reads a setting states its default and its meaning;
+//! `docs/configuration.md` is made from these calls, and no doc comment repeats a default.
 
 mod access;
 mod dns;

@@ -1,4 +1,4 @@
-//! The third party and the clients: how they are called, and what is accepted from them.
+//! Settings of calls to the third party and to clients, and of the third party's webhooks.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -20,21 +20,21 @@ use crate::{domain::EgressPolicy, signature::Secret};
 /// `QUARTET_THIRD_PARTY__…`: the third party that creates transactions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ThirdParty {
-    /// Where it is; no default, workers need it.
+    /// Where it is.
     pub base_url: Option<BaseUrl>,
-    /// Path that a transaction is posted to; `/transaction`.
+    /// Path that a transaction is posted to.
     pub create_path: String,
-    /// Path of one transaction, with `{id}` once; `/transaction/{id}`.
+    /// Path of one transaction, with `{id}` once.
     pub lookup_path: String,
-    /// Longest wait for the answer to a create; 35 s.
+    /// Time limit for the answer to a create.
     pub timeout: Duration,
-    /// Longest wait for the answer to a lookup; 5 s.
+    /// Time limit for the answer to a lookup.
     pub lookup_timeout: Duration,
-    /// Tries after the first one; 3.
+    /// Retries after the first attempt.
     pub create_retries: u32,
-    /// Wait after an ambiguous or failed try; 120 s.
+    /// Wait after an ambiguous or failed attempt.
     pub create_backoff: Duration,
-    /// Most requests of one process at the same time; 1000.
+    /// Maximum number of concurrent creates, and of polls, in one process.
     pub max_in_flight: u32,
 }
 
@@ -44,49 +44,49 @@ impl ThirdParty {
             base_url: settings.optional(
                 "QUARTET_THIRD_PARTY__BASE_URL",
                 BaseUrl::parse,
-                "URL of the third party, `http://` or `https://`; required by workers",
+                "Base URL of the third party, `http://` or `https://`; required by workers",
             ),
             create_path: settings.read(
                 "QUARTET_THIRD_PARTY__CREATE_PATH",
                 "/transaction",
                 path,
-                "Path that a transaction is posted to",
+                "Path to which Quartet posts a transaction",
             ),
             lookup_path: settings.read(
                 "QUARTET_THIRD_PARTY__LOOKUP_PATH",
                 "/transaction/{id}",
                 lookup_path,
-                "Path of one transaction, with `{id}` exactly once",
+                "Path at which Quartet looks up a transaction; contains `{id}` exactly once",
             ),
             timeout: settings.read(
                 "QUARTET_THIRD_PARTY__TIMEOUT",
                 "35s",
                 positive_duration,
-                "Longest wait for the answer to a create",
+                "Time limit for the answer to a create",
             ),
             lookup_timeout: settings.read(
                 "QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT",
                 "5s",
                 positive_duration,
-                "Longest wait for the answer to a lookup",
+                "Time limit for the answer to a lookup",
             ),
             create_retries: settings.read(
                 "QUARTET_THIRD_PARTY__CREATE_RETRIES",
                 "3",
                 count(0, 1_000),
-                "Tries to create after the first one",
+                "Retries of a create after the first attempt",
             ),
             create_backoff: settings.read(
                 "QUARTET_THIRD_PARTY__CREATE_BACKOFF",
                 "120s",
                 positive_duration,
-                "Wait after an ambiguous or failed try to create",
+                "Wait before the next attempt after an ambiguous or failed create",
             ),
             max_in_flight: settings.read(
                 "QUARTET_THIRD_PARTY__MAX_IN_FLIGHT",
                 "1000",
                 count(1, 1_000_000),
-                "Most creates, and as many polls, of one process at the same time",
+                "Maximum number of concurrent creates, and of concurrent polls, in one process",
             ),
         }
     }
@@ -102,18 +102,18 @@ impl ThirdParty {
     }
 }
 
-/// `QUARTET_CIRCUIT__…`: when the third party is left alone because it does not answer.
+/// `QUARTET_CIRCUIT__…`: when calls to the third party stop because too many fail.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Circuit {
-    /// Share of failed calls from which the circuit opens, above 0 and at most 1; 0.5.
+    /// Share of failed calls at which the circuit opens.
     pub failure_ratio: f64,
-    /// Over how long calls are counted; 60 s.
+    /// Time over which calls are counted.
     pub window: Duration,
-    /// With fewer calls in the window it stays closed; 20.
+    /// Minimum number of calls in the window before it may open.
     pub min_calls: u32,
-    /// First opening, doubled with each failed probe; 15 s.
+    /// How long it stays open at first, doubled after each failed probe.
     pub open_for: Duration,
-    /// Longest opening; 2 min.
+    /// Longest time between probes.
     pub max_open_for: Duration,
 }
 
@@ -124,27 +124,26 @@ impl Circuit {
                 "QUARTET_CIRCUIT__FAILURE_RATIO",
                 "0.5",
                 positive_ratio,
-                "Share of one process's calls to the third party, above 0 and at most 1, that \
-                 must fail for the circuit to open",
+                "Share of failed calls, above 0 and at most 1, at which a process opens the \
+                 circuit",
             ),
             window: settings.read(
                 "QUARTET_CIRCUIT__WINDOW",
                 "60s",
                 positive_duration,
-                "Over how long these calls are counted",
+                "Time over which each process counts its calls",
             ),
             min_calls: settings.read(
                 "QUARTET_CIRCUIT__MIN_CALLS",
                 "20",
                 count(1, 1_000_000_000),
-                "With fewer calls within the window the circuit stays closed",
+                "Minimum number of calls in the window before the circuit may open",
             ),
             open_for: settings.read(
                 "QUARTET_CIRCUIT__OPEN_FOR",
                 "15s",
                 positive_duration,
-                "How long an open circuit lets no call through, at first; doubled with each \
-                 failed probe",
+                "How long the circuit stays open at first; doubled after each failed probe",
             ),
             max_open_for: settings.read(
                 "QUARTET_CIRCUIT__MAX_OPEN_FOR",
@@ -156,13 +155,12 @@ impl Circuit {
     }
 }
 
-/// `QUARTET_WEBHOOK__…`: what the third party's webhooks are checked with.
+/// `QUARTET_WEBHOOK__…`: how the third party's webhooks are verified.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
-    /// Secrets, any of which may have signed; empty by default, the API needs one. The first one
-    /// signs in `sign-webhook`.
+    /// Signing secrets, each accepted. `sign-webhook` signs with the first one.
     pub secrets: Vec<Secret>,
-    /// How far a webhook's timestamp may be from now, both ways; 300 s.
+    /// Maximum difference between a webhook's timestamp and now, in both directions.
     pub tolerance: Duration,
 }
 
@@ -173,32 +171,33 @@ impl Webhook {
                 .secret(
                     "QUARTET_WEBHOOK__SECRETS",
                     secrets,
-                    "Signing secrets of the third party's webhooks, `whsec_…` separated by \
-                     commas, each accepted; required by the API",
+                    "Signing secrets of the third party's webhooks, `whsec_…`, separated by \
+                     commas; each is accepted. Required by the API",
                 )
                 .unwrap_or_default(),
             tolerance: settings.read(
                 "QUARTET_WEBHOOK__TOLERANCE",
                 "300s",
                 seconds,
-                "How far a webhook's timestamp may be from now, in both directions",
+                "Maximum difference between a webhook's timestamp and the current time, in both \
+                 directions",
             ),
         }
     }
 }
 
-/// `QUARTET_POLL__…`: when the third party is asked how a transaction ended.
+/// `QUARTET_POLL__…`: when the third party is polled for a final status.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    /// From acceptance to the first poll; 200 ms.
+    /// Delay from acceptance to the first poll.
     pub first: Duration,
-    /// Gap after the first poll; 10 ms.
+    /// Delay after the first poll.
     pub second: Duration,
-    /// By how much each further gap grows; 2.
+    /// Factor by which each further delay grows.
     pub factor: f64,
-    /// Longest gap; 60 s.
+    /// Longest delay.
     pub max_delay: Duration,
-    /// From acceptance to giving up; 15 min.
+    /// Time from acceptance after which polling stops.
     pub deadline: Duration,
 }
 
@@ -209,120 +208,120 @@ impl Poll {
                 "QUARTET_POLL__FIRST",
                 "200ms",
                 duration,
-                "From acceptance to the first poll",
+                "Delay from acceptance to the first poll",
             ),
             second: settings.read(
                 "QUARTET_POLL__SECOND",
                 "10ms",
                 positive_duration,
-                "Gap between the first and the second poll",
+                "Delay between the first and the second poll",
             ),
             factor: settings.read(
                 "QUARTET_POLL__FACTOR",
                 "2",
                 factor,
-                "By how much each further gap grows, 1 to 100",
+                "Factor by which each further delay grows, 1 to 100",
             ),
             max_delay: settings.read(
                 "QUARTET_POLL__MAX_DELAY",
                 "60s",
                 positive_duration,
-                "Longest gap; at least `QUARTET_POLL__SECOND`",
+                "Longest delay between two polls; at least `QUARTET_POLL__SECOND`",
             ),
             deadline: settings.read(
                 "QUARTET_POLL__DEADLINE",
                 "15m",
                 positive_duration,
-                "From acceptance to giving up, which opens a dead letter; longer than \
-                 `QUARTET_POLL__FIRST`",
+                "Time from acceptance after which polling stops and a dead letter is opened; \
+                 longer than `QUARTET_POLL__FIRST`",
             ),
         }
     }
 }
 
-/// `QUARTET_NOTIFY__…`: how clients are told.
+/// `QUARTET_NOTIFY__…`: how clients are notified.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Notify {
-    /// From acceptance to the first notification; 200 ms.
+    /// Delay from acceptance to the first notification.
     pub first: Duration,
-    /// Most attempts to deliver, the first included; 15.
+    /// Maximum number of attempts, including the first.
     pub max_attempts: u32,
-    /// Wait after the first failed attempt, doubled after each further one; 1 s.
+    /// Delay after the first failed attempt, doubled after each further one.
     pub base: Duration,
-    /// Longest wait between attempts; 1 h.
+    /// Longest delay between attempts.
     pub max_delay: Duration,
-    /// Longest wait for the client's answer; 10 s.
+    /// Time limit for the client's answer.
     pub timeout: Duration,
-    /// Calls in a row without an answer after which a callback host is left alone; 5.
+    /// Consecutive calls without an answer after which a callback host counts as down.
     pub host_failures: u32,
-    /// Where callback URLs may lead; to public addresses, by `http` or `https`, and to loopback ones
-    /// while `HTTP__LISTEN` is one.
+    /// Where callback URLs may lead.
     pub egress: EgressPolicy,
 }
 
 impl Notify {
-    /// `is_local`: this process is reached from its own machine alone, as in development, where the
-    /// clients are there too.
+    /// `is_local`: the process listens on a loopback address only, as in development, where the
+    /// clients run on the same machine.
     pub(in crate::config) fn read(settings: &mut Settings, is_local: bool) -> Self {
         Self {
             first: settings.read(
                 "QUARTET_NOTIFY__FIRST",
                 "200ms",
                 duration,
-                "From acceptance to the first notification of the client",
+                "Delay from acceptance to the first notification of the client",
             ),
             max_attempts: settings.read(
                 "QUARTET_NOTIFY__MAX_ATTEMPTS",
                 "15",
                 count(1, 1_000),
-                "Most attempts to notify, the first included; then a dead letter",
+                "Maximum number of attempts to notify, including the first; then a dead letter is \
+                 opened",
             ),
             base: settings.read(
                 "QUARTET_NOTIFY__BASE",
                 "1s",
                 positive_duration,
-                "Wait after the first failed attempt, doubled after each further one",
+                "Delay after the first failed attempt; doubled after each further one",
             ),
             max_delay: settings.read(
                 "QUARTET_NOTIFY__MAX_DELAY",
                 "1h",
                 positive_duration,
-                "Longest wait between attempts; at least `QUARTET_NOTIFY__BASE`",
+                "Longest delay between two attempts; at least `QUARTET_NOTIFY__BASE`",
             ),
             timeout: settings.read(
                 "QUARTET_NOTIFY__TIMEOUT",
                 "10s",
                 positive_duration,
-                "Longest wait for the client's answer",
+                "Time limit for the client's answer",
             ),
             host_failures: settings.read(
                 "QUARTET_NOTIFY__HOST_FAILURES",
                 "5",
                 count(1, 1_000_000_000),
-                "Calls of one client's callback host in a row that get no answer, after which its \
-                 notifications are postponed and one call at a time probes, at first after \
-                 `QUARTET_NOTIFY__BASE`, then at most once a minute",
+                "Number of consecutive calls without an answer after which a client's callback \
+                 host counts as down: its notifications are postponed and single calls probe it, \
+                 first after `QUARTET_NOTIFY__BASE`, later at most once a minute",
             ),
             egress: EgressPolicy {
                 allowed_networks: settings
                     .optional(
                         "QUARTET_NOTIFY__ALLOWED_NETWORKS",
                         networks,
-                        "Networks that callback URLs may lead to although they are not public, such \
-                         as `10.1.0.0/16`, separated by commas, or `none`. Private, loopback, \
+                        "Non-public networks that callback URLs may lead to, such as \
+                         `10.1.0.0/16`, separated by commas, or `none`. Unset, private, loopback, \
                          link-local and other special addresses, and those of the machine itself, \
-                         are refused without it; loopback ones only where `HTTP__LISTEN` is none \
-                         itself. A cloud's metadata address needs an entry of its own, such as \
-                         `169.254.169.254`",
+                         are refused; loopback is allowed only while `QUARTET_HTTP__LISTEN` is a \
+                         loopback address. A cloud's metadata address must be listed by itself, \
+                         such as `169.254.169.254`",
                     )
                     .unwrap_or_else(|| if is_local { loopback() } else { Vec::new() }),
                 allowed_ports: settings
                     .optional(
                         "QUARTET_NOTIFY__ALLOWED_PORTS",
                         ports,
-                        "Ports below 1024 besides 80 and 443, and usual ports of databases and \
-                         other services such as 6379, that callback URLs may use, separated by \
-                         commas, or `none`. They are refused without it",
+                        "Further ports that callback URLs may use, separated by commas, or `none`. \
+                         Unset, these are refused: ports below 1024 other than 80 and 443, and the \
+                         usual ports of databases and similar services, such as 6379",
                     )
                     .unwrap_or_default(),
                 https_only: settings.read(

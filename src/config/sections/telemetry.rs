@@ -9,9 +9,9 @@ use crate::telemetry::{LogFormat, TraceSettings};
 /// `QUARTET_LOG` and `QUARTET_LOG_FORMAT`: what is logged and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
-    /// What is logged, as a `tracing_subscriber::EnvFilter`; `info`.
+    /// What is logged, as a `tracing_subscriber::EnvFilter`.
     pub filter: String,
-    /// How a line is written, `human` or `json`; `human`.
+    /// How a line is written.
     pub format: LogFormat,
 }
 
@@ -22,13 +22,13 @@ impl Log {
                 "QUARTET_LOG",
                 "info",
                 log_filter,
-                "What is logged: a filter such as `info` or `info,quartet=debug`",
+                "Log filter, such as `info` or `info,quartet=debug`",
             ),
             format: settings.read(
                 "QUARTET_LOG_FORMAT",
                 "human",
                 |text| text.parse().map_err(|_| "must be human or json".to_owned()),
-                "How a log line is written, `human` or `json`",
+                "Log format: `human` or `json`",
             ),
         }
     }
@@ -37,9 +37,9 @@ impl Log {
 /// `QUARTET_TRACES__…`: where traces are sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traces {
-    /// An OTLP collector that takes HTTP; none by default, and then there are no traces.
+    /// An OTLP collector that accepts HTTP, or none for no traces.
     pub endpoint: Option<BaseUrl>,
-    /// Share of the traces that begin here which is sampled, 0 to 1; 1.
+    /// Share of the traces begun here that is sampled.
     pub sample_ratio: f64,
 }
 
@@ -49,15 +49,15 @@ impl Traces {
             endpoint: settings.optional(
                 "QUARTET_TRACES__ENDPOINT",
                 BaseUrl::parse,
-                "OTLP collector that takes HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` is \
-                 appended unless it is there. Without it there are no traces",
+                "OTLP collector that accepts HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` \
+                 is appended unless present. Unset, no traces are sent",
             ),
             sample_ratio: settings.read(
                 "QUARTET_TRACES__SAMPLE_RATIO",
                 "1",
                 ratio,
-                "Share of the traces that begin here which is sampled, 0 to 1; a trace that a \
-                 caller began is sampled as the caller says",
+                "Share of the traces begun here that is sampled, 0 to 1. For a trace that a caller \
+                 began, the caller's decision holds",
             ),
         }
     }

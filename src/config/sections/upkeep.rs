@@ -1,4 +1,4 @@
-//! How jobs are run, and what is done about what has ended or does not end.
+//! Settings of the workers, of reconciliation and of retention.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use super::super::{
 /// `QUARTET_WORKER__…`: how jobs are run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
-    /// Most jobs of one queue at the same time in one process; 1000.
+    /// Maximum number of concurrent jobs of one queue in one process.
     pub concurrency: u32,
-    /// How often one statement looks for jobs that other processes made due; 25 ms.
+    /// Polling interval for other processes' jobs when `NOTIFY` is unavailable.
     pub poll_interval: Duration,
-    /// How often a worker shows that it lives; 5 s.
+    /// Interval between heartbeats.
     pub heartbeat: Duration,
-    /// Silence after which a worker's jobs go to others; 15 s, at least two heartbeats.
+    /// Time without a heartbeat after which a worker counts as dead.
     pub dead_after: Duration,
-    /// How long running jobs may take to end at shutdown; 30 s.
+    /// Time that running jobs may take to finish at shutdown.
     pub shutdown_grace: Duration,
 }
 
@@ -29,45 +29,44 @@ impl Worker {
                 "QUARTET_WORKER__CONCURRENCY",
                 "1000",
                 count(1, 1_000_000),
-                "Most jobs of one queue at the same time in one process",
+                "Maximum number of concurrent jobs of each queue in one process",
             ),
             poll_interval: settings.read(
                 "QUARTET_WORKER__POLL_INTERVAL",
                 "22ms",
                 positive_duration,
-                "How often one statement looks for due jobs that other processes made due, where \
-                 their announcements (`NOTIFY`) are not heard; where they are, it looks once a second",
+                "Polling interval for jobs made due by other processes when `NOTIFY` is \
+                 unavailable; otherwise workers poll once a second",
             ),
             heartbeat: settings.read(
                 "QUARTET_WORKER__HEARTBEAT",
                 "5s",
                 positive_duration,
-                "How often a worker shows that it lives",
+                "Interval between two heartbeats of a worker",
             ),
             dead_after: settings.read(
                 "QUARTET_WORKER__DEAD_AFTER",
                 "15s",
                 positive_duration,
-                "Silence after which a worker counts as dead and its jobs go to others; at least \
-                 twice `QUARTET_WORKER__HEARTBEAT`",
+                "Time without a heartbeat after which a worker counts as dead and its jobs are \
+                 taken over; at least twice `QUARTET_WORKER__HEARTBEAT`",
             ),
             shutdown_grace: settings.read(
                 "QUARTET_WORKER__SHUTDOWN_GRACE",
                 "30s",
                 duration,
-                "How long running jobs may take to end at shutdown",
+                "Time that running jobs may take to finish at shutdown",
             ),
         }
     }
 }
 
-/// `QUARTET_RECONCILE__…`: how what is open is compared with the third party.
+/// `QUARTET_RECONCILE__…`: how open transactions are compared with the third party.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reconcile {
-    /// From one sweep to the next, and the first gap between two looks at the same transaction;
-    /// 5 min.
+    /// Time between sweeps, and the first gap between two lookups of the same transaction.
     pub interval: Duration,
-    /// Most lookups per second of a sweep; 10.
+    /// Maximum number of lookups per second in a sweep.
     pub rate: u32,
 }
 
@@ -78,31 +77,32 @@ impl Reconcile {
                 "QUARTET_RECONCILE__INTERVAL",
                 "5m",
                 positive_duration,
-                "From one reconciliation sweep to the next. The same transaction is looked up after \
-                 this time, then after twice as long, up to 24 hours",
+                "Time between two reconciliation sweeps. The same transaction is looked up again \
+                 after this time, then after twice as long, and so on up to 24 hours",
             ),
             rate: settings.read(
                 "QUARTET_RECONCILE__RATE",
                 "10",
                 count(1, 10_000),
-                "Most lookups per second of a reconciliation sweep; one process sweeps at a time",
+                "Maximum number of lookups per second in a reconciliation sweep; one process \
+                 sweeps at a time",
             ),
         }
     }
 }
 
-/// `QUARTET_RETENTION__…`: how long what has ended is kept.
+/// `QUARTET_RETENTION__…`: how long finished work is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retention {
-    /// How long the job rows of ended transactions are kept; 7 days.
+    /// How long the job rows of finished transactions are kept.
     pub jobs: Duration,
-    /// How long the evidence about transactions without job rows is kept; 90 days.
+    /// How long the evidence of transactions without job rows is kept.
     pub evidence: Duration,
-    /// How long a webhook's id is remembered; 30 days.
+    /// How long a webhook's id is remembered.
     pub webhooks: Duration,
-    /// How long closed dead letters and closed findings of reconciliation are kept; 90 days.
+    /// How long closed dead letters and closed reconciliation findings are kept.
     pub dead_letters: Duration,
-    /// From one run to the next; 10 min.
+    /// Time between runs.
     pub interval: Duration,
 }
 
@@ -113,14 +113,14 @@ impl Retention {
                 "QUARTET_RETENTION__JOBS",
                 "7d",
                 seconds,
-                "Age at which the four job rows of a transaction that has ended are removed",
+                "Age at which the four job rows of a finished transaction are removed",
             ),
             evidence: settings.read(
                 "QUARTET_RETENTION__EVIDENCE",
                 "90d",
                 seconds,
-                "Age at which the evidence about a transaction without job rows is removed; at \
-                 least `QUARTET_RETENTION__JOBS`",
+                "Age at which the evidence of a transaction without job rows is removed; at least \
+                 `QUARTET_RETENTION__JOBS`",
             ),
             webhooks: settings.read(
                 "QUARTET_RETENTION__WEBHOOKS",
@@ -133,14 +133,14 @@ impl Retention {
                 "QUARTET_RETENTION__DEAD_LETTERS",
                 "90d",
                 seconds,
-                "Age at which closed dead letters about transactions without job rows are removed, \
-                 and closed findings of reconciliation",
+                "Age at which closed dead letters of transactions without job rows, and closed \
+                 reconciliation findings, are removed",
             ),
             interval: settings.read(
                 "QUARTET_RETENTION__INTERVAL",
                 "10m",
                 positive_duration,
-                "From one removal of what is old to the next",
+                "Time between two retention runs",
             ),
         }
     }

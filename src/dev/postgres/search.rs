@@ -28,7 +28,7 @@ const TESTED: RangeInclusive<u32> = 14..=18;
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub dir: PathBuf,
-    /// Where the idea came from, for the reader of an error: `PATH`, `pg_config --bindir`, …
+    /// Where the path was found, for the reader of an error: `PATH`, `pg_config --bindir`, …
     pub origin: &'static str,
 }
 

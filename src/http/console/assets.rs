@@ -2,7 +2,7 @@
 //!
 //! Each URL holds the hash of the content, so that a browser may keep it for a year. During a
 //! rolling upgrade a page of the other version may ask for another hash: it gets what is here, and
-//! is told not to keep it.
+//! is instructed not to keep it.
 
 use std::sync::LazyLock;
 

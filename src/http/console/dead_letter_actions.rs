@@ -269,7 +269,7 @@ fn check(
     }
     let confirmed = form.parsed::<usize>("count", "must be a number")?;
     if selected > 1 && confirmed != Some(selected) {
-        let reason = format!("type {selected} to confirm that many; nothing was done");
+        let reason = format!("type {selected} to confirm this number; nothing was done");
         return Err(Refusal::invalid(reason));
     }
     let status = form.word::<Status>("status")?;

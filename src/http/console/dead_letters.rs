@@ -32,7 +32,7 @@ use crate::{
 };
 
 const PAGE: u32 = 50;
-/// Most audit entries that are shown of one dead letter.
+/// Maximum number of audit entries on a dead letter's page.
 const MAX_ACTIONS: i64 = 20;
 
 /// Ages to filter by: the parameter's word, what the page says, and the age in minutes.
@@ -90,7 +90,7 @@ fn is_open(letter: &DeadLetter) -> bool {
     letter.state == DeadLetterState::Open
 }
 
-/// The list; open ones unless told otherwise.
+/// The list; open ones unless a filter says otherwise.
 #[handler]
 pub async fn list_dead_letters(
     Data(state): Data<&Arc<ApiState>>,
@@ -198,7 +198,7 @@ pub fn not_found() -> Refusal {
     Refusal::not_found("there is no dead letter with this id; closed ones are pruned by age")
 }
 
-/// What a kind says, in one sentence for whoever sees it for the first time.
+/// What a kind means, in one sentence for an operator who sees it for the first time.
 pub fn meaning(kind: DeadLetterKind) -> &'static str {
     match kind {
         DeadLetterKind::Exhausted => "The attempts of its job are used up.",
@@ -206,18 +206,17 @@ pub fn meaning(kind: DeadLetterKind) -> &'static str {
             "The third party refused the transaction, or the client answered 410 (gone)."
         }
         DeadLetterKind::CreationFailure => {
-            "The tries to create it at the third party are used up; the transaction is failed."
+            "The attempts to create it at the third party are used up; the transaction is failed."
         }
         DeadLetterKind::Deadline => {
-            "No final status came within the deadline. It is still pending; a late webhook \
-             settles it."
+            "No final status was reported within the deadline. It is still pending; a late \
+             webhook settles it."
         }
         DeadLetterKind::StatusConflict => {
-            "Another final status was reported than the present one, which stays until you \
-             resolve this."
+            "A different final status was reported. Ours stands until you resolve this."
         }
         DeadLetterKind::UnknownTransaction => {
-            "A verified webhook names a transaction that is not here."
+            "A verified webhook names a transaction that does not exist here."
         }
         DeadLetterKind::Poison => {
             "Its job or the transaction's row cannot be read, or the job killed its worker."

@@ -71,7 +71,7 @@ fn title(kind: EvidenceKind) -> (&'static str, &'static str) {
         EvidenceKind::Webhook => ("Webhook", "calm"),
         EvidenceKind::Settled => ("Settled", "good"),
         EvidenceKind::Conflict => ("Contradiction", "bad"),
-        EvidenceKind::ClientNotified => ("Client told", "good"),
+        EvidenceKind::ClientNotified => ("Client notified", "good"),
         EvidenceKind::ClientRefused => ("Client refused", "busy"),
         EvidenceKind::DeadLetterOpened => ("Dead letter opened", "bad"),
         EvidenceKind::DeadLetterClosed => ("Dead letter closed", "good"),

@@ -1,4 +1,4 @@
-//! What a request of the console carries: the pairs of its query, or those of a form.
+//! The fields of a console request: the pairs of its query, or those of a form.
 
 use std::{borrow::Cow, str::FromStr};
 

@@ -1,8 +1,8 @@
-//! What stands before every page of the console: the session, the check of forms, the headers.
+//! Checks before every page of the console: the session, the form's token, the headers.
 //!
-//! A page without a session leads to the sign-in, and from there back. A `POST` is refused unless it
-//! comes from this site and carries the session's token; handlers get its fields, and the session,
-//! as data of the request, so that none can forget the checks.
+//! A page without a session leads to the sign-in, and from there back. A `POST` is refused unless
+//! it comes from this site and carries the session's token; handlers get its fields, and the
+//! session, as data of the request, so that none can forget the checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -147,8 +147,8 @@ async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
 /// Refuses a form that was not sent by a page of this site, as far as the browser tells.
 ///
 /// Our pages' `Referrer-Policy` lets browsers send the true `Origin` with our own forms; `null` is
-/// somebody else's. Browsers send no `Sec-Fetch-Site` over plain http, and a proxy may have replaced
-/// the `Host` that the browser knows: then the origin must be that of `HTTP__PUBLIC_URL`.
+/// somebody else's. Browsers send no `Sec-Fetch-Site` over plain http, and a proxy may have
+/// replaced the `Host` that the browser knows: then the origin must be that of `HTTP__PUBLIC_URL`.
 fn check_site(request: &Request, public_origin: Option<&str>) -> Result<(), Refusal> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));

@@ -1,4 +1,4 @@
-//! What surrounds every page, and how a page becomes an answer.
+//! The frame of every page, and rendering a page as a response.
 
 use askama::Template;
 use poem::{

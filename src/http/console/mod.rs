@@ -3,12 +3,12 @@
 //! Server-rendered (askama escapes whatever is put into a page), with one style sheet and one small
 //! script embedded in the binary; it works without the script. Every page but the sign-in needs a
 //! session (`session`), every form carries that session's token, and nothing on a page comes from
-//! another site or stands inline (`guard`). An action answers with a redirect to a page that shows
-//! what came of it, or with its reason and an error status.
+//! another site or stands inline (`guard`). An action answers with a redirect to a page with
+//! its result, or with the reason and an error status.
 //!
 //! Live updates are the page itself, fetched again every two seconds by the script, which swaps the
-//! parts marked `data-live`. A crash leaves nothing behind: there is no state but the cookie, and in
-//! the database which sessions were signed out.
+//! parts marked `data-live`. A crash leaves nothing behind: there is no state but the cookie, and
+//! in the database which sessions were signed out.
 
 mod assets;
 mod audit;

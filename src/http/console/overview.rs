@@ -1,4 +1,4 @@
-//! The overview: what needs an operator, and how the whole runs.
+//! The overview: what needs an operator, and the state of queues, workers and the third party.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// How many recent actions and findings are shown.
+/// Number of recent actions and findings on the page.
 const RECENT: i64 = 6;
 /// How far the charts go back, in full minutes.
 const MINUTES: u32 = 60;

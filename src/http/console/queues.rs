@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// A queue, as it is shown.
+/// A queue, as the page displays it.
 #[derive(Debug)]
 pub struct Queue {
     pub figures: QueueFigures,

@@ -1,4 +1,4 @@
-//! Why a request of the console is not done, as a page with its status.
+//! Errors of the console, as pages with their status.
 
 use poem::{error::ResponseError, http::StatusCode};
 

@@ -1,4 +1,4 @@
-//! How times, durations, amounts and states are written on a page.
+//! Formats times, durations, amounts and states for a page.
 
 use std::{borrow::Borrow, fmt, time::Duration};
 

@@ -101,7 +101,7 @@ pub async fn sign_in(
     Ok(with_cookie(layout::see_other(&to), &cookie))
 }
 
-/// Ends the session for whoever has its cookie, and removes that from the browser. Where the
+/// Ends the session for every copy of its cookie, and removes that from the browser. Where the
 /// database cannot remember it, nothing is ended, and the page says so.
 #[handler]
 pub async fn sign_out(

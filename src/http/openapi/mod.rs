@@ -1,4 +1,4 @@
-//! The OpenAPI document: what poem-openapi makes of the types, and what it has no way to say.
+//! The OpenAPI document: what poem-openapi derives from the types, plus what it cannot express.
 //!
 //! poem-openapi leaves out that a field that may be left out may be null as well, that requests
 //! refuse unknown fields, and every rule that is in [`super::body`] rather than in a type; it

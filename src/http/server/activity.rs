@@ -1,7 +1,7 @@
 //! What a connection is doing, and whether it has done so for too long.
 //!
 //! Bytes that come while no request is under way begin a request's head; the head is complete when
-//! the request is answered. So a head that trickles is told from a connection that merely waits,
+//! the request is answered. So a head that trickles is distinguished from a connection that merely waits,
 //! which may do so for longer. A silent new connection, or one that does not end its TLS handshake,
 //! counts as a head that does not come. How the bytes are framed is checked on their way
 //! ([`super::framing`]).
@@ -61,7 +61,7 @@ enum Doing {
     Head(Instant),
     /// Nothing since then.
     Nothing(Instant),
-    /// So many requests are under way.
+    /// This number of requests is under way.
     Requests(u32),
 }
 

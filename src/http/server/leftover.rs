@@ -1,9 +1,9 @@
-//! What an answer leaves unread of its request's body.
+//! Discards the rest of a request's body that was answered before it was read.
 //!
-//! A request may be answered before its body was read: it was refused, or its body is too long.
-//! A connection that is closed then is reset while the caller still sends, and many callers see only
-//! the broken connection, not the answer. So the rest is read and thrown away before the answer goes
-//! out, as far as that costs little; the connection can then be used again, too.
+//! A request may be answered before its body was read: it was refused, or its body is too long. A
+//! connection that is closed then is reset while the caller still sends, and many callers see only
+//! the broken connection, not the answer. So the rest is read and thrown away before the answer
+//! goes out, as far as that costs little; the connection can then be used again, too.
 
 use std::{
     pin::Pin,

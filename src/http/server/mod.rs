@@ -9,7 +9,7 @@
 //!
 //! A request of HTTP/1 that another program could read otherwise is refused (`framing`).
 //!
-//! It is told to stop by a token: it then takes no connection any more, closes those without a
+//! A token stops it: it then accepts no connection any more, closes those without a
 //! request, and leaves the others until the grace is over.
 
 mod activity;
@@ -98,7 +98,7 @@ impl Drop for Place {
     }
 }
 
-/// Serves `endpoint` to whoever connects until `stop`, and then what is under way for at most
+/// Serves `endpoint` to all callers until `stop`, and then what is under way for at most
 /// `grace`.
 pub async fn serve<E>(
     mut acceptor: impl Acceptor + 'static,

@@ -1,4 +1,4 @@
-//! Connections are open files, of which a process may have so many.
+//! Connections are open files, whose number is limited for a process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

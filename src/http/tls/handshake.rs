@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub enum Connection<Io> {
     Handshaking(BoxFuture<'static, io::Result<TlsStream<Io>>>),
     Open(Box<TlsStream<Io>>),
-    /// The handshake failed, and its error was told.
+    /// The handshake failed, and its error was reported.
     Failed,
 }
 

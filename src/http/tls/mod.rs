@@ -96,14 +96,14 @@ impl Certificate {
 
     /// Looks at the files again and again, for as long as it is polled.
     pub async fn reload(self) {
-        // What was seen last, so that a broken pair is told once.
+        // What was seen last, so that a broken pair is logged once.
         let mut seen = read(&self.settings).ok();
         loop {
             tokio::time::sleep(self.settings.reload).await;
             let files = match read(&self.settings) {
                 Ok(files) => files,
                 Err(error) => {
-                    // Told once as well: until the files can be read.
+                    // Logged once as well, until the files can be read.
                     if seen.take().is_some() {
                         refused(&error);
                     }

@@ -5,15 +5,15 @@
 //! about to, in one statement: a job whose announcement was lost is found then. What is due later
 //! is awaited to the millisecond.
 //!
-//! Where nothing is heard, because a pooler between here and Postgres keeps no sessions, it looks
-//! every `WORKER__POLL_INTERVAL` instead. It finds that out by itself: each heartbeat it sends
-//! something that it must hear. Where the configuration says that there is such a pooler, and no
+//! If no notification arrives, because a pooler keeps no sessions, it polls every
+//! `WORKER__POLL_INTERVAL` instead. To find that out it sends itself a notification with each
+//! heartbeat. Where the configuration says that there is such a pooler, and no
 //! way around it, it does not try to listen.
 //!
 //! Claims start at a floor in the order of `run_at` ([`crate::domain::claim_plan`]). What waits
 //! below it, because it was written before this process started or became due unnoticed, is looked
-//! for from the oldest entry on: about once a second, and less often the longer that takes, as while
-//! somebody holds a snapshot (see `stragglers`).
+//! for from the oldest entry on: about once a second, and less often the longer that takes, as
+//! while somebody holds a snapshot (see `stragglers`).
 //!
 //! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
 //!
@@ -144,8 +144,8 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Looks for the earliest job of every queue that became due since the last look, or is about to;
-    /// and reads the circuit's state, where that is due.
+    /// Looks for the earliest job of every queue that became due since the last look, or is about
+    /// to; and reads the circuit's state, where that is due.
     async fn look(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let began = Instant::now();
         let since = self.looked_at.map_or(Duration::ZERO, |at| began - at);

@@ -1,4 +1,4 @@
-//! The database: can it be reached, is it as Quartet needs it, what holds it back.
+//! The database: whether it can be reached and fits Quartet's needs, and what holds vacuum back.
 
 use std::time::Duration;
 
@@ -430,7 +430,7 @@ async fn check_clock(tx: &mut SqlTransaction, config: &Config) -> Result<Vec<Fin
     let (ahead, precision) = diagnosis::clock_skew(tx).await?;
     let off = ahead.abs().to_std().unwrap_or_default();
     let direction = if ahead < chrono::TimeDelta::zero() { "behind" } else { "ahead of" };
-    // What cannot be told from the time that the question took is none.
+    // A difference smaller than the time that the question took is none.
     if off <= precision.max(Duration::from_millis(100)) {
         return Ok(vec![Finding::ok(CLOCK, "this machine's and the database's agree")]);
     }

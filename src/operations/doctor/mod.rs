@@ -1,10 +1,10 @@
-//! `quartet doctor`: looks at everything that a deployment needs, and says what is wrong and how to
-//! mend it.
+//! `quartet doctor`: checks everything that a deployment needs, and says what is wrong and how to
+//! correct it.
 //!
 //! Nothing is written, no transaction is created and no client is notified. Each check is bounded
 //! in time, and those that do not need each other run at once, so that the whole ends within
-//! seconds whatever is away. What cannot be checked, because something else is broken, is left out
-//! where that is reported, and reported itself otherwise.
+//! seconds whatever is away. A check that another fault prevents is left out if that fault is
+//! reported, and reported as impossible otherwise.
 
 mod database;
 mod finding;
@@ -36,7 +36,7 @@ pub struct Request {
 /// What is wrong with a configuration that could not be loaded: nothing else can be checked then.
 pub fn of_wrong_configuration(error: &ConfigError) -> Vec<Finding> {
     const CHECK: &str = "configuration";
-    const REMEDY: &str = "correct it; the README has a table of all settings";
+    const REMEDY: &str = "correct it; docs/configuration.md lists all settings";
     let problems = error.problems();
     if problems.is_empty() {
         let mut found = error.to_string();

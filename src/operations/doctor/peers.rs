@@ -1,4 +1,4 @@
-//! The third party and the clients: are they there, and would they be called?
+//! The third party and the clients: whether they can be reached, and may be called.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! What holds one job up, by the snapshot.
+//! The cause that holds up one job, decided from the snapshot.
 
 use super::{Cause, CauseKind, Snapshot};
 use crate::{

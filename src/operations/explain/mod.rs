@@ -28,7 +28,7 @@ use crate::{
 words! {
     /// Whom a transaction waits for.
     WaitsFor {
-        /// It has ended: final, and the client was told.
+        /// It has ended: final, and the client was notified.
         Nothing = "nothing",
         /// The third party, to create it or to say how it ended.
         ThirdParty = "third_party",
@@ -125,7 +125,7 @@ pub struct Snapshot {
     pub now: DateTime<Utc>,
 }
 
-/// Most dead letters that are shown of one transaction.
+/// Maximum number of dead letters in one explanation.
 const MAX_DEAD_LETTERS: i64 = 50;
 
 impl Operations {
@@ -255,13 +255,15 @@ fn explain_job(snapshot: &Snapshot, queue: JobKind) -> Explanation {
     });
     let summary = match (stopped, queue) {
         (true, JobKind::NotifyClient) => {
-            format!("It is {status}, but the client was not told, and nothing goes on by itself.")
+            format!(
+                "It is {status}, but the client was not notified, and nothing goes on by itself."
+            )
         }
         (true, _) => "It is pending; a webhook still settles it, but nothing else goes on by \
                       itself."
             .to_owned(),
         (false, JobKind::NotifyClient) => {
-            format!("It is {status}; the client is still to be told.")
+            format!("It is {status}; the client has not been notified yet.")
         }
         (false, JobKind::CreateAtThirdParty) => {
             "It is pending: it is still to be created at the third party.".to_owned()

@@ -54,7 +54,7 @@ async fn a_repeated_create_is_a_double_create_and_a_violation() {
     assert_eq!(third_party.double_creates(), [id]);
     assert_eq!(third_party.violations(), [id]);
 
-    // Whoever was told 'not here' may create; a later double is still counted as one.
+    // A caller that was answered 'not here' may create; a later double is still counted as one.
     third_party.script_lookups(vec![LookupStep::not_found()]);
     assert_eq!(caller.lookup(id).await.0, 404);
     caller.create(id).await;

@@ -1,6 +1,6 @@
-//! Opening one connection, and what a failure means, in words that name the place and the remedy.
+//! Opens one connection, and explains a failure with its place and remedy.
 //!
-//! A pool hides the cause: it tries until its time is up.
+//! A pool would hide the cause: it retries until its time limit.
 
 use std::{error::Error, fmt, io::ErrorKind};
 

@@ -1,5 +1,5 @@
-//! What `quartet doctor` reads of the server: who holds vacuum back, how the tables are vacuumed,
-//! how many connections are left, and what stands between here and the server.
+//! What `quartet doctor` reads of the server: what holds vacuum back, how the tables are vacuumed,
+//! how many connections are left, and whether a pooler is in between.
 //!
 //! Nothing here writes. A role that may not see other roles' sessions reads what it may, and learns
 //! how much was hidden from it.

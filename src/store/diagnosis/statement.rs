@@ -1,4 +1,4 @@
-//! What it means that a statement or a migration failed, in words that name the remedy.
+//! Explains why a statement or a migration failed, with the remedy.
 
 use std::io::ErrorKind;
 

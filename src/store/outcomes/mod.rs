@@ -269,7 +269,7 @@ pub fn decide<'a>(
         _ => false,
     };
     let end = match &outcome.next {
-        // No lost wake-up: the status changed while the client was being told, or was not called.
+        // No lost wake-up: the status changed while the client was being notified, or was not called.
         Next::Done
         | Next::Retry { .. }
         | Next::Snooze { .. }
@@ -285,7 +285,7 @@ pub fn decide<'a>(
         Next::Retry { .. } if settled && finds_out && job.is_last_attempt() => End::Done,
         Next::Retry { error, .. } if job.is_last_attempt() => End::Dead {
             kind: DeadLetterKind::Exhausted,
-            reason: format!("all {} attempts failed; the last one: {error}", job.attempt()),
+            reason: format!("all {} attempts failed: {error}", job.attempt()),
             error: Some(error),
         },
         Next::Retry { delay, error } => End::Retry { delay: *delay, error },

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// From so many jobs on those of one claim that are just done have a statement of their own: it
+/// From this number on, the jobs of one claim that are simply done get a statement of their own: it
 /// names the lease once, and costs half.
 const OF_ONE_CLAIM: usize = 50;
 

@@ -262,7 +262,7 @@ async fn note(
     Ok(is_news)
 }
 
-/// Resolves the dead letters about webhooks that came before their transaction, where it has by now
+/// Resolves the dead letters about webhooks that arrived before their transaction, if it now has
 /// the status that they report.
 async fn resolve_unknown(conn: &mut PgConnection, transaction_id: Uuid) -> Result<(), StoreError> {
     sqlx::query!(

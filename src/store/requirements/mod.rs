@@ -1,5 +1,5 @@
 //! What Quartet needs of a database and cannot give itself: checked by `quartet migrate`, at the
-//! start of each process, and by whoever asks for a report.
+//! start of each process, and for a report.
 //!
 //! What a session can set for itself is set by `session` and not listed here,
 //! except where it may fail to arrive. Each check answers with what it found and, where that is not

@@ -55,7 +55,7 @@ async fn an_operator_finds_a_transaction_and_sees_its_timeline() {
     browser.click("Search").await;
     browser.wait_text("It is completed and the client knows.").await;
     let timeline = browser.element(".timeline").await.text().await.unwrap();
-    for step in ["Created at the third party", "Settled", "Client told"] {
+    for step in ["Created at the third party", "Settled", "Client notified"] {
         assert!(timeline.contains(step), "{step}: {timeline}");
     }
     let first = browser.element(".timeline li").await.text().await.unwrap();
@@ -80,7 +80,10 @@ async fn a_dead_letter_is_previewed_and_replayed_and_the_client_hears() {
     browser.click("Preview replay").await;
     browser.wait_text("Replay a dead letter?").await;
     let preview = browser.text().await;
-    assert!(preview.contains("PUT http://") && preview.contains("the client is told"), "{preview}");
+    assert!(
+        preview.contains("PUT http://") && preview.contains("the client is notified"),
+        "{preview}"
+    );
     assert!(app.sandbox.client().last_acknowledged(id).is_none(), "a preview does nothing");
 
     browser.fill("#note", "the client is back").await;
@@ -213,7 +216,7 @@ async fn a_keyboard_is_enough() {
     tab_to(&browser, "name").await;
     press(&browser, "Grace").await;
     press(&browser, &enter).await;
-    browser.wait_text("What a machine must not decide").await;
+    browser.wait_text("Cases that need a human decision").await;
 
     tab_to(&browser, "Skip to the content").await;
     press(&browser, &enter).await;
