@@ -108,10 +108,7 @@ mod tests {
         assert_eq!(minor(1250, Some("KWD"), &theirs), Ok(125));
         assert_eq!(decimal(1250, "KWD", &theirs).as_deref(), Ok("1.25"));
         assert!(matches!(minor(1255, Some("KWD"), &theirs), Err(AmountError::TooFine { .. })));
-        assert!(matches!(
-            minor(i64::MAX, Some("ISK"), &theirs),
-            Err(AmountError::TooLarge { .. })
-        ));
+        assert!(matches!(minor(i64::MAX, Some("ISK"), &theirs), Err(AmountError::TooLarge { .. })));
         assert_eq!(minor(1250, Some("EUR"), &theirs), Ok(1250));
         assert_eq!(minor(1250, None, &theirs), Ok(1250));
     }

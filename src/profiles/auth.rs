@@ -32,8 +32,14 @@ pub(super) enum Credentials {
     None,
     /// `Authorization: Bearer …`.
     Bearer(Template),
-    Basic { username: Template, password: Template },
-    Header { name: String, value: Template },
+    Basic {
+        username: Template,
+        password: Template,
+    },
+    Header {
+        name: String,
+        value: Template,
+    },
     Oauth2(Oauth2),
 }
 
@@ -96,7 +102,13 @@ pub(super) fn check(section: &AuthSection, faults: &mut Faults<'_>) {
         AuthKind::Basic => &["username", "password"],
         AuthKind::Header => &["header", "value"],
         AuthKind::Oauth2 => &[
-            "token_url", "client", "client_id", "client_secret", "scope", "headers", "renew_early",
+            "token_url",
+            "client",
+            "client_id",
+            "client_secret",
+            "scope",
+            "headers",
+            "renew_early",
         ],
     };
     for (name, is_given) in [
@@ -201,7 +213,8 @@ pub fn read_token(code: u16, body: Result<&str, &str>) -> Result<Token, String> 
     if !(200..=299).contains(&code) {
         return Err(format!("the token request was answered {code}"));
     }
-    let failed = |why: &dyn std::fmt::Display| format!("the token request was answered {code}, but {why}");
+    let failed =
+        |why: &dyn std::fmt::Display| format!("the token request was answered {code}, but {why}");
     let root = reading::root(body, false).map_err(|why| failed(&why))?;
     let field = |name: &str| {
         let pointer = Pointer::parse(name).map_err(|why| failed(&why))?;
@@ -285,9 +298,8 @@ impl Renderer<'_> {
         }
         let (content, body) = match oauth2.client {
             ClientPlacement::Basic | ClientPlacement::Form => {
-                let form = form_urlencoded::Serializer::new(String::new())
-                    .extend_pairs(&fields)
-                    .finish();
+                let form =
+                    form_urlencoded::Serializer::new(String::new()).extend_pairs(&fields).finish();
                 (Content::Form, form.into_bytes())
             }
             ClientPlacement::Json => {

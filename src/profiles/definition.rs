@@ -250,7 +250,8 @@ impl<'de> Deserialize<'de> for Where {
             at: String,
             is: String,
         }
-        let allowed = "must be { at = \"/reference\", is = \"{id}\" }, or \"/reference\" for the same";
+        let allowed =
+            "must be { at = \"/reference\", is = \"{id}\" }, or \"/reference\" for the same";
         let (at, is) = match Written::deserialize(from) {
             Ok(Written::Pointer(at)) => (at, "{id}".to_owned()),
             Ok(Written::Test(Test { at, is })) => (at, is),
@@ -285,7 +286,8 @@ const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let allowed = "must be a duration with its unit, from 1ms to 3650d, such as 200ms, 15m or 7d";
+        let allowed =
+            "must be a duration with its unit, from 1ms to 3650d, such as 200ms, 15m or 7d";
         let wrong = || de::Error::custom(allowed);
         let text = String::deserialize(from).map_err(|_| wrong())?;
         let period = humantime::parse_duration(&text).map_err(|_| wrong())?;

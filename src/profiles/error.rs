@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::keywords::{alternatives, not_allowed};
 

@@ -12,37 +12,15 @@ use uuid::Uuid;
 
 use super::{
     amount::Exponents,
-    answer::{Answer, Call, CreateAnswer, DecidedBy, LookupAnswer, ReadStatus, Reading},
-    definition::{Definition, LookupBy, Statuses},
-    pointer::{FieldPointer, Pointer},
+    answer::{Answer, Call, CreateAnswer, DecidedBy, LookupAnswer, Reading},
+    definition::{Definition, LookupBy},
+    fields::{Fields, is_same_id},
+    pointer::Pointer,
     reading::{Node, Unusable, root},
     rule::{CreateMeans, LookupMeans, Rule, Truth},
-    safety::fold,
     values::{Inputs, Renderer},
 };
-use crate::domain::{
-    ReportedStatus,
-    peer_answer::{MAX_EXCERPT_CHARS, excerpt},
-};
-
-/// Most characters of a status word or a reason that are kept.
-const MAX_WORD_CHARS: usize = 60;
-/// Longest id of a third party.
-const MAX_PROVIDER_ID: usize = 255;
-
-/// What was read from the fields of a matching rule.
-#[derive(Default)]
-struct Fields {
-    provider_id: Option<String>,
-    status: Option<ReadStatus>,
-    reason: Option<String>,
-    /// The answer is about another id.
-    is_about_other: bool,
-    /// A field cannot be read at all, as against a missing one.
-    is_unusable: bool,
-    /// What is not as the profile says: `without a status`, `, but the answer is empty`.
-    strange: Option<String>,
-}
+use crate::domain::peer_answer::{MAX_EXCERPT_CHARS, excerpt};
 
 impl Definition {
     pub(super) fn read_create(&self, id: Uuid, answer: &Answer<'_>) -> CreateAnswer {
@@ -79,12 +57,13 @@ impl Definition {
         let mut fields = self.fields(rule, id, body);
         let exists = matches!(rule.means, CreateMeans::Created | CreateMeans::Exists);
         let mut means = rule.means;
-        if fields.is_about_other || fields.is_unusable {
-            // Where the code alone proves that it exists, nothing else in the answer is used.
+        if fields.is_unproven || fields.is_unusable {
             (fields.status, fields.provider_id) = (None, None);
-            if fields.is_about_other && exists && rule.at.is_some() {
-                means = CreateMeans::Ambiguous;
-            }
+        }
+        // Where the code alone proves that it exists, the rest of the answer is merely not used.
+        let relies_on_body = (exists && rule.at.is_some()) || means == CreateMeans::Refused;
+        if fields.is_unproven && relies_on_body {
+            means = CreateMeans::Ambiguous;
         }
         let needs_id = exists
             && self.lookup.by == LookupBy::ProviderId
@@ -228,54 +207,6 @@ impl Definition {
         read
     }
 
-    fn fields<M>(&self, rule: &Rule<M>, id: Uuid, body: &Result<Node<'_>, Unusable>) -> Fields {
-        let mut fields = Fields::default();
-        match read(&rule.reference, body) {
-            Read::NotAsked => {}
-            Read::Missing { is_allowed } => fields.is_about_other = !is_allowed,
-            Read::Node(node, at) => match node.text(at) {
-                Ok(text) => {
-                    fields.is_about_other = !text.is_some_and(|text| is_same_id(&text, id));
-                }
-                Err(why) => fields.unusable(&why),
-            },
-            Read::Unusable(why) => fields.unusable(&why),
-        }
-        if fields.is_about_other {
-            fields.note(", but the answer is about another id");
-        }
-        match read(&rule.status, body) {
-            Read::NotAsked => {}
-            Read::Missing { is_allowed } => {
-                if !is_allowed {
-                    fields.note(" without a status");
-                }
-            }
-            Read::Node(node, at) => match node.text(at) {
-                Ok(text) => {
-                    let word = text.as_deref().unwrap_or(node.raw());
-                    let status = self.status.read(word, text.is_some());
-                    if status.meaning.is_none() {
-                        fields.note(&format!(" with the unknown status `{}`", status.word));
-                    }
-                    fields.status = Some(status);
-                }
-                Err(why) => fields.unusable(&why),
-            },
-            Read::Unusable(why) => fields.unusable(&why),
-        }
-        match read(&rule.provider_id, body).text() {
-            Ok(Some(text)) if is_usable_id(&text) => fields.provider_id = Some(text),
-            Ok(None) if rule.provider_id.as_ref().is_none_or(|field| field.may_be_missing) => {}
-            Ok(_) => fields.note(" without an id of its own"),
-            Err(why) => fields.note(&format!(", but {why}")),
-        }
-        if let Ok(Some(reason)) = read(&rule.reason, body).text() {
-            fields.reason = Some(excerpt(&reason, MAX_WORD_CHARS));
-        }
-        fields
-    }
-
     fn by_rule<M>(
         &self,
         call: Call,
@@ -285,12 +216,8 @@ impl Definition {
         fields: Fields,
         answer: &Answer<'_>,
     ) -> Reading<M> {
-        let decided_by = DecidedBy {
-            profile: self.name.clone(),
-            call,
-            rule: Some(nth + 1),
-            test: rule.test(),
-        };
+        let decided_by =
+            DecidedBy { profile: self.name.clone(), call, rule: Some(nth + 1), test: rule.test() };
         Reading {
             means,
             provider_id: fields.provider_id,
@@ -324,70 +251,6 @@ impl Definition {
     }
 }
 
-impl Fields {
-    /// Keeps the first.
-    fn note(&mut self, why: &str) {
-        self.strange.get_or_insert_with(|| why.to_owned());
-    }
-
-    fn unusable(&mut self, why: &Unusable) {
-        self.is_unusable = true;
-        self.note(&format!(", but {why}"));
-    }
-}
-
-/// What stands at a field's pointer.
-enum Read<'a, 'p> {
-    NotAsked,
-    Missing { is_allowed: bool },
-    Node(Node<'a>, &'p Pointer),
-    Unusable(Unusable),
-}
-
-impl Read<'_, '_> {
-    /// The text of a string or a number; anything else is none.
-    fn text(self) -> Result<Option<String>, Unusable> {
-        match self {
-            Self::Node(node, at) if node.is_scalar() => node.written(at).map(Some),
-            Self::NotAsked | Self::Missing { .. } | Self::Node(..) => Ok(None),
-            Self::Unusable(why) => Err(why),
-        }
-    }
-}
-
-fn read<'a, 'p>(
-    field: &'p Option<FieldPointer>,
-    body: &Result<Node<'a>, Unusable>,
-) -> Read<'a, 'p> {
-    let Some(FieldPointer { pointer, may_be_missing }) = field else { return Read::NotAsked };
-    let found = match body {
-        Ok(root) => root.at(pointer),
-        Err(why) => Err(why.clone()),
-    };
-    match found {
-        Ok(Some(node)) => Read::Node(node, pointer),
-        Ok(None) => Read::Missing { is_allowed: *may_be_missing },
-        Err(why) => Read::Unusable(why),
-    }
-}
-
-impl Statuses {
-    /// What a word means. Only a string can be a word.
-    fn read(&self, word: &str, is_text: bool) -> ReadStatus {
-        let folded = fold(word);
-        let is_in = |list: &[String]| is_text && list.iter().any(|known| fold(known) == folded);
-        let meaning = if is_in(&self.completed) {
-            Some(ReportedStatus::Completed)
-        } else if is_in(&self.declined) {
-            Some(ReportedStatus::Declined)
-        } else {
-            is_in(&self.pending).then_some(ReportedStatus::Pending)
-        };
-        let is_reversible = is_in(&self.reversible);
-        ReadStatus { word: excerpt(word, MAX_WORD_CHARS), meaning, is_reversible }
-    }
-}
-
 /// What a create's code means where no rule matches.
 fn create_default(code: u16) -> CreateMeans {
     match code {
@@ -412,17 +275,6 @@ fn strange(answer: &Answer<'_>, why: &str) -> String {
         Err(reason) if why.is_empty() => format!("answered {code}: {reason}"),
         Err(_) => format!("answered {code}{why}"),
     }
-}
-
-/// An id is compared as a uuid, not as text.
-fn is_same_id(found: &str, id: Uuid) -> bool {
-    Uuid::parse_str(found.trim()).is_ok_and(|found| found == id)
-}
-
-/// Whether it can be stored, indexed and asked for.
-fn is_usable_id(id: &str) -> bool {
-    (1..=MAX_PROVIDER_ID).contains(&id.len())
-        && !id.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// Whether the answer's own array is looked into.

@@ -1,6 +1,6 @@
 //! Third parties as data: a profile is one TOML file that says how a third party is asked to create
-//! a transaction and to look one up, and what its answers mean. No expressions, no loops: texts with
-//! placeholders ([`Template`]), JSON pointers, exact matches.
+//! a transaction and to look one up, and what its answers mean. No expressions, no loops: texts
+//! with placeholders ([`Template`]), JSON pointers, exact matches.
 //!
 //! Pure. A profile renders requests and reads answers; sending them, retries, the circuit and
 //! evidence are the caller's. Imports `domain` and `signature` alone.
@@ -17,6 +17,7 @@ mod auth;
 mod body;
 mod definition;
 mod error;
+mod fields;
 mod interpreter;
 mod keywords;
 mod plan;
@@ -43,7 +44,9 @@ pub use self::{
     amount::AmountError,
     answer::{Answer, Call, CreateAnswer, DecidedBy, LookupAnswer, ReadStatus, Reading},
     auth::{Token, TokenRequest, read_token},
-    definition::{Content as BodyContent, Definition, LookupBy, Method, Rate, Repeat, WebhookSection},
+    definition::{
+        Content as BodyContent, Definition, LookupBy, Method, Rate, Repeat, WebhookSection,
+    },
     error::{Fault, ProfileError},
     plan::{CreateStep, Sent},
     recorded::{Cases, Checked},
@@ -210,12 +213,8 @@ impl Profile {
 
     /// For what depends on no transaction.
     fn renderer_of<'a>(&'a self, values: &'a Values) -> Renderer<'a> {
-        static NOTHING: Content = Content {
-            amount: None,
-            currency: None,
-            reference: None,
-            metadata: None,
-        };
+        static NOTHING: Content =
+            Content { amount: None, currency: None, reference: None, metadata: None };
         self.renderer(&Inputs {
             id: Uuid::nil(),
             content: &NOTHING,
@@ -256,25 +255,9 @@ impl Profile {
     ) -> Result<Option<[SecretText; 2]>, RenderError> {
         let Some(tls) = &self.definition.auth.tls else { return Ok(None) };
         let renderer = self.renderer_of(values);
-        let [certificate, key] = [&tls.certificate, &tls.key].map(|template| renderer.text(template));
+        let [certificate, key] =
+            [&tls.certificate, &tls.key].map(|template| renderer.text(template));
         Ok(certificate?.zip(key?).map(|(certificate, key)| [certificate.into(), key.into()]))
-    }
-
-    /// The credentials of a request whose secrets are masked.
-    fn masked_credentials(&self) -> Vec<Header> {
-        let values = self.names().masks();
-        match &self.credentials {
-            Credentials::Basic { username, password } => {
-                let renderer = self.renderer_of(&values);
-                let text = |template| renderer.text(template).ok().flatten().unwrap_or_default();
-                let value = format!("Basic <base64 of {}:{}>", text(username), text(password));
-                vec![Header { name: "Authorization".to_owned(), value, is_secret: true }]
-            }
-            _ => {
-                let token = SecretText::from("<token>".to_owned());
-                self.credential_headers(&values, Some(&token)).unwrap_or_default()
-            }
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Reading a third party's answer at JSON pointers.
 //!
 //! As lenient as [`peer_answer`](crate::domain::peer_answer): only what a pointer goes through must
-//! be readable, and its keys must stand once. What does not matter may be nested to any depth, since
-//! nothing here recurses; an answer's length is bounded by whoever reads it from the network.
+//! be readable, and its keys must stand once. What does not matter may be nested to any depth,
+//! since nothing here recurses; the client bounds an answer's length when it receives it.
 
 use serde_json::from_str;
 
@@ -169,9 +169,8 @@ impl<'a> Node<'a> {
 
     /// Whether it is an object, an array or a literal, and so no id.
     pub(super) fn is_scalar(self) -> bool {
-        let is_number = || {
-            self.raw.bytes().next().is_some_and(|byte| byte.is_ascii_digit() || byte == b'-')
-        };
+        let is_number =
+            || self.raw.bytes().next().is_some_and(|byte| byte.is_ascii_digit() || byte == b'-');
         self.is_string || is_number()
     }
 

@@ -3,8 +3,9 @@
 //!
 //! Cases about webhooks belong to the webhook section.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, de};
 use uuid::Uuid;
@@ -12,12 +13,13 @@ use uuid::Uuid;
 use super::{
     Profile, ProfileError, ThirdParty,
     answer::{Answer, Reading},
+    auth::TokenRequest,
     definition::Period,
     error::Faults,
     keywords::{keywords, not_allowed},
     request::{Header, Request},
     rule::{CreateMeans, LookupMeans},
-    values::{Inputs, RenderError, Values},
+    values::{Inputs, RenderError, SecretText, Values},
 };
 use crate::domain::{Content, ReportedStatus};
 
@@ -142,10 +144,20 @@ impl Cases {
     /// The requests as they would go out, secrets masked: the create's and the lookup's.
     pub fn show_requests(&self, profile: &Profile) -> [Result<String, RenderError>; 2] {
         let values = profile.names().masks();
+        let token = SecretText::from("<token>".to_owned());
+        let credentials = profile.credential_headers(&values, Some(&token));
         self.with_inputs(profile, &values, |inputs| {
-            [profile.create_request(inputs), profile.lookup_request(inputs)]
-                .map(|request| request.map(|request| show(profile, &request)))
+            [profile.create_request(inputs), profile.lookup_request(inputs)].map(|request| {
+                let (request, credentials) = (request?, credentials.clone()?);
+                Ok(show(&request, &request.target(), &credentials))
+            })
         })
+    }
+
+    /// The request for a token as it would go out, secrets masked; `None`: none is needed.
+    pub fn show_token_request(&self, profile: &Profile) -> Option<Result<String, RenderError>> {
+        let asked = profile.token_request(&profile.names().masks()).transpose()?;
+        Some(asked.map(|TokenRequest { url, request }| show(&request, &url, &[])))
     }
 
     fn with_inputs<T>(
@@ -288,18 +300,18 @@ impl fmt::Display for Meaning<'_> {
     }
 }
 
-/// A request with its credentials, as text.
-fn show(profile: &Profile, request: &Request) -> String {
-    let mut text = format!("{} {}\n", request.method, request.target());
+/// A request, as text.
+fn show(request: &Request, target: &str, credentials: &[Header]) -> String {
+    let mut text = format!("{} {target}\n", request.method);
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name}: {value}\n"));
-    for Header { name, value, .. } in profile.masked_credentials() {
-        line(&name, &value);
+    for Header { name, value, .. } in credentials {
+        line(name, &readable(value));
     }
     if let Some(content_type) = request.content_type() {
         line("Content-Type", content_type);
     }
     for Header { name, value, .. } in &request.headers {
-        line(name, value);
+        line(name, &readable(value));
     }
     if !request.body.is_empty() {
         text.push('\n');
@@ -307,4 +319,16 @@ fn show(profile: &Profile, request: &Request) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The masks in a header of Basic authentication can only be read without their encoding.
+fn readable(value: &str) -> Cow<'_, str> {
+    let plain = value
+        .strip_prefix("Basic ")
+        .and_then(|encoded| BASE64_STANDARD.decode(encoded).ok())
+        .and_then(|plain| String::from_utf8(plain).ok());
+    match plain {
+        Some(plain) => format!("Basic base64({plain})").into(),
+        None => value.into(),
+    }
 }

@@ -208,9 +208,7 @@ fn setting_name(name: &str) -> Result<String, String> {
     if begins && name.len() <= MAX_NAME && name.bytes().all(is_plain) {
         return Ok(name.to_owned());
     }
-    Err(format!(
-        "'{name}' is not a name: at most {MAX_NAME} of a-z, 0-9 and _, a letter first"
-    ))
+    Err(format!("'{name}' is not a name: at most {MAX_NAME} of a-z, 0-9 and _, a letter first"))
 }
 
 impl<'de> Deserialize<'de> for Template {
@@ -232,9 +230,22 @@ mod tests {
     #[test]
     fn every_placeholder_is_read_and_written_alike() {
         for name in [
-            "id", "id:hex", "amount:minor", "amount:decimal", "amount:number", "currency",
-            "currency:lower", "reference", "metadata", "metadata.a b.c", "webhook_url",
-            "provider_id", "created_at", "now", "var:x_1", "secret:key",
+            "id",
+            "id:hex",
+            "amount:minor",
+            "amount:decimal",
+            "amount:number",
+            "currency",
+            "currency:lower",
+            "reference",
+            "metadata",
+            "metadata.a b.c",
+            "webhook_url",
+            "provider_id",
+            "created_at",
+            "now",
+            "var:x_1",
+            "secret:key",
         ] {
             let text = format!("{{{name}}}");
             assert_eq!(sources(&text), [(text.clone(), false)]);

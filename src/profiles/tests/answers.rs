@@ -79,7 +79,7 @@ fn a_test_that_cannot_be_read_proves_nothing() {
         assert_eq!(create(BY_ID, 422, body).means, CreateMeans::Refused, "{body:?}");
         if let Ok(body) = body {
             assert_eq!(lookup(BY_ID, 404, body, None).means, LookupMeans::NoAnswer, "{body}");
-            assert_eq!(lookup(BY_ID, 200, body, None).means, LookupMeans::NoAnswer, "{body}");
+            assert_ne!(lookup(BY_ID, 200, body, None).means, LookupMeans::Found, "{body}");
         }
     }
     // What is well-formed and says something else is another refusal.
@@ -126,6 +126,34 @@ fn an_answer_about_another_id_says_nothing_about_ours() {
     assert_eq!(lookup(&text, 200, r#"{"status":"done"}"#, None).means, LookupMeans::Found);
 }
 
+#[test]
+fn a_create_answered_about_another_id_proves_nothing_unless_its_code_does() {
+    let other = r#"{"code":"X","id":"7f1c2f0e-7a52-4b7e-9d6a-2d2a0a4d9b11","status":"done"}"#;
+    let twice = format!(r#"{{"code":"X","id":"{ID}","id":"{ID}","status":"done"}}"#);
+    let created = "{ code = 201, means = \"created\", status = \"/status\" }";
+    for (rule, means) in [
+        ("code = 201, means = \"created\"", CreateMeans::Created),
+        ("code = 201, at = \"/code\", is = \"X\", means = \"created\"", CreateMeans::Ambiguous),
+    ] {
+        let rule = format!("{{ {rule}, status = \"/status\", reference = \"/id\" }}");
+        let text = with(BY_ID, created, &rule);
+        for body in [other, &twice] {
+            let read = create(&text, 201, Ok(body));
+            assert_eq!((read.means, read.status), (means, None), "{rule} {body}");
+            assert!(read.strange.is_some());
+        }
+        let ours = format!(r#"{{"code":"X","id":"{ID}","status":"done"}}"#);
+        let read = create(&text, 201, Ok(&ours));
+        assert_eq!(read.known_status(), Some(ReportedStatus::Completed), "{rule}");
+    }
+    let refused = "code = 409, at = \"/code\", is = \"DUPLICATE\", means = \"exists\"";
+    let rule = "code = 409, at = \"/code\", is = \"X\", means = \"refused\", reference = \"/id\"";
+    let text = with(BY_ID, refused, rule);
+    for body in [other, &twice] {
+        assert_eq!(create(&text, 409, Ok(body)).means, CreateMeans::Ambiguous, "{body}");
+    }
+}
+
 fn item(id: &str, status: &str) -> String {
     format!(r#"{{"reference":"{id}","id":"p_{status}","status":"{status}"}}"#)
 }
@@ -170,7 +198,10 @@ fn an_empty_list_is_an_absence_once_it_has_settled() {
     assert_eq!(lookup(&text, 200, " [ ] ", None).means, LookupMeans::Absent);
     let ours = format!("[{}]", item(&ID.to_string(), "no"));
     let read = lookup(&text, 200, &ours, None);
-    assert_eq!((read.means, read.known_status()), (LookupMeans::Found, Some(ReportedStatus::Declined)));
+    assert_eq!(
+        (read.means, read.known_status()),
+        (LookupMeans::Found, Some(ReportedStatus::Declined))
+    );
     // A reference with a prefix is compared as it was sent.
     let prefixed = "where = { at = \"/reference\", is = \"Q-{id}\" }";
     let text = with(IN_LIST, "where = \"/reference\"", prefixed);
@@ -182,7 +213,11 @@ fn an_empty_list_is_an_absence_once_it_has_settled() {
 
 #[test]
 fn a_status_word_that_may_be_taken_back_is_marked() {
-    let text = with(BY_ID, "completed = [\"done\"]", "completed = [\"done\", \"paid\"]\nreversible = [\"PAID\"]");
+    let text = with(
+        BY_ID,
+        "completed = [\"done\"]",
+        "completed = [\"done\", \"paid\"]\nreversible = [\"PAID\"]",
+    );
     let read = |word: &str| {
         let body = format!(r#"{{"id":"{ID}","status":"{word}"}}"#);
         lookup(&text, 200, &body, None).status.unwrap()
@@ -196,7 +231,8 @@ fn a_status_word_that_may_be_taken_back_is_marked() {
 fn what_is_not_used_may_be_anything() {
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let body = format!(
-        "\u{feff}{{\"x\":NaN,\"x\":\"\\ud83d\",\"deep\":{deep},\"id\":\"{ID}\",\"status\":\"done\"}}"
+        "\u{feff}{{\"x\":NaN,\"x\":\"\\ud83d\",\"deep\":{deep},\"id\":\"{ID}\",\
+         \"status\":\"done\"}}"
     );
     let read = lookup(BY_ID, 200, &body, None);
     assert_eq!(read.known_status(), Some(ReportedStatus::Completed));

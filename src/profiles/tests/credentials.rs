@@ -67,7 +67,10 @@ fn a_token_is_asked_for_as_the_profile_says() {
         ),
         (
             "json",
-            r#"{"client_id":"hush-id","client_secret":"hush-secret","grant_type":"client_credentials","scope":"a b"}"#,
+            concat!(
+                r#"{"client_id":"hush-id","client_secret":"hush-secret","#,
+                r#""grant_type":"client_credentials","scope":"a b"}"#,
+            ),
             false,
         ),
     ] {

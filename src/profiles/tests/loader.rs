@@ -65,11 +65,13 @@ type Unsafe = (&'static str, &'static str, &'static str, &'static str);
 fn what_would_lose_or_double_money_is_refused_with_the_reason() {
     let created = "{ code = 201, means = \"created\", status = \"/status\" }";
     let absent = "{ code = 404, at = \"/code\", is = \"NOT_FOUND\", means = \"absent\" }";
+    let created_line = "  { code = 201, means = \"created\", status = \"/status\" },\n";
+    let absent_line = "  { code = 404, at = \"/code\", is = \"NOT_FOUND\", means = \"absent\" },\n";
     let refusal = "{ code = 409, at = \"/code\", is = \"DUPLICATE\", means = \"exists\" }";
     let new = "repeat = \"new-transaction\"";
     let cases: &[Unsafe] = &[
         // The rules for absence.
-        (BY_ID, absent, "", "only a proof of absence allows it"),
+        (BY_ID, absent_line, "\n", "only a proof of absence allows it"),
         (BY_ID, absent, "{ code = 404, means = \"absent\" }", "a second payment would follow"),
         (
             BY_ID,
@@ -85,7 +87,12 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
             "{ code = [404, 403], at = \"/a\", is = 1, means = \"absent\" }",
             "403 cannot mean absent",
         ),
-        (BY_ID, absent, "{ code = \"5xx\", at = \"/a\", is = 1, means = \"absent\" }", "500 cannot"),
+        (
+            BY_ID,
+            absent,
+            "{ code = \"5xx\", at = \"/a\", is = 1, means = \"absent\" }",
+            "500 cannot",
+        ),
         (
             BY_ID,
             absent,
@@ -97,18 +104,33 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
         (BY_ID, ", status = \"/status\", reference", ", reference", "where the status is"),
         (BY_ID, "means = \"found\"", "means = \"not ours\"", "compared with our id"),
         // What a create's answer may mean.
-        (BY_ID, created, "", "no rule means created"),
+        (BY_ID, created_line, "\n", "no rule means created"),
         (BY_ID, created, "{ code = \"5xx\", means = \"created\" }", "only a 2xx can mean created"),
         (BY_ID, refusal, "{ code = 500, means = \"exists\" }", "says nothing for certain"),
         (BY_ID, refusal, "{ code = 502, means = \"refused\" }", "would hide a payment"),
         (BY_ID, created, "{ code = 200, means = \"refused\" }", "it may have gone through"),
         (BY_ID, refusal, "{ code = 403, means = \"refused\" }", "concern our credentials"),
         (BY_ID, refusal, "{ code = 429, means = \"refused\" }", "says 'not now'"),
-        (BY_ID, refusal, "{ code = 201, at = \"/a\", is = 1, means = \"exists\" }", "never decides"),
-        (BY_ID, "at = \"/code\", is = \"DUPLICATE\"", "is = \"DUPLICATE\"", "at (line 9): is missing"),
+        (
+            BY_ID,
+            refusal,
+            "{ code = 201, at = \"/a\", is = 1, means = \"exists\" }",
+            "never decides",
+        ),
+        (
+            BY_ID,
+            "at = \"/code\", is = \"DUPLICATE\"",
+            "is = \"DUPLICATE\"",
+            "at (line 9): is missing",
+        ),
         // What is sent.
         (BY_ID, "id = \"{id}\"", "id = \"{reference}\"", "our id is not sent"),
-        (BY_ID, "id = \"{id}\"", "id = \"{provider_id}\", x = \"{id}\"", "only known from the answer"),
+        (
+            BY_ID,
+            "id = \"{id}\"",
+            "id = \"{provider_id}\", x = \"{id}\"",
+            "only known from the answer",
+        ),
         (BY_ID, "id = \"{id}\"", "id = \"{id}\", at = \"{now}\"", "the same bytes"),
         (BY_ID, "/payments/{id}", "/payments/{reference}", "asks for no id"),
         (BY_ID, "/payments/{id}", "/payments/{provider_id}", "not known before a create"),
@@ -140,7 +162,12 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
         (BY_PROVIDER_ID, ", provider_id = \"/theirs\"", "", "could never be looked up"),
         (BY_PROVIDER_ID, "\"/theirs\"", "\"/theirs?\"", "could never be looked up"),
         (BY_PROVIDER_ID, "repeat = \"same-answer\"", new, "cannot be made safe"),
-        (BY_PROVIDER_ID, "repeat = \"same-answer\"", "repeat = \"refused\"", "no rule means exists"),
+        (
+            BY_PROVIDER_ID,
+            "repeat = \"same-answer\"",
+            "repeat = \"refused\"",
+            "no rule means exists",
+        ),
         (
             BY_PROVIDER_ID,
             "status = \"/status\" } ]\n[status]",
@@ -149,7 +176,12 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
             "never a licence to create",
         ),
         (BY_PROVIDER_ID, "/{provider_id}", "/{id}", "asks for no id"),
-        (BY_ID, "repeat = \"refused\"", &[new, "\nrepeat_within = \"1h\""].concat().leak()[..], "no repeat is safe"),
+        (
+            BY_ID,
+            "repeat = \"refused\"",
+            &[new, "\nrepeat_within = \"1h\""].concat().leak()[..],
+            "no repeat is safe",
+        ),
         // Lists.
         (IN_LIST, "where = \"/reference\"\n", "", "a filter that the third party ignores"),
         (IN_LIST, "items = \"/data\"\n", "", "only used with `items`"),

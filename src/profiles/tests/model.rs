@@ -7,13 +7,15 @@
 
 use std::{cell::Cell, time::Duration};
 
-use proptest::{prelude::*, sample::select, test_runner::{Config, TestRunner}};
+use proptest::{
+    prelude::*,
+    sample::select,
+    test_runner::{Config, TestRunner},
+};
 use serde_json::{Value, json};
 
 use super::{ID, content, inputs, values};
-use crate::profiles::{
-    Answer, CreateMeans, CreateStep, LookupMeans, Profile, Sent, ThirdParty,
-};
+use crate::profiles::{Answer, CreateMeans, CreateStep, LookupMeans, Profile, Sent, ThirdParty};
 
 /// A rule as it is generated.
 #[derive(Debug, Clone)]
@@ -68,16 +70,23 @@ fn draft() -> impl Strategy<Value = Draft> {
     let create = &["created", "exists", "refused", "later", "unclear", "blocked", "ambiguous"][..];
     let lookup = &["found", "absent", "unclear", "no answer"][..];
     // Without these two a profile is always refused.
-    let created = select(&[200_u16, 201, 202, 500][..])
-        .prop_map(|code| Rule { codes: vec![code], is: None, any_body: false, means: "created" });
-    let found = select(&[200_u16, 404][..])
-        .prop_map(|code| Rule { codes: vec![code], is: None, any_body: false, means: "found" });
+    let created = select(&[200_u16, 201, 202, 500][..]).prop_map(|code| Rule {
+        codes: vec![code],
+        is: None,
+        any_body: false,
+        means: "created",
+    });
+    let found = select(&[200_u16, 404][..]).prop_map(|code| Rule {
+        codes: vec![code],
+        is: None,
+        any_body: false,
+        means: "found",
+    });
     let rules = |rules, last: BoxedStrategy<Rule>| {
-        (proptest::collection::vec(rule(rules), 0..3), last)
-            .prop_map(|(mut rules, last)| {
-                rules.push(last);
-                rules
-            })
+        (proptest::collection::vec(rule(rules), 0..3), last).prop_map(|(mut rules, last)| {
+            rules.push(last);
+            rules
+        })
     };
     (
         any::<bool>(),
@@ -88,14 +97,16 @@ fn draft() -> impl Strategy<Value = Draft> {
         rules(create, created.boxed()),
         rules(lookup, found.boxed()),
     )
-        .prop_map(|(by_id, repeat, repeat_within, settle_after, is_list, create, lookup)| Draft {
-            by_id,
-            repeat,
-            repeat_within,
-            settle_after,
-            is_list: is_list && by_id,
-            create,
-            lookup,
+        .prop_map(|(by_id, repeat, repeat_within, settle_after, is_list, create, lookup)| {
+            Draft {
+                by_id,
+                repeat,
+                repeat_within,
+                settle_after,
+                is_list: is_list && by_id,
+                create,
+                lookup,
+            }
         })
 }
 
@@ -119,7 +130,8 @@ impl Draft {
             _ => String::new(),
         };
         format!(
-            "profile = 1\nname = \"generated\"\n[create]\npath = \"/p\"\nbody = {{ id = \"{{id}}\" }}\n\
+            "profile = 1\nname = \"generated\"\n[create]\npath = \"/p\"\n\
+             body = {{ id = \"{{id}}\" }}\n\
              repeat = \"{}\"\n{}answers = [\n{}]\n[lookup]\nby = \"{id}\"\npath = \"/p/{{{id}}}\"\n\
              {list}{}answers = [\n{}]\n[status]\ncompleted = [\"done\"]\n",
             self.repeat,
@@ -144,7 +156,8 @@ impl Draft {
 
     /// Whether the answer to a lookup proves that the transaction is not there.
     fn proves_absence(&self, code: u16, body: &Option<Value>, since_post: Option<u64>) -> bool {
-        let is_settled = since_post.zip(self.settle_after).is_none_or(|(since, after)| since >= after);
+        let is_settled =
+            since_post.zip(self.settle_after).is_none_or(|(since, after)| since >= after);
         let says_so = match Self::decides(&self.lookup, code, body).0 {
             Some(Rule { means: "absent", .. }) => true,
             Some(Rule { means: "found", .. }) if self.is_list => {
@@ -169,18 +182,20 @@ struct Reply {
 
 fn reply() -> impl Strategy<Value = Reply> {
     let other = "7f1c2f0e-7a52-4b7e-9d6a-2d2a0a4d9b11".to_owned();
-    let item = select(vec![ID.to_string(), other]).prop_map(|id| json!({ "id": id, "status": "done" }));
+    let item =
+        select(vec![ID.to_string(), other]).prop_map(|id| json!({ "id": id, "status": "done" }));
     let list = proptest::option::of(proptest::collection::vec(item, 0..4));
-    let whole = (select(&["A", "B", "C"][..]), list, any::<bool>()).prop_map(|(code, list, theirs)| {
-        let mut body = json!({ "code": code, "status": "done" });
-        if let Some(list) = list {
-            body["list"] = list.into();
-        }
-        if theirs {
-            body["theirs"] = "p_1".into();
-        }
-        body.to_string()
-    });
+    let whole =
+        (select(&["A", "B", "C"][..]), list, any::<bool>()).prop_map(|(code, list, theirs)| {
+            let mut body = json!({ "code": code, "status": "done" });
+            if let Some(list) = list {
+                body["list"] = list.into();
+            }
+            if theirs {
+                body["theirs"] = "p_1".into();
+            }
+            body.to_string()
+        });
     let body = prop_oneof![
         6 => whole,
         1 => select(vec!["", "<html>", "[]", "{\"code\":\"A\"", "{\"code\":\"A\",\"code\":\"B\"}"])
@@ -225,7 +240,8 @@ fn run(draft: &Draft, profile: &Profile, replies: &[Reply]) -> Result<usize, Tes
                 prop_assert!(is_absent, "{reply:?} {read:?}");
             }
             if read.means == LookupMeans::Found {
-                prop_assert!((200..300).contains(&reply.code) && body.is_some(), "{reply:?}");
+                let is_object = reply.body.starts_with('{') && reply.body.ends_with('}');
+                prop_assert!((200..300).contains(&reply.code) && is_object, "{reply:?}");
                 let ours = |list: &Vec<Value>| {
                     list.iter().filter(|item| item["id"] == ID.to_string()).count()
                 };
@@ -286,10 +302,15 @@ fn run(draft: &Draft, profile: &Profile, replies: &[Reply]) -> Result<usize, Tes
     }
 }
 
+/// Failures are not kept in a file: a profile that was one is added to the loader's tests.
+fn config(cases: u32) -> Config {
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
+
 #[test]
 fn no_accepted_profile_breaks_the_rules() {
     let (accepted, posted, reposted) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let mut runner = TestRunner::new(Config::with_cases(6_000));
+    let mut runner = TestRunner::new(config(2_000));
     let replies = proptest::collection::vec(proptest::collection::vec(reply(), 0..16), 12);
     let result = runner.run(&(draft(), replies), |(draft, sequences)| {
         let Ok(profile) = Profile::parse("generated.toml", &draft.text()) else { return Ok(()) };
@@ -304,13 +325,13 @@ fn no_accepted_profile_breaks_the_rules() {
     result.unwrap_or_else(|failure| panic!("{failure}"));
     // It would hold as well if nothing were accepted, or nothing ever sent.
     let counts = (accepted.get(), posted.get(), reposted.get());
-    assert!(counts.0 > 200 && counts.1 > 300 && counts.2 > 50, "{counts:?}");
+    assert!(counts.0 > 60 && counts.1 > 200 && counts.2 > 30, "{counts:?}");
 }
 
 /// A text that the loader reads is one that it can tell the faults of: it never panics.
 #[test]
 fn no_text_makes_the_loader_panic() {
-    let mut runner = TestRunner::new(Config::with_cases(2_000));
+    let mut runner = TestRunner::new(config(1_000));
     let at = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), ".{0,8}");
     let result = runner.run(&at, |(from, to, text)| {
         let base = super::IN_LIST;

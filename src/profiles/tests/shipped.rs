@@ -43,7 +43,8 @@ fn every_shipped_profile_sends_what_can_be_read() {
         let mut values = profile.names().masks();
         values.vars.values_mut().for_each(|value| *value = "v".to_owned());
         let keys: Vec<String> = profile.metadata_keys().into_iter().collect();
-        let metadata: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "é\"\\\n")).collect();
+        let metadata: Vec<(&str, &str)> =
+            keys.iter().map(|key| (key.as_str(), "é\"\\\n")).collect();
         let content = content(&metadata);
         let empty = super::values(&[]);
         let inputs = Inputs {
