@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::third_party::{CreateError, Lookup, ThirdPartyClient};
 use crate::{
     config::Config,
-    domain::{Content, ReportedStatus},
+    domain::{Content, ReportedStatus, peer_answer},
     profiles::{
         Answer, CreateMeans, Inputs, LookupMeans, Profile, Request, Shipped, ThirdParty, Values,
     },
@@ -207,7 +207,8 @@ async fn each_answer_to_a_create_is_read_alike() {
                 Err(_) => (None, false),
             };
             let known: Known = (means, status, strange, is_lost, outage);
-            let read = profile.read_create(ID, &Answer { code, body: Ok(body) });
+            let text = peer_answer::text(body.as_bytes(), None);
+            let read = profile.read_create(ID, &Answer { code, body: Ok(&text) });
             let status = read.known_status();
             let strange = means == CreateMeans::Created && read.strange.is_some();
             let found = (read.means, status, strange, read.may_be_lost(), read.is_outage());
@@ -226,7 +227,8 @@ async fn each_answer_to_a_lookup_is_read_alike() {
         for body in bodies().iter().filter(|body| !matches!(code, 204 | 304) || body.is_empty()) {
             peer.answer(code, body);
             let answer = peer.client.look_up(ID).await;
-            let read = profile.read_lookup(&inputs, &Answer { code, body: Ok(body) }, None);
+            let text = peer_answer::text(body.as_bytes(), None);
+            let read = profile.read_lookup(&inputs, &Answer { code, body: Ok(&text) }, None);
             let found = match read.means {
                 LookupMeans::Found => Ok((read.known_status(), read.strange.is_some())),
                 LookupMeans::Absent => Err(None),

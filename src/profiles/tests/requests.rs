@@ -35,7 +35,7 @@ fn a_text_that_is_one_placeholder_keeps_its_type_and_fields_keep_their_order() {
         concat!(
             r#""z":1250,"y":12.50,"x":"12.50","w":"eur 1250","v":{"a":"\"x\"\n","b":"2"},"#,
             r#""u":["2",1,true],"t":"6f1c2f0e7a524b7e9d6a2d2a0a4d9b11","#,
-            r#""s":"2026-01-01T00:00:00Z","r":"eu/hidden","q":"{id}""#,
+            r#""s":"2026-01-01T00:00:00Z","r":"eu/hidden","q":"{id}"}"#,
         )
     );
 }
