@@ -12,6 +12,7 @@ use super::{
     pointer::Pointer,
     recorded,
     rule::{CreateMeans, LookupMeans, Rule},
+    signing::SignSection,
     template::Template,
 };
 
@@ -44,6 +45,8 @@ pub struct Definition {
     pub(super) exponents: BTreeMap<String, u8>,
     #[serde(default)]
     pub(super) auth: AuthSection,
+    /// How requests are signed.
+    pub(super) sign: Option<SignSection>,
     pub(super) create: Create,
     pub(super) lookup: Lookup,
     pub(super) status: Statuses,

@@ -28,6 +28,7 @@ mod request;
 mod rule;
 mod safety;
 mod shipped;
+mod signing;
 mod template;
 mod values;
 
@@ -36,7 +37,7 @@ mod tests;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -53,6 +54,7 @@ pub use self::{
     request::{Header, Request},
     rule::{CreateMeans, LookupMeans},
     shipped::{SHIPPED, Shipped},
+    signing::Signing,
     template::Template,
     values::{Inputs, Names, RenderError, SecretText, Values},
 };
@@ -82,14 +84,8 @@ pub trait ThirdParty: Send + Sync {
 
 /// Signs a request that is complete but for its signature, as some third parties ask. Pure.
 pub trait Signer: Send + Sync {
-    /// Adds the headers. `base_url`: where the request goes, for signatures that cover it.
-    fn sign(
-        &self,
-        request: &mut Request,
-        base_url: &str,
-        values: &Values,
-        now: DateTime<Utc>,
-    ) -> Result<(), RenderError>;
+    /// Adds the headers.
+    fn sign(&self, request: &mut Request, with: &Signing<'_>) -> Result<(), RenderError>;
 }
 
 /// A profile that was read and found safe.
@@ -175,7 +171,9 @@ impl Profile {
 
     /// The variables and secrets that it uses.
     pub fn names(&self) -> Names {
-        Names::collect(self.templates())
+        let signing = self.definition.sign.iter().flat_map(|sign| sign.templates());
+        let signing: Vec<Template> = signing.collect();
+        Names::collect(self.templates().into_iter().chain(&signing))
     }
 
     /// The keys of the metadata that it uses.
@@ -241,6 +239,11 @@ impl Profile {
         let shared = renderer.headers(&self.definition.headers)?;
         let own = renderer.headers(&self.definition.auth.headers)?;
         renderer.token_request(&self.credentials, shared, own)
+    }
+
+    /// What signs its requests, after their credentials are added; `None`: nothing does.
+    pub fn signer(&self) -> Option<&dyn Signer> {
+        self.definition.sign.as_ref().map(|sign| sign as &dyn Signer)
     }
 
     /// How long before its end a token is renewed.

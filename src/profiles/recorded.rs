@@ -19,6 +19,7 @@ use super::{
     keywords::{keywords, not_allowed},
     request::{Header, Request},
     rule::{CreateMeans, LookupMeans},
+    signing::Signing,
     values::{Inputs, RenderError, SecretText, Values},
 };
 use crate::domain::{Content, ReportedStatus};
@@ -148,7 +149,13 @@ impl Cases {
         let credentials = profile.credential_headers(&values, Some(&token));
         self.with_inputs(profile, &values, |inputs| {
             [profile.create_request(inputs), profile.lookup_request(inputs)].map(|request| {
-                let (request, credentials) = (request?, credentials.clone()?);
+                let (mut request, credentials) = (request?, credentials.clone()?);
+                if let Some(signer) = profile.signer() {
+                    let base_url = profile.base_url().unwrap_or_default();
+                    let (now, nonce) = (inputs.now, "<nonce>");
+                    signer
+                        .sign(&mut request, &Signing { base_url, values: &values, now, nonce })?;
+                }
                 Ok(show(&request, &request.target(), &credentials))
             })
         })

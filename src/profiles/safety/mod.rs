@@ -23,6 +23,7 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     together(profile, faults);
     words(&profile.status, faults);
     super::auth::check(&profile.auth, faults);
+    super::signing::check(profile, faults);
 }
 
 fn currencies(profile: &Definition, faults: &mut Faults<'_>) {

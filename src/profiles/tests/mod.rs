@@ -7,6 +7,7 @@ mod loader;
 mod model;
 mod requests;
 mod shipped;
+mod signing;
 mod world;
 
 use std::collections::BTreeMap;

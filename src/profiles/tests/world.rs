@@ -35,10 +35,12 @@ enum Fate {
 
 fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![
-        2 => Just(Fate::Answered),
+        6 => Just(Fate::Answered),
         2 => Just(Fate::Lost),
         2 => Just(Fate::AnswerLost),
-        2 => (1..=LATEST).prop_map(Fate::Late),
+        // Before the next try, and after its lookup.
+        1 => (1..=BACKOFF).prop_map(Fate::Late),
+        2 => (BACKOFF + 1..=LATEST).prop_map(Fate::Late),
         1 => Just(Fate::Garbled),
         1 => Just(Fate::Busy),
         1 => Just(Fate::Refused),
@@ -186,7 +188,7 @@ fn world(kind: usize, lag: u64) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn nothing_is_doubled(
