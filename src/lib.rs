@@ -34,7 +34,7 @@
 //!
 //! `domain` and `signature` import nothing of ours. `secrets` imports `signature`; everything but
 //! those two, `store` and `sandbox` may import it. `profiles` imports `domain` and `signature`;
-//! everything but those two may import it. `store` imports `domain`. `clients` imports
+//! everything but those two and `sandbox` may import it. `store` imports `domain`. `clients` imports
 //! `domain`, `signature` and `config`, never `store`. `operations` imports `domain`, `store`,
 //! `clients` and `config`. `http` imports `domain`, `store`, `signature`,
 //! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third

@@ -86,6 +86,27 @@ fn a_test_that_cannot_be_read_proves_nothing() {
     assert_eq!(create(BY_ID, 409, Ok(r#"{"code":"OTHER"}"#)).means, CreateMeans::Refused);
 }
 
+/// What an earlier rule says of an answer that cannot be read, no later one may decide.
+#[test]
+fn a_rule_behind_a_test_that_cannot_be_read_decides_nothing() {
+    let created = "{ code = 201, means = \"created\", status = \"/status\" }";
+    let rejected = "{ code = 201, at = \"/code\", is = \"REJECTED\", means = \"refused\" }";
+    let text = with(BY_ID, created, &format!("{rejected}, {created}"));
+    assert_eq!(create(&text, 201, Ok("{}")).means, CreateMeans::Created);
+    let both = r#"{"code":"REJECTED","code":"ACCEPTED","status":"done"}"#;
+    for body in [Ok(both), Ok("<html>"), Ok(""), Err("the answer broke off")] {
+        let read = create(&text, 201, body);
+        assert_eq!(read.means, CreateMeans::Ambiguous, "{body:?}");
+        assert_eq!(read.status, None, "{body:?}");
+    }
+    let found = "{ code = 200, means = \"found\", status = \"/status\", reference = \"/id\", \
+                 provider_id = \"/theirs?\" }";
+    let absent = "{ code = 200, at = \"/code\", is = \"NONE\", means = \"absent\" }";
+    let text = with(BY_ID, found, &format!("{absent}, {found}"));
+    let twice = format!(r#"{{"code":"A","code":"NONE","id":"{ID}","status":"done"}}"#);
+    assert_eq!(lookup(&text, 200, &twice, None).means, LookupMeans::NoAnswer);
+}
+
 #[test]
 fn a_create_without_the_id_that_is_needed_is_not_known_to_exist() {
     let read = create(BY_PROVIDER_ID, 201, Ok(r#"{"theirs":"p_1","status":"done"}"#));
