@@ -12,6 +12,7 @@ use crate::{
     dev::postgres,
     domain::visible,
     operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
+    profiles::ProfileError,
     sandbox::SandboxError,
     store::{
         MigrateError, StoreError,
@@ -47,6 +48,8 @@ pub enum CliError {
     Client(#[from] crate::clients::SetupError),
     #[error(transparent)]
     Reconcile(#[from] RunError),
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error(transparent)]

@@ -37,6 +37,7 @@ mod serve;
 mod sign_webhook;
 mod stack;
 mod table;
+mod third_party;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -117,6 +118,9 @@ enum Command {
     Reconcile(reconcile::ReconcileArgs),
     /// Check everything that a deployment needs, and say how to correct what is wrong
     Doctor(doctor::DoctorArgs),
+    /// Describe third parties: the profiles in the program, and checks of your own; offline
+    #[command(subcommand)]
+    ThirdParty(third_party::ThirdPartyCommand),
     /// Sign the body on standard input as the third party does; prints three header lines
     SignWebhook(sign_webhook::SignWebhookArgs),
     /// Print the OpenAPI document
@@ -184,6 +188,7 @@ impl Cli {
                 reconcile::run(&load(file)?, args, stop).await
             }
             Command::Doctor(args) => doctor::run(file.as_deref(), args).await,
+            Command::ThirdParty(command) => third_party::run(command),
             Command::SignWebhook(args) => sign_webhook::run(&load(file)?, args),
             Command::Openapi => {
                 print!("{}", http::openapi());

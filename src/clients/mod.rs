@@ -12,6 +12,8 @@
 
 mod answer;
 pub mod client_callback;
+#[cfg(test)]
+mod default_profile;
 mod fence;
 mod names;
 mod own_addresses;

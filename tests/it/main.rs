@@ -61,6 +61,7 @@ mod shutdown;
 mod standard_webhooks;
 mod strange_rows;
 mod support;
+mod third_party_profiles;
 mod tls;
 mod traces;
 mod transactions;

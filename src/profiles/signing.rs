@@ -1,0 +1,321 @@
+//! Signing requests by an HMAC over a text that the profile writes (`[sign]`). Pure: the time and
+//! the nonce are given.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, SecondsFormat, Utc};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::hmac;
+use serde::{Deserialize, Deserializer, de};
+
+use super::{
+    Signer,
+    definition::Definition,
+    error::{Faults, Key},
+    keywords::keywords,
+    request::{Header, Request},
+    safety,
+    template::Template,
+    values::{RenderError, Values},
+};
+
+/// What may stand between braces.
+const ALLOWED: &str = "{method}, {path}, {target}, {body}, {header:NAME}, {timestamp}, {now}, \
+                       {date}, {nonce}, {var:NAME}, {secret:NAME} or, in a header, {signature}; a \
+                       brace itself is written twice";
+
+keywords! {
+    /// The hash of an HMAC.
+    Hash {
+        Sha1 = "sha1",
+        Sha256 = "sha256",
+        Sha512 = "sha512",
+    }
+}
+
+keywords! {
+    /// How a signature is written.
+    Encoding {
+        Hex = "hex",
+        Base64 = "base64",
+        /// Base64, percent-encoded.
+        Base64Url = "base64-percent",
+    }
+}
+
+/// `[sign]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignSection {
+    hash: Hash,
+    encoding: Encoding,
+    #[serde(default = "default_key")]
+    key: Text,
+    /// What is signed.
+    signed: Text,
+    headers: std::collections::BTreeMap<String, Text>,
+}
+
+fn default_key() -> Text {
+    Text { parts: vec![Part::Secret("signing_key".to_owned())] }
+}
+
+/// A text of a request that is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Text {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Method,
+    /// Without the query.
+    Path,
+    /// With the query.
+    Target,
+    Body,
+    /// A header of the request, as it is sent.
+    Header(String),
+    /// Unix seconds.
+    Timestamp,
+    /// RFC 3339.
+    Now,
+    /// As in the header `Date` (RFC 9110 section 5.6.7).
+    Date,
+    Nonce,
+    Var(String),
+    Secret(String),
+    Signature,
+}
+
+impl Text {
+    fn parse(text: &str) -> Result<Self, String> {
+        // Names of variables and secrets are checked, and braces paired, as in any other text.
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            literal.push_str(&rest[..at]);
+            let from = &rest[at..];
+            if from.starts_with("{{") || from.starts_with("}}") {
+                literal.push_str(&from[..1]);
+                rest = &from[2..];
+                continue;
+            }
+            let Some((inner, after)) = from.strip_prefix('{').and_then(|from| from.split_once('}'))
+            else {
+                return Err(format!("'{text}' has a brace without its partner: write {ALLOWED}"));
+            };
+            if !literal.is_empty() {
+                parts.push(Part::Literal(std::mem::take(&mut literal)));
+            }
+            parts.push(Part::parse(inner)?);
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+        Ok(Self { parts })
+    }
+
+    fn has(&self, part: &Part) -> bool {
+        self.parts.contains(part)
+    }
+
+    fn has_secret(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Secret(_)))
+    }
+}
+
+impl Part {
+    fn parse(inner: &str) -> Result<Self, String> {
+        let unknown = || format!("'{{{inner}}}' is not a placeholder here: {ALLOWED}");
+        Ok(match inner {
+            "method" => Self::Method,
+            "path" => Self::Path,
+            "target" => Self::Target,
+            "body" => Self::Body,
+            "timestamp" => Self::Timestamp,
+            "now" => Self::Now,
+            "date" => Self::Date,
+            "nonce" => Self::Nonce,
+            "signature" => Self::Signature,
+            _ => match inner.split_once(':') {
+                Some(("header", name)) if safety::is_header_name(name) => {
+                    Self::Header(name.to_owned())
+                }
+                Some((kind @ ("var" | "secret"), name)) => {
+                    Template::parse(&format!("{{{inner}}}"))?;
+                    let name = name.to_owned();
+                    if kind == "var" { Self::Var(name) } else { Self::Secret(name) }
+                }
+                _ => return Err(unknown()),
+            },
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(from)?).map_err(de::Error::custom)
+    }
+}
+
+/// Checks `[sign]`.
+pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
+    let Some(section) = &profile.sign else { return };
+    let key = Key::of("sign");
+    if !section.key.has_secret() {
+        faults.add(&key.then("key"), "must be {secret:NAME}: it is never written in a profile");
+    }
+    if section.key.parts.iter().any(|part| !matches!(part, Part::Secret(_))) {
+        faults.add(&key.then("key"), "only {secret:NAME} is allowed here");
+    }
+    if section.signed.has(&Part::Signature) {
+        faults.add(&key.then("signed"), "{signature} is not allowed in what is signed");
+    }
+    if section.signs_nothing() {
+        faults.add(&key.then("signed"), "is the same for every request: it would prove nothing");
+    }
+    if !section.headers.values().any(|text| text.has(&Part::Signature)) {
+        faults.add(&key.then("headers"), "none has {signature}, so that it would not be sent");
+    }
+    for name in section.headers.keys() {
+        let key = key.then("headers").then(name);
+        if !safety::is_header_name(name) {
+            faults.add(&key, "is not a header's name");
+        }
+        let sent = [&profile.headers, &profile.create.headers, &profile.lookup.headers];
+        let mut sent = sent.into_iter().flat_map(|pairs| &pairs.0);
+        if sent.any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+            faults.add(&key, "is among the other headers too: write it in one place");
+        }
+    }
+}
+
+impl SignSection {
+    /// Nothing of the request, nor of its time: anybody who saw one could sign another.
+    fn signs_nothing(&self) -> bool {
+        let is_fixed =
+            |part: &Part| matches!(part, Part::Literal(_) | Part::Var(_) | Part::Secret(_));
+        self.signed.parts.iter().all(is_fixed)
+    }
+
+    /// The names of its variables and secrets, as other texts have them.
+    pub(super) fn templates(&self) -> Vec<Template> {
+        let texts = [&self.key, &self.signed].into_iter().chain(self.headers.values());
+        let named = texts.flat_map(|text| &text.parts).filter_map(|part| match part {
+            Part::Var(name) => Some(format!("{{var:{name}}}")),
+            Part::Secret(name) => Some(format!("{{secret:{name}}}")),
+            _ => None,
+        });
+        named.filter_map(|text| Template::parse(&text).ok()).collect()
+    }
+}
+
+/// What else a signature is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Signing<'a> {
+    /// Where the request goes, for signatures that cover it.
+    pub base_url: &'a str,
+    pub values: &'a Values,
+    pub now: DateTime<Utc>,
+    /// New for each request; visible ASCII characters.
+    pub nonce: &'a str,
+}
+
+impl Signer for SignSection {
+    fn sign(&self, request: &mut Request, with: &Signing<'_>) -> Result<(), RenderError> {
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.headers.iter().partition(|(_, text)| text.has(&Part::Signature));
+        for (name, text) in first {
+            let value = utf8(render(text, request, with, "")?)?;
+            request.headers.push(header(name, value, text.has_secret())?);
+        }
+        let key = render(&self.key, request, with, "")?;
+        let signed = render(&self.signed, request, with, "")?;
+        let algorithm = match self.hash {
+            Hash::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Hash::Sha256 => hmac::HMAC_SHA256,
+            Hash::Sha512 => hmac::HMAC_SHA512,
+        };
+        let tag = hmac::sign(&hmac::Key::new(algorithm, &key), &signed);
+        let base64 = || BASE64_STANDARD.encode(tag.as_ref());
+        let signature = match self.encoding {
+            Encoding::Hex => tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            Encoding::Base64 => base64(),
+            Encoding::Base64Url => utf8_percent_encode(&base64(), NON_ALPHANUMERIC).to_string(),
+        };
+        for (name, text) in last {
+            let value = utf8(render(text, request, with, &signature)?)?;
+            request.headers.push(header(name, value, true)?);
+        }
+        Ok(())
+    }
+}
+
+fn render(
+    text: &Text,
+    request: &Request,
+    with: &Signing<'_>,
+    signature: &str,
+) -> Result<Vec<u8>, RenderError> {
+    let mut out = Vec::new();
+    for part in &text.parts {
+        match part {
+            Part::Literal(literal) => out.extend(literal.bytes()),
+            Part::Method => out.extend(request.method.as_str().bytes()),
+            Part::Path => out.extend(request.path.bytes()),
+            Part::Target => out.extend(request.target().bytes()),
+            Part::Body => out.extend(&request.body),
+            Part::Header(name) => {
+                let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+                let value = match found {
+                    Some(header) => Some(header.value.as_str()),
+                    None if name.eq_ignore_ascii_case("content-type") => request.content_type(),
+                    None => None,
+                };
+                let missing = || RenderError::NotSet(format!("the header {name}, to be signed,"));
+                out.extend(value.ok_or_else(missing)?.bytes());
+            }
+            Part::Timestamp => out.extend(with.now.timestamp().to_string().bytes()),
+            Part::Now => {
+                out.extend(with.now.to_rfc3339_opts(SecondsFormat::Secs, true).bytes());
+            }
+            Part::Date => {
+                out.extend(with.now.format("%a, %d %b %Y %H:%M:%S GMT").to_string().bytes());
+            }
+            Part::Nonce => out.extend(with.nonce.bytes()),
+            Part::Var(name) => {
+                let not_set = || RenderError::NotSet(format!("{{var:{name}}}"));
+                out.extend(with.values.vars.get(name).ok_or_else(not_set)?.bytes());
+            }
+            Part::Secret(name) => {
+                let not_set = || RenderError::NotSet(format!("{{secret:{name}}}"));
+                out.extend(with.values.secrets.get(name).ok_or_else(not_set)?.expose().bytes());
+            }
+            Part::Signature => out.extend(signature.bytes()),
+        }
+    }
+    Ok(out)
+}
+
+fn utf8(value: Vec<u8>) -> Result<String, RenderError> {
+    String::from_utf8(value).map_err(|_| RenderError::Unsendable {
+        place: "a header of [sign]".to_owned(),
+        why: "a header has visible ASCII characters only",
+    })
+}
+
+fn header(name: &str, value: String, is_secret: bool) -> Result<Header, RenderError> {
+    let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if !value.bytes().all(is_plain) {
+        let place = format!("the header {name}");
+        return Err(RenderError::Unsendable {
+            place,
+            why: "a header has visible ASCII characters only",
+        });
+    }
+    Ok(Header { name: name.to_owned(), value, is_secret })
+}

@@ -1,0 +1,116 @@
+//! Requests that are signed by an HMAC.
+
+use super::{BY_ID, content, inputs, profile, values, with};
+use crate::profiles::{Profile, RenderError, Request, Signing, ThirdParty, Values};
+
+fn signed(text: &str, values: &Values, now: &str, nonce: &str) -> Result<Request, RenderError> {
+    let (profile, content) = (profile(text), content(&[]));
+    let mut request = profile.create_request(&inputs(&content, values))?;
+    let (base_url, now) = ("https://api.example", now.parse().unwrap());
+    profile.signer().unwrap().sign(&mut request, &Signing { base_url, values, now, nonce })?;
+    Ok(request)
+}
+
+fn header<'a>(request: &'a Request, name: &str) -> &'a str {
+    let found: Vec<_> = request.headers.iter().filter(|header| header.name == name).collect();
+    assert_eq!(found.len(), 1, "{name}: {request:?}");
+    &found[0].value
+}
+
+/// The example in Modulr's documentation of its signatures.
+#[test]
+fn a_signature_over_a_date_and_a_nonce() {
+    let text = format!(
+        r#"{BY_ID}
+[sign]
+hash = "sha1"
+encoding = "base64-percent"
+signed = "date: {{date}}\nx-mod-nonce: {{nonce}}"
+[sign.headers]
+Date = "{{date}}"
+x-mod-nonce = "{{nonce}}"
+Authorization = 'Signature keyId="{{secret:key_id}}",headers="date x-mod-nonce",signature="{{signature}}"'
+"#
+    );
+    let key = "NzAwZmIwMGQ0YTJiNDhkMzZjYzc3YjQ5OGQyYWMzOTI=";
+    let values = values(&[("signing_key", key), ("key_id", "KNOWN_API_KEY")]);
+    let nonce = "28154b2-9c62b93cc22a-24c9e2-5536d7d";
+    let request = signed(&text, &values, "2016-07-25T16:36:07Z", nonce).unwrap();
+    assert_eq!(header(&request, "Date"), "Mon, 25 Jul 2016 16:36:07 GMT");
+    assert_eq!(
+        header(&request, "Authorization"),
+        "Signature keyId=\"KNOWN_API_KEY\",headers=\"date x-mod-nonce\",\
+         signature=\"WBMr%2FYdhysbmiIEkdTrf2hP7SfA%3D\""
+    );
+    assert!(!format!("{request:?}").contains("KNOWN_API_KEY"), "{request:?}");
+}
+
+/// The expected values were computed with Python's hmac.
+#[test]
+fn a_signature_over_headers_and_body_and_over_the_request_line() {
+    let values = values(&[("key", "hush-key")]);
+    let login = with(BY_ID, "repeat =", "headers = { X-Login = \"login-1\" }\nrepeat =");
+    let text = format!(
+        r#"{login}
+[sign]
+hash = "sha256"
+encoding = "hex"
+key = "{{secret:key}}"
+signed = "{{header:x-login}}{{header:X-Date}}{{body}}"
+headers = {{ X-Date = "{{now}}", Authorization = "V2-HMAC-SHA256, Signature: {{signature}}" }}
+"#
+    );
+    let request = signed(&text, &values, "2026-01-01T00:01:40Z", "n").unwrap();
+    assert_eq!(
+        header(&request, "Authorization"),
+        "V2-HMAC-SHA256, Signature: \
+         62a3b08b338fd2fd7927d5044a561a37e220756f72b73d1b3be85db7073496ae"
+    );
+    let text = format!(
+        r#"{BY_ID}
+[sign]
+hash = "sha512"
+encoding = "hex"
+key = "{{secret:key}}"
+signed = "{{method}}\n{{target}}\n{{timestamp}}\n{{body}}"
+headers = {{ X-Signature = "t={{timestamp}},v1={{signature}}" }}
+"#
+    );
+    let request = signed(&text, &values, "2026-01-01T00:01:40Z", "n").unwrap();
+    assert_eq!(
+        header(&request, "X-Signature"),
+        "t=1767225700,v1=\
+         92c77f573974c6c3e713b142677ab47f3ff9f1d457f906858b319b9e2c3baaa1\
+         13ed45cfc814a3f94c107b28b942ce60cb895de5b5c84dc8ba9d5264ada3f8d9"
+    );
+    let error = signed(&text, &super::values(&[]), "2026-01-01T00:01:40Z", "n").unwrap_err();
+    assert!(error.is_configuration() && error.to_string() == "{secret:key} is not set", "{error}");
+    assert!(signed(&text, &values, "2026-01-01T00:01:40Z", "n\r\nX: 1").is_ok());
+    let nonce = with(&text, "t={timestamp}", "t={nonce}");
+    let error = signed(&nonce, &values, "2026-01-01T00:01:40Z", "n\r\nX: 1").unwrap_err();
+    assert!(matches!(error, RenderError::Unsendable { .. }), "{error}");
+}
+
+#[test]
+fn what_would_prove_nothing_is_refused() {
+    let section = "[sign]\nhash = \"sha256\"\nencoding = \"hex\"\nsigned = \"{body}\"\n\
+                   headers = { X-Signature = \"{signature}\" }\n";
+    let text = format!("{BY_ID}{section}");
+    let names = profile(&text).names();
+    assert_eq!(Vec::from_iter(names.secrets), ["signing_key"]);
+    for (from, to, why) in [
+        ("\"{body}\"", "\"fixed {var:x}\"", "would prove nothing"),
+        ("\"{body}\"", "\"{body}{signature}\"", "not allowed in what is signed"),
+        ("\"{signature}\"", "\"{timestamp}\"", "would not be sent"),
+        ("X-Signature", "\"X Signature\"", "not a header's name"),
+        ("signed =", "key = \"abc\"\nsigned =", "never written in a profile"),
+        ("\"sha256\"", "\"md5\"", "sha1, sha256 or sha512"),
+        ("\"{body}\"", "\"{bodies}\"", "is not a placeholder here: {method}"),
+        ("\"{body}\"", "\"{header:a b}\"", "is not a placeholder here"),
+        ("\"{body}\"", "\"{body\"", "a brace without its partner"),
+        ("\"{body}\"", "\"{secret:A}\"", "is not a name"),
+    ] {
+        let error = Profile::parse("test.toml", &with(&text, from, to)).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains("sign"), "{to}: {error}");
+    }
+}
