@@ -32,8 +32,8 @@ pub struct Wanted {
     pub holds: Option<Vec<(String, DateTime<Utc>)>>,
 }
 
-/// Leases due jobs to workers, with what the jobs are about. Fails on the foreign key when a worker is
-/// no longer registered, which is what it must learn.
+/// Leases due jobs to workers, with what the jobs are about. Fails on the foreign key when a worker
+/// is no longer registered, which is what it must learn.
 #[derive(Debug)]
 pub struct Claims;
 

@@ -184,8 +184,8 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
     .await?)
 }
 
-/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes where
-/// they are refused already.
+/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes
+/// where they are refused already.
 pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bool, StoreError> {
     let mut tx = super::begin(pool).await?;
     let disabled = sqlx::query!(

@@ -110,7 +110,8 @@ const WHERE_KNOWN: &[(&str, &str)] = &[
 /// Sets `settings` where the session has others; `local` for this transaction alone. `path` is an
 /// expression.
 ///
-/// Comparing costs less than setting, and this begins each transaction through a pooler. `synchronous_commit` is raised where it is weaker than `on`; what is stronger stays.
+/// Comparing costs less than setting, and this begins each transaction through a pooler.
+/// `synchronous_commit` is raised where it is weaker than `on`; what is stronger stays.
 fn set(settings: &[(&str, &str)], path: &str, local: bool) -> String {
     let list = |values: Vec<String>| format!("ARRAY[{}]", values.join(", "));
     let all = settings.iter().chain(WHERE_KNOWN);

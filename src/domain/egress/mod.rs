@@ -5,8 +5,8 @@
 //! where the operator allows their network; the addresses at which clouds offer a machine its
 //! credentials only where the operator names that very address, so that `fd00::/8` does not open
 //! them. Addresses of the machine itself are like those with a special purpose. An IPv4 address
-//! inside an IPv6 one is judged as what it is. A name is judged by what it resolves to, by whoever
-//! connects, right before; an address in a URL when the URL is.
+//! inside an IPv6 one is judged as what it is. A name is judged by what it resolves to, right
+//! before the connection is opened; an address in a URL when the URL is.
 //!
 //! Of the ports, 80, 443 and those without privilege may be called, but for the usual ports of
 //! databases and the like, which may take an HTTP request for commands.
@@ -24,8 +24,8 @@ use self::addresses::{is_metadata, meant_by, special_purpose, wrapped_in};
 
 /// Below it, only privileged processes may listen: the system's own services.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
-/// Where services that speak no HTTP, or serve whoever reaches them, usually are: SQL Server, Oracle,
-/// NFS, Docker, etcd, MySQL, RDP, Postgres, AMQP, VNC, Redis, Kubernetes, Cassandra, Kafka,
+/// Where services that speak no HTTP, or serve every caller, usually are: SQL Server,
+/// Oracle, NFS, Docker, etcd, MySQL, RDP, Postgres, AMQP, VNC, Redis, Kubernetes, Cassandra, Kafka,
 /// Elasticsearch, the kubelet, memcached, MongoDB.
 const SERVICE_PORTS: [u16; 22] = [
     1433, 1521, 2049, 2375, 2376, 2379, 2380, 3306, 3389, 5432, 5672, 5900, 6379, 6443, 9042, 9092,
@@ -114,7 +114,7 @@ impl EgressPolicy {
         {
             return Err(EgressRefusal::Address { address: meant, what });
         }
-        // Whoever allows the wrapping has not allowed what is wrapped.
+        // To allow the wrapping is not to allow what is wrapped.
         wrapped_in(meant).into_iter().try_for_each(|inner| self.check(inner.into(), judge))
     }
 

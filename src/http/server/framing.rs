@@ -1,20 +1,20 @@
 //! Where each request of HTTP/1 ends, checked on the bytes as they come.
 //!
 //! hyper is lenient: it takes a line that ends in LF alone, drops `Content-Length` beside
-//! `Transfer-Encoding`, and takes `Transfer-Encoding: gzip, chunked`. A proxy in front may read such a
-//! request otherwise, and then what one of the two takes for a body is a request of somebody else to
-//! the other one (request smuggling; RFC 9112 section 11.2). hyper has no option to be strict, and its
-//! requests do not show all of this any more. So a small reader follows the bytes: through each head
-//! line by line, and over each body by its length or chunk by chunk. It reads nothing that hyper does
-//! not read too, and keeps a line of at most [`MAX_LINE`] bytes.
+//! `Transfer-Encoding`, and takes `Transfer-Encoding: gzip, chunked`. A proxy in front may read
+//! such a request otherwise, and then what one of the two takes for a body is a request of somebody
+//! else to the other one (request smuggling; RFC 9112 section 11.2). hyper has no option to be
+//! strict, and its requests do not show all of this any more. So a small reader follows the bytes:
+//! through each head line by line, and over each body by its length or chunk by chunk. It reads
+//! nothing that hyper does not read too, and keeps a line of at most [`MAX_LINE`] bytes.
 //!
 //! What comes from the first fault on is not handed on. hyper gets [`REFUSED`] instead, which is no
 //! head, chunk or trailer: it answers 400 and closes the connection, after it has answered the
 //! requests before. In a chunked body, whose request hyper has handed on already, reading the body
 //! fails, which is answered with 400 too.
 
-/// Ends every line and every head, and is part of none: NUL is allowed nowhere. hyper looks at a head
-/// that came in parts only when it has an end.
+/// Ends every line and every head, and is part of none: NUL is allowed nowhere. hyper looks at a
+/// head that came in parts only when it has an end.
 pub(super) const REFUSED: &[u8] = b"\0\r\n\r\n";
 
 /// Most bytes that are kept of a line; a longer one is not one of those that frame a request.
@@ -163,8 +163,8 @@ impl Framing {
         Ok(())
     }
 
-    /// Notes what a header says about the body. Whatever could be one of the two headers that do, in
-    /// another way of writing, is a fault.
+    /// Notes what a header says about the body. Whatever could be one of the two headers that do,
+    /// in another way of writing, is a fault.
     fn read_header(&mut self) -> Result<(), Fault> {
         let Some(colon) = self.line.iter().position(|byte| *byte == b':') else {
             // A name that is so long is another one; a line without a name is for hyper to refuse.
