@@ -1,7 +1,12 @@
 //! Cursors and paths.
 
+use std::fmt::Debug;
+
 use quartet::{
-    http::{page, path_template::PathTemplate},
+    http::{
+        page::{self, Page, PageCursor},
+        path_template::PathTemplate,
+    },
     store::{columns::Time, job_list::JobCursor, transactions::Cursor},
 };
 use uuid::Uuid;
@@ -10,18 +15,9 @@ use uuid::Uuid;
 /// one is named.
 pub fn cursor(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
-    match page::decode(&text) {
-        Ok(cursor) => assert_eq!(page::decode(&page::encode(cursor)).ok(), Some(cursor)),
-        Err(problem) => named(&problem),
-    }
-    match page::decode_job(&text) {
-        Ok(JobCursor { at, id }) => {
-            let again = page::decode_job(&next_job_cursor(JobCursor { at, id: id.clone() }));
-            let again = again.expect("our own cursor");
-            assert_eq!((again.at, again.id), (at, id));
-        }
-        Err(problem) => named(&problem),
-    }
+    taken_again::<Cursor>(&text);
+    taken_again::<JobCursor>(&text);
+    taken_again::<i64>(&text);
 
     let Some(bytes) = input.first_chunk::<24>() else { return };
     let (micros, id) = bytes.split_first_chunk::<8>().unwrap();
@@ -29,13 +25,22 @@ pub fn cursor(input: &[u8]) {
     let micros = i64::from_le_bytes(*micros).to_string();
     let Some(at) = Time::from_cursor(&micros) else { return };
     let cursor = Cursor { at, id };
-    assert_eq!(page::decode(&page::encode(cursor)).ok(), Some(cursor));
+    assert_eq!(page::after(Some(&next_cursor(cursor))).ok(), Some(Some(cursor)));
 }
 
-/// The cursor after a page that ends with this job.
-fn next_job_cursor(cursor: JobCursor) -> String {
-    let mut rows = vec![(), ()];
-    page::cut_jobs(&mut rows, 1, |()| cursor).expect("there is another page")
+fn taken_again<C: PageCursor + Clone + PartialEq + Debug>(text: &str) {
+    match page::after::<C>(Some(text)) {
+        Ok(cursor) => {
+            let next = next_cursor(cursor.clone().expect("one was given"));
+            assert_eq!(page::after(Some(&next)).ok(), Some(cursor));
+        }
+        Err(problem) => named(&problem),
+    }
+}
+
+/// The cursor after a page that ends there.
+fn next_cursor(cursor: impl PageCursor) -> String {
+    Page::new(vec![(), ()], 1, |()| cursor).next_cursor.expect("there is another page")
 }
 
 fn named(problem: &quartet::http::problem::Problem) {

@@ -72,7 +72,11 @@ pub(super) fn story_page(story: &DeadLetterStory) -> Page {
     page.field("Closed by", &text(&letter.closed_by));
     page.field("Note", &text(&letter.note));
     page.field("Detail", &details(&letter.detail.0));
-    page.table("Attempts that failed", &attempts_table(&letter.attempts.0));
+    let attempts = match letter.job_id {
+        Some(_) => "Attempts that failed",
+        None => "What the third party said last",
+    };
+    page.table(attempts, &attempts_table(&letter.attempts.0));
     let evidence = story.evidence.iter().map(|event| Entry {
         at: event.at,
         kind: event.kind.0.to_string(),

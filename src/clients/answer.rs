@@ -1,8 +1,9 @@
 //! Reading a peer's answer: bounded, decoded, as text.
 //!
 //! A gateway in front of a peer may compress although nobody asked for it. What is coded is decoded
-//! here; at most [`MAX_ANSWER`] bytes are read and at most as many come out, so that a bomb costs no
-//! more than any long answer. How the text is read then is [`crate::domain::peer_answer`]'s matter.
+//! here; at most [`MAX_ANSWER`] bytes are read and at most as many come out, so that a bomb costs
+//! no more than any long answer. How the text is read then is [`crate::domain::peer_answer`]'s
+//! matter.
 
 use std::{
     collections::HashMap,
@@ -123,7 +124,7 @@ fn describe_text(status: StatusCode, location: &str, what: &str) -> String {
 
 /// How often the same cause is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// Most causes that are told apart; more than that a peer makes up.
+/// Most causes that are counted as different ones; more than that a peer makes up.
 const MAX_LOGGED: usize = 64;
 
 /// Whether a cause is to be logged now: once a minute.

@@ -48,7 +48,7 @@ pub struct CallbackClient {
     clock: DatabaseClock,
 }
 
-/// What a client is told.
+/// What a client is notified of.
 #[derive(Debug, Clone, Copy)]
 pub struct Notification {
     pub id: Uuid,
@@ -76,7 +76,7 @@ pub enum NotifyError {
     /// The callback URL leads where none may: not called; again later.
     #[error("the callback URL {0}")]
     Blocked(#[from] EgressRefusal),
-    /// Another worker may have told the client something newer: not sent.
+    /// Another worker may have notified the client of something newer: not sent.
     #[error("the worker's lease was lost before it was sent")]
     Stale,
 }
@@ -146,8 +146,8 @@ impl CallbackClient {
     ) -> Result<(), NotifyError> {
         let span = call_span!("notify_client", "PUT", notification.id);
         let began = Instant::now();
-        let told = self.put(url, secrets, notification, fence).instrument(span.clone()).await;
-        let result = match &told {
+        let notified = self.put(url, secrets, notification, fence).instrument(span.clone()).await;
+        let result = match &notified {
             Ok(()) => NotifyResult::Delivered,
             Err(NotifyError::Gone { .. }) => NotifyResult::Gone,
             Err(NotifyError::Refused { .. }) => NotifyResult::Refused,
@@ -163,7 +163,7 @@ impl CallbackClient {
         if let Some(metrics) = &self.metrics {
             metrics.notification(result, began.elapsed());
         }
-        told
+        notified
     }
 
     async fn put(
@@ -265,8 +265,8 @@ mod tests {
         };
         let url = format!("http://rebinding.example:{port}/");
         let held = Arc::new(|| true);
-        let told = client.notify(&url, &[Secret::generate()], &notification, held).await;
-        (told, asked.load(Ordering::SeqCst))
+        let notified = client.notify(&url, &[Secret::generate()], &notification, held).await;
+        (notified, asked.load(Ordering::SeqCst))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -317,9 +317,9 @@ mod tests {
             vec![ip("::ffff:127.0.0.1")],
             vec![ip("127.0.0.2"), ip("fe80::1")],
         ] {
-            let (told, _) = call(policy.clone(), vec![answer.clone()], port).await;
-            let Err(NotifyError::Blocked(EgressRefusal::Address { .. })) = told else {
-                panic!("{answer:?}: {told:?}");
+            let (notified, _) = call(policy.clone(), vec![answer.clone()], port).await;
+            let Err(NotifyError::Blocked(EgressRefusal::Address { .. })) = notified else {
+                panic!("{answer:?}: {notified:?}");
             };
         }
         assert_not_called(&allowed).await;
@@ -332,15 +332,18 @@ mod tests {
         let own = OwnAddresses::fixed([ip("8.8.4.4"), ip("2606:4700::1111")]);
         for answer in ["8.8.4.4", "::ffff:8.8.4.4", "2606:4700::1111"] {
             let answers = vec![vec![ip(answer)]];
-            let (told, _) = call_from(own.clone(), EgressPolicy::default(), answers, 8080).await;
-            let Err(NotifyError::Blocked(denied)) = told else { panic!("{answer}: {told:?}") };
+            let (notified, _) =
+                call_from(own.clone(), EgressPolicy::default(), answers, 8080).await;
+            let Err(NotifyError::Blocked(denied)) = notified else {
+                panic!("{answer}: {notified:?}")
+            };
             assert!(denied.to_string().contains("an address of this machine"), "{denied}");
         }
     }
 
     #[tokio::test]
     async fn a_name_without_an_address_is_no_answer() {
-        let (told, _) = call(EgressPolicy::default(), vec![vec![]], 80).await;
-        assert!(matches!(told, Err(NotifyError::Unreachable { .. })), "{told:?}");
+        let (notified, _) = call(EgressPolicy::default(), vec![vec![]], 80).await;
+        assert!(matches!(notified, Err(NotifyError::Unreachable { .. })), "{notified:?}");
     }
 }

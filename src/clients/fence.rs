@@ -1,14 +1,20 @@
 //! A request body that is sent only while its worker holds its lease.
 //!
-//! A worker that was frozen, or starved, may wake up with a request in hand whose job another worker has
-//! done since: sent then, a client would hear an old status after a newer one, or the third party a
-//! second create. Looking at the lease before the call is not enough: a name is resolved and a connection
-//! is opened first, for which seconds may pass. So it is looked at when the body is asked for, in the same
-//! step in which all of the request is given to the operating system. Without its body a request counts
-//! for nothing.
+//! A worker that was frozen, or starved, may wake up with a request in hand whose job another
+//! worker has done since: sent then, a client would hear an old status after a newer one, or the
+//! third party a second create. Looking at the lease before the call is not enough: a name is
+//! resolved and a connection is opened first, for which seconds may pass. So it is looked at when
+//! the body is asked for, in the same step in which all of the request is given to the operating
+//! system. Without its body a request counts for nothing.
 //!
-//! The same step starts the request's [`Progress`], so that it is known of each request whether any of its
-//! body was given out.
+//! The same step starts the request's [`Progress`], so that it is known of each request whether any
+//! of its body was given out.
+//!
+//! Over HTTP/2 a body is asked for as soon as its request is in the connection's queue, although it
+//! may wait there until the peer takes another stream. What was asked for first is held back until
+//! then, and only after it is the body asked for more. So its first byte goes ahead without a look
+//! at the lease, and the rest is what is fenced. One byte is no request: over HTTP/1 it is not even
+//! written without the rest.
 
 use std::{
     pin::Pin,
@@ -29,7 +35,8 @@ pub type Fence = Arc<dyn Fn() -> bool + Send + Sync>;
 struct Stale;
 
 struct Fenced {
-    bytes: Option<Bytes>,
+    first: Option<Bytes>,
+    rest: Option<Bytes>,
     may_be_sent: Fence,
     progress: Progress,
 }
@@ -42,28 +49,34 @@ impl Body for Fenced {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Stale>>> {
-        let frame = self.bytes.take().map(|bytes| {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let frame = self.rest.take().map(|rest| {
             let is_sent = (self.may_be_sent)() && self.progress.start();
-            if is_sent { Ok(Frame::data(bytes)) } else { Err(Stale) }
+            if is_sent { Ok(Frame::data(rest)) } else { Err(Stale) }
         });
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
+        self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        let left = [&self.first, &self.rest];
+        SizeHint::with_exact(left.into_iter().flatten().map(|bytes| bytes.len() as u64).sum())
     }
 }
 
-/// `bytes`, of which none are sent once `may_be_sent` says no, or the request was withdrawn.
-pub(super) fn body(bytes: Bytes, may_be_sent: Fence, progress: Progress) -> reqwest::Body {
-    reqwest::Body::wrap(Fenced { bytes: Some(bytes), may_be_sent, progress })
+/// `bytes`, of which no more than the first is sent once `may_be_sent` says no, or the request was
+/// withdrawn.
+pub(super) fn body(mut bytes: Bytes, may_be_sent: Fence, progress: Progress) -> reqwest::Body {
+    let first = bytes.split_to(bytes.len().min(1));
+    reqwest::Body::wrap(Fenced { first: Some(first), rest: Some(bytes), may_be_sent, progress })
 }
 
-/// Whether a call failed because its fence said no: nothing came of it.
+/// Whether a call failed because its fence said no: it had no effect.
 pub(super) fn is_stale(error: &reqwest::Error) -> bool {
     cause_in::<Stale>(error).is_some()
 }
@@ -79,8 +92,8 @@ mod tests {
 
     use super::{super::http_client, *};
 
-    /// Sends `body` to a server that answers 204; returns how the call ended, and what the server read of
-    /// the connection that it was sent over.
+    /// Sends `body` to a server that answers 204; returns how the call ended, and what the server
+    /// read of the connection that it was sent over.
     async fn call(may_be_sent: bool) -> (reqwest::Result<reqwest::Response>, Vec<u8>) {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", server.local_addr().unwrap());
@@ -92,7 +105,7 @@ mod tests {
             let (mut stream, _) = server.accept().await.unwrap();
             let mut read = Vec::new();
             while !read.ends_with(b"body") && stream.read_buf(&mut read).await.unwrap() > 0 {}
-            // Whoever has gone needs none.
+            // The other side may have gone.
             let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
             read
         };

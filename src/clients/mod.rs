@@ -4,8 +4,8 @@
 //! No call follows a redirect, and no answer is read beyond a bound. The third party's URL is the
 //! operator's word: it may be anywhere, and the proxies of the environment (`HTTPS_PROXY`) are used
 //! for it. A client's callback URL is the client's word: only addresses that
-//! [`EgressPolicy`](crate::domain::EgressPolicy) allows are connected to, and no proxy is used, which
-//! would resolve the name once more by itself.
+//! [`EgressPolicy`](crate::domain::EgressPolicy) allows are connected to, and no proxy is used,
+//! which would resolve the name once more by itself.
 //!
 //! Over which connection a request goes, and what is known when it gets no answer, is the matter of
 //! `sender`.
@@ -104,7 +104,8 @@ fn retry_after(response: &Response, clock: &DatabaseClock) -> Option<Duration> {
     parse_retry_after(text(RETRY_AFTER)?, date.map_or_else(|| clock.now(), |date| date.to_utc()))
 }
 
-/// What `Retry-After` says, from the header's text, as of `now`; at most a day. `None`: it says nothing.
+/// What `Retry-After` says, from the header's text, as of `now`; at most a day. `None`: it says
+/// nothing.
 pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let delay = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -1,10 +1,10 @@
-//! How far a request has come: whether it still waits for its turn, on a connection that is being opened
-//! or behind other requests, or has started to be sent.
+//! How far a request has come: whether it still waits for its turn, on a connection that is being
+//! opened or behind other requests, or has started to be sent.
 //!
-//! Time in that queue is ours and not the peer's, so the peer's time begins when the request starts. A
-//! request that waits for too long is withdrawn. Starting and withdrawing exclude each other, also where
-//! they happen at the same moment on two threads: what was withdrawn is never sent later, so that it may
-//! safely be sent again.
+//! Time in that queue is ours and not the peer's, so the peer's time begins when the request
+//! starts. A request that waits for too long is withdrawn. Starting and withdrawing exclude each
+//! other, also where they happen at the same moment on two threads: what was withdrawn is never
+//! sent later, so that it may safely be sent again.
 
 use std::{
     convert::Infallible,

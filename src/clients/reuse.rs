@@ -1,14 +1,16 @@
-//! Which connections have answered before, and whether a peer may be sent a create over one of them.
+//! Which connections have answered before, and whether a peer may be sent a create over one of
+//! them.
 //!
-//! A peer may close a connection that is kept open at any moment, also while a request is on its way. A
-//! lookup is then sent again; a create cannot be, because nobody knows whether it was read. So a create goes
-//! over a connection that was used within the last second, or over a new one; and over a used one only while
-//! the peer keeps its connections: after [`PROOF`] calls in a row that were answered on used connections,
-//! and then over no more of them at a time than have been answered, plus one. A single connection that
-//! breaks instead of answering takes that back for a while, longer each time.
+//! A peer may close a connection that is kept open at any moment, also while a request is on its
+//! way. A lookup is then sent again; a create cannot be, because nobody knows whether it was read.
+//! So a create goes over a connection that was used within the last second, or over a new one; and
+//! over a used one only while the peer keeps its connections: after [`PROOF`] calls in a row that
+//! were answered on used connections, and then over no more of them at a time than have been
+//! answered, plus one. A single connection that breaks instead of answering takes that back for a
+//! while, longer each time.
 //!
-//! A peer that speaks HTTP/2 says when it ends a connection, and which requests it has not processed, so
-//! that it needs no such proof.
+//! A peer that speaks HTTP/2 says when it ends a connection, and which requests it has not
+//! processed, so that it needs no such proof.
 
 use std::{
     collections::HashMap,
@@ -54,8 +56,8 @@ impl Answered {
         Self { idle_timeout, state: Mutex::new(state) }
     }
 
-    /// Notes an answer. Returns whether its connection had answered before, and how many connections
-    /// have been closed since the last answer because they were idle.
+    /// Notes an answer. Returns whether its connection had answered before, and how many
+    /// connections have been closed since the last answer because they were idle.
     pub fn note(&self, response: &Response) -> (bool, u64) {
         let Some(info) = response.extensions().get::<HttpInfo>() else { return (false, 0) };
         self.used(ends(info), Instant::now())
@@ -111,7 +113,7 @@ struct TrustState {
 }
 
 impl Trust {
-    /// Whether the last answer came over HTTP/2.
+    /// Whether the last answer was over HTTP/2.
     pub fn is_http2(&self) -> bool {
         lock(&self.0).is_http2
     }

@@ -50,13 +50,13 @@ pub struct ThirdPartyClient {
     clock: DatabaseClock,
 }
 
-/// The transaction exists there now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Created {
-    /// The status in the answer, where there was one.
+/// What the third party says about a transaction that it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatusReport {
+    /// `None`: the answer had no status that is known.
     pub status: Option<ReportedStatus>,
-    /// What of the answer could not be used.
-    pub strange: Option<String>,
+    /// What of the answer could not be used, for an operator.
+    pub unusable: Option<String>,
 }
 
 /// Why a create was not answered with 2xx.
@@ -72,7 +72,8 @@ pub enum CreateError {
     /// It was not sent: it found no place on a connection, or that broke before.
     #[error("not sent: {reason}")]
     NotSent { reason: String },
-    /// 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also mean that the answer was lost.
+    /// 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also mean
+    /// that the answer was lost.
     #[error("busy: {reason}")]
     Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
     /// 409: it exists there already.
@@ -120,7 +121,8 @@ impl CreateError {
             Self::NotSent { .. } => CallResult::NotSent,
             Self::Busy { .. } => CallResult::Busy,
             Self::AlreadyExists => CallResult::Exists,
-            Self::Unauthorized { .. } | Self::Rejected { .. } => CallResult::Rejected,
+            Self::Unauthorized { .. } => CallResult::Unauthorized,
+            Self::Rejected { .. } => CallResult::Rejected,
             Self::Stale => CallResult::Stale,
         }
     }
@@ -129,9 +131,8 @@ impl CreateError {
 /// What a lookup found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// It exists there; with its status, where the answer had one that is known, or else what the
-    /// answer was, for an operator.
-    Found { status: Option<ReportedStatus>, strange: Option<String> },
+    /// It exists there.
+    Found(StatusReport),
     /// 404, or 405 and 501: it is not there, or lookups are not offered.
     Absent,
 }
@@ -142,13 +143,46 @@ pub enum Lookup {
 pub struct LookupError {
     pub reason: String,
     pub retry_after: Option<Duration>,
-    /// Whether the third party as a whole seems to be down, as in [`CreateError::is_outage`].
-    pub is_outage: bool,
-    /// 401 or 403: our credentials were refused.
-    pub is_unauthorized: bool,
-    /// Whether it says nothing of the third party, not even that it answers: it was not sent, or
-    /// ended with a used connection.
-    pub says_nothing: bool,
+    pub kind: LookupErrorKind,
+}
+
+/// What a lookup that was not answered says of the third party as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupErrorKind {
+    /// It seems to be down, as in [`CreateError::is_outage`].
+    Outage,
+    /// It refused our credentials: 401 or 403.
+    Unauthorized,
+    /// It answers, but this answer cannot be used.
+    Unusable,
+    /// Nothing, not even that it answers: the lookup was not sent, or ended with a used connection.
+    Inconclusive,
+}
+
+impl LookupError {
+    fn new(kind: LookupErrorKind, reason: String) -> Self {
+        Self { reason, retry_after: None, kind }
+    }
+
+    pub fn is_outage(&self) -> bool {
+        self.kind == LookupErrorKind::Outage
+    }
+
+    pub fn is_unauthorized(&self) -> bool {
+        self.kind == LookupErrorKind::Unauthorized
+    }
+
+    pub fn is_inconclusive(&self) -> bool {
+        self.kind == LookupErrorKind::Inconclusive
+    }
+
+    fn result(&self) -> CallResult {
+        match self.kind {
+            LookupErrorKind::Outage | LookupErrorKind::Unusable => CallResult::NoAnswer,
+            LookupErrorKind::Unauthorized => CallResult::Unauthorized,
+            LookupErrorKind::Inconclusive => CallResult::Queued,
+        }
+    }
 }
 
 /// The status codes that are about who asks, and not about what is asked for.
@@ -158,13 +192,14 @@ fn is_unauthorized(status: StatusCode) -> bool {
 
 impl From<SendError> for LookupError {
     fn from(error: SendError) -> Self {
-        Self {
-            reason: error.reason(),
-            retry_after: None,
-            is_outage: error.is_outage(),
-            is_unauthorized: false,
-            says_nothing: error.says_nothing(),
-        }
+        let kind = if error.is_outage() {
+            LookupErrorKind::Outage
+        } else if error.says_nothing() {
+            LookupErrorKind::Inconclusive
+        } else {
+            LookupErrorKind::Unusable
+        };
+        Self::new(kind, error.reason())
     }
 }
 
@@ -255,7 +290,7 @@ impl ThirdPartyClient {
         id: Uuid,
         content: &Content,
         fence: Fence,
-    ) -> Result<Created, CreateError> {
+    ) -> Result<StatusReport, CreateError> {
         let span = call_span!("create_at_third_party", "POST", id);
         let began = Instant::now();
         let created = self.post(id, content, fence).instrument(span.clone()).await;
@@ -264,7 +299,7 @@ impl ThirdPartyClient {
             Err(error) => error.result(),
         };
         match &created {
-            Ok(Created { strange: Some(reason), .. })
+            Ok(StatusReport { unusable: Some(reason), .. })
             | Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
                 log_strange("create", id, reason);
             }
@@ -282,7 +317,7 @@ impl ThirdPartyClient {
         id: Uuid,
         content: &Content,
         fence: Fence,
-    ) -> Result<Created, CreateError> {
+    ) -> Result<StatusReport, CreateError> {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
         let body = serde_json::to_vec(&body)
             .map_err(|error| CreateError::Unreachable { reason: error.to_string() })?;
@@ -296,11 +331,8 @@ impl ThirdPartyClient {
         match status {
             _ if status.is_success() => {
                 // 2xx is enough: a body that breaks off or is no JSON takes nothing away.
-                let (report, strange) = match read_report(id, status, response).await {
-                    Ok((report, strange)) => (report, strange),
-                    Err((_, reason)) => (None, Some(reason)),
-                };
-                Ok(Created { status: report, strange })
+                let report = read_report(id, status, response).await;
+                Ok(report.unwrap_or_else(|error| StatusReport::unusable(error.reason)))
             }
             StatusCode::CONFLICT => Err(CreateError::AlreadyExists),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -331,15 +363,13 @@ impl ThirdPartyClient {
         let began = Instant::now();
         let found = self.get(id).instrument(span.clone()).await;
         let result = match &found {
-            Ok(Lookup::Found { .. }) => CallResult::Found,
+            Ok(Lookup::Found(_)) => CallResult::Found,
             Ok(Lookup::Absent) => CallResult::Absent,
-            Err(error) if error.says_nothing => CallResult::Queued,
-            Err(_) => CallResult::NoAnswer,
+            Err(error) => error.result(),
         };
         match &found {
-            Ok(Lookup::Found { strange: Some(reason), .. }) | Err(LookupError { reason, .. }) => {
-                log_strange("lookup", id, reason)
-            }
+            Ok(Lookup::Found(StatusReport { unusable: Some(reason), .. }))
+            | Err(LookupError { reason, .. }) => log_strange("lookup", id, reason),
             Ok(_) => {}
         }
         span.record("outcome", result.as_str());
@@ -355,57 +385,61 @@ impl ThirdPartyClient {
         });
         let response = sent.await?;
         match response.status() {
-            status if status.is_success() => match read_report(id, status, response).await {
-                Ok((status, strange)) => Ok(Lookup::Found { status, strange }),
-                Err((is_outage, reason)) => Err(LookupError {
-                    reason,
-                    retry_after: None,
-                    is_outage,
-                    is_unauthorized: false,
-                    says_nothing: false,
-                }),
-            },
+            status if status.is_success() => {
+                read_report(id, status, response).await.map(Lookup::Found)
+            }
             StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::NOT_IMPLEMENTED => Ok(Lookup::Absent),
             status => {
                 let retry_after = retry_after(&response, &self.clock);
-                let reason = answer::describe(response).await;
-                Err(LookupError {
-                    reason,
-                    retry_after,
-                    is_outage: !status.is_client_error(),
-                    is_unauthorized: is_unauthorized(status),
-                    says_nothing: false,
-                })
+                let kind = if is_unauthorized(status) {
+                    LookupErrorKind::Unauthorized
+                } else if status.is_client_error() {
+                    LookupErrorKind::Unusable
+                } else {
+                    LookupErrorKind::Outage
+                };
+                Err(LookupError { reason: answer::describe(response).await, retry_after, kind })
             }
         }
     }
 }
 
-/// What an answer of 2xx says about `id`: its status, and what of it could not be used. `Err`:
-/// nothing, because it broke off (`true`) or cannot be read.
+impl StatusReport {
+    fn unusable(reason: String) -> Self {
+        Self { status: None, unusable: Some(reason) }
+    }
+}
+
+/// What an answer of 2xx says about `id`. An error where it broke off or cannot be read.
 async fn read_report(
     id: Uuid,
     status: StatusCode,
     response: Response,
-) -> Result<(Option<ReportedStatus>, Option<String>), (bool, String)> {
+) -> Result<StatusReport, LookupError> {
     let code = status.as_u16();
     let text = answer::text(response).await.map_err(|error| {
-        (matches!(error, BodyError::BrokeOff), format!("answered {code}, but {error}"))
+        let kind = match error {
+            BodyError::BrokeOff => LookupErrorKind::Outage,
+            _ => LookupErrorKind::Unusable,
+        };
+        LookupError::new(kind, format!("answered {code}, but {error}"))
     })?;
-    let shown = excerpt(&text, MAX_EXCERPT_CHARS);
+    let body = excerpt(&text, MAX_EXCERPT_CHARS);
     match peer_answer::report(id, &text) {
-        Ok(Report { status: Some(status), .. }) => Ok((Some(status), None)),
-        Ok(Report { unknown: Some(word), .. }) => {
-            let strange = format!("answered {code} with the unknown status `{word}`: {shown}");
-            Ok((None, Some(strange)))
+        Ok(Report { status: Some(status), .. }) => {
+            Ok(StatusReport { status: Some(status), unusable: None })
         }
-        Ok(_) => Ok((None, Some(format!("answered {code} without a status: {shown}")))),
-        Err(why) if shown.is_empty() => {
-            Err((false, format!("answered {code}, but the answer {why}")))
+        Ok(Report { unknown: Some(word), .. }) => Ok(StatusReport::unusable(format!(
+            "answered {code} with the unknown status `{word}`: {body}"
+        ))),
+        Ok(_) => Ok(StatusReport::unusable(format!("answered {code} without a status: {body}"))),
+        Err(why) => {
+            let body = if body.is_empty() { body } else { format!(": {body}") };
+            let reason = format!("answered {code}, but the answer {why}{body}");
+            Err(LookupError::new(LookupErrorKind::Unusable, reason))
         }
-        Err(why) => Err((false, format!("answered {code}, but the answer {why}: {shown}"))),
     }
 }
 

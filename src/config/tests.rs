@@ -62,6 +62,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(config.third_party.lookup_timeout, s(5));
     assert_eq!(config.third_party.create_retries, 3);
     assert_eq!(config.third_party.create_backoff, s(120));
+    assert_eq!(config.third_party.late_storing, s(120));
     assert_eq!(config.third_party.max_in_flight, 1000);
     let circuit = Circuit {
         failure_ratio: 0.5,

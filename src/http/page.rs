@@ -14,36 +14,113 @@ pub fn default_limit() -> u32 {
     50
 }
 
-/// A cursor's text: opaque to callers, stable between releases.
-pub fn encode(cursor: Cursor) -> String {
-    encode_parts(cursor.at, cursor.id)
+/// How many rows are read for a page: one more tells whether another page follows.
+pub fn rows(limit: u32) -> i64 {
+    i64::from(limit) + 1
 }
 
-fn encode_parts(at: Time, id: impl fmt::Display) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}.{id}", at.to_cursor()))
+/// Where a page ends: the next one starts after it.
+pub trait PageCursor: Sized {
+    /// Opaque to callers, stable between releases.
+    fn to_text(&self) -> String;
+
+    /// `None`: it is none of ours.
+    fn from_text(text: &str) -> Option<Self>;
 }
 
-/// Reads the `cursor` parameter.
-pub fn decode(text: &str) -> Result<Cursor, Problem> {
-    parse(text).ok_or_else(wrong_cursor)
+impl PageCursor for Cursor {
+    fn to_text(&self) -> String {
+        encode_parts(self.at, self.id)
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let (at, id) = parse_parts(text)?;
+        Some(Self { at, id: Uuid::parse_str(&id).ok()? })
+    }
 }
 
-/// Reads the `cursor` parameter of a list of jobs.
-pub fn decode_job(text: &str) -> Result<JobCursor, Problem> {
-    let (at, id) = parse_parts(text).ok_or_else(wrong_cursor)?;
-    // NUL is no text for Postgres.
-    if id.contains('\0') { Err(wrong_cursor()) } else { Ok(JobCursor { at, id }) }
+impl PageCursor for JobCursor {
+    fn to_text(&self) -> String {
+        encode_parts(self.at, &self.id)
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let (at, id) = parse_parts(text)?;
+        // NUL is no text for Postgres.
+        (!id.contains('\0')).then_some(Self { at, id })
+    }
 }
 
-/// 422: the cursor is none of ours.
-pub fn wrong_cursor() -> Problem {
+/// The number of a row.
+impl PageCursor for i64 {
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// Reads the `cursor` parameter. 422: the cursor is none of ours.
+pub fn after<C: PageCursor>(cursor: Option<&str>) -> Result<Option<C>, Problem> {
+    let read = |text| C::from_text(text).ok_or_else(wrong_cursor);
+    cursor.map(read).transpose()
+}
+
+fn wrong_cursor() -> Problem {
     let detail = "must be the `next_cursor` of an earlier page";
     Problem::invalid(vec![FieldProblem::parameter("cursor", detail)])
 }
 
-fn parse(text: &str) -> Option<Cursor> {
-    let (at, id) = parse_parts(text)?;
-    Some(Cursor { at, id: Uuid::parse_str(&id).ok()? })
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Where more follow.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// Of as many [`rows`] as there are for a page of `limit`, each with its place in the list.
+    pub fn new<C: PageCursor>(mut rows: Vec<T>, limit: u32, cursor: impl FnOnce(&T) -> C) -> Self {
+        let limit = limit as usize;
+        let is_last = rows.len() <= limit;
+        rows.truncate(limit);
+        let last = rows.last().filter(|_| !is_last);
+        let next_cursor = last.map(|row| cursor(row).to_text());
+        Self { items: rows, next_cursor }
+    }
+
+    pub fn map<U>(self, item: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(item).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+/// The answer of a list operation: pages of one kind of item.
+macro_rules! list_object {
+    ($(#[$meta:meta])* $name:ident { $(#[$items_meta:meta])* items: $item:ty }) => {
+        #[derive(Debug, poem_openapi::Object)]
+        $(#[$meta])*
+        pub struct $name {
+            $(#[$items_meta])*
+            pub items: Vec<$item>,
+            /// Pass it as `cursor` for the next page; null on the last one.
+            pub next_cursor: Option<String>,
+        }
+
+        impl<R: Into<$item>> From<$crate::http::page::Page<R>> for $name {
+            fn from(page: $crate::http::page::Page<R>) -> Self {
+                let page = page.map(Into::into);
+                Self { items: page.items, next_cursor: page.next_cursor }
+            }
+        }
+    };
+}
+pub(in crate::http) use list_object;
+
+fn encode_parts(at: Time, id: impl fmt::Display) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}.{id}", at.to_cursor()))
 }
 
 fn parse_parts(text: &str) -> Option<(Time, String)> {
@@ -58,37 +135,6 @@ pub fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
     at.max(DateTime::UNIX_EPOCH)
 }
 
-/// Cuts `rows`, read with one more than `limit`, to the page; the cursor where more follow.
-pub fn cut<T>(rows: &mut Vec<T>, limit: u32, cursor: impl FnOnce(&T) -> Cursor) -> Option<String> {
-    cut_at(rows, limit, |row| encode(cursor(row)))
-}
-
-/// [`cut`] for a list of jobs.
-pub fn cut_jobs<T>(
-    rows: &mut Vec<T>,
-    limit: u32,
-    cursor: impl FnOnce(&T) -> JobCursor,
-) -> Option<String> {
-    cut_at(rows, limit, |row| {
-        let JobCursor { at, id } = cursor(row);
-        encode_parts(at, id)
-    })
-}
-
-/// [`cut`] with the cursor's text.
-pub fn cut_at<T>(
-    rows: &mut Vec<T>,
-    limit: u32,
-    cursor: impl FnOnce(&T) -> String,
-) -> Option<String> {
-    let limit = limit as usize;
-    if rows.len() <= limit {
-        return None;
-    }
-    rows.truncate(limit);
-    rows.last().map(cursor)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -100,13 +146,13 @@ mod tests {
         fn cursors_round_trip(micros in 0i64..4_102_444_800_000_000, id in any::<u128>()) {
             let at = Time::from_cursor(&micros.to_string()).unwrap();
             let cursor = Cursor { at, id: Uuid::from_u128(id) };
-            prop_assert_eq!(parse(&encode(cursor)), Some(cursor));
+            prop_assert_eq!(Cursor::from_text(&cursor.to_text()), Some(cursor));
         }
 
         #[test]
         fn arbitrary_text_is_refused_without_panic(text in ".*") {
-            if let Some(cursor) = parse(&text) {
-                prop_assert_eq!(parse(&encode(cursor)), Some(cursor));
+            if let Some(cursor) = Cursor::from_text(&text) {
+                prop_assert_eq!(Cursor::from_text(&cursor.to_text()), Some(cursor));
             }
         }
     }

@@ -90,10 +90,10 @@ impl Rejections {
         let at = super::now();
         let rejected = RejectedWebhooks {
             // A time of this century can be cut to its minute.
-            minute: at.duration_trunc(TimeDelta::minutes(1)).unwrap_or(at),
+            minute: at.duration_trunc(TimeDelta::minutes(1)).unwrap_or(at).into(),
             reason: reason.as_str().to_owned(),
             count: 1,
-            last_at: at,
+            last_at: at.into(),
             last_detail: plain(detail, MAX_DETAIL),
             last_remote: remote.unwrap_or_else(|| "unknown".to_owned()),
             last_webhook_id: id,
@@ -144,7 +144,7 @@ impl Rejections {
 
 impl State {
     fn keep(&mut self, reason: WebhookRejection, rejected: RejectedWebhooks) {
-        let key = (rejected.minute, reason);
+        let key = (rejected.minute.at(), reason);
         match self.kept.get_mut(&key) {
             Some(known) => {
                 let count = known.count.saturating_add(rejected.count);
@@ -209,10 +209,10 @@ mod tests {
     fn rejected(minute: i64, count: i64, detail: &str) -> RejectedWebhooks {
         let at = DateTime::from_timestamp(1_795_000_020 + minute * 60, 0).unwrap();
         RejectedWebhooks {
-            minute: at,
+            minute: at.into(),
             reason: WebhookRejection::TooOld.as_str().to_owned(),
             count,
-            last_at: at,
+            last_at: at.into(),
             last_detail: detail.to_owned(),
             last_remote: "192.0.2.1".to_owned(),
             last_webhook_id: None,
@@ -251,7 +251,7 @@ mod tests {
             state.keep(WebhookRejection::TooOld, rejected(minute, 1, ""));
         }
         assert_eq!(state.kept.len(), MAX_KEPT);
-        assert!(state.kept.keys().all(|(minute, _)| *minute > rejected(1_000, 1, "").minute));
+        assert!(state.kept.keys().all(|(minute, _)| *minute > rejected(1_000, 1, "").minute.at()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     body::{self, FieldFault, Fields, FromFields},
+    page::list_object,
     words::Word,
 };
 use crate::{
@@ -192,13 +193,12 @@ impl From<transactions::Transaction> for Transaction {
     }
 }
 
-/// A page of transactions.
-#[derive(Debug, Object)]
-pub struct TransactionList {
-    /// Newest first.
-    pub items: Vec<Transaction>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// A page of transactions.
+    TransactionList {
+        /// Newest first.
+        items: Transaction
+    }
 }
 
 /// A piece of evidence about a transaction.

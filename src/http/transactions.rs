@@ -17,7 +17,7 @@ use super::{
     ApiState,
     auth::{ClientAuth, PosterAuth},
     body::StrictJson,
-    page,
+    page::{self, Page},
     problem::{Problem, ProblemJson, ProblemType},
     transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList},
     words::Word,
@@ -299,14 +299,14 @@ impl TransactionsApi {
             status: status.0.map(|status| status.0),
             created_after: created_after.0.map(page::storable),
             created_before: created_before.0.map(page::storable),
-            cursor: cursor.0.as_deref().map(page::decode).transpose()?,
+            cursor: page::after(cursor.0.as_deref())?,
         };
-        let list = transactions::list(&state.pool, client.0.id, &filter, i64::from(limit.0) + 1);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor =
-            page::cut(&mut rows, limit.0, |row| Cursor { at: row.created_at, id: row.id });
-        let items = rows.into_iter().map(Into::into).collect();
-        Ok(ListTransactionsResponse::Page(Json(TransactionList { items, next_cursor })))
+        let list = transactions::list(&state.pool, client.0.id, &filter, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+            at: row.created_at,
+            id: row.id,
+        });
+        Ok(ListTransactionsResponse::Page(Json(page.into())))
     }
 
     /// Read the evidence about a transaction: everything observed or decided, oldest first.

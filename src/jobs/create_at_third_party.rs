@@ -30,7 +30,7 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::third_party::{CreateError, Created, Lookup, LookupError},
+    clients::third_party::{CreateError, Lookup, LookupError, StatusReport},
     domain::{CircuitCause, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
     store::{
         StoreError, evidence, jobs,
@@ -73,16 +73,17 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
     };
     let answer = context.third_party.look_up(id).await;
-    if let Err(LookupError { is_unauthorized: true, reason, .. }) = &answer
+    if let Err(error) = &answer
+        && error.is_unauthorized()
         && context.credentials.are_refused(&context.third_party).await
     {
-        context.circuit.refuse(permit, CircuitCause::LookupRefused, reason).await;
-        return Ok(held(&context, job.claimed.probes, reason.clone()));
+        context.circuit.refuse(permit, CircuitCause::LookupRefused, &error.reason).await;
+        return Ok(held(&context, job.claimed.probes, error.reason.clone()));
     }
-    if matches!(&answer, Err(error) if error.says_nothing) {
+    if answer.as_ref().is_err_and(LookupError::is_inconclusive) {
         return Ok(Outcome::snooze(queue_delay()));
     }
-    let outage = answer.as_ref().err().filter(|error| error.is_outage);
+    let outage = answer.as_ref().err().filter(|error| error.is_outage());
     let goes_on = matches!(answer, Ok(Lookup::Absent)) && !is_last_lookup;
     // A probe that is to find out about creates has not ended with its lookup.
     let mut probe = None;
@@ -102,7 +103,7 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     }
 
     match answer {
-        Ok(Lookup::Found { status, strange }) => return Ok(found(status, strange)),
+        Ok(Lookup::Found(report)) => return Ok(found(report)),
         Ok(Lookup::Absent) if is_last_lookup => {
             let why = "it is not at the third party after the last try";
             return give_up(&context, &job, why).await;
@@ -135,12 +136,8 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     }
     Ok(match created {
-        Ok(Created { status, strange }) => {
-            let detail = reported_detail(status, strange);
-            let outcome = Outcome::done().with_evidence(EvidenceKind::CreatedAtThirdParty, detail);
-            reported(outcome, status)
-        }
-        Err(CreateError::AlreadyExists) => found(None, None),
+        Ok(report) => exists(EvidenceKind::CreatedAtThirdParty, report),
+        Err(CreateError::AlreadyExists) => found(StatusReport::default()),
         // Frozen or cut off from the database for too long: another worker may have the job, and may
         // be past its own lookup.
         Err(CreateError::Stale) => Outcome::snooze(backoff),
@@ -218,26 +215,21 @@ fn needs_no_create(transaction: &Transaction) -> bool {
     )
 }
 
-/// The status in an answer, and what of the answer could not be used.
-fn reported_detail(status: Option<ReportedStatus>, strange: Option<String>) -> serde_json::Value {
-    let mut detail = json!({ "status": status.map(ReportedStatus::as_str) });
-    if let Some(strange) = strange {
-        detail["answer"] = strange.into();
-    }
-    detail
-}
-
-fn found(status: Option<ReportedStatus>, strange: Option<String>) -> Outcome {
-    let detail = reported_detail(status, strange);
-    let outcome = Outcome::done().with_evidence(EvidenceKind::FoundAtThirdParty, detail);
-    reported(outcome, status)
+fn found(report: StatusReport) -> Outcome {
+    exists(EvidenceKind::FoundAtThirdParty, report)
 }
 
 /// It is there, so that at least `pending` is reported: the transaction may have been called failed
 /// meanwhile, which that contradicts.
-fn reported(outcome: Outcome, status: Option<ReportedStatus>) -> Outcome {
+fn exists(evidence: EvidenceKind, StatusReport { status, unusable }: StatusReport) -> Outcome {
+    let mut detail = json!({ "status": status.map(ReportedStatus::as_str) });
+    if let Some(answer) = unusable {
+        detail["answer"] = answer.into();
+    }
     let status = status.map_or(Status::Pending, Status::from);
-    outcome.with_report(status, SettledBy::ThirdPartyResponse)
+    Outcome::done()
+        .with_evidence(evidence, detail)
+        .with_report(status, SettledBy::ThirdPartyResponse)
 }
 
 async fn give_up(context: &JobContext, job: &Job, reason: &str) -> Result<Outcome, StoreError> {

@@ -18,7 +18,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::clients::{ThirdPartyClient, third_party::LookupError};
+use crate::clients::ThirdPartyClient;
 
 /// How long the answer to a lookup of an unused id is believed.
 const VERDICT_LIFETIME: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ impl Credentials {
         }
         let refused = match third_party.look_up(Uuid::new_v4()).await {
             Ok(_) => false,
-            Err(LookupError { is_unauthorized, is_outage, .. }) => is_unauthorized || is_outage,
+            Err(error) => error.is_unauthorized() || error.is_outage(),
         };
         *verdict = Some((Instant::now(), refused));
         refused

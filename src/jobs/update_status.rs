@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clients::{
         longest_call,
-        third_party::{Lookup, LookupError},
+        third_party::{Lookup, LookupError, StatusReport},
     },
     config::Config,
     domain::{
@@ -145,7 +145,7 @@ pub async fn run(
         if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {
             strange.push(json!({ "answer": said, "poll": polls }));
         }
-        if answer.as_ref().is_err_and(|error| error.is_unauthorized)
+        if answer.as_ref().is_err_and(LookupError::is_unauthorized)
             && context.credentials.are_refused(&context.third_party).await
         {
             let cause = CircuitCause::LookupRefused;
@@ -154,9 +154,9 @@ pub async fn run(
             let wait = context.circuit.wait().unwrap_or(SNOOZE_FROM);
             break left_alone(&job, &current, wait, polls, 0, answers);
         }
-        let outage = answer.as_ref().err().filter(|error| error.is_outage);
+        let outage = answer.as_ref().err().filter(|error| error.is_outage());
         // What was not sent says nothing of the third party.
-        if !matches!(&answer, Err(error) if error.says_nothing) {
+        if !answer.as_ref().is_err_and(LookupError::is_inconclusive) {
             context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
         }
 
@@ -172,13 +172,12 @@ pub async fn run(
             break left_alone(&job, &current, wait, polls, probes, answers);
         }
         match answer {
-            Ok(Lookup::Found { status: Some(status), .. }) if status != ReportedStatus::Pending => {
-                break settled(status, polls);
-            }
-            Ok(Lookup::Found { status: Some(_), .. }) => {
-                seen_pending = seen_pending.saturating_add(1)
-            }
-            Ok(Lookup::Found { status: None, .. } | Lookup::Absent) => {}
+            Ok(Lookup::Found(report)) => match report.status {
+                Some(ReportedStatus::Pending) => seen_pending = seen_pending.saturating_add(1),
+                Some(status) => break settled(status, polls),
+                None => {}
+            },
+            Ok(Lookup::Absent) => {}
             Err(error) => {
                 tracing::debug!(transaction_id = %id, polls, "{error}");
                 gap = gap.max(error.retry_after.unwrap_or_default());
@@ -209,8 +208,10 @@ pub async fn run(
 /// What a poll was answered, for an operator, and whether it could not be used.
 fn describe(answer: &Result<Lookup, LookupError>) -> (String, bool) {
     match answer {
-        Ok(Lookup::Found { strange: Some(strange), .. }) => (strange.clone(), true),
-        Ok(Lookup::Found { status, .. }) => {
+        Ok(Lookup::Found(StatusReport { unusable: Some(unusable), .. })) => {
+            (unusable.clone(), true)
+        }
+        Ok(Lookup::Found(StatusReport { status, .. })) => {
             let status = status.unwrap_or(ReportedStatus::Pending);
             (format!("answered that it is {status}"), false)
         }

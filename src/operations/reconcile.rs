@@ -42,9 +42,6 @@ const IN_FLIGHT: usize = 50;
 const SILENCE: u32 = 20;
 /// Number of lookups after which the circuit is asked again.
 const CIRCUIT_EVERY: usize = 25;
-/// For as long as this after its answer a third party may store a create that it did not answer, as third
-/// parties of this contract do.
-const LATE_STORING: Duration = Duration::from_secs(120);
 /// What failed is swept for this much longer than its job rows are kept.
 const FAILED_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -216,13 +213,13 @@ pub async fn sweep(
     Ok(())
 }
 
-/// How long what had a create without an answer is looked up again. The operator's own word for how late a
-/// third party stores is `CREATE_BACKOFF`, but it may be shorter than what third parties do. A create that
-/// got no answer in time may be under way there for as long again.
+/// How long a transaction is looked up again after a create without an answer. The create may still be
+/// under way there for as long as an answer may take, and be stored that much later.
 fn late_storing(config: &Config) -> LateStoring {
+    let third_party = &config.third_party;
     LateStoring {
-        possible_for: LATE_STORING.max(config.third_party.create_backoff)
-            + config.third_party.timeout,
+        possible_for: third_party.late_storing.max(third_party.create_backoff)
+            + third_party.timeout,
         give_up_after: config.retention.jobs + FAILED_MARGIN,
     }
 }
@@ -262,7 +259,7 @@ fn look_up(
 
 fn seen(answer: Result<Lookup, LookupError>) -> Seen {
     match answer {
-        Ok(Lookup::Found { status, .. }) => Seen::Found(status),
+        Ok(Lookup::Found(report)) => Seen::Found(report.status),
         Ok(Lookup::Absent) => Seen::Absent,
         Err(error) => Seen::Unanswered(error.reason),
     }

@@ -276,7 +276,7 @@ impl Operations {
             return (AtThirdParty::NotAsked, None);
         };
         match tokio::time::timeout_at(deadline, third_party.look_up(id)).await {
-            Ok(Ok(Lookup::Found { status, .. })) => (AtThirdParty::Found, status),
+            Ok(Ok(Lookup::Found(report))) => (AtThirdParty::Found, report.status),
             Ok(Ok(Lookup::Absent)) => (AtThirdParty::Absent, None),
             Ok(Err(_)) | Err(_) => (AtThirdParty::Unanswered, None),
         }

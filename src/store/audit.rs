@@ -1,8 +1,8 @@
 //! The audit of operators' actions, `operator_actions`: who did what, when and why.
 //!
 //! An action is recorded in the SQL transaction that it takes place in: one that failed or was
-//! refused leaves nothing, one that took place is never missing. [`OperatorAction::Reconcile`] is many
-//! transactions: it is recorded before the first of them, and the evidence says what each did.
+//! refused leaves nothing, one that took place is never missing. [`OperatorAction::Reconcile`] is
+//! many transactions: it is recorded before the first of them, and the evidence says what each did.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};

@@ -1,5 +1,5 @@
-//! Clients' keys and signing secrets in rotation: the present ones in `clients`, those that are good
-//! for a while longer in `client_retiring_keys` and `client_retiring_secrets`.
+//! Clients' keys and signing secrets in rotation: the present ones in `clients`, those that are
+//! good for a while longer in `client_retiring_keys` and `client_retiring_secrets`.
 //!
 //! Secrets arrive here sealed and leave sealed; only code with the master keys opens them.
 

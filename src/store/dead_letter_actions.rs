@@ -164,7 +164,8 @@ pub async fn resolve(
     actor: Actor<'_>,
 ) -> Result<DeadLetter, DeadLetterError> {
     let mut opened = Opened::begin(pool, id).await?;
-    // First: a status explains other dead letters of the transaction, but this one has its own note.
+    // First: a status explains other dead letters of the transaction, but this one has its own
+    // note.
     opened.close(DeadLetterState::Resolved, actor).await?;
     if let Some(status) = status {
         let letter = &opened.letter;

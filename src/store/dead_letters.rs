@@ -100,8 +100,34 @@ pub async fn open(
 ) -> Result<bool, StoreError> {
     let opened = sqlx::query_scalar!(
         r#"
-        INSERT INTO failed_jobs (kind, cause, transaction_id, client_id, reason, detail)
-        VALUES ($1, $2, $3, (SELECT client_id FROM transactions WHERE id = $3), $4, $5)
+        INSERT INTO failed_jobs (kind, cause, transaction_id, client_id, reason, detail, attempts)
+        VALUES (
+            $1, $2, $3, (SELECT client_id FROM transactions WHERE id = $3), $4, $5,
+            -- It has no job whose attempts it could hold: what the third party said last, of which
+            -- the caller has written the evidence.
+            (
+                SELECT COALESCE(jsonb_agg(jsonb_build_object(
+                    'attempt', number,
+                    'at', at,
+                    'error', left(source || ': ' || COALESCE(
+                        detail ->> 'answer', detail ->> 'error',
+                        'it is ' || COALESCE(detail ->> 'status', 'there')
+                    ), 500)
+                ) ORDER BY number), '[]')
+                FROM (
+                    SELECT row_number() OVER (ORDER BY id) AS number, at, source, detail
+                    FROM (
+                        SELECT * FROM transaction_events
+                        WHERE transaction_id = $3 AND kind IN (
+                            'found_at_third_party', 'created_at_third_party', 'create_ambiguous',
+                            'poll_status', 'webhook'
+                        )
+                        ORDER BY id DESC
+                        LIMIT 4
+                    ) AS last
+                ) AS answers
+            )
+        )
         ON CONFLICT (cause) WHERE state = 'open' DO NOTHING
         RETURNING id
         "#,
@@ -130,7 +156,8 @@ pub struct JobEnd<'a> {
     pub answers: &'a LastAnswers,
 }
 
-/// Opens one for a job row as it is now, before the caller ends the job. Where the job has an open one, that one is brought up to date instead.
+/// Opens one for a job row as it is now, before the caller ends the job. Where the job has an open
+/// one, that one is brought up to date instead.
 pub async fn open_for_job(
     conn: &mut PgConnection,
     job_id: &str,
@@ -306,8 +333,8 @@ pub struct Filter {
     pub cursor: Option<Cursor>,
 }
 
-/// A page of dead letters, newest first, of the ranges of an index that have a condition. After those
-/// that are the same for all, their parameters start at $6.
+/// A page of dead letters, newest first, of the ranges of an index that have a condition. After
+/// those that are the same for all, their parameters start at $6.
 macro_rules! select_page {
     ($filter:ident, $limit:ident, $ranges:literal, $condition:literal, $($argument:expr),+) => {
         select_dead_letters!(

@@ -2,8 +2,8 @@
 //!
 //! Every process adds what it has counted since it last did, so that the rows are sums over all of
 //! them and a reader never counts a history. They are figures and no evidence: a killed process
-//! takes its last seconds with it, and an addition whose answer was lost may be made twice. The view
-//! `operator.queues` reads the last full minute of them too.
+//! takes its last seconds with it, and an addition whose answer was lost may be made twice. The
+//! view `operator.queues` reads the last full minute of them too.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;

@@ -2,9 +2,9 @@
 //! `operator.floors`), so that counts and lists do not walk what earlier claims and leases left in
 //! the indexes.
 //!
-//! What moves them is in the database (`quartet_advance_floors`): it takes some tens of milliseconds
-//! at most, and one process at a time does it. Where nobody does, as without a worker process,
-//! nothing is claimed either, and the floors stay where they are.
+//! What moves them is in the database (`quartet_advance_floors`): it takes some tens of
+//! milliseconds at most, and one process at a time does it. Where nobody does, as without a worker
+//! process, nothing is claimed either, and the floors stay where they are.
 
 use sqlx::PgExecutor;
 

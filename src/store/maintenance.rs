@@ -1,8 +1,9 @@
-//! The single-run leases of the periodic tasks, `maintenance_tasks`: acquiring, renewing, releasing.
+//! The single-run leases of the periodic tasks, `maintenance_tasks`: acquiring, renewing,
+//! releasing.
 //!
-//! A row, not an advisory lock: it needs no session, so that it works through a pooler, and it shows
-//! who holds it. All times are the database's. A holder that is gone is replaced when its lease has
-//! ended; a holder that was replaced learns of it at its next renewal.
+//! A row, not an advisory lock: it needs no session, so that it works through a pooler, and it
+//! shows who holds it. All times are the database's. A holder that is gone is replaced when its
+//! lease has ended; a holder that was replaced learns of it at its next renewal.
 
 use std::time::Duration;
 

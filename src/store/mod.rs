@@ -5,8 +5,8 @@
 //! ([`transactions::lock`]), then rows of `apalis.jobs`, then dead letters. `FOR NO KEY UPDATE` is
 //! enough for the transaction, and lets evidence (a foreign key to it) be written beside it.
 //!
-//! What comes often and together (accepts, webhooks, outcomes) is written together, by the writers of
-//! [`coalesce`].
+//! What comes often and together (accepts, webhooks, outcomes) is written together, by the writers
+//! of [`coalesce`].
 //!
 //! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
 
@@ -151,9 +151,9 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// A pool at `target`, whose users wait at most `acquire_timeout` for a connection, and which counts
-/// what goes wrong in `troubles`. Connects on first use, so that a database that is away delays no
-/// start.
+/// A pool at `target`, whose users wait at most `acquire_timeout` for a connection, and which
+/// counts what goes wrong in `troubles`. Connects on first use, so that a database that is away
+/// delays no start.
 pub fn connect(
     target: &Target,
     max_connections: u32,

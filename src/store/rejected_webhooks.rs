@@ -1,11 +1,9 @@
 //! Rejected webhooks: why the third party's webhooks are not taken, for operators.
 //!
 //! Anybody who can reach the API can send a webhook, so the rows do not grow with the number of
-//! webhooks:
-//! one row a minute and reason, which counts, and holds the last one of them as an example. All
+//! webhooks: one row a minute and reason, which counts, and holds the last one of them as an example. All
 //! processes add to the same rows. A killed process takes its last second with it.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 use super::{StoreError, columns::Time, job_list::JobCursor};
@@ -49,13 +47,13 @@ words! {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RejectedWebhooks {
     /// When the minute began.
-    pub minute: DateTime<Utc>,
+    pub minute: Time,
     /// A word of [`WebhookRejection`], or of another release.
     pub reason: String,
     /// Above zero.
     pub count: i64,
     /// When the last one arrived.
-    pub last_at: DateTime<Utc>,
+    pub last_at: Time,
     /// What it was answered; at most 1,000 characters.
     pub last_detail: String,
     /// Where it came from; at most 100 characters.
@@ -64,15 +62,22 @@ pub struct RejectedWebhooks {
     pub last_webhook_id: Option<String>,
 }
 
+impl RejectedWebhooks {
+    /// Its place in the list.
+    pub fn cursor(&self) -> JobCursor {
+        JobCursor { at: self.minute, id: self.reason.clone() }
+    }
+}
+
 /// Adds to what is there of the same minutes and reasons, and removes what is older than a week.
 pub async fn add(
     executor: impl PgExecutor<'_>,
     rejected: &[RejectedWebhooks],
 ) -> Result<(), StoreError> {
-    let minutes: Vec<_> = rejected.iter().map(|row| row.minute).collect();
+    let minutes: Vec<_> = rejected.iter().map(|row| row.minute.at()).collect();
     let reasons: Vec<_> = rejected.iter().map(|row| row.reason.clone()).collect();
     let counts: Vec<_> = rejected.iter().map(|row| row.count).collect();
-    let times: Vec<_> = rejected.iter().map(|row| row.last_at).collect();
+    let times: Vec<_> = rejected.iter().map(|row| row.last_at.at()).collect();
     let details: Vec<_> = rejected.iter().map(|row| row.last_detail.clone()).collect();
     let remotes: Vec<_> = rejected.iter().map(|row| row.last_remote.clone()).collect();
     let ids: Vec<_> = rejected.iter().map(|row| row.last_webhook_id.clone()).collect();
@@ -138,10 +143,10 @@ pub async fn list(
     .fetch_all(executor)
     .await?;
     let rows = rows.into_iter().map(|row| RejectedWebhooks {
-        minute: row.minute.at(),
+        minute: row.minute,
         reason: row.reason,
         count: row.count,
-        last_at: row.last_at.at(),
+        last_at: row.last_at,
         last_detail: row.last_detail,
         last_remote: row.last_remote,
         last_webhook_id: row.last_webhook_id,

@@ -2,8 +2,8 @@
 //!
 //! A report (an answer, a poll, a webhook, giving up) is applied to the locked row. Settling
 //! changes the status, ends update_status, makes notify_client due and closes the dead letters that
-//! the report explains, in one statement, for any number of transactions; a contradiction opens a dead letter and changes
-//! nothing.
+//! the report explains, in one statement, for any number of transactions; a contradiction opens a
+//! dead letter and changes nothing.
 
 use serde_json::json;
 use sqlx::PgConnection;

@@ -29,8 +29,8 @@ pub struct TransactionRow {
     pub settled_by: Option<SettledBy>,
 }
 
-/// A page of transactions, newest first, of the ranges of an index, one for each status, under a further
-/// condition. After those that are the same for all, its parameters start at $7.
+/// A page of transactions, newest first, of the ranges of an index, one for each status, under a
+/// further condition. After those that are the same for all, its parameters start at $7.
 macro_rules! select_page {
     ($filter:ident, $limit:ident, $condition:literal $(, $argument:expr)*) => {
         sqlx::query_as!(

@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 
 use crate::domain::claim_plan::Straggler;
 
-/// Times that are kept for a queue. Of more, the latest are forgotten, and looked up in the database
-/// when the last one that was kept has come.
+/// Times that are kept for a queue. Of more, the latest are forgotten, and looked up in the
+/// database when the last one that was kept has come.
 const MAX_TIMES: usize = 10_000;
 
 /// The wake-ups of all queues of this process. Cheap to clone.
@@ -124,8 +124,8 @@ impl Wakeups {
         }
     }
 
-    /// Returns when a job of `queue` is likely due. Tells whether it is unknown when the next one is:
-    /// then the claim that follows must look.
+    /// Returns when a job of `queue` is likely due. Tells whether it is unknown when the next one
+    /// is: then the claim that follows must look.
     pub async fn due(&self, queue: &str) -> bool {
         let Some(signal) = self.shared.queues.get(queue) else {
             return std::future::pending().await;

@@ -113,6 +113,8 @@ words! {
         Busy = "busy",
         /// Create: another 4xx.
         Rejected = "rejected",
+        /// Create or lookup: 401 or 403.
+        Unauthorized = "unauthorized",
         /// Create: not sent, because the worker's lease was lost.
         Stale = "stale",
         /// Create: not sent, because it found no place on a connection.
@@ -129,8 +131,21 @@ words! {
 }
 
 impl CallResult {
-    /// How many of [`Self::ALL`], from the first, belong to a create.
-    pub const CREATES: usize = 8;
+    /// Those of a create.
+    pub const CREATES: &[Self] = &[
+        Self::Created,
+        Self::Exists,
+        Self::Ambiguous,
+        Self::Unreachable,
+        Self::Busy,
+        Self::Unauthorized,
+        Self::Rejected,
+        Self::Stale,
+        Self::NotSent,
+    ];
+    /// Those of a lookup.
+    pub const LOOKUPS: &[Self] =
+        &[Self::Found, Self::Absent, Self::Unauthorized, Self::NoAnswer, Self::Queued];
 }
 
 words! {

@@ -199,7 +199,6 @@ impl Metrics {
             "Calls of peers that were sent again at once, by cause.",
             &["peer", "cause"],
         )?;
-        let (creates, lookups) = CallResult::ALL.split_at(CallResult::CREATES);
         let notifications = make.counters(
             "quartet_notifications_total",
             "Notifications sent to clients, by result.",
@@ -273,8 +272,12 @@ impl Metrics {
             accepts: ByWord::new(AcceptResult::ALL, |word| accepts.with_label_values(&[word])),
             webhooks: ByWord::new(WebhookResult::ALL, |word| webhooks.with_label_values(&[word])),
             queues: std::array::from_fn(|index| queue(&JobKind::ALL[index])),
-            creates: ByWord::new(creates, |word| calls.with_label_values(&["create", word])),
-            lookups: ByWord::new(lookups, |word| calls.with_label_values(&["lookup", word])),
+            creates: ByWord::new(CallResult::CREATES, |word| {
+                calls.with_label_values(&["create", word])
+            }),
+            lookups: ByWord::new(CallResult::LOOKUPS, |word| {
+                calls.with_label_values(&["lookup", word])
+            }),
             create_duration: call_durations.with_label_values(&["create"]),
             lookup_duration: call_durations.with_label_values(&["lookup"]),
             idle_closed: ByWord::new(CalledPeer::ALL, |peer| {

@@ -1,5 +1,6 @@
 //! What a request without a key costs, at its worst, for each endpoint: CPU of the process a request,
-//! and what four connections that send nothing else do to a client that posts.
+//! and what four connections that send nothing else, each at the rate of a slow link, do to a client that
+//! posts. Without that bound the attackers, which run on the same machine, would be measured.
 
 use std::{
     net::SocketAddr,
@@ -10,6 +11,9 @@ use std::{
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use futures_util::future::join_all;
+use tokio::time::MissedTickBehavior;
 
 use crate::{
     bench::{Bench, Run},
@@ -23,6 +27,10 @@ use crate::{
 
 /// Connections that send the same request again and again.
 const ATTACKERS: usize = 4;
+/// What each of them sends at most, in bytes a second: a link of 4 Mbit/s.
+const ATTACK_BYTES: f64 = 500_000.0;
+/// What each of them sends at most, in requests a second.
+const ATTACK_REQUESTS: f64 = 100.0;
 /// As many bytes as a body may have.
 const BODY: usize = 65_000;
 /// As many bytes as a line of the head may have, beside the others.
@@ -135,7 +143,8 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     section.tables.push(Table { heads: heads.map(str::to_owned).into(), rows });
     section.notes.push(format!(
         "'posts beside' is the median time of a post beside {ATTACKERS} connections that send this \
-         request without a pause, over the median alone just before"
+         request, each at most {ATTACK_BYTES} bytes and {ATTACK_REQUESTS} requests a second, over \
+         the median alone just before"
     ));
     run.stop().await?;
     Ok(section)
@@ -177,7 +186,7 @@ async fn post_latency(run: &Run, elapsed: Duration) -> Result<f64, BenchError> {
     Ok(Quantiles::of_nanos(&accepted.latencies).at(0.5))
 }
 
-/// Connections that send a request without a pause, on a thread of their own.
+/// Connections that send a request at the rate of an attacker, on a thread of their own.
 struct Attack {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -192,19 +201,23 @@ impl Attack {
             else {
                 return;
             };
+            let gap = (request.len() as f64 / ATTACK_BYTES).max(1.0 / ATTACK_REQUESTS);
             let attack = async || {
+                let mut turns = tokio::time::interval(Duration::from_secs_f64(gap));
+                turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 while !stopped.load(Ordering::Relaxed) {
                     let Ok(mut connection) = Connection::open(address).await else { return };
-                    while connection.send(&request).await.is_ok_and(|answer| answer.status != 400) {
-                        if stopped.load(Ordering::Relaxed) {
+                    loop {
+                        turns.tick().await;
+                        let sent = connection.send(&request).await;
+                        let is_kept = sent.is_ok_and(|answer| answer.status != 400);
+                        if !is_kept || stopped.load(Ordering::Relaxed) {
                             break;
                         }
                     }
                 }
             };
-            runtime.block_on(async {
-                tokio::join!(attack(), attack(), attack(), attack());
-            });
+            runtime.block_on(join_all((0..ATTACKERS).map(async |_| attack().await)));
         });
         Self { stop, thread: Some(thread) }
     }

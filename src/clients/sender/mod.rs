@@ -1,33 +1,34 @@
-//! Sending one request, over a connection that is new or was used before, and saying exactly what is known
-//! when there is no answer.
+//! Sending one request, over a connection that is new or was used before, and saying exactly what
+//! is known when there is no answer.
 //!
-//! - A request that may be sent twice (a lookup, a notification) and whose used connection broke instead of
-//!   answering is sent again at once, over a new connection.
-//! - A create is sent again only where it provably was not processed: none of its body was given out, or the
-//!   peer says so (RFC 9113 section 8.7: `REFUSED_STREAM`, or `GOAWAY` with a lower stream id). What goes over
-//!   a used connection at all is decided by [`Trust`].
-//! - The time limit of a call begins when it starts to be sent ([`Progress`]): opening a connection has its
-//!   own limit, and waiting for a place on an HTTP/2 connection is not the peer's fault.
+//! - A request that may be sent twice (a lookup, a notification) and whose used connection broke
+//!   instead of answering is sent again at once, over a new connection.
+//! - A create is sent again only where it provably was not processed: none of its body was given
+//!   out, or the peer says so (RFC 9113 section 8.7: `REFUSED_STREAM`, or `GOAWAY` with a lower
+//!   stream id). What goes over a used connection at all is decided by [`Trust`].
+//! - The time limit of a call begins when it starts to be sent ([`Progress`]): opening a connection
+//!   has its own limit, and waiting for a place on an HTTP/2 connection is not the peer's fault.
 //!
-//! Bodies are made again for each time that a request is sent, because each asks whether it may be sent. So
-//! reqwest, which only sends again what it can copy, sends nothing twice by itself.
+//! Bodies are made again for each time that a request is sent, because each asks whether it may be
+//! sent. So reqwest, which only sends again what it can copy, sends nothing twice by itself.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response};
+use tokio::sync::Semaphore;
 
 use super::{
     CONNECT_TIMEOUT, SetupError, cause_in, describe_failure, fence, http_client,
     progress::Progress,
-    reuse::{Answered, ReuseLease, Trust},
+    reuse::{Answered, Trust},
 };
 use crate::telemetry::{
     Metrics,
     labels::{CalledPeer, SentAgain},
 };
 
-/// For how long a connection is kept that nobody uses: less than servers keep theirs (5 s in the shortest
-/// common default), so that few close one while a request is on its way.
+/// For how long a connection is kept that nobody uses: less than servers keep theirs (5 s in the
+/// shortest common default), so that few close one while a request is on its way.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The same for connections that creates go over, which cannot simply be sent again.
 pub(super) const CREATE_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,14 +48,24 @@ pub(super) struct Sender {
     kept: Client,
     /// Opens a connection for each request.
     new: Client,
-    /// Speaks HTTP/2 alone, for one peer that does: a burst of requests waits for the one connection
-    /// that is being opened, where `kept` would open one for each, to find that one is enough.
-    shared: Option<Client>,
+    /// Speaks HTTP/2 alone, for one peer that does: a burst of requests waits for the one
+    /// connection that is being opened, where `kept` would open one for each, to find that one is
+    /// enough.
+    shared: Option<Shared>,
     timeout: Duration,
     peer: CalledPeer,
     answered: Arc<Answered>,
     trust: Trust,
     metrics: Option<Arc<Metrics>>,
+}
+
+/// One HTTP/2 connection for all requests.
+#[derive(Debug, Clone)]
+struct Shared {
+    client: Client,
+    /// One place, of the request that waits for a stream. The others wait here and not in the
+    /// connection, which takes all that wait as soon as one stream ends, and has them wait again.
+    next: Arc<Semaphore>,
 }
 
 /// Why there is no answer.
@@ -139,7 +150,7 @@ impl Sender {
         let shared = match peer {
             CalledPeer::ThirdParty => {
                 let builder = builder().pool_idle_timeout(IDLE_TIMEOUT).http2_prior_knowledge();
-                Some(build(builder)?)
+                Some(Shared { client: build(builder)?, next: Arc::new(Semaphore::new(1)) })
             }
             // Whether one host speaks HTTP/2 says nothing of another.
             CalledPeer::Client => None,
@@ -154,10 +165,13 @@ impl Sender {
         self
     }
 
-    /// The client that goes over connections that may have been used.
-    fn reusing(&self) -> &Client {
-        let shared = self.shared.as_ref().filter(|_| self.trust.is_http2());
-        shared.unwrap_or(&self.kept)
+    /// The client for a request, and what it has a place in while it waits to be sent.
+    fn route(&self, may_reuse: bool) -> (&Client, Option<&Semaphore>) {
+        match self.shared.as_ref().filter(|_| self.trust.is_http2()) {
+            _ if !may_reuse => (&self.new, None),
+            Some(Shared { client, next }) => (client, Some(next)),
+            None => (&self.kept, None),
+        }
     }
 
     /// How long a request may wait for its turn: to open a connection, or for a place on one, which
@@ -166,36 +180,13 @@ impl Sender {
         CONNECT_TIMEOUT.min(timeout) + timeout
     }
 
-    /// Sends a request that may be sent twice. `request` makes it, with a body that starts its
+    /// Sends a request that may be processed twice. `request` makes it, with a body that starts its
     /// progress.
     pub async fn send(
         &self,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
     ) -> Result<Response, SendError> {
-        let began = tokio::time::Instant::now();
-        let (mut client, mut sends) = (self.reusing(), 0);
-        loop {
-            sends += 1;
-            let error = match self.send_once(client, &request, false).await {
-                Ok(response) => return Ok(response),
-                Err(error) => error,
-            };
-            if sends >= MAX_SENDS || began.elapsed() > self.timeout {
-                return Err(error);
-            }
-            match error {
-                SendError::Refused(_) => self.count(SentAgain::NotProcessed),
-                SendError::Broken { is_reused: true, .. } => {
-                    self.count(SentAgain::ConnectionBroke);
-                    client = &self.new;
-                }
-                error => return Err(error),
-            }
-            // The last time not over a connection that may be ending.
-            if sends + 1 == MAX_SENDS {
-                client = &self.new;
-            }
-        }
+        self.send_until_processed(request, false).await
     }
 
     /// Sends a request that must not be processed twice.
@@ -203,44 +194,64 @@ impl Sender {
         &self,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
     ) -> Result<Response, SendError> {
+        self.send_until_processed(request, true).await
+    }
+
+    async fn send_until_processed(
+        &self,
+        request: impl Fn(&Client, Progress) -> RequestBuilder,
+        is_create: bool,
+    ) -> Result<Response, SendError> {
         let began = tokio::time::Instant::now();
-        let mut lease = self.trust.lease();
+        let mut lease = if is_create { self.trust.lease() } else { None };
+        let mut may_reuse = !is_create || lease.is_some();
         let mut sends = 0;
         loop {
             sends += 1;
-            let client = if lease.is_some() { self.reusing() } else { &self.new };
-            let error = match self.send_once(client, &request, true).await {
+            let error = match self.send_once(self.route(may_reuse), &request, is_create).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             if sends >= MAX_SENDS || began.elapsed() > self.timeout {
                 return Err(error);
             }
-            match error {
-                SendError::Refused(_) => self.count(SentAgain::NotProcessed),
-                SendError::Broken { is_reused: true, is_sent: false, .. } => {
-                    self.count(SentAgain::ConnectionBroke);
-                    lease = None;
+            let cause = match error {
+                SendError::Refused(_) => SentAgain::NotProcessed,
+                SendError::Broken { is_reused: true, is_sent, .. } if !(is_create && is_sent) => {
+                    SentAgain::ConnectionBroke
                 }
                 error => return Err(error),
-            }
-            if sends + 1 == MAX_SENDS {
-                lease = None::<ReuseLease>;
+            };
+            self.count(cause);
+            // The last time not over a connection that may be ending.
+            if cause == SentAgain::ConnectionBroke || sends + 1 == MAX_SENDS {
+                may_reuse = false;
+                drop(lease.take());
             }
         }
     }
 
     async fn send_once(
         &self,
-        client: &Client,
+        (client, queue): (&Client, Option<&Semaphore>),
         request: impl Fn(&Client, Progress) -> RequestBuilder,
         is_create: bool,
     ) -> Result<Response, SendError> {
+        let turn_ends = tokio::time::Instant::now() + Self::turn_limit(self.timeout);
+        let place = match queue {
+            Some(queue) => {
+                let place = tokio::time::timeout_at(turn_ends, queue.acquire()).await;
+                place.map_err(|_| SendError::Queued)?.ok()
+            }
+            None => None,
+        };
         let progress = Progress::default();
         let mut send = pin!(request(client, progress.clone()).send());
         let turn = async {
-            let limit = Self::turn_limit(self.timeout);
-            let _ = tokio::time::timeout(limit, progress.started()).await;
+            let _ = tokio::time::timeout_at(turn_ends, progress.started()).await;
+            // So that the connection opens its stream before another request asks for one.
+            tokio::task::yield_now().await;
+            drop(place);
             // Where it has started meanwhile, it is waited for.
             !progress.withdraw()
         };
@@ -295,9 +306,9 @@ impl Sender {
     }
 }
 
-/// Whether the peer says that it has not processed the request (RFC 9113 section 8.7). Of a `GOAWAY` h2 ends
-/// only the streams with this error that the peer has not processed; the others go on, and end as broken
-/// where the connection ends before they are answered.
+/// Whether the peer says that it has not processed the request (RFC 9113 section 8.7). Of a
+/// `GOAWAY` h2 ends only the streams with this error that the peer has not processed; the others go
+/// on, and end as broken where the connection ends before they are answered.
 fn is_unprocessed(error: &reqwest::Error) -> bool {
     cause_in::<h2::Error>(error).is_some_and(|error| {
         let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);

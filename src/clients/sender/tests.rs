@@ -1,9 +1,12 @@
-//! What is known, and what is sent again, when a connection does not answer: over HTTP/1 and HTTP/2, with
-//! peers that are written by hand.
+//! What is known, and what is sent again, when a connection does not answer: over HTTP/1 and
+//! HTTP/2, with peers that are written by hand.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::future::{BoxFuture, join_all};
@@ -139,7 +142,7 @@ async fn create(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
 /// A create that may go over a used connection.
 async fn create_reusing(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
     let request = |http: &Client, progress| post(http, peer, progress);
-    let response = sender.send_once(&sender.kept, request, true).await?;
+    let response = sender.send_once((&sender.kept, None), request, true).await?;
     let status = response.status().as_u16();
     response.bytes().await.unwrap();
     Ok(status)
@@ -309,7 +312,8 @@ async fn a_peer_that_closes_each_new_connection_at_once_is_an_outage() {
     assert!(error.is_outage(), "{error:?}");
 }
 
-/// Serves HTTP/2: `answer` gets the number of each request on its connection, from 0, and how to answer.
+/// Serves HTTP/2: `answer` gets the number of each request on its connection, from 0, and how to
+/// answer.
 async fn serve_http2(
     peer: Peer,
     number: usize,
@@ -376,8 +380,8 @@ async fn create_reusing_until_done(sender: &Sender, peer: &Peer) -> Result<u16, 
     create(sender, peer).await
 }
 
-/// Reads frames until the head of stream 1 has come, and its data where it has any; returns whether it
-/// has.
+/// Reads frames until the head of stream 1 has come, and its data where it has any; returns whether
+/// it has.
 async fn read_stream_1(stream: &mut TcpStream) {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await.unwrap();
@@ -464,6 +468,73 @@ async fn waiting_for_a_stream_costs_no_time_of_the_call() {
         assert_eq!(create.unwrap(), 200);
     }
     assert!(began.elapsed() > timeout, "they waited for each other");
+}
+
+/// Streams that end together let as many requests in, and not all that wait: 20 end at once, and
+/// each answer takes more than half of the time that a call has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_stream_is_not_let_in_by_others_that_end_together() {
+    let serve: Serve = |peer, number, stream| {
+        Box::pin(serve_http2(peer, number, stream, 20, |_, respond| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+                answer_ok(respond);
+            })
+        }))
+    };
+    let timeout = Duration::from_secs(2);
+    for is_create in [true, false] {
+        let sender = sender(timeout, |http| http.http2_prior_knowledge());
+        let peer = Peer::start(serve).await;
+        // So that the connection is there, with its limit.
+        assert_eq!(look_up(&sender, &peer).await.unwrap(), 200);
+        let calls = join_all((0..100).map(async |_| match is_create {
+            true => create_reusing_until_done(&sender, &peer).await,
+            false => look_up(&sender, &peer).await,
+        }));
+        let mut queued = 0;
+        for call in calls.await {
+            match call {
+                Ok(200) => {}
+                // The last ones: they had waited for the four seconds of a turn.
+                Err(SendError::Queued) => queued += 1,
+                call => panic!("{call:?}"),
+            }
+        }
+        assert!(queued < 100 - 2 * 20, "{queued} of 100 were not sent");
+    }
+}
+
+/// A lease that is lost while a create waits for a stream.
+#[tokio::test]
+async fn a_create_whose_lease_is_lost_while_it_waits_for_a_stream_is_not_sent() {
+    let serve: Serve = |peer, number, stream| {
+        Box::pin(serve_http2(peer, number, stream, 1, |_, respond| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                answer_ok(respond);
+            })
+        }))
+    };
+    let (peer, sender) = (Peer::start(serve).await, http2());
+    assert_eq!(look_up(&sender, &peer).await.unwrap(), 200);
+    let is_held = Arc::new(AtomicBool::new(true));
+    let first = create_reusing_until_done(&sender, &peer);
+    let second = sender.send_create(|http, progress| {
+        let is_held = is_held.clone();
+        let fence: fence::Fence = Arc::new(move || is_held.load(Ordering::SeqCst));
+        http.post(peer.url()).body(fence::body(Bytes::from_static(BODY), fence, progress))
+    });
+    let lose = async {
+        // The first one is being answered, the second one waits.
+        while peer.seen().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        is_held.store(false, Ordering::SeqCst);
+    };
+    let (first, second, ()) = tokio::join!(first, second, lose);
+    assert_eq!(first.unwrap(), 200);
+    assert!(matches!(second.unwrap_err(), SendError::Stale));
 }
 
 #[tokio::test]

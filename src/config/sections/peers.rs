@@ -34,6 +34,8 @@ pub struct ThirdParty {
     pub create_retries: u32,
     /// Wait after an ambiguous or failed attempt.
     pub create_backoff: Duration,
+    /// How long after its answer a create that was not confirmed may still be stored.
+    pub late_storing: Duration,
     /// Maximum number of concurrent creates, and of polls, in one process.
     pub max_in_flight: u32,
 }
@@ -81,6 +83,14 @@ impl ThirdParty {
                 "120s",
                 positive_duration,
                 "Wait before the next attempt after an ambiguous or failed create",
+            ),
+            late_storing: settings.read(
+                "QUARTET_THIRD_PARTY__LATE_STORING",
+                "120s",
+                positive_duration,
+                "How long after its answer the third party may still store a create that it did not \
+                 confirm, `CREATE_BACKOFF` where that is longer; reconciliation compares what ended \
+                 until then",
             ),
             max_in_flight: settings.read(
                 "QUARTET_THIRD_PARTY__MAX_IN_FLIGHT",

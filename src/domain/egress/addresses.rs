@@ -12,8 +12,8 @@ const SPECIAL_V4: [(Ipv4Net, &str); 21] = [
     (v4([127, 0, 0, 0], 8), "a loopback address"),
     (v4([169, 254, 0, 0], 16), "a link-local address"),
     (v4([172, 16, 0, 0], 12), "a private address"),
-    // Of public ranges, but reached from inside of a cloud alone: IBM Cloud's services, and Google's
-    // APIs and name servers for private networks.
+    // Of public ranges, but reached from inside of a cloud alone: IBM Cloud's services, and
+    // Google's APIs and name servers for private networks.
     (v4([161, 26, 0, 0], 16), "a cloud platform's address"),
     (v4([166, 8, 0, 0], 14), "a cloud platform's address"),
     (v4([35, 199, 192, 0], 19), "a cloud platform's address"),

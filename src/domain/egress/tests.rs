@@ -205,7 +205,7 @@ fn privileged_ports_and_those_of_other_services_are_refused_unless_allowed() {
 }
 
 #[test]
-fn other_schemes_users_and_where_told_plain_http_are_refused() {
+fn other_schemes_users_and_where_configured_plain_http_are_refused() {
     let policy = EgressPolicy::default();
     for url in
         ["ftp://shop.example/", "file:///etc/passwd", "data:,x", "https://me:x@shop.example/"]

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     domain::{DeadLetterKind, DeadLetterState},
-    http::{self, ApiState, page},
+    http::{
+        self, ApiState,
+        page::{self, Page},
+    },
     store::{
         audit::{self, Recorded},
         clients::{self, Client},
@@ -113,12 +116,13 @@ pub async fn list_dead_letters(
     };
     let read = async {
         let clients = clients::list(&state.pool).await?;
-        let rows = dead_letters::list(&state.pool, &filter, i64::from(PAGE) + 1).await?;
+        let rows = dead_letters::list(&state.pool, &filter, page::rows(PAGE)).await?;
         Ok((clients, rows))
     };
-    let (clients, mut rows) = state.fetch(read).await?;
-    let next = page::cut(&mut rows, PAGE, |row| Cursor { at: row.opened_at, id: row.id });
-    let next = next.map(|cursor| query.with("cursor", &cursor));
+    let (clients, rows) = state.fetch(read).await?;
+    let Page { items: rows, next_cursor } =
+        Page::new(rows, PAGE, |row| Cursor { at: row.opened_at, id: row.id });
+    let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::DeadLetters, "Dead letters").with_done(query);
     layout::page(&ListPage { layout, query: query.clone(), state: in_state, clients, rows, next })
 }

@@ -7,8 +7,10 @@ use uuid::Uuid;
 use super::refusal::Refusal;
 use crate::{
     domain::{UnknownWord, Words},
-    http::{operator::MAX_NOTE, page},
-    store::transactions::Cursor,
+    http::{
+        operator::MAX_NOTE,
+        page::{self, PageCursor},
+    },
 };
 
 /// Most pairs that are read: a form of a whole page of dead letters has far fewer.
@@ -77,8 +79,8 @@ impl Fields {
     }
 
     /// Where a page of a list begins.
-    pub fn cursor(&self) -> Result<Option<Cursor>, Refusal> {
-        Ok(self.get("cursor").map(page::decode).transpose()?)
+    pub fn cursor<C: PageCursor>(&self) -> Result<Option<C>, Refusal> {
+        Ok(page::after(self.get("cursor"))?)
     }
 
     /// An operator's note; `None` where it is blank.

@@ -18,7 +18,11 @@ use super::{
 };
 use crate::{
     domain::{JobKind, JobState},
-    http::{ApiState, operator::jobs::known, page},
+    http::{
+        ApiState,
+        operator::jobs::known,
+        page::{self, Page},
+    },
     store::{
         audit::Actor,
         job_list::{self, JobActionError, JobFilter, JobRow},
@@ -63,12 +67,12 @@ pub async fn list_jobs(
         queue: query.word("queue")?,
         state: query.word("state")?,
         transaction_id: query.uuid("transaction")?,
-        cursor: query.get("cursor").map(page::decode_job).transpose().map_err(Refusal::from)?,
+        cursor: query.cursor()?,
     };
-    let list = job_list::list(&state.pool, &filter, i64::from(PAGE) + 1);
-    let mut rows = state.fetch(list).await?;
-    let next = page::cut_jobs(&mut rows, PAGE, |row| job_list::cursor(row, filter.state));
-    let next = next.map(|cursor| query.with("cursor", &cursor));
+    let list = job_list::list(&state.pool, &filter, page::rows(PAGE));
+    let Page { items: rows, next_cursor } =
+        Page::new(state.fetch(list).await?, PAGE, |row| job_list::cursor(row, filter.state));
+    let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::Jobs, "Jobs");
     layout::page(&ListPage { layout, query: query.clone(), rows, next })
 }

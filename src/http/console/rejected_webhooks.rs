@@ -12,7 +12,10 @@ use super::{
     shown,
 };
 use crate::{
-    http::{ApiState, operator::rejected_webhooks::cursor, page},
+    http::{
+        ApiState,
+        page::{self, Page},
+    },
     store::rejected_webhooks::{self, RejectedWebhooks},
 };
 
@@ -35,12 +38,12 @@ pub async fn list_rejected_webhooks(
     Data(session): Data<&Session>,
     Data(query): Data<&Fields>,
 ) -> poem::Result<Response> {
-    let after = query.get("cursor").map(page::decode_job).transpose()?;
+    let after = query.cursor()?;
     let older = after.is_some();
-    let list = rejected_webhooks::list(&state.pool, after, i64::from(PAGE) + 1);
-    let mut rows = state.fetch(list).await?;
-    let next = page::cut_jobs(&mut rows, PAGE, cursor);
-    let next = next.map(|next| query.with("cursor", &next));
+    let list = rejected_webhooks::list(&state.pool, after, page::rows(PAGE));
+    let Page { items: rows, next_cursor } =
+        Page::new(state.fetch(list).await?, PAGE, RejectedWebhooks::cursor);
+    let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::RejectedWebhooks, "Rejected webhooks");
     layout::page(&RejectedWebhooksPage { layout, rows, older, next })
 }

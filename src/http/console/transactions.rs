@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     domain::Status,
-    http::{ApiState, page},
+    http::{
+        ApiState,
+        page::{self, Page},
+    },
     operations::explain::{Explanation, Snapshot, WaitsFor},
     store::{
         clients::{self, Client},
@@ -65,13 +68,13 @@ pub async fn list_transactions(
         Filter { status: query.word("status")?, cursor: query.cursor()?, ..Filter::default() };
     let read = async {
         let clients = clients::list(&state.pool).await?;
-        let rows =
-            transaction_list::list(&state.pool, client, &filter, i64::from(PAGE) + 1).await?;
+        let rows = transaction_list::list(&state.pool, client, &filter, page::rows(PAGE)).await?;
         Ok((clients, rows))
     };
-    let (clients, mut rows) = state.fetch(read).await?;
-    let next = page::cut(&mut rows, PAGE, |row| Cursor { at: row.created_at, id: row.id });
-    let next = next.map(|cursor| query.with("cursor", &cursor));
+    let (clients, rows) = state.fetch(read).await?;
+    let Page { items: rows, next_cursor } =
+        Page::new(rows, PAGE, |row| Cursor { at: row.created_at, id: row.id });
+    let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::Transactions, "Transactions");
     layout::page(&ListPage { layout, query: query.clone(), clients, rows, next })
 }

@@ -21,7 +21,7 @@ use crate::{
         ApiState,
         auth::OperatorAuth,
         body::{self, FieldFault, Fields, FromFields, OptionalJson, StrictJson},
-        page,
+        page::{self, Page},
         problem::Problem,
         words::Word,
     },
@@ -147,14 +147,14 @@ impl DeadLettersApi {
             client_id: client_id(&state, client.0.as_deref()).await?,
             opened_after: opened_after.0.map(page::storable),
             opened_before: opened_before.0.map(page::storable),
-            cursor: cursor.0.as_deref().map(page::decode).transpose()?,
+            cursor: page::after(cursor.0.as_deref())?,
         };
-        let list = dead_letters::list(&state.pool, &filter, i64::from(limit.0) + 1);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor =
-            page::cut(&mut rows, limit.0, |row| Cursor { at: row.opened_at, id: row.id });
-        let items = rows.into_iter().map(Into::into).collect();
-        Ok(ListDeadLettersResponse::Page(Json(DeadLetterList { items, next_cursor })))
+        let list = dead_letters::list(&state.pool, &filter, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+            at: row.opened_at,
+            id: row.id,
+        });
+        Ok(ListDeadLettersResponse::Page(Json(page.into())))
     }
 
     /// Read a dead letter with its whole story.

@@ -16,7 +16,14 @@ use super::{
 };
 use crate::{
     domain::{JobKind, JobState},
-    http::{ApiState, auth::OperatorAuth, body::OptionalJson, page, problem::Problem, words::Word},
+    http::{
+        ApiState,
+        auth::OperatorAuth,
+        body::OptionalJson,
+        page::{self, Page},
+        problem::Problem,
+        words::Word,
+    },
     store::{
         audit::Actor,
         job_list::{self, JobActionError, JobFilter},
@@ -87,14 +94,13 @@ impl JobsApi {
             queue: queue.0.map(|queue| queue.0),
             state: in_state.0.map(|state| state.0),
             transaction_id: transaction_id.0,
-            cursor: cursor.0.as_deref().map(page::decode_job).transpose()?,
+            cursor: page::after(cursor.0.as_deref())?,
         };
-        let list = job_list::list(&state.pool, &filter, i64::from(limit.0) + 1);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor =
-            page::cut_jobs(&mut rows, limit.0, |row| job_list::cursor(row, filter.state));
-        let items = rows.into_iter().map(|row| job(&state, row)).collect();
-        Ok(ListJobsResponse::Page(Json(JobList { items, next_cursor })))
+        let list = job_list::list(&state.pool, &filter, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| {
+            job_list::cursor(row, filter.state)
+        });
+        Ok(ListJobsResponse::Page(Json(page.map(|row| job(&state, row)).into())))
     }
 
     /// Read a job.

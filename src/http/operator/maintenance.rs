@@ -11,7 +11,12 @@ use uuid::Uuid;
 use super::answers;
 use crate::{
     domain::{Finding, MaintenanceTask},
-    http::{ApiState, auth::OperatorAuth, page, words::Word},
+    http::{
+        ApiState,
+        auth::OperatorAuth,
+        page::{self, Page, list_object},
+        words::Word,
+    },
     store::{
         maintenance::{self, TaskState},
         reconcile::{self, FindingRow},
@@ -57,14 +62,13 @@ impl From<FindingRow> for FindingEntry {
     }
 }
 
-/// A page of findings.
-#[derive(Debug, Object)]
-#[oai(rename = "ReconciliationFindingList")]
-pub struct FindingList {
-    /// Open ones, newest first.
-    pub items: Vec<FindingEntry>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// A page of findings.
+    #[oai(rename = "ReconciliationFindingList")]
+    FindingList {
+        /// Open ones, newest first.
+        items: FindingEntry
+    }
 }
 
 /// A periodic task, which runs in one process at a time.
@@ -147,15 +151,13 @@ impl MaintenanceApi {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> poem::Result<ListFindingsResponse> {
-        let cursor = cursor.0.as_deref().map(page::decode).transpose()?;
-        let list = reconcile::findings(&state.pool, cursor, i64::from(limit.0) + 1);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor = page::cut(&mut rows, limit.0, |row| Cursor {
+        let cursor = page::after(cursor.0.as_deref())?;
+        let list = reconcile::findings(&state.pool, cursor, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
             at: row.first_found_at,
             id: row.transaction_id,
         });
-        let items = rows.into_iter().map(Into::into).collect();
-        Ok(ListFindingsResponse::Page(Json(FindingList { items, next_cursor })))
+        Ok(ListFindingsResponse::Page(Json(page.into())))
     }
 
     /// Read how the periodic tasks stand: reconciliation and retention.

@@ -16,7 +16,13 @@ use super::{
 };
 use crate::{
     domain::JobKind,
-    http::{ApiState, auth::OperatorAuth, body::OptionalJson, page, problem::Problem},
+    http::{
+        ApiState,
+        auth::OperatorAuth,
+        body::OptionalJson,
+        page::{self, Page},
+        problem::Problem,
+    },
     store::{
         audit::{self, Actor},
         circuit, queues,
@@ -144,20 +150,14 @@ impl QueuesApi {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> poem::Result<ListActionsResponse> {
-        let before = match cursor.0.as_deref() {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| page::wrong_cursor())?),
-        };
         let filter = audit::Filter {
             transaction_id: transaction_id.0,
             dead_letter_id: dead_letter_id.0,
-            before,
+            before: page::after(cursor.0.as_deref())?,
         };
-        let list = audit::list(&state.pool, filter, i64::from(limit.0) + 1);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor = page::cut_at(&mut rows, limit.0, |row| row.id.to_string());
-        let items = rows.into_iter().map(Into::into).collect();
-        Ok(ListActionsResponse::Page(Json(ActionList { items, next_cursor })))
+        let list = audit::list(&state.pool, filter, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| row.id);
+        Ok(ListActionsResponse::Page(Json(page.into())))
     }
 }
 

@@ -8,11 +8,12 @@ use poem_openapi::{Object, OpenApi, param::Query, payload::Json};
 
 use super::answers;
 use crate::{
-    http::{ApiState, auth::OperatorAuth, page},
-    store::{
-        job_list::JobCursor,
-        rejected_webhooks::{self, RejectedWebhooks},
+    http::{
+        ApiState,
+        auth::OperatorAuth,
+        page::{self, Page, list_object},
     },
+    store::rejected_webhooks::{self, RejectedWebhooks},
 };
 
 /// The operation on rejected webhooks.
@@ -43,10 +44,10 @@ pub struct Rejected {
 impl From<RejectedWebhooks> for Rejected {
     fn from(row: RejectedWebhooks) -> Self {
         Self {
-            minute: row.minute,
+            minute: row.minute.at(),
             reason: row.reason,
             count: row.count,
-            last_at: row.last_at,
+            last_at: row.last_at.at(),
             last_detail: row.last_detail,
             last_remote: row.last_remote,
             last_webhook_id: row.last_webhook_id,
@@ -54,13 +55,12 @@ impl From<RejectedWebhooks> for Rejected {
     }
 }
 
-/// A page of rejected webhooks.
-#[derive(Debug, Object)]
-pub struct RejectedWebhooksList {
-    /// By minute and reason, newest first.
-    pub items: Vec<Rejected>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// A page of rejected webhooks.
+    RejectedWebhooksList {
+        /// By minute and reason, newest first.
+        items: Rejected
+    }
 }
 
 answers! { list
@@ -69,11 +69,6 @@ answers! { list
         /// A page of rejected webhooks.
         Page(RejectedWebhooksList)
     }
-}
-
-/// The place of a row in the list.
-pub fn cursor(row: &RejectedWebhooks) -> JobCursor {
-    JobCursor { at: row.minute.into(), id: row.reason.clone() }
 }
 
 #[OpenApi(prefix_path = "/v1/operator", tag = "crate::http::Tag::Operator")]
@@ -96,11 +91,29 @@ impl RejectedWebhooksApi {
         /// The `next_cursor` of the page before.
         cursor: Query<Option<String>>,
     ) -> poem::Result<ListRejectedWebhooksResponse> {
-        let after = cursor.0.as_deref().map(page::decode_job).transpose()?;
-        let list = rejected_webhooks::list(&state.pool, after, i64::from(limit.0) + 1);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor = page::cut_jobs(&mut rows, limit.0, self::cursor);
-        let items = rows.into_iter().map(Into::into).collect();
-        Ok(ListRejectedWebhooksResponse::Page(Json(RejectedWebhooksList { items, next_cursor })))
+        let after = page::after(cursor.0.as_deref())?;
+        let list = rejected_webhooks::list(&state.pool, after, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, RejectedWebhooks::cursor);
+        Ok(ListRejectedWebhooksResponse::Page(Json(page.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poem_openapi::{registry::Registry, types::Type};
+
+    use super::*;
+    use crate::store::rejected_webhooks::WebhookRejection;
+
+    #[test]
+    fn each_reason_is_documented() {
+        let mut registry = Registry::new();
+        Rejected::register(&mut registry);
+        let properties = &registry.schemas["RejectedWebhooks"].properties;
+        let (_, reason) = properties.iter().find(|(name, _)| *name == "reason").unwrap();
+        let description = reason.unwrap_inline().description.unwrap();
+        let documented: Vec<&str> = description.split('`').skip(1).step_by(2).collect();
+        let words: Vec<&str> = WebhookRejection::ALL.iter().map(|word| word.as_str()).collect();
+        assert_eq!(documented, words);
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{CircuitState, DeadLetterKind, DeadLetterState, JobKind, JobState, SettledBy, Status},
-    http::{transaction_schema::Event, words::Word},
+    http::{page::list_object, transaction_schema::Event, words::Word},
     store::{
         audit::{OperatorAction, Recorded},
         circuit,
@@ -88,13 +88,12 @@ pub struct DeadLetterStory {
     pub actions: Vec<Action>,
 }
 
-/// A page of dead letters.
-#[derive(Debug, Object)]
-pub struct DeadLetterList {
-    /// Newest first.
-    pub items: Vec<DeadLetter>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// A page of dead letters.
+    DeadLetterList {
+        /// Newest first.
+        items: DeadLetter
+    }
 }
 
 /// An action of an operator that took place.
@@ -140,14 +139,13 @@ impl From<Recorded> for Action {
     }
 }
 
-/// The audit, a page of it.
-#[derive(Debug, Object)]
-#[oai(rename = "OperatorActionList")]
-pub struct ActionList {
-    /// Newest first.
-    pub items: Vec<Action>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// The audit, a page of it.
+    #[oai(rename = "OperatorActionList")]
+    ActionList {
+        /// Newest first.
+        items: Action
+    }
 }
 
 /// The right to run a job.
@@ -215,14 +213,13 @@ impl Job {
     }
 }
 
-/// A page of jobs.
-#[derive(Debug, Object)]
-pub struct JobList {
-    /// `due` and `scheduled` ones by when they are due, `running` ones by when they began, all
-    /// others newest first.
-    pub items: Vec<Job>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// A page of jobs.
+    JobList {
+        /// `due` and `scheduled` ones by when they are due, `running` ones by when they began, all
+        /// others newest first.
+        items: Job
+    }
 }
 
 /// A queue.
@@ -356,11 +353,10 @@ impl From<TransactionRow> for OperatorTransaction {
     }
 }
 
-/// A page of transactions of all clients.
-#[derive(Debug, Object)]
-pub struct OperatorTransactionList {
-    /// Newest first.
-    pub items: Vec<OperatorTransaction>,
-    /// Pass it as `cursor` for the next page; null on the last one.
-    pub next_cursor: Option<String>,
+list_object! {
+    /// A page of transactions of all clients.
+    OperatorTransactionList {
+        /// Newest first.
+        items: OperatorTransaction
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     http::{
         ApiState,
         auth::OperatorAuth,
-        page,
+        page::{self, Page},
         problem::Problem,
         transaction_schema::{Event, Transaction},
         words::Word,
@@ -150,16 +150,15 @@ impl OperatorTransactionsApi {
             status: status.0.map(|status| status.0),
             created_after: created_after.0.map(page::storable),
             created_before: created_before.0.map(page::storable),
-            cursor: cursor.0.as_deref().map(page::decode).transpose()?,
+            cursor: page::after(cursor.0.as_deref())?,
         };
-        let limit_and_one = i64::from(limit.0) + 1;
-        let list = transaction_list::list(&state.pool, client_id, &filter, limit_and_one);
-        let mut rows = state.within_limit(list).await?;
-        let next_cursor =
-            page::cut(&mut rows, limit.0, |row| Cursor { at: row.created_at, id: row.id });
-        let items = rows.into_iter().map(Into::into).collect();
-        let page = OperatorTransactionList { items, next_cursor };
-        Ok(ListOperatorTransactionsResponse::Page(Json(page)))
+        let rows = page::rows(limit.0);
+        let list = transaction_list::list(&state.pool, client_id, &filter, rows);
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+            at: row.created_at,
+            id: row.id,
+        });
+        Ok(ListOperatorTransactionsResponse::Page(Json(page.into())))
     }
 
     /// Explain what a transaction waits for: what is next, when, and what holds it up.

@@ -1,4 +1,5 @@
-//! Writing outcomes: those that wait together are written together (see [`super::super::coalesce`]).
+//! Writing outcomes: those that wait together are written together (see
+//! [`super::super::coalesce`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -48,7 +49,8 @@ impl Batch for Outcomes {
         runs: &[EndedRun],
         locked: Locked,
     ) -> Result<Vec<Option<Written>>, StoreError> {
-        // Settling changes other jobs of the transaction: of those that may be among them, one each.
+        // Settling changes other jobs of the transaction: of those that may be among them, one
+        // each.
         let mut transactions = HashSet::new();
         let taken: Vec<usize> = (0..runs.len())
             .filter(|index| runs[*index].locks().is_none_or(|id| transactions.insert(id)))

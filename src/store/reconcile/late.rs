@@ -1,8 +1,9 @@
-//! Transactions with a create that got no answer, `ambiguous_creates`: until when, and how often, they are
-//! looked up after they have ended here.
+//! Transactions with a create that got no answer, `ambiguous_creates`: until when, and how often,
+//! they are looked up after they have ended here.
 //!
-//! A third party may store such a create minutes later, besides the one that it answered. So a final status
-//! is compared with what it shows for as long as that is possible, and once more after it.
+//! A third party may store such a create minutes later, besides the one that it answered. So a
+//! final status is compared with what it shows for as long as that is possible, and once more after
+//! it.
 
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ pub struct LateStoring {
     pub give_up_after: Duration,
 }
 
-/// Notes that a transaction was looked up; `is_conclusive` when the answer will stay as it is, unless
-/// something is stored late. Nothing where it has no create without an answer.
+/// Notes that a transaction was looked up; `is_conclusive` when the answer will stay as it is,
+/// unless something is stored late. Nothing where it has no create without an answer.
 pub(super) async fn looked_up(
     executor: impl PgExecutor<'_>,
     transaction_id: Uuid,

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -28,6 +29,8 @@ struct Behaviour {
     most_streams: u32,
     /// Each of this many creates is refused unprocessed.
     refuse_each: usize,
+    /// How long a create takes.
+    create_takes: Duration,
 }
 
 #[derive(Default)]
@@ -113,6 +116,7 @@ impl ThirdParty {
             let _ = body.flow_control().release_capacity(data.len());
             read.extend_from_slice(&data);
         }
+        tokio::time::sleep(self.behaviour.create_takes).await;
         let Ok(read) = serde_json::from_slice::<Value>(&read) else { return };
         let id = read["id"].as_str().unwrap().to_owned();
         self.books.lock().unwrap().created.push(id.clone());
@@ -121,8 +125,8 @@ impl ThirdParty {
     }
 
     /// A process whose third party this is. One of its own, because it trusts other certificates.
-    async fn process(&self, world: &World, timeout: &str) -> Process {
-        let process = world.process(Role::All);
+    async fn process(&self, world: &World, role: Role, timeout: &str) -> Process {
+        let process = world.process(role);
         process
             .set("SSL_CERT_FILE", self.directory.path().join("ca.pem").display())
             .set("QUARTET_THIRD_PARTY__BASE_URL", format!("https://{}", self.address))
@@ -170,10 +174,10 @@ async fn post(process: &Process, count: usize) -> Vec<Uuid> {
 /// Each tenth create is refused with REFUSED_STREAM: it is sent again at once, and none is ambiguous.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_streams_are_no_ambiguous_creates() {
-    let behaviour = Behaviour { most_streams: 100, refuse_each: 10 };
+    let behaviour = Behaviour { most_streams: 100, refuse_each: 10, create_takes: Duration::ZERO };
     let third_party = ThirdParty::start(behaviour).await;
     let world = World::new().await;
-    let process = third_party.process(&world, "10s").await;
+    let process = third_party.process(&world, Role::All, "10s").await;
     let ids = post(&process, 100).await;
     wait_all_completed(&world.pool, &ids).await;
     world.wait_at_rest(BOUND).await;
@@ -182,4 +186,26 @@ async fn refused_streams_are_no_ambiguous_creates() {
     assert_eq!(creates.len(), ids.len());
     assert!(creates.values().all(|times| *times == 1), "{creates:?}");
     assert!(third_party.books.lock().unwrap().refused >= 10);
+}
+
+/// 200 creates at once for a third party that has 20 streams, answered quickly and answered slowly: each is
+/// sent once, when it has a stream, and its time counts from then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn creates_that_wait_for_a_stream_are_not_late() {
+    // So slowly that one which waits for two others on its own time would be late.
+    for (create_takes, timeout) in [(0, "10s"), (1600, "3s")] {
+        let create_takes = Duration::from_millis(create_takes);
+        let behaviour = Behaviour { most_streams: 20, refuse_each: usize::MAX, create_takes };
+        let third_party = ThirdParty::start(behaviour).await;
+        let world = World::new().await;
+        let api = third_party.process(&world, Role::Api, timeout).await;
+        let ids = post(&api, 200).await;
+        let _worker = third_party.process(&world, Role::Worker, timeout).await;
+        wait_all_completed(&world.pool, &ids).await;
+        world.wait_at_rest(BOUND).await;
+        assert_undisturbed(&world.pool).await;
+        let creates = third_party.creates();
+        assert_eq!(creates.len(), ids.len());
+        assert!(creates.values().all(|times| *times == 1), "{creates:?}");
+    }
 }

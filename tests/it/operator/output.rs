@@ -106,7 +106,7 @@ async fn a_dead_letter_and_a_job_are_pages_and_with_json_they_are_json() {
         "Client:       default".to_owned(),
         "Reason:       a reason of many words".to_owned(),
         "reported: declined".to_owned(),
-        "Attempts that failed".to_owned(),
+        "What the third party said last".to_owned(),
         "no answer".to_owned(),
         "Evidence about its transaction".to_owned(),
         "accepted".to_owned(),

@@ -14,7 +14,8 @@ use url::Url;
 
 use crate::support::{TestApp, job_rows, spawn_api, spawn_app, world::API_KEY};
 
-const VIEWS: [&str; 4] = ["jobs", "transactions", "dead_letters", "queues"];
+const VIEWS: [&str; 6] =
+    ["jobs", "transactions", "dead_letters", "queues", "circuit", "rejected_webhooks"];
 
 /// The rows of a view.
 async fn rows(pool: &PgPool, view: &str) -> Vec<Value> {
@@ -264,9 +265,48 @@ async fn queues_are_told_as_the_api_does() {
     assert_eq!(find(&rows, "queue", &json!("update_status"))["pause_note"], "maintenance");
 }
 
+/// A webhook that was rejected a minute ago, and one of the hour before.
+async fn add_rejected_webhooks(app: &TestApp) {
+    let add = "INSERT INTO rejected_webhooks
+            (minute, reason, count, last_at, last_detail, last_remote, last_webhook_id)
+        SELECT date_trunc('minute', now() - age, 'UTC'), 'too_old', 3, now() - age, 'it is too old',
+            '192.0.2.1', id
+        FROM unnest('{1 min,1 h}'::interval[], '{msg_1,NULL}'::text[]) AS rejected (age, id)";
+    sqlx::query(add).execute(&app.pool).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejected_webhooks_are_told_as_the_api_does() {
+    let app = spawn_api().await;
+    add_rejected_webhooks(&app).await;
+    let rows = rows(&app.pool, "rejected_webhooks").await;
+    let items = listed(&app, "rejected-webhooks").await;
+    assert_eq!((rows.len(), items.len()), (2, 2));
+    for item in &items {
+        // Without an id the API leaves the field out, or says null.
+        let row = find(&rows, "last_webhook_id", &item["last_webhook_id"]);
+        let fields = ["minute", "reason", "count", "last_at", "last_detail", "last_remote"];
+        assert_same(row, item, &fields);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_circuit_is_told_as_the_api_does_with_its_cause() {
+    let app = spawn_api().await;
+    let open = "UPDATE circuits SET opened_at = now(), open_until = now() + interval '1 hour',
+        open_for = 3600, reason = 'answered 401', trips = 3, cause = 'lookup_refused'";
+    sqlx::query(open).execute(&app.pool).await.unwrap();
+    let rows = rows(&app.pool, "circuit").await;
+    let answer = app.operator().get("/v1/operator/circuit").await;
+    let fields = ["state", "opened_at", "open_until", "reason", "trips"];
+    assert_same(&rows[0], answer.expect(200), &fields);
+    assert_eq!((rows.len(), &rows[0]["cause"]), (1, &json!("lookup_refused")));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_show_no_secret_and_describe_every_column() {
     let app = spawn_api().await;
+    add_rejected_webhooks(&app).await;
     let id = app.client().accept().await;
     app.send_webhook(SendWebhook::new(id, "completed")).await;
     app.send_webhook(SendWebhook::new(id, "declined")).await;

@@ -63,6 +63,15 @@ async fn assert_held_and_released(app: &TestApp, cause: CircuitCause, ids: &[Uui
     let metrics = app.operator().get("/metrics").await.text;
     let metrics = Exposition::read(&metrics);
     assert_eq!(metrics.value("quartet_third_party_credentials_refused", &[]), Some(1.0));
+    let call = if cause == CircuitCause::LookupRefused { "lookup" } else { "create" };
+    let calls = |result| {
+        let labels = [("call", call), ("result", result)];
+        metrics.value("quartet_third_party_calls_total", &labels)
+    };
+    assert!(calls("unauthorized") > Some(0.0));
+    // Nor are they counted as what other alerts are about.
+    let others = if call == "lookup" { "no_answer" } else { "rejected" };
+    assert_eq!(calls(others), Some(0.0));
     for id in ids {
         assert_eq!(app.operator().open_dead_letters(*id).await.len(), 0);
         assert_eq!(app.client().get_transaction(*id).await.body["status"], "pending");

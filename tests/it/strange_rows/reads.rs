@@ -71,12 +71,14 @@ pub async fn lists(app: &TestApp, own: &[Uuid], all: &[Uuid]) {
     }
     all_ids(&operator, "/v1/operator/actions", "", "id").await;
     all_ids(&operator, "/v1/operator/reconciliation", "", "transaction_id").await;
+    all_ids(&operator, "/v1/operator/rejected-webhooks", "", "reason").await;
     for path in ["queues", "maintenance", "circuit"] {
         get(&operator, &format!("/v1/operator/{path}")).await.expect(200);
     }
     get(&operator, "/metrics").await.expect(200);
     let visitor = Visitor::signed_in(app).await;
-    for path in ["", "/transactions", "/dead-letters?state=any", "/jobs", "/queues", "/audit"] {
+    let pages = ["/transactions", "/dead-letters?state=any", "/jobs", "/queues", "/audit"];
+    for path in pages.into_iter().chain(["", "/rejected-webhooks"]) {
         visit(&visitor, &format!("/console{path}")).await.expect(200);
     }
 }

@@ -156,6 +156,20 @@ pub const TABLES: &[Table] = &[
         each: 2,
         except: &[],
     },
+    Table {
+        name: "rejected_webhooks",
+        row: "reason = $1",
+        insert: Some(
+            "INSERT INTO rejected_webhooks
+                (minute, reason, count, last_at, last_detail, last_remote, last_webhook_id)
+            VALUES (
+                date_trunc('minute', now() - interval '5 minutes', 'UTC'), $1, 7, now(),
+                'of a test', '192.0.2.1', 'msg_1'
+            )",
+        ),
+        each: 4,
+        except: &[],
+    },
 ];
 
 /// One column of a row, and the value that it gets.

@@ -6,7 +6,10 @@ use quartet::sandbox::{CreateStep, SendWebhook};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{TestApp, World, counts, spawn_api};
+use crate::{
+    console::visitor::Visitor,
+    support::{TestApp, World, counts, spawn_api},
+};
 
 const BOUND: Duration = Duration::from_secs(10);
 
@@ -70,6 +73,16 @@ async fn another_final_status_is_a_conflict_for_the_operator() {
     for word in ["completed", "declined", "webhook"] {
         assert!(letter["reason"].as_str().unwrap().contains(word), "{letter}");
     }
+    // What it said last, oldest first, with the times.
+    let said: Vec<_> = letter["attempts"].as_array().unwrap().iter().collect();
+    let said_words: Vec<_> = said.iter().map(|answer| &answer["error"]).collect();
+    assert_eq!(said_words, ["webhook: it is completed", "webhook: it is declined"]);
+    let times: Vec<_> = said.iter().map(|answer| answer["at"].as_str().unwrap()).collect();
+    assert!(times.is_sorted() && times[0].starts_with("20"), "{letter}");
+    let console = Visitor::signed_in(&app).await;
+    let path = format!("/console/dead-letters/{}", letter["id"].as_str().unwrap());
+    let page = console.get(&path).await;
+    assert!(page.expect(200).contains("webhook: it is declined"), "{}", page.html);
     // Said once more by another webhook: the same cause has no second dead letter, and the conflict
     // is one conflict.
     assert_eq!(outcome(&app, id, "declined").await, "conflict");
