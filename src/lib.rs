@@ -14,6 +14,9 @@
 //! [`signature`] signs and verifies Standard Webhooks, pure. [`secrets`] hashes keys and seals
 //! clients' signing secrets, pure.
 //!
+//! [`profiles`] describes third parties as data, pure: [`profiles::webhook`] tells who sent a webhook
+//! and what events it holds.
+//!
 //! [`store`] is all SQL: the accept statement, claims and leases, settling, outcomes, dead letters.
 //!
 //! [`jobs`] is the four kinds of job and what runs them: the claim behind an apalis worker, the
@@ -30,8 +33,8 @@
 //!
 //! # Who may import whom
 //!
-//! `domain` and `signature` import nothing of ours. `secrets` imports `signature`; everything but
-//! those two, `store` and `sandbox` may import it. `store` imports `domain`. `clients` imports
+//! `domain` and `signature` import nothing of ours. `profiles` imports these two. `secrets` imports
+//! `signature`; everything but those two, `profiles`, `store` and `sandbox` may import it. `store` imports `domain`. `clients` imports
 //! `domain`, `signature` and `config`, never `store`. `operations` imports `domain`, `store`,
 //! `clients` and `config`. `http` imports `domain`, `store`, `signature`,
 //! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third
@@ -51,6 +54,7 @@ pub mod figures;
 pub mod http;
 pub mod jobs;
 pub mod operations;
+pub mod profiles;
 pub mod sandbox;
 pub mod secrets;
 pub mod signature;

@@ -148,11 +148,8 @@ pub fn report(id: Uuid, text: &str) -> Result<Report, Unreadable> {
 
 /// Reads these fields of the object that `text` is; all others may be anything.
 pub fn fields<const N: usize>(text: &str, names: [&str; N]) -> Result<[Field; N], Unreadable> {
-    let mut scanner = Scanner { text, at: 0 };
+    let mut scanner = Scanner::new(text);
     let mut found = [const { Field::Missing }; N];
-    if text.starts_with('\u{feff}') {
-        scanner.at = '\u{feff}'.len_utf8();
-    }
     match scanner.next_token() {
         None => return Err(Unreadable::Empty),
         Some(b'{') => scanner.at += 1,
@@ -196,14 +193,25 @@ pub fn fields<const N: usize>(text: &str, names: [&str; N]) -> Result<[Field; N]
 
 /// Goes through JSON text. Only ASCII bytes steer it, so that every place where it stops is between
 /// two characters.
-struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scanner<'a> {
+    /// At the beginning of `text`, after a byte-order mark.
+    pub(crate) fn new(text: &'a str) -> Self {
+        let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        Self { text, at }
+    }
+
+    /// Passes the byte that [`Self::next_token`] or [`Self::token`] returned.
+    pub(crate) fn pass(&mut self) {
+        self.at += 1;
+    }
+
     /// The next byte that is no white space; it is not passed.
-    fn next_token(&mut self) -> Option<u8> {
+    pub(crate) fn next_token(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = bytes.get(self.at) {
             self.at += 1;
@@ -211,20 +219,20 @@ impl<'a> Scanner<'a> {
         bytes.get(self.at).copied()
     }
 
-    fn token(&mut self) -> Result<u8, Unreadable> {
+    pub(crate) fn token(&mut self) -> Result<u8, Unreadable> {
         self.next_token().ok_or(Unreadable::BreaksOff)
     }
 
-    fn malformed(&self) -> Unreadable {
+    pub(crate) fn malformed(&self) -> Unreadable {
         Unreadable::Malformed(self.at)
     }
 
-    fn end(&mut self) -> Result<(), Unreadable> {
+    pub(crate) fn end(&mut self) -> Result<(), Unreadable> {
         if self.next_token().is_some() { Err(self.malformed()) } else { Ok(()) }
     }
 
     /// Passes a string; returns it with its quotes.
-    fn string(&mut self) -> Result<&'a str, Unreadable> {
+    pub(crate) fn string(&mut self) -> Result<&'a str, Unreadable> {
         if self.token()? != b'"' {
             return Err(self.malformed());
         }
@@ -244,7 +252,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes a value; returns it as it is written, and whether it is a string.
-    fn value(&mut self) -> Result<(&'a str, bool), Unreadable> {
+    pub(crate) fn value(&mut self) -> Result<(&'a str, bool), Unreadable> {
         let first = self.token()?;
         if first == b'"' {
             return Ok((self.string()?, true));
