@@ -14,8 +14,8 @@
 //! [`signature`] signs and verifies Standard Webhooks, pure. [`secrets`] hashes keys and seals
 //! clients' signing secrets, pure.
 //!
-//! [`profiles`] describes third parties as data, pure: [`profiles::webhook`] tells who sent a webhook
-//! and what events it holds.
+//! [`profiles`] describes third parties as data, pure: [`profiles::webhook`] tells who sent a
+//! webhook and what events it holds.
 //!
 //! [`store`] is all SQL: the accept statement, claims and leases, settling, outcomes, dead letters.
 //!
@@ -34,15 +34,15 @@
 //! # Who may import whom
 //!
 //! `domain` and `signature` import nothing of ours. `profiles` imports these two. `secrets` imports
-//! `signature`; everything but those two, `profiles`, `store` and `sandbox` may import it. `store` imports `domain`. `clients` imports
-//! `domain`, `signature` and `config`, never `store`. `operations` imports `domain`, `store`,
-//! `clients` and `config`. `http` imports `domain`, `store`, `signature`,
-//! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third
-//! party; an operator's preview does, bounded. `jobs` imports
-//! `domain`, `store`, `clients`, `signature` and `config`, never `http`. `sandbox` imports
-//! `signature` alone: it speaks HTTP, so that it cannot agree with us by sharing types. `telemetry`
-//! imports `domain`, and everything but `domain` and `signature` may import it; `figures` imports
-//! `telemetry` and `store`. Only `app`, `cli` and `main` see everything.
+//! `signature`; everything but those two, `profiles`, `store` and `sandbox` may import it. `store`
+//! imports `domain`. `clients` imports `domain`, `signature` and `config`, never `store`.
+//! `operations` imports `domain`, `store`, `clients` and `config`. `http` imports `domain`,
+//! `store`, `signature`, `config` and `operations`, never `clients` or `jobs`: no client's request
+//! waits for a third party; an operator's preview does, bounded. `jobs` imports `domain`, `store`,
+//! `clients`, `signature` and `config`, never `http`. `sandbox` imports `signature` alone: it
+//! speaks HTTP, so that it cannot agree with us by sharing types. `telemetry` imports `domain`, and
+//! everything but `domain` and `signature` may import it; `figures` imports `telemetry` and
+//! `store`. Only `app`, `cli` and `main` see everything.
 
 pub mod app;
 pub mod cli;

@@ -15,6 +15,7 @@
 //!   event alone; fields that the profile does not name may be anything.
 //! - Keys, tokens and signatures are in no error and in no `Debug`.
 
+mod adapter;
 mod adyen_items;
 mod answers;
 mod check;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ring::hmac;
 
 use super::{
+    adapter,
     check::{Faults, Vars},
     interpreter::{Proof, SignatureRule, TimestampRule},
     keys::{Algorithm, KeyKind, SecretEncoding},
@@ -12,11 +13,10 @@ use super::{
         Adapter, Content, Format, Hash, MessageAlgorithm, Scheme, SignatureSection,
         TimestampSection, WebhookProfile,
     },
-    rfc9421::{CONTENT_DIGEST, DERIVED},
-    signature_header::{Encoding, HeaderForm, Prefix},
+    signature_header::{HeaderForm, Prefix},
     source::header_name,
     template::{Part, Template},
-    timestamp::{DEFAULT_TOLERANCE, TimeUnit},
+    timestamp::DEFAULT_TOLERANCE,
 };
 
 /// The longest tolerance: some third parties repeat a webhook for days with its first timestamp.
@@ -44,7 +44,7 @@ pub enum Proved {
 }
 
 impl Built {
-    fn new(proof: Proved, key_kind: KeyKind) -> Self {
+    pub(super) fn new(proof: Proved, key_kind: KeyKind) -> Self {
         Self { proof, key_kind, signed_headers: Vec::new(), names_headers: false }
     }
 }
@@ -78,9 +78,9 @@ pub fn build(profile: &WebhookProfile, vars: Option<&Vars>, faults: &mut Faults)
                 _ => signed(profile, scheme, vars, faults),
             }
         }
-        (None, Some(adapter)) => {
-            let name = format!("adapter = \"{}\"", adapter.as_str());
-            match adapter {
+        (None, Some(built_in)) => {
+            let name = format!("adapter = \"{}\"", built_in.as_str());
+            match built_in {
                 Adapter::AdyenItems => {
                     refuse_others(section, &name, &[], faults);
                     let (encoding, prefix) = (SecretEncoding::Hex, String::new());
@@ -90,13 +90,13 @@ pub fn build(profile: &WebhookProfile, vars: Option<&Vars>, faults: &mut Faults)
                 }
                 Adapter::Paypal => {
                     refuse_others(section, &name, &["webhook_id", "tolerance"], faults);
-                    paypal(section, vars, faults)
+                    adapter::paypal(section, vars, faults)
                 }
                 Adapter::Rfc9421 => {
                     let allowed =
                         ["cover", "algorithms", "tolerance", "secret_encoding", "secret_prefix"];
                     refuse_others(section, &name, &allowed, faults);
-                    message_signature(profile, faults)
+                    adapter::message_signature(profile, faults)
                 }
             }
         }
@@ -186,7 +186,7 @@ fn prefix(section: &SignatureSection) -> Prefix {
 }
 
 /// A duration such as `300s`.
-fn tolerance(key: &str, text: Option<&String>, faults: &mut Faults) -> Option<Duration> {
+pub(super) fn tolerance(key: &str, text: Option<&String>, faults: &mut Faults) -> Option<Duration> {
     let Some(text) = text else { return Some(DEFAULT_TOLERANCE) };
     let duration = humantime::parse_duration(text).ok();
     let duration = duration.filter(|duration| (Duration::ZERO..=MAX_TOLERANCE).contains(duration));
@@ -293,7 +293,8 @@ fn header_form(section: &SignatureSection, faults: &mut Faults) -> Option<Header
         return None;
     }
     let from = section.timestamp.as_ref().map(|timestamp| timestamp.from.as_str());
-    let timestamp_key = from.and_then(|from| from.strip_prefix("pair:")).map(str::to_owned);
+    let timestamp_key = from.and_then(|from| from.strip_prefix("pair:"));
+    let timestamp_key = timestamp_key.filter(|key| !key.is_empty()).map(str::to_owned);
     if timestamp_key.is_some() && !is_pairs {
         let problem = format!("may only be `pair:…` with {pairs}");
         faults.add("signature.timestamp.from", problem);
@@ -380,7 +381,7 @@ fn template(
         }
         _ => {}
     }
-    if template.ambiguous_pair(profile.content == Content::Json) {
+    if template.has_ambiguous_pair(profile.content == Content::Json) {
         let problem = "must have a text between two placeholders that a sender fills: what is \
                        moved from one to the other would still be signed";
         faults.add(KEY, problem);
@@ -388,90 +389,4 @@ fn template(
     let Some(vars) = vars else { return Some(template) };
     let missing = |name| format!("names the variable `{name}`, which has no value");
     faults.value(KEY, template.with_vars(vars).map_err(missing))
-}
-
-/// PayPal signs its own id of the webhook and a CRC-32 of the body. Somebody who has seen one
-/// webhook can write another body of the same CRC-32, so this proves no body.
-fn paypal(section: &SignatureSection, vars: Option<&Vars>, faults: &mut Faults) -> Option<Built> {
-    const KEY: &str = "signature.webhook_id";
-    let webhook_id = section.webhook_id.as_ref().filter(|id| !id.is_empty());
-    if webhook_id.is_none() {
-        faults.add(KEY, "must be the id that PayPal gave this webhook");
-    }
-    let tolerance = tolerance("signature.tolerance", section.tolerance.as_ref(), faults);
-    let id = faults.value(KEY, Template::parse(webhook_id?))?;
-    if id.0.iter().any(|part| !matches!(part, Part::Text(_) | Part::Var(_))) {
-        faults.add(KEY, "must be a text or `{var:name}`");
-    }
-    let missing = |name| format!("names the variable `{name}`, which has no value");
-    let id = match vars {
-        Some(vars) => faults.value(KEY, id.with_vars(vars).map_err(missing))?,
-        None => id,
-    };
-    let bar = || Part::Text("|".to_owned());
-    let head = Part::Header("paypal-transmission-id".to_owned());
-    let mut parts = vec![head, bar(), Part::Timestamp, bar()];
-    parts.extend(id.0);
-    parts.extend([bar(), Part::BodyCrc32]);
-    let algorithm = webpki::ring::RSA_PKCS1_2048_8192_SHA256;
-    let time = "paypal-transmission-time";
-    let rule = SignatureRule {
-        header: "paypal-transmission-sig".to_owned(),
-        form: HeaderForm::Plain(Prefix::default()),
-        encoding: Encoding::Base64,
-        algorithm: Some(algorithm),
-        signed: Template(parts),
-        timestamp: Some(TimestampRule {
-            header: Some(time.to_owned()),
-            from: format!("header:{time}"),
-            unit: TimeUnit::Rfc3339,
-            tolerance: tolerance?,
-        }),
-        key_id_header: Some("paypal-cert-url".to_owned()),
-        fixed_header: Some(("paypal-auth-algo", "SHA256withRSA")),
-    };
-    let proof = Proved::ByInterpreter(Proof::Signature(rule));
-    let key_kind = KeyKind::Public { algorithms: vec![algorithm], prefix: String::new() };
-    Some(Built::new(proof, key_kind))
-}
-
-fn message_signature(profile: &WebhookProfile, faults: &mut Faults) -> Option<Built> {
-    let section = &profile.signature;
-    if profile.content == Content::Query {
-        faults.add("content", "must be `json` or `form` for `rfc9421`: it signs the body's digest");
-    }
-    let default_cover = || vec![CONTENT_DIGEST.to_owned()];
-    let cover = section.cover.clone().unwrap_or_else(default_cover);
-    let cover: Vec<_> = cover.iter().map(|name| name.to_ascii_lowercase()).collect();
-    let is_component = |name: &str| {
-        DERIVED.contains(&name) || header_name(name).is_some_and(|_| !name.starts_with('@'))
-    };
-    if let Some(unknown) = cover.iter().find(|name| !is_component(name)) {
-        let derived = DERIVED.join(", ");
-        let problem = format!("has `{unknown}`; allowed are names of headers and {derived}");
-        faults.add("signature.cover", problem);
-    }
-    if !cover.iter().any(|name| name == CONTENT_DIGEST) {
-        let problem = "must contain `content-digest`: else nothing proves the body";
-        faults.add("signature.cover", problem);
-    }
-    let tolerance = tolerance("signature.tolerance", section.tolerance.as_ref(), faults)?;
-    let asymmetric = || MessageAlgorithm::ASYMMETRIC.to_vec();
-    let algorithms = section.algorithms.clone().unwrap_or_else(asymmetric);
-    let public: Vec<_> = algorithms.iter().filter_map(|algorithm| algorithm.public()).collect();
-    let prefix = section.secret_prefix.clone().unwrap_or_default();
-    let key_kind = if public.is_empty() && !algorithms.is_empty() {
-        let encoding = section.secret_encoding.unwrap_or_default();
-        KeyKind::Hmac { algorithm: hmac::HMAC_SHA256, encoding, prefix }
-    } else {
-        if public.len() != algorithms.len() || algorithms.is_empty() {
-            // A public key must never be taken for the secret of an HMAC.
-            let problem = "must be `hmac-sha256` alone, or only algorithms with public keys";
-            faults.add("signature.algorithms", problem);
-        }
-        KeyKind::Public { algorithms: public, prefix }
-    };
-    let signed_headers = cover.clone();
-    let proof = Proved::ByMessageSignature { cover, algorithms, tolerance };
-    Some(Built { signed_headers, names_headers: true, ..Built::new(proof, key_kind) })
 }

@@ -2,5 +2,11 @@
 
 use super::*;
 
+mod events;
+mod faults;
+mod keys;
+mod message_signatures;
+mod standard;
 mod support;
+mod tampering;
 mod vectors;
