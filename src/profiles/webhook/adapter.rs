@@ -59,7 +59,7 @@ pub fn paypal(
         key_id_header: Some("paypal-cert-url".to_owned()),
         fixed_header: Some(("paypal-auth-algo", "SHA256withRSA")),
     };
-    let proof = Proved::ByInterpreter(Proof::Signature(rule));
+    let proof = Proved::Interpreted(Proof::Signature(Box::new(rule)));
     let key_kind = KeyKind::Public { algorithms: vec![algorithm], prefix: String::new() };
     Some(Built::new(proof, key_kind))
 }
@@ -101,6 +101,6 @@ pub fn message_signature(profile: &WebhookProfile, faults: &mut Faults) -> Optio
         KeyKind::Public { algorithms: public, prefix }
     };
     let signed_headers = cover.clone();
-    let proof = Proved::ByMessageSignature { cover, algorithms, tolerance };
+    let proof = Proved::MessageSignature { cover, algorithms, tolerance };
     Some(Built { signed_headers, names_headers: true, ..Built::new(proof, key_kind) })
 }

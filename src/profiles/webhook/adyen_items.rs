@@ -1,6 +1,6 @@
 //! `adapter = "adyen-items"`: Adyen's classic notifications, signed item by item inside the body.
 //!
-//! The signature is HMAC-SHA256, in base64, of eight fields joined by `:`; the key is written in hex.
+//! The signature is HMAC-SHA256 in base64 over eight fields joined by `:`; the key is in hex.
 //! Nothing else of an item is signed, so nothing else is read. The source is
 //! `util.is_valid_hmac_notification` of Adyen's Python library.
 

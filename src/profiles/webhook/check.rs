@@ -81,9 +81,9 @@ impl WebhookProfile {
             return Err(faults.0);
         };
         let verifier: Box<dyn Verifier> = match proof {
-            scheme::Proved::ByInterpreter(proof) => Box::new(Interpreter { proof, extraction }),
-            scheme::Proved::ByAdyenItems => Box::new(AdyenItems { extraction }),
-            scheme::Proved::ByMessageSignature { cover, algorithms, tolerance } => {
+            scheme::Proved::Interpreted(proof) => Box::new(Interpreter { proof, extraction }),
+            scheme::Proved::AdyenItems => Box::new(AdyenItems { extraction }),
+            scheme::Proved::MessageSignature { cover, algorithms, tolerance } => {
                 Box::new(Rfc9421 { cover, algorithms, tolerance, extraction })
             }
         };

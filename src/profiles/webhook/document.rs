@@ -1,7 +1,7 @@
 //! The body as fields: JSON, a form, or the query of a GET.
 //!
 //! Only what is asked for is read: whatever else stands in the body changes nothing, as in
-//! [`crate::domain::peer_answer`], whose scanner this uses. Nothing recurses, so that depth is free.
+//! [`crate::domain::peer_answer`], whose scanner this uses. Nothing recurses, so depth is harmless.
 
 use std::borrow::Cow;
 

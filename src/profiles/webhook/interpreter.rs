@@ -28,7 +28,7 @@ pub enum Proof {
     Nothing,
     Token { header: String, prefix: Prefix },
     Basic { header: String },
-    Signature(SignatureRule),
+    Signature(Box<SignatureRule>),
 }
 
 /// How a request is signed.
@@ -158,7 +158,7 @@ impl SignatureRule {
 
     fn is_signed(&self, pieces: &[Cow<'_, [u8]>], given: &[Vec<u8>], keys: &[&Key]) -> bool {
         let Some(algorithm) = self.algorithm else {
-            // Each key is compared with each signature, so that the time says nothing about a match.
+            // Each key is compared with each signature, so the time says nothing about a match.
             let matches = keys.iter().fold(Choice::from(0), |found, key| {
                 let Some(tag) = key.mac(pieces) else { return found };
                 given.iter().fold(found, |found, given| found | given.ct_eq(tag.as_ref()))

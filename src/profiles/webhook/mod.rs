@@ -9,10 +9,11 @@
 //! Guarantees:
 //! - Nothing is parsed before the sender is proved, where the profile has a proof.
 //! - HMACs and shared credentials are compared in constant time, with each key that is active.
-//! - A profile in which nothing proves the body cannot settle a transaction: its webhooks are hints.
+//! - A profile in which nothing proves the body cannot settle a transaction: its webhooks are
+//!   hints.
 //! - A value that settles something is signed, a header included.
-//! - A body holds at most [`MAX_EVENTS`] events. What is wrong with one of them is a problem of that
-//!   event alone; fields that the profile does not name may be anything.
+//! - A body holds at most [`MAX_EVENTS`] events. What is wrong with one of them is a problem of
+//!   that event alone; fields that the profile does not name may be anything.
 //! - Keys, tokens and signatures are in no error and in no `Debug`.
 
 mod adapter;

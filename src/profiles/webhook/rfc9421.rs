@@ -1,4 +1,4 @@
-//! `adapter = "rfc9421"`: HTTP message signatures, with the digest of the body among what is signed.
+//! `adapter = "rfc9421"`: HTTP message signatures that cover the digest of the body.
 //!
 //! Sources: RFC 9421, RFC 9530 (`Content-Digest`), RFC 9651 (structured fields, read by `sfv`).
 

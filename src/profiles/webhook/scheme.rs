@@ -32,15 +32,11 @@ pub struct Built {
     pub names_headers: bool,
 }
 
-/// What proves a request.
+/// What proves a request, and which code checks it.
 pub enum Proved {
-    ByInterpreter(Proof),
-    ByAdyenItems,
-    ByMessageSignature {
-        cover: Vec<String>,
-        algorithms: Vec<MessageAlgorithm>,
-        tolerance: Duration,
-    },
+    Interpreted(Proof),
+    AdyenItems,
+    MessageSignature { cover: Vec<String>, algorithms: Vec<MessageAlgorithm>, tolerance: Duration },
 }
 
 impl Built {
@@ -58,21 +54,21 @@ pub fn build(profile: &WebhookProfile, vars: Option<&Vars>, faults: &mut Faults)
             refuse_others(section, &name, allowed_keys(scheme), faults);
             match scheme {
                 Scheme::None => {
-                    let proof = Proved::ByInterpreter(Proof::Nothing);
+                    let proof = Proved::Interpreted(Proof::Nothing);
                     Some(Built::new(proof, KeyKind::Nothing))
                 }
                 Scheme::Token => {
                     let header = required_header(section, faults)?;
                     let proof = Proof::Token { header, prefix: prefix(section) };
                     let key_kind = KeyKind::Shared { is_basic: false };
-                    Some(Built::new(Proved::ByInterpreter(proof), key_kind))
+                    Some(Built::new(Proved::Interpreted(proof), key_kind))
                 }
                 Scheme::Basic => {
                     let header = match &section.header {
                         Some(_) => required_header(section, faults)?,
                         None => "authorization".to_owned(),
                     };
-                    let proof = Proved::ByInterpreter(Proof::Basic { header });
+                    let proof = Proved::Interpreted(Proof::Basic { header });
                     Some(Built::new(proof, KeyKind::Shared { is_basic: true }))
                 }
                 _ => signed(profile, scheme, vars, faults),
@@ -86,7 +82,7 @@ pub fn build(profile: &WebhookProfile, vars: Option<&Vars>, faults: &mut Faults)
                     let (encoding, prefix) = (SecretEncoding::Hex, String::new());
                     let algorithm = hmac::HMAC_SHA256;
                     let key_kind = KeyKind::Hmac { algorithm, encoding, prefix };
-                    Some(Built::new(Proved::ByAdyenItems, key_kind))
+                    Some(Built::new(Proved::AdyenItems, key_kind))
                 }
                 Adapter::Paypal => {
                     refuse_others(section, &name, &["webhook_id", "tolerance"], faults);
@@ -224,7 +220,7 @@ fn signed(
     };
     let signed_headers = rule.signed.headers().map(str::to_owned).collect();
     let names_headers = section.names_key.is_some();
-    let proof = Proved::ByInterpreter(Proof::Signature(rule));
+    let proof = Proved::Interpreted(Proof::Signature(Box::new(rule)));
     Some(Built { signed_headers, names_headers, ..Built::new(proof, key_kind) })
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 
 const PLACEHOLDERS: &str = "`{body}`, `{body:sha256}`, `{timestamp}`, `{url}`, `{method}`, \
-                            `{path}`, `{query}`, `{signed_headers}`, `{header:name}` or `{var:name}`";
+                            `{path}`, `{query}`, `{signed_headers}`, `{header:name}`, `{var:name}`";
 /// Most headers that a webhook may name as signed.
 const MAX_SIGNED_HEADERS: usize = 32;
 

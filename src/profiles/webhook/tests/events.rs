@@ -7,7 +7,11 @@ use super::{support::*, *};
 const OURS: &str = "6f1c2f0e-7a52-4b7e-9d6a-2d2a0a4d9b11";
 
 const STRIPE: &str = r#"
-    signature = { scheme = "hmac", hash = "sha256", encoding = "hex", header = "stripe-signature", format = "pairs", signature_key = "v1", timestamp = { from = "pair:t" }, signed = "{timestamp}.{body}" }
+    signature = {
+        scheme = "hmac", hash = "sha256", encoding = "hex", header = "stripe-signature",
+        format = "pairs", signature_key = "v1", timestamp = { from = "pair:t" },
+        signed = "{timestamp}.{body}",
+    }
     trust = "settle"
     event_id = "/id"
     only = { at = "/data/object/object", is = ["payout"] }
@@ -15,14 +19,20 @@ const STRIPE: &str = r#"
     status = "/data/object/status"
 "#;
 const PAYSTACK: &str = r#"
-    signature = { scheme = "hmac", hash = "sha512", encoding = "hex", header = "x-paystack-signature", signed = "{body}" }
+    signature = {
+        scheme = "hmac", hash = "sha512", encoding = "hex", header = "x-paystack-signature",
+        signed = "{body}",
+    }
     trust = "settle"
     only = { at = "/event", is = ["transfer.success", "transfer.failed", "transfer.reversed"] }
     id = "/data/reference"
     status = "/data/status"
 "#;
 const GOCARDLESS: &str = r#"
-    signature = { scheme = "hmac", hash = "sha256", encoding = "hex", header = "webhook-signature", signed = "{body}" }
+    signature = {
+        scheme = "hmac", hash = "sha256", encoding = "hex", header = "webhook-signature",
+        signed = "{body}",
+    }
     trust = "hint"
     items = "/events"
     only = { at = "/resource_type", is = ["outbound_payments"] }
@@ -31,7 +41,9 @@ const GOCARDLESS: &str = r#"
     refused_code = 498
 "#;
 const PAWAPAY: &str = r#"
-    signature = { adapter = "rfc9421", cover = ["@method", "@path", "content-digest", "signature-date"] }
+    signature = {
+        adapter = "rfc9421", cover = ["@method", "@path", "content-digest", "signature-date"],
+    }
     trust = "settle"
     id = "/payoutId"
     status = "/status"
@@ -61,7 +73,10 @@ const ADYEN_ITEMS: &str = r#"
     ok_body = "[accepted]"
 "#;
 const ADYEN_TRANSFERS: &str = r#"
-    signature = { scheme = "hmac", hash = "sha256", encoding = "base64", header = "hmacsignature", signed = "{body}", secret_encoding = "hex" }
+    signature = {
+        scheme = "hmac", hash = "sha256", encoding = "base64", header = "hmacsignature",
+        signed = "{body}", secret_encoding = "hex",
+    }
     trust = "settle"
     event_id = ["/data/id", "/data/sequenceNumber"]
     id = "/data/reference"
@@ -70,7 +85,10 @@ const ADYEN_TRANSFERS: &str = r#"
     order = "/data/sequenceNumber"
 "#;
 const WISE: &str = r#"
-    signature = { scheme = "rsa-pkcs1-sha256", encoding = "base64", header = "x-signature-sha256", signed = "{body}" }
+    signature = {
+        scheme = "rsa-pkcs1-sha256", encoding = "base64", header = "x-signature-sha256",
+        signed = "{body}",
+    }
     ignore = { at = "header:x-test-notification", is = true }
     provider_id = "/data/resource/id"
     status = "/data/current_state"

@@ -13,8 +13,8 @@ const NOW: i64 = 1_618_884_473;
 
 /// RFC 9421, appendix B.2: the request and the RSA key.
 const REQUEST_URL: &str = "https://example.com/foo?param=Value&Pet=dog";
-const DIGEST: &str = "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVL\
-                      vRwEmTHWXvJwew==:";
+const DIGEST: &str = "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BN\
+                      NyealdVLvRwEmTHWXvJwew==:";
 const RSA_PSS_KEY: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAr4tmm3r20Wd/PbqvP1s2\
                            +QEtvpuRaV8Yq40gjUR8y2Rjxa6dpG2GXHbPfvMs8ct+Lh1GH45x28Rw3Ry53mm+\
                            oAXjyQ86OnDkZ5N8lYbggD4O3w6M6pAvLkhk95AndTrifbIFPNU8PPMO7OyrFAHq\
@@ -53,8 +53,8 @@ fn base64(bytes: &[u8]) -> String {
 
 #[test]
 fn the_published_signature_is_verified() {
-    let input = "sig-b23=(\"date\" \"@method\" \"@path\" \"@query\" \"@authority\" \"content-type\" \
-                 \"content-digest\" \"content-length\");created=1618884473;\
+    let input = "sig-b23=(\"date\" \"@method\" \"@path\" \"@query\" \"@authority\" \
+                 \"content-type\" \"content-digest\" \"content-length\");created=1618884473;\
                  keyid=\"test-key-rsa-pss\"";
     let signature = "sig-b23=:bbN8oArOxYoyylQQUU6QYwrTuaxLwjAC9fbY2F6SVWvh0yBiMIRGOnMYwZ/5MR6fb0Kh\
                      1rIRASVxFkeGt683+qRpRRU5p2voTp768ZrCUb38K0fUxN0O0iC59DzYx8DFll5GmydPxSmme9v6\
