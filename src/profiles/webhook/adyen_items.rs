@@ -58,8 +58,8 @@ impl Verifier for AdyenItems {
         let keys = keys.candidates(None);
         let mut verified = Vec::new();
         for item in items {
-            let item = Document::Json(item).raw(&pointer(&[ITEM])).unwrap_or("{}");
-            let fields = signed_fields(&Document::Json(item), &keys)?;
+            let item = Document::item(item).raw(&pointer(&[ITEM])).unwrap_or("{}");
+            let fields = signed_fields(&Document::item(item), &keys)?;
             verified.push((item, fields));
         }
         let events = verified.into_iter().filter_map(|(item, fields)| {

@@ -24,25 +24,43 @@ pub enum FieldFault {
 /// A body, or one event in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document<'a> {
-    /// JSON as it was written.
-    Json(&'a str),
+    Json(Json<'a>),
     /// The fields of a form or a query.
     Form(Vec<(Cow<'a, str>, Cow<'a, str>)>),
+}
+
+/// JSON as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Json<'a> {
+    text: &'a str,
+    /// The keys, with their quotes, and the values of an object: several places are read of it, and
+    /// it is scanned once. `None` where it is no object.
+    members: Option<Result<Vec<(&'a str, &'a str)>, FieldFault>>,
 }
 
 impl<'a> Document<'a> {
     /// JSON that is an object or a list from its beginning to its end.
     pub fn json(text: &'a str) -> Result<Self, Unreadable> {
         let mut scanner = Scanner::new(text);
-        let outside = match scanner.next_token() {
+        let members = match scanner.next_token() {
             None => return Err(Unreadable::Empty),
-            Some(b'{') => members(&mut scanner, |_, _| {}),
-            Some(b'[') => elements(&mut scanner, |_| {}),
+            Some(b'{') => Some(Ok(members(&mut scanner)?)),
+            Some(b'[') => {
+                elements(&mut scanner, |_| {})?;
+                None
+            }
             Some(_) => return Err(Unreadable::NoObject),
         };
-        outside?;
         scanner.end()?;
-        Ok(Self::Json(text))
+        Ok(Self::Json(Json { text, members }))
+    }
+
+    /// A JSON value in a body.
+    pub fn item(text: &'a str) -> Self {
+        let mut scanner = Scanner::new(text);
+        let is_object = scanner.next_token() == Some(b'{');
+        let members = is_object.then(|| members(&mut scanner).map_err(|_| FieldFault::Unreadable));
+        Self::Json(Json { text, members })
     }
 
     pub fn form(text: &'a [u8]) -> Self {
@@ -52,8 +70,8 @@ impl<'a> Document<'a> {
     /// The string, number or boolean at this place as text; `None` where nothing or `null` stands.
     pub fn scalar(&self, pointer: &Pointer) -> Result<Option<String>, FieldFault> {
         match self {
-            Self::Json(text) => {
-                let Some(raw) = value_at(text, pointer)? else { return Ok(None) };
+            Self::Json(json) => {
+                let Some(raw) = json.value(pointer)? else { return Ok(None) };
                 match raw.as_bytes().first() {
                     Some(b'{' | b'[') => Err(FieldFault::Compound),
                     Some(b'"') => match serde_json::from_str(raw) {
@@ -77,14 +95,13 @@ impl<'a> Document<'a> {
 
     /// The JSON value at this place as it was written.
     pub fn raw(&self, pointer: &Pointer) -> Option<&'a str> {
-        let Self::Json(text) = self else { return None };
-        value_at(text, pointer).ok().flatten()
+        let Self::Json(json) = self else { return None };
+        json.value(pointer).ok().flatten()
     }
 
     /// The elements of the list at this place, at most `most` and one; `None` where there is none.
     pub fn list(&self, pointer: &Pointer, most: usize) -> Option<Vec<&'a str>> {
-        let Self::Json(text) = self else { return None };
-        let raw = value_at(text, pointer).ok().flatten()?;
+        let raw = self.raw(pointer)?;
         let mut scanner = Scanner::new(raw);
         if scanner.next_token() != Some(b'[') {
             return None;
@@ -100,41 +117,58 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The value at this place as it was written.
-fn value_at<'a>(text: &'a str, pointer: &Pointer) -> Result<Option<&'a str>, FieldFault> {
-    let mut raw = text.trim_start_matches('\u{feff}').trim();
-    for step in &pointer.0 {
-        let mut found = None;
-        let mut is_repeated = false;
-        let mut scanner = Scanner::new(raw);
-        let read = match scanner.next_token() {
-            Some(b'{') => members(&mut scanner, |key, value| {
-                if is_key(key, step) {
-                    is_repeated |= found.replace(value).is_some();
+impl<'a> Json<'a> {
+    /// The value at this place as it was written.
+    fn value(&self, pointer: &Pointer) -> Result<Option<&'a str>, FieldFault> {
+        match (&self.members, pointer.0.split_first()) {
+            (Some(members), Some((name, rest))) => {
+                match member(members.as_ref().map_err(|fault| *fault)?, name)? {
+                    Some(value) => value_at(value, rest),
+                    None => Ok(None),
                 }
-            }),
+            }
+            _ => value_at(self.text, &pointer.0),
+        }
+    }
+}
+
+/// The value that these steps lead to, as it was written.
+fn value_at<'a>(text: &'a str, steps: &[String]) -> Result<Option<&'a str>, FieldFault> {
+    let mut raw = text.trim_start_matches('\u{feff}').trim();
+    for step in steps {
+        let mut scanner = Scanner::new(raw);
+        let found = match scanner.next_token() {
+            Some(b'{') => {
+                let members = members(&mut scanner).map_err(|_| FieldFault::Unreadable)?;
+                member(&members, step)?
+            }
             Some(b'[') => {
                 let Some(wanted) = position(step) else { return Ok(None) };
-                let mut next = 0;
-                elements(&mut scanner, |value| {
+                let (mut found, mut next) = (None, 0);
+                let read = elements(&mut scanner, |value| {
                     if next == wanted {
                         found = Some(value);
                     }
                     next += 1;
-                })
+                });
+                read.map_err(|_| FieldFault::Unreadable)?;
+                found
             }
-            _ => return Ok(None),
+            _ => None,
         };
-        read.map_err(|_| FieldFault::Unreadable)?;
-        if is_repeated {
-            return Err(FieldFault::Repeated);
-        }
         match found {
             Some(value) => raw = value,
             None => return Ok(None),
         }
     }
     Ok(Some(raw))
+}
+
+/// The value of this name, which stands once.
+fn member<'a>(members: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, FieldFault> {
+    let mut values = members.iter().filter(|(key, _)| is_key(key, name));
+    let value = values.next().map(|(_, value)| *value);
+    if values.next().is_some() { Err(FieldFault::Repeated) } else { Ok(value) }
 }
 
 /// Whether this key, with its quotes, is this name. A key that is no text is no name.
@@ -152,15 +186,13 @@ fn position(step: &str) -> Option<usize> {
     if is_plain && is_number { step.parse().ok() } else { None }
 }
 
-/// Passes an object and hands over each key, with its quotes, and each value, as they were written.
-fn members<'a>(
-    scanner: &mut Scanner<'a>,
-    mut each: impl FnMut(&'a str, &'a str),
-) -> Result<(), Unreadable> {
+/// Passes an object; returns its keys, with their quotes, and values as they were written.
+fn members<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(&'a str, &'a str)>, Unreadable> {
+    let mut found = Vec::new();
     scanner.pass();
     if scanner.token()? == b'}' {
         scanner.pass();
-        return Ok(());
+        return Ok(found);
     }
     loop {
         let key = scanner.string()?;
@@ -169,12 +201,12 @@ fn members<'a>(
         }
         scanner.pass();
         let (value, _) = scanner.value()?;
-        each(key, value);
+        found.push((key, value));
         match scanner.token()? {
             b',' => scanner.pass(),
             b'}' => {
                 scanner.pass();
-                return Ok(());
+                return Ok(found);
             }
             _ => return Err(scanner.malformed()),
         }

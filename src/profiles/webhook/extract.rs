@@ -96,7 +96,7 @@ impl Extraction {
             return Err(Rejection::TooManyEvents);
         }
         let events = items.into_iter().filter_map(|raw| {
-            let (event, raw) = (&Document::Json(raw), raw.as_bytes());
+            let (event, raw) = (&Document::item(raw), raw.as_bytes());
             self.event(&Context { incoming, covered, body: &body, event, raw })
         });
         Ok(events.collect())
@@ -104,7 +104,7 @@ impl Extraction {
 
     /// The event of one item of a body that was taken apart already.
     pub fn event_of(&self, incoming: &Incoming<'_>, item: &str) -> Option<Event> {
-        let (event, raw) = (&Document::Json(item), item.as_bytes());
+        let (event, raw) = (&Document::item(item), item.as_bytes());
         self.event(&Context { incoming, covered: &[], body: event, event, raw })
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod docs;
 mod events;
 mod faults;
 mod keys;
