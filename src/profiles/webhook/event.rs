@@ -13,8 +13,8 @@ pub const MAX_STATUS_CHARS: usize = 200;
 /// One event of a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The third party's id of the event, for people. Whether it may be believed depends on what is
-    /// signed: events are told apart by `dedupe_key`.
+    /// The third party's id of the event, for people. Whether it can be believed depends on what
+    /// is signed: `dedupe_key` decides what is a repeat.
     pub event_id: Option<String>,
     /// What a repeat of this event has in common with it, and no other event has. `None`: a repeat
     /// is handled again, which does no harm where an event only makes a poll due.

@@ -164,8 +164,7 @@ fn after_prefix<'a>(text: &'a str, prefix: &str) -> Result<&'a str, KeyError> {
     text.strip_prefix(prefix).ok_or_else(|| KeyError::Prefix(prefix.to_owned()))
 }
 
-/// A public key, or the one of a certificate. Whether the certificate may be trusted is the
-/// question of whoever fetches it.
+/// A public key, or the one of a certificate. The caller decides whether to trust the certificate.
 fn pem(text: &str) -> Result<Vec<u8>, KeyError> {
     if let Ok(key) = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()) {
         return Ok(key.to_vec());

@@ -7,6 +7,7 @@ mod events;
 mod faults;
 mod keys;
 mod message_signatures;
+mod problems;
 mod standard;
 mod support;
 mod tampering;
