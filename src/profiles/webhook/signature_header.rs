@@ -164,3 +164,108 @@ impl<'a> HeaderLines<'a> {
 fn pairs<'a>(line: &'a str, separator: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
     line.split(separator).filter_map(|pair| pair.trim().split_once('='))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::incoming::Headers, *};
+
+    fn signatures(form: &HeaderForm, lines: &[&str]) -> Result<Vec<Vec<u8>>, Rejection> {
+        let lines: Vec<_> = lines.iter().map(|line| ("X-Sig", line.as_bytes())).collect();
+        let incoming = Incoming { method: "POST", url: "", headers: Headers(&lines), body: b"" };
+        HeaderLines::find(&incoming, "x-sig", form)?.signatures(Encoding::Hex)
+    }
+
+    fn pairs_form(separator: &str) -> HeaderForm {
+        HeaderForm::Pairs {
+            separator: separator.to_owned(),
+            signature_key: "h1".to_owned(),
+            names_key: None,
+            timestamp_key: Some("ts".to_owned()),
+        }
+    }
+
+    #[test]
+    fn each_form_is_read() {
+        let prefix = |is_optional| Prefix { text: "sha256=".to_owned(), is_optional };
+        let versions = HeaderForm::VersionedList { version: "v1".to_owned() };
+        let (one, two) = (vec![0xaa], vec![0xbb]);
+        for (form, lines, expected) in [
+            (HeaderForm::Plain(Prefix::default()), &["aA"][..], vec![one.clone()]),
+            (HeaderForm::Plain(prefix(false)), &["sha256=aa"], vec![one.clone()]),
+            (HeaderForm::Plain(prefix(true)), &["aa"], vec![one.clone()]),
+            (HeaderForm::Plain(prefix(true)), &["sha1=aa"], vec![]),
+            (
+                HeaderForm::List(prefix(true)),
+                &["sha256=aa, bb", "", "zz"],
+                vec![one.clone(), two.clone()],
+            ),
+            (pairs_form(";"), &["ts=1;h1=aa; h1=bb;h2=cc;x"], vec![one.clone(), two.clone()]),
+            (versions, &["v2,cc v1,aa  v1, v1,zz", "v1,bb v1a,cc"], vec![one, two]),
+        ] {
+            assert_eq!(signatures(&form, lines), Ok(expected), "{form:?}");
+        }
+        let repeated = Err(Rejection::RepeatedHeader("x-sig".to_owned()));
+        assert_eq!(signatures(&HeaderForm::Plain(prefix(true)), &["aa", "aa"]), repeated);
+        assert_eq!(signatures(&pairs_form(","), &["h1=aa", "h1=aa"]), repeated);
+        for (form, line) in [
+            (HeaderForm::Plain(prefix(false)), "aa"),
+            (HeaderForm::Plain(prefix(false)), "sha256="),
+            (HeaderForm::List(prefix(false)), "aa,bb"),
+            (pairs_form(","), "ts=1,h2=aa"),
+        ] {
+            let refused = signatures(&form, &[line]);
+            assert!(matches!(refused, Err(Rejection::NoSignature { .. })), "{line}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_bounded() {
+        let versions = HeaderForm::VersionedList { version: "v1".to_owned() };
+        for (form, entry, separator) in [
+            (versions, "v1,aa", " "),
+            (pairs_form(","), "h1=aa", ","),
+            (HeaderForm::List(Prefix::default()), "aa", ","),
+            // One that cannot be decoded counts.
+            (HeaderForm::List(Prefix::default()), "z", " "),
+        ] {
+            let many = |count| vec![entry; count].join(separator);
+            assert!(signatures(&form, &[&many(MAX_SIGNATURES)]).is_ok());
+            let refused = signatures(&form, &[&many(MAX_SIGNATURES + 1)]);
+            assert_eq!(refused, Err(Rejection::TooManySignatures("x-sig".to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_the_signatures_stands_once() {
+        let beside = |line: &str| {
+            let lines: [(&str, &[u8]); 1] = [("x-sig", line.as_bytes())];
+            let headers = Headers(&lines);
+            let incoming = Incoming { method: "POST", url: "", headers, body: b"" };
+            let form = pairs_form(";");
+            let lines = HeaderLines::find(&incoming, "x-sig", &form)?;
+            lines.beside().map(|(time, _)| time.map(str::to_owned))
+        };
+        assert_eq!(beside("ts=1;h1=aa"), Ok(Some("1".to_owned())));
+        let (header, key) = ("x-sig".to_owned(), "ts".to_owned());
+        let missing = Rejection::MissingPair { header: header.clone(), key: key.clone() };
+        assert_eq!(beside("h1=aa"), Err(missing));
+        assert_eq!(beside("ts=1;ts=1"), Err(Rejection::RepeatedPair { header, key }));
+    }
+
+    #[test]
+    fn encodings_are_strict() {
+        for (encoding, text, is_read) in [
+            (Encoding::Hex, "0aF0", true),
+            (Encoding::Hex, "0aF", false),
+            (Encoding::Base64, "+/8=", true),
+            (Encoding::Base64, "+/8", false),
+            (Encoding::Base64, "-_8=", false),
+            (Encoding::Base64, "+/9=", false),
+            (Encoding::Base64url, "-_8=", true),
+            (Encoding::Base64url, "-_8", true),
+            (Encoding::Base64url, "+/8", false),
+        ] {
+            assert_eq!(encoding.decode(text).is_some(), is_read, "{text}");
+        }
+    }
+}

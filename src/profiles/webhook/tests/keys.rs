@@ -34,6 +34,25 @@ fn keys_are_read_as_the_profile_says() {
 }
 
 #[test]
+fn credentials_are_compared_whole() {
+    let basic = vector("basic/valid");
+    let receiver = basic.receiver();
+    let keys = basic.keys(&receiver);
+    let verify = |value: &str| {
+        let lines: [(&str, &[u8]); 1] = [("Authorization", value.as_bytes())];
+        receiver.verify(&post(&lines, b"{}"), &keys, time(0))
+    };
+    for right in ["Basic cXVhcnRldDpwOnc=", "basic  cXVhcnRldDpwOnc="] {
+        assert!(verify(right).is_ok(), "{right}");
+    }
+    for wrong in ["Bearer cXVhcnRldDpwOnc=", "cXVhcnRldDpwOnc=", "Basic", "Basic ***", "Basic cXU="]
+    {
+        let refused = verify(wrong);
+        assert!(matches!(refused, Err(Rejection::WrongCredentials(_))), "{wrong}: {refused:?}");
+    }
+}
+
+#[test]
 fn a_public_key_must_be_one_of_the_scheme() {
     let key = |id: &str| vector(id).secrets[0].clone();
     let (rsa, p256) = (key("wise/valid"), key("circle/valid"));

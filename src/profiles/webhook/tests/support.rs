@@ -111,6 +111,12 @@ impl Vector {
         keys(receiver, self.secrets.iter().map(String::as_str))
     }
 
+    /// The value of a header, whatever the case of its name.
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
+        found.unwrap_or_else(|| panic!("{} has no {name}", self.id)).1
+    }
+
     pub fn lines(&self) -> Vec<(&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }

@@ -11,17 +11,18 @@ fn signed_headers(scheme: &str) -> &'static [&'static str] {
         "svix-v1" => &["svix-id", "svix-timestamp"],
         "hook0" => &["content-type", "x-event-id", "x-event-type"],
         "paypal" => &["paypal-transmission-id", "paypal-transmission-time", "paypal-auth-algo"],
-        "rfc9421" => {
-            &["Content-Type", "Content-Digest", "Signature-Date", "Signature-Input", "Signature"]
-        }
+        "rfc9421" => &["Content-Type", "Content-Digest", "Signature-Date", "Signature-Input"],
         _ => &[],
     }
 }
 
 /// The header with the signatures.
 fn signature_header(scheme: &str) -> String {
-    let section = signature_section(scheme);
-    section["header"].as_str().unwrap_or_default().to_owned()
+    match scheme {
+        "paypal" => "paypal-transmission-sig".to_owned(),
+        "rfc9421" => "Signature".to_owned(),
+        _ => signature_section(scheme)["header"].as_str().unwrap().to_owned(),
+    }
 }
 
 /// The valid vectors of schemes that sign the body as it is.
@@ -32,6 +33,23 @@ fn signed_vectors() -> Vec<&'static Vector> {
     let vectors: Vec<_> =
         vectors.filter(|vector| vector.valid && is_signed(&vector.scheme)).collect();
     assert!(vectors.len() > 80);
+    vectors
+}
+
+fn with_signed_headers() -> Vec<&'static Vector> {
+    let mut vectors = signed_vectors();
+    vectors.retain(|vector| !signed_headers(&vector.scheme).is_empty());
+    vectors
+}
+
+/// Those whose header holds one signature, and nothing that is skipped.
+fn with_one_signature() -> Vec<&'static Vector> {
+    let mut vectors = signed_vectors();
+    vectors.retain(|vector| {
+        let has_more = ["two_signatures", "version", "beside"];
+        let has_more = has_more.iter().any(|word| vector.id.contains(word));
+        !has_more
+    });
     vectors
 }
 
@@ -68,27 +86,20 @@ proptest! {
         prop_assert!(is_by_signature, "{}: {rejection:?}", vector.id);
     }
 
-    /// One bit of a header that is signed; for RFC 9421 of the signature too.
+    /// One bit of a header that is signed.
     #[test]
     fn a_flipped_bit_of_a_signed_header_is_refused(
-        vector in prop::sample::select(signed_vectors()),
+        vector in prop::sample::select(with_signed_headers()),
         header in any::<prop::sample::Index>(),
         at in any::<prop::sample::Index>(),
         bit in 0u8..8,
     ) {
-        let headers = signed_headers(&vector.scheme);
-        prop_assume!(!headers.is_empty());
-        let name = header.get(headers);
-        let Some((_, value)) =
-            vector.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name))
-        else {
-            panic!("{} has no {name}", vector.id);
-        };
-        let mut value = value.clone().into_bytes();
+        let name = header.get(signed_headers(&vector.scheme));
+        let mut value = vector.header(name).as_bytes().to_vec();
         let at = at.index(value.len());
-        value[at] ^= 1u8 << bit;
         // PayPal's name of the algorithm has no case.
-        prop_assume!(*name != "paypal-auth-algo" || bit != 5);
+        let has_case = *name != "paypal-auth-algo";
+        value[at] ^= 1u8 << if has_case || bit != 5 { bit } else { 6 };
         let lines = changed(vector, name, &value);
         let refused = verify(vector, &lines, vector.body.as_bytes());
         prop_assert!(refused.is_err(), "{}: {name} {}", vector.id, value.escape_ascii());
@@ -98,21 +109,17 @@ proptest! {
     /// have no case, and nothing else may change.
     #[test]
     fn a_flipped_bit_of_the_signature_is_refused(
-        vector in prop::sample::select(signed_vectors()),
+        vector in prop::sample::select(with_one_signature()),
         at in any::<prop::sample::Index>(),
         bit in 0u8..8,
     ) {
         let name = signature_header(&vector.scheme);
-        let is_single = !vector.id.contains("two_signatures") && !vector.id.contains("version")
-            && !vector.id.contains("beside");
-        prop_assume!(!name.is_empty() && is_single);
-        let (_, value) =
-            vector.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(&name)).unwrap();
-        let mut value = value.clone().into_bytes();
-        let at = at.index(value.len());
+        let mut value = vector.header(&name).as_bytes().to_vec();
+        // The last bits before the padding mean nothing in a structured field.
+        let unused = if vector.scheme == "rfc9421" { ":cQ==".len() } else { 0 };
+        let at = at.index(value.len() - unused);
         let is_letter_of_hex = value[at].is_ascii_hexdigit() && value[at].is_ascii_alphabetic();
-        prop_assume!(bit != 5 || !is_letter_of_hex);
-        value[at] ^= 1u8 << bit;
+        value[at] ^= 1u8 << if bit == 5 && is_letter_of_hex { 4 } else { bit };
         let lines = changed(vector, &name, &value);
         let refused = verify(vector, &lines, vector.body.as_bytes());
         prop_assert!(refused.is_err(), "{}: {}", vector.id, value.escape_ascii());
@@ -124,9 +131,11 @@ proptest! {
         first in prop::sample::select(signed_vectors()),
         second in prop::sample::select(signed_vectors()),
     ) {
+        let is_together = first.body == second.body;
         // PayPal signs a CRC-32, and one vector shows that another body has the same.
-        prop_assume!(first.body != second.body && first.scheme != "paypal");
-        prop_assert!(verify(first, &first.lines(), second.body.as_bytes()).is_err());
+        let is_forged = first.scheme == "paypal" && second.scheme == "paypal";
+        let result = verify(first, &first.lines(), second.body.as_bytes());
+        prop_assert!(is_together || is_forged || result.is_err());
     }
 
     /// No request of any bytes makes it panic, and none passes where there is a proof.
@@ -215,11 +224,7 @@ fn what_is_dated_is_refused_when_it_is_old_or_early() {
 #[test]
 fn a_second_signature_header_is_refused_unless_the_header_is_a_list() {
     for vector in signed_vectors() {
-        let mut name = signature_header(&vector.scheme);
-        if name.is_empty() {
-            name = if vector.scheme == "paypal" { "paypal-transmission-sig" } else { "Signature" }
-                .to_owned();
-        }
+        let name = signature_header(&vector.scheme);
         let mut lines = vector.lines();
         let (_, value) = *lines.iter().find(|(own, _)| own.eq_ignore_ascii_case(&name)).unwrap();
         // The same once more says nothing new, but which of two counts is open.
@@ -238,7 +243,7 @@ fn a_second_signature_header_is_refused_unless_the_header_is_a_list() {
             let found = lines.iter().find(|(own, _)| own.eq_ignore_ascii_case(header)).copied();
             lines.push(found.unwrap());
             let is_field_of_a_list = vector.scheme == "rfc9421"
-                && ["Content-Digest", "Signature-Input", "Signature"].contains(header);
+                && ["Content-Digest", "Signature-Input"].contains(header);
             let result = verify(vector, &lines, vector.body.as_bytes());
             assert!(result.is_err() || is_field_of_a_list, "{}: {header}", vector.id);
         }
@@ -249,13 +254,7 @@ fn a_second_signature_header_is_refused_unless_the_header_is_a_list() {
 fn values_of_headers_cannot_be_swapped() {
     for vector in signed_vectors() {
         let headers = signed_headers(&vector.scheme);
-        let values: Vec<_> = headers
-            .iter()
-            .map(|name| {
-                let found = vector.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
-                found.unwrap().1.as_bytes()
-            })
-            .collect();
+        let values: Vec<_> = headers.iter().map(|name| vector.header(name).as_bytes()).collect();
         for first in 0..headers.len() {
             for second in 0..first {
                 let lines = vector.lines().into_iter().map(|(own, value)| {
