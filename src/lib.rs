@@ -14,7 +14,8 @@
 //! [`signature`] signs and verifies Standard Webhooks, pure. [`secrets`] hashes keys and seals
 //! clients' signing secrets, pure.
 //!
-//! [`profiles`] are third parties as data: how one is asked, and what its answers mean. Pure.
+//! [`profiles`] are third parties as data: how one is asked, what its answers mean, and how its
+//! webhooks are verified ([`profiles::webhook`]). Pure.
 //!
 //! [`store`] is all SQL: the accept statement, claims and leases, settling, outcomes, dead letters.
 //!

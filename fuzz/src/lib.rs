@@ -8,6 +8,7 @@
 mod bodies;
 mod config;
 mod peers;
+mod provider_webhooks;
 mod signatures;
 mod tokens;
 
@@ -15,6 +16,7 @@ pub use self::{
     bodies::{accept_body, operator_body, webhook_body},
     config::config,
     peers::{peer_answer, peer_body, url},
+    provider_webhooks::provider_webhook,
     signatures::{secret, signature},
     tokens::{cursor, path_template},
 };
@@ -23,7 +25,7 @@ pub use self::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("accept_body", accept_body),
     ("config", config),
     ("cursor", cursor),
@@ -31,6 +33,7 @@ pub const TARGETS: [Target; 11] = [
     ("path_template", path_template),
     ("peer_answer", peer_answer),
     ("peer_body", peer_body),
+    ("provider_webhook", provider_webhook),
     ("secret", secret),
     ("signature", signature),
     ("url", url),

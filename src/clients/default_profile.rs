@@ -203,7 +203,7 @@ async fn each_answer_to_a_create_is_read_alike() {
                 Err(CreateError::Ambiguous { .. } | CreateError::Busy { may_be_lost: true, .. })
             );
             let (status, strange) = match &answer {
-                Ok(created) => (created.status, created.strange.is_some()),
+                Ok(report) => (report.status, report.unusable.is_some()),
                 Err(_) => (None, false),
             };
             let known: Known = (means, status, strange, is_lost, outage);
@@ -238,9 +238,9 @@ async fn each_answer_to_a_lookup_is_read_alike() {
                 LookupMeans::Unclear => panic!("{code} {body}: {read:?}"),
             };
             let known = match answer {
-                Ok(Lookup::Found { status, strange }) => Ok((status, strange.is_some())),
+                Ok(Lookup::Found(report)) => Ok((report.status, report.unusable.is_some())),
                 Ok(Lookup::Absent) => Err(None),
-                Err(error) => Err(Some((error.is_outage, error.is_unauthorized))),
+                Err(error) => Err(Some((error.is_outage(), error.is_unauthorized()))),
             };
             assert_eq!(found, known, "{code} {body}: {read:?}");
         }

@@ -199,7 +199,7 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// At the beginning of this text, past its byte-order mark.
+    /// At the beginning of `text`, after a byte-order mark.
     pub(crate) fn new(text: &'a str) -> Self {
         let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         Self { text, at }
@@ -212,6 +212,11 @@ impl<'a> Scanner<'a> {
         }
         self.at += 1;
         Ok(())
+    }
+
+    /// Passes the byte that [`Self::next_token`] or [`Self::token`] returned.
+    pub(crate) fn pass(&mut self) {
+        self.at += 1;
     }
 
     /// The next byte that is no white space; it is not passed.

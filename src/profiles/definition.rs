@@ -14,10 +14,8 @@ use super::{
     rule::{CreateMeans, LookupMeans, Rule},
     signing::SignSection,
     template::Template,
+    webhook::WebhookProfile,
 };
-
-/// What a `[webhook]` section is read into: the one place where its own type belongs.
-pub type WebhookSection = toml::Table;
 
 /// One file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -50,7 +48,7 @@ pub struct Definition {
     pub(super) create: Create,
     pub(super) lookup: Lookup,
     pub(super) status: Statuses,
-    pub(super) webhook: Option<WebhookSection>,
+    pub(super) webhook: Option<WebhookProfile>,
     /// What the recorded cases are about.
     pub(super) sample: Option<recorded::SampleSection>,
     /// Answers and what they mean.

@@ -31,6 +31,7 @@ mod shipped;
 mod signing;
 mod template;
 mod values;
+pub mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -45,9 +46,7 @@ pub use self::{
     amount::AmountError,
     answer::{Answer, Call, CreateAnswer, DecidedBy, LookupAnswer, ReadStatus, Reading},
     auth::{Token, TokenRequest, read_token},
-    definition::{
-        Content as BodyContent, Definition, LookupBy, Method, Rate, Repeat, WebhookSection,
-    },
+    definition::{Content as BodyContent, Definition, LookupBy, Method, Rate, Repeat},
     error::{Fault, ProfileError},
     plan::{CreateStep, Sent},
     recorded::{Cases, Checked},
@@ -58,7 +57,9 @@ pub use self::{
     template::Template,
     values::{Inputs, Names, RenderError, SecretText, Values},
 };
-use self::{auth::Credentials, error::Faults, template::Source, values::Renderer};
+use self::{
+    auth::Credentials, error::Faults, template::Source, values::Renderer, webhook::WebhookProfile,
+};
 use crate::domain::Content;
 
 /// Builds requests to a third party, and reads its answers. Pure.
@@ -150,7 +151,7 @@ impl Profile {
     }
 
     /// The `[webhook]` section.
-    pub fn webhook(&self) -> Option<&WebhookSection> {
+    pub fn webhook(&self) -> Option<&WebhookProfile> {
         self.definition.webhook.as_ref()
     }
 

@@ -177,5 +177,6 @@ macro_rules! each {
 
 each! {
     accept_body = 0, config = 1, cursor = 2, operator_body = 3, path_template = 4,
-    peer_answer = 5, peer_body = 6, secret = 7, signature = 8, url = 9, webhook_body = 10
+    peer_answer = 5, peer_body = 6, provider_webhook = 7, secret = 8, signature = 9, url = 10,
+    webhook_body = 11
 }

@@ -12,6 +12,7 @@ use super::{
     definition::{Definition, LookupBy, Repeat, Statuses},
     error::{Faults, Key},
     rule::{CreateMeans, LookupMeans},
+    webhook::WebhookProfile,
 };
 
 /// Checks everything that needs more than one value.
@@ -24,6 +25,10 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     words(&profile.status, faults);
     super::auth::check(&profile.auth, faults);
     super::signing::check(profile, faults);
+    let webhook = profile.webhook.as_ref().map_or(Ok(()), WebhookProfile::check);
+    for fault in webhook.err().unwrap_or_default() {
+        faults.add(&Key::of(&fault.key), fault.problem);
+    }
 }
 
 fn currencies(profile: &Definition, faults: &mut Faults<'_>) {
