@@ -24,7 +24,7 @@ use std::{
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
-use super::{cause_in, progress::Progress};
+use super::progress::Progress;
 
 /// Says whether a request may still be sent.
 pub type Fence = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -53,8 +53,11 @@ impl Body for Fenced {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let frame = self.rest.take().map(|rest| {
-            let is_sent = (self.may_be_sent)() && self.progress.start();
-            if is_sent { Ok(Frame::data(rest)) } else { Err(Stale) }
+            if !(self.may_be_sent)() {
+                // Over HTTP/2 this error does not reach the caller.
+                self.progress.forbid();
+            }
+            if self.progress.start() { Ok(Frame::data(rest)) } else { Err(Stale) }
         });
         Poll::Ready(frame)
     }
@@ -76,11 +79,6 @@ pub(super) fn body(mut bytes: Bytes, may_be_sent: Fence, progress: Progress) -> 
     reqwest::Body::wrap(Fenced { first: Some(first), rest: Some(bytes), may_be_sent, progress })
 }
 
-/// Whether a call failed because its fence said no: it had no effect.
-pub(super) fn is_stale(error: &reqwest::Error) -> bool {
-    cause_in::<Stale>(error).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -94,12 +92,15 @@ mod tests {
 
     /// Sends `body` to a server that answers 204; returns how the call ended, and what the server
     /// read of the connection that it was sent over.
-    async fn call(may_be_sent: bool) -> (reqwest::Result<reqwest::Response>, Vec<u8>) {
+    async fn call(
+        may_be_sent: bool,
+        progress: Progress,
+    ) -> (reqwest::Result<reqwest::Response>, Vec<u8>) {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", server.local_addr().unwrap());
         let fence: Fence = Arc::new(move || may_be_sent);
         let client = http_client(Duration::from_secs(5)).no_proxy().build().unwrap();
-        let sent = body(Bytes::from_static(b"body"), fence, Progress::default());
+        let sent = body(Bytes::from_static(b"body"), fence, progress);
         let request = client.put(url).body(sent).send();
         let serve = async {
             let (mut stream, _) = server.accept().await.unwrap();
@@ -114,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_sent_with_its_length() {
-        let (answer, read) = call(true).await;
+        let (answer, read) = call(true, Progress::default()).await;
         assert_eq!(answer.unwrap().status(), 204);
         let read = String::from_utf8(read).unwrap().to_lowercase();
         assert!(read.contains("\r\ncontent-length: 4\r\n"), "{read}");
@@ -123,8 +124,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_stale_opens_a_connection_and_sends_nothing() {
-        let (answer, read) = call(false).await;
-        assert!(is_stale(&answer.unwrap_err()));
+        let progress = Progress::default();
+        let (answer, read) = call(false, progress.clone()).await;
+        assert!(answer.is_err() && progress.is_forbidden());
         assert_eq!(String::from_utf8(read).unwrap(), "");
     }
 }

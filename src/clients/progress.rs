@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 const WAITING: u8 = 0;
 const STARTED: u8 = 1;
 const WITHDRAWN: u8 = 2;
+const STALE: u8 = 3;
 
 /// How far one request has come. Clones are of the same request.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +47,16 @@ impl Progress {
     /// The request is not to be sent any more; `false` where it has started.
     pub fn withdraw(&self) -> bool {
         self.leave_queue(WITHDRAWN)
+    }
+
+    /// The request must not be sent, because its worker's lease is not held any more.
+    pub fn forbid(&self) {
+        self.leave_queue(STALE);
+    }
+
+    /// Whether it was forbidden.
+    pub fn is_forbidden(&self) -> bool {
+        self.0.stage.load(Ordering::SeqCst) == STALE
     }
 
     /// Returns once the request has started. One caller may wait.
@@ -77,14 +88,20 @@ impl Body for NoBody {
         Poll::Ready(None)
     }
 
-    /// Hyper asks this when a connection takes the request out of its queue, to write its head.
     fn is_end_stream(&self) -> bool {
-        self.0.start();
         true
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(0)
+    }
+}
+
+/// Hyper drops it when the connection writes the request's head; over HTTP/2, where the request is
+/// the only one that waits for a stream, when it has one.
+impl Drop for NoBody {
+    fn drop(&mut self) {
+        self.0.start();
     }
 }
 

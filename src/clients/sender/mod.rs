@@ -18,7 +18,7 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response};
 use tokio::sync::Semaphore;
 
 use super::{
-    CONNECT_TIMEOUT, SetupError, cause_in, describe_failure, fence, http_client,
+    CONNECT_TIMEOUT, SetupError, cause_in, describe_failure, http_client,
     progress::Progress,
     reuse::{Answered, Trust},
 };
@@ -275,14 +275,12 @@ impl Sender {
                 Ok(response)
             }
             // From here on nothing of it can be sent any more where nothing was.
+            Err(_) if progress.is_forbidden() => Err(SendError::Stale),
             Err(error) => Err(self.failed(error, !progress.withdraw())),
         }
     }
 
     fn failed(&self, error: reqwest::Error, is_sent: bool) -> SendError {
-        if fence::is_stale(&error) {
-            return SendError::Stale;
-        }
         if error.is_connect() || error.is_builder() {
             return SendError::NoConnection(error);
         }
