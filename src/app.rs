@@ -158,7 +158,8 @@ impl App {
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone());
         let plan = jobs::plan(&config);
-        // Later than that a transaction costs more: it is polled, and its client notified of `pending`.
+        // Later than that a transaction costs more: it is polled, and its client notified of
+        // `pending`.
         let soon = config.poll.first.min(config.notify.first);
         let latency = JobLatency::new(soon / ENDED_WITHIN);
         let writers = RequestWriters {

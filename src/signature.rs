@@ -4,7 +4,8 @@
 //! the header a space-separated list of `v1,<base64>`. Quartet verifies what the third party sends
 //! and signs what it sends to clients with the same code; the sandbox uses it from the other side.
 //!
-//! Source: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+//! Source:
+//! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
 //!
 //! Guarantees: comparison is constant-time; a timestamp outside the tolerance is refused in both
 //! directions; any one of several active secrets may match, so that secrets can be rotated; entries
@@ -144,8 +145,8 @@ pub fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> String {
     format!("{VERSION_PREFIX}{}", STANDARD.encode(digest))
 }
 
-/// Signs with each of `secrets`, so that a receiver with any of them can verify; returns the header's
-/// value, separated by spaces.
+/// Signs with each of `secrets`, so that a receiver with any of them can verify; returns the
+/// header's value, separated by spaces.
 pub fn sign_with_each(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> String {
     let signatures: Vec<String> =
         secrets.iter().map(|secret| sign(secret, id, timestamp, body)).collect();

@@ -3,7 +3,8 @@
 //! `just bench` measures everything; `--only accept,e2e` some sections, `--quick` looks at
 //! correctness alone. The section `pressure` takes an hour: ten minutes in each of six cells, which
 //! `--cells` chooses and `--minutes` shortens; with `--quick` two minutes where it is asked for
-//! alone, and a few seconds beside the other sections. Everything runs on loopback, is bounded in time and ends by itself.
+//! alone, and a few seconds beside the other sections. Everything runs on loopback, is bounded in
+//! time and ends by itself.
 //!
 //! The load generator and the simulated third party and client are in this process, on one thread,
 //! as cheap as can be; on a machine with few cores they still take their share, which is reported.
@@ -67,8 +68,8 @@ use crate::{
     section::Section,
 };
 
-/// How long the load lasts in each cell of the section `pressure`: measured, and with `--quick` where
-/// no other section runs.
+/// How long the load lasts in each cell of the section `pressure`: measured, and with `--quick`
+/// where no other section runs.
 const PRESSURE: Duration = Duration::from_secs(600);
 const QUICK_PRESSURE: Duration = Duration::from_secs(120);
 

@@ -22,7 +22,8 @@ pub enum Cell {
     Nothing,
     /// A transaction that has read and stays open, as that of a report or a dump.
     Snapshot,
-    /// A session that has written and idles in its transaction: its transaction id holds vacuum back.
+    /// A session that has written and idles in its transaction: its transaction id holds vacuum
+    /// back.
     IdleWriter,
     /// `pg_dump` of this database, one after another.
     Dump,

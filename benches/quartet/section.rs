@@ -1,4 +1,5 @@
-//! What a section of the benchmark returns: figures, each with its samples, its limit and its target.
+//! What a section of the benchmark returns: figures, each with its samples, its limit and its
+//! target.
 
 use crate::quantiles::Quantiles;
 

@@ -1,4 +1,5 @@
-//! Rows that are there before a run: written by SQL, as the API and the workers would have left them.
+//! Rows that are there before a run: written by SQL, as the API and the workers would have left
+//! them.
 
 use uuid::Uuid;
 

@@ -44,7 +44,8 @@ fn read_stat(pid: u32) -> io::Result<Stat> {
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let fields: Vec<u64> =
         rest.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
-    // proc(5): field 3 is the first after the name; 4 = ppid, 14..=17 = utime, stime, cutime, cstime.
+    // proc(5): field 3 is the first after the name; 4 = ppid, 14..=17 = utime, stime, cutime,
+    // cstime.
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
     Ok(Stat {
         parent: u32::try_from(field(4)).unwrap_or_default(),

@@ -34,8 +34,8 @@ pub(super) enum ClientsCommand {
         /// Where it is notified of its transactions
         #[arg(long)]
         callback_url: String,
-        /// Secret that signs its notifications, whsec_…, which other users of this machine may see in
-        /// the list of processes; default: a new one
+        /// Secret that signs its notifications, whsec_…, which other users of this machine may see
+        /// in the list of processes; default: a new one
         #[arg(long)]
         signing_secret: Option<Secret>,
         /// Print JSON
@@ -52,8 +52,8 @@ pub(super) enum ClientsCommand {
     RotateKey {
         /// The client's name
         name: String,
-        /// How long the old key is still accepted, such as 24h; by default it is refused at once, and
-        /// so is every older one
+        /// How long the old key is still accepted, such as 24h; by default it is refused at once,
+        /// and so is every older one
         #[arg(long, default_value = "0s", value_parser = config::duration)]
         overlap: Duration,
         /// Print JSON
@@ -64,8 +64,8 @@ pub(super) enum ClientsCommand {
     RotateSecret {
         /// The client's name
         name: String,
-        /// How long the old secret signs as well, such as 24h; by default it ends at once, and so does
-        /// every older one
+        /// How long the old secret signs as well, such as 24h; by default it ends at once, and so
+        /// does every older one
         #[arg(long, default_value = "0s", value_parser = config::duration)]
         overlap: Duration,
         /// The new secret, whsec_…, which other users of this machine may see in the list of

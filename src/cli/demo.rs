@@ -1,7 +1,7 @@
 //! `quartet demo`: sends transactions through everything, shows how they go, and sums up.
 //!
-//! A transaction has ended when its client was notified of its final status, or when an operator has
-//! to decide it. Anything else is lost, and the demo fails.
+//! A transaction has ended when its client was notified of its final status, or when an operator
+//! has to decide it. Anything else is lost, and the demo fails.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -71,7 +71,8 @@ pub(super) struct StackOptions {
 }
 
 impl Stack {
-    /// Starts Postgres (unless `DATABASE_URL` is to be used), the sandbox and Quartet, until `stop`.
+    /// Starts Postgres (unless `DATABASE_URL` is to be used), the sandbox and Quartet, until
+    /// `stop`.
     pub(super) async fn start(
         mut options: StackOptions,
         stop: CancellationToken,

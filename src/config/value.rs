@@ -162,7 +162,8 @@ pub(super) fn ratio(text: &str) -> Parsed<f64> {
     }
 }
 
-/// A size in bytes from 1 B to 1 GiB: `65536`, `64KiB`, `1MiB`, or with powers of ten `64KB`, `1MB`.
+/// A size in bytes from 1 B to 1 GiB: `65536`, `64KiB`, `1MiB`, or with powers of ten `64KB`,
+/// `1MB`.
 pub(super) fn size(text: &str) -> Parsed<usize> {
     let allowed = || "must be a size from 1B to 1GiB, such as 64KiB or 1MiB".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

@@ -188,7 +188,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever ended within the window less one slot counts, and nothing older than the window.
+        /// Whatever ended within the window less one slot counts, and nothing older than the
+        /// window.
         #[test]
         fn the_window_holds_the_calls_of_its_length(
             length in 1u64..100_000,

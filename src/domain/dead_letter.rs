@@ -24,8 +24,8 @@ super::words! {
 
 impl DeadLetterKind {
     /// Whether an operator may set the transaction's status when resolving one of this kind whose
-    /// job is of `queue`: where the status itself is in question. Whether a client was notified, or a
-    /// transaction is here at all, is no such question.
+    /// job is of `queue`: where the status itself is in question. Whether a client was notified, or
+    /// a transaction is here at all, is no such question.
     pub fn allows_status(self, queue: Option<&str>) -> bool {
         let about_status = |queue: &str| {
             [JobKind::CreateAtThirdParty, JobKind::UpdateStatus]

@@ -1,4 +1,5 @@
-//! The four kinds of job, their stored names, the states a job can be in, and how one run of it ends.
+//! The four kinds of job, their stored names, the states a job can be in, and how one run of it
+//! ends.
 
 super::words! {
     /// The four jobs of a transaction. The word is the `job_type` of the row and the queue's name.

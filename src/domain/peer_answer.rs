@@ -3,8 +3,8 @@
 //! Peers send byte-order marks, other charsets, lone surrogates, `NaN`, repeated keys and deep
 //! nesting. None of it matters where it is not used: only the fields that are used must be readable
 //! and stand once, at the top level. [`fields`] therefore scans an object without parsing what it
-//! does not need, in one pass and without recursion. What it cannot tell apart for certain (brackets
-//! that do not match, text that breaks off, something after the object) is an error.
+//! does not need, in one pass and without recursion. What it cannot tell apart for certain
+//! (brackets that do not match, text that breaks off, something after the object) is an error.
 
 use std::borrow::Cow;
 

@@ -3,15 +3,16 @@
 //! A request is looked at here before it is routed, before its key is looked up and before its body
 //! is read. It is refused
 //!
-//! - with 429, where its client sends more than `LIMITS__RATE`, on whatever path (see [`super::rate_limit`]), or waits
-//!   for as many transactions as are its share (see [`super::waiting_shares`]);
+//! - with 429, where its client sends more than `LIMITS__RATE`, on whatever path (see
+//!   [`super::rate_limit`]), or waits for as many transactions as are its share (see
+//!   [`super::waiting_shares`]);
 //! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or more than are
 //!   written soon (`HTTP__MAX_QUEUE_DELAY`).
 //!
-//! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait for a
-//! final status, webhooks, operators. Webhooks end work, and so have a patience of their own. Health
-//! checks, metrics and documents are always let in. What is refused here has changed nothing: the
-//! same request may be sent again.
+//! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait
+//! for a final status, webhooks, operators. Webhooks end work, and so have a patience of their own.
+//! Health checks, metrics and documents are always let in. What is refused here has changed
+//! nothing: the same request may be sent again.
 
 use std::{
     sync::{

@@ -50,8 +50,8 @@ pub fn generate_api_key() -> String {
 pub struct ClientAuth(pub Caller);
 
 /// Your API key, sent as `Authorization: Bearer …`.
-// For posts: it may have been looked up a while ago, so the statement that writes the post checks it
-// again.
+// For posts: it may have been looked up a while ago, so the statement that writes the post checks
+// it again.
 #[derive(SecurityScheme)]
 #[oai(ty = "bearer", rename = "ClientKey", checker = "check_poster")]
 pub struct PosterAuth(pub Caller);

@@ -122,7 +122,8 @@ pub(super) fn check_content_type(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Refuses a body that is compressed, or encoded in another way, with 415: it is read as it is sent.
+/// Refuses a body that is compressed, or encoded in another way, with 415: it is read as it is
+/// sent.
 pub(super) fn check_content_coding(request: &Request) -> Result<(), Problem> {
     let values = request.headers().get_all(header::CONTENT_ENCODING);
     for value in values {

@@ -130,7 +130,8 @@ fn parse_parts(text: &str) -> Option<(Time, String)> {
     Some((at, id.to_owned()))
 }
 
-/// A time to compare rows with: no row is older than 1970, and Postgres has no times before 4713 BC.
+/// A time to compare rows with: no row is older than 1970, and Postgres has no times before 4713
+/// BC.
 pub fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
     at.max(DateTime::UNIX_EPOCH)
 }

@@ -31,8 +31,8 @@ const MAX_METADATA: usize = 50;
 #[oai(example, rename = "NewTransaction")]
 pub struct CreateTransaction {
     /// Your id for it, and its idempotency key: a repeated post with the same content is harmless.
-    /// Make it at random (a UUID of version 4 or 7): a post of an id that another client has is a 409,
-    /// so that an id that can be guessed can be found, or taken first.
+    /// Make it at random (a UUID of version 4 or 7): a post of an id that another client has is a
+    /// 409, so that an id that can be guessed can be found, or taken first.
     pub id: Uuid,
     /// Minor units of the currency (cents for EUR), not negative. Send `amount` and `currency`
     /// together, or neither; one without the other is answered 422.

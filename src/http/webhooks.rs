@@ -252,8 +252,8 @@ fn signature_lines(request: &Request) -> String {
     lines.join(" ")
 }
 
-/// The value of a header that is a part of what is signed: with two of them, the sender and we could
-/// mean different ones.
+/// The value of a header that is a part of what is signed: with two of them, the sender and we
+/// could mean different ones.
 fn only_line<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, Rejected> {
     let mut lines = request.headers().get_all(name).iter();
     let line = lines.next().and_then(|line| line.to_str().ok());

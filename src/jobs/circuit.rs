@@ -38,8 +38,8 @@ use crate::{
 /// How old a view may become.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Number of consecutive failed calls of one job, while the circuit is open, that cost no attempt.
-/// A job that has made more is likely the cause itself: its calls count as usual, so that it comes to an
-/// end, and it lets others probe first.
+/// A job that has made more is likely the cause itself: its calls count as usual, so that it comes
+/// to an end, and it lets others probe first.
 pub const FREE_PROBES: u32 = 10;
 /// The shortest postponement.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);

@@ -138,8 +138,8 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     Ok(match created {
         Ok(report) => exists(EvidenceKind::CreatedAtThirdParty, report),
         Err(CreateError::AlreadyExists) => found(StatusReport::default()),
-        // Frozen or cut off from the database for too long: another worker may have the job, and may
-        // be past its own lookup.
+        // Frozen or cut off from the database for too long: another worker may have the job, and
+        // may be past its own lookup.
         Err(CreateError::Stale) => Outcome::snooze(backoff),
         Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
         Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),

@@ -1,8 +1,8 @@
 //! Whether a refusal (401 or 403) is about our credentials or about one transaction.
 //!
-//! Refused credentials are no transaction's fault: the third party's queues are held, no attempt and
-//! no deadline is used, until a call is answered otherwise. A refusal of one transaction alone must
-//! hold nothing, and must not be repeated for ever.
+//! Refused credentials are no transaction's fault: the third party's queues are held, no attempt
+//! and no deadline is used, until a call is answered otherwise. A refusal of one transaction alone
+//! must hold nothing, and must not be repeated for ever.
 //!
 //! For a lookup the process finds out: it looks up an id that was never used. Refused as well, the
 //! credentials are at fault; answered, the first id is.

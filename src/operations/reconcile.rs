@@ -1,10 +1,10 @@
 //! Looks up at the third party what is open here, and settles what can be settled.
 //!
 //! What is open: transactions that are pending past the deadline, those that failed although a
-//! create may have gone through, what open dead letters are about, and, for as long as the third party may
-//! store a create late, what has ended after a create without an answer. They are looked up at a
-//! bounded rate; what follows from an answer is decided and written in `store::reconcile`, one SQL
-//! transaction each. The gap between two looks at the same transaction doubles up to a day.
+//! create may have gone through, what open dead letters are about, and, for as long as the third
+//! party may store a create late, what has ended after a create without an answer. They are looked
+//! up at a bounded rate; what follows from an answer is decided and written in `store::reconcile`,
+//! one SQL transaction each. The gap between two looks at the same transaction doubles up to a day.
 //!
 //! While the third party's circuit is open, when it asks for patience (`Retry-After`), or when it
 //! stops answering, the sweep postpones itself. A crash loses the answers that were not written.
@@ -213,8 +213,8 @@ pub async fn sweep(
     Ok(())
 }
 
-/// How long a transaction is looked up again after a create without an answer. The create may still be
-/// under way there for as long as an answer may take, and be stored that much later.
+/// How long a transaction is looked up again after a create without an answer. The create may still
+/// be under way there for as long as an answer may take, and be stored that much later.
 fn late_storing(config: &Config) -> LateStoring {
     let third_party = &config.third_party;
     LateStoring {

@@ -1,9 +1,9 @@
 //! Clients' signing secrets and the master keys: carrying over what an earlier release stored in
 //! plain, sealing again after the master key was rotated, rotating a client's secret.
 //!
-//! A secret is replaced only where it is still what was read: any number of processes may do this at
-//! once, and one that is cut off is simply run again. At the start each is a statement of its own;
-//! what an operator has sealed again is one SQL transaction, with its audit.
+//! A secret is replaced only where it is still what was read: any number of processes may do this
+//! at once, and one that is cut off is simply run again. At the start each is a statement of its
+//! own; what an operator has sealed again is one SQL transaction, with its audit.
 
 use std::time::Duration;
 
@@ -88,8 +88,8 @@ pub async fn seals(pool: &Database, keys: &MasterKeys) -> Result<Seals, StoreErr
 }
 
 /// For the start of a process: seals what is stored in plain, and looks whether the rest opens, but
-/// for the client `configured`, whose secret the configuration brings. What is sealed with a further
-/// key is left: other processes may not have the first one yet.
+/// for the client `configured`, whose secret the configuration brings. What is sealed with a
+/// further key is left: other processes may not have the first one yet.
 pub async fn carry_over(
     pool: &Database,
     keys: &MasterKeys,

@@ -25,7 +25,7 @@ pub(super) struct Fields {
     pub(super) reason: Option<String>,
     /// The answer is about another id.
     pub(super) is_about_other: bool,
-    /// It cannot be shown to be about ours, whether that is why or the field cannot be read.
+    /// Nothing proves that it is about ours, whether that is why or the field cannot be read.
     pub(super) is_unproven: bool,
     /// A field cannot be read at all, as against a missing one.
     pub(super) is_unusable: bool,

@@ -1,11 +1,11 @@
-//! The master keys: the first one seals, each of them opens. Where there are none, secrets are stored
-//! in plain.
+//! The master keys: the first one seals, each of them opens. Where there are none, secrets are
+//! stored in plain.
 //!
 //! A sealed secret is the text `sealed:v1:{key id}:{base64url of nonce and ciphertext}`, where the
 //! algorithm is ChaCha20-Poly1305 (RFC 8439) with a random 96-bit nonce, far from the 2^32 messages
-//! after which those may repeat. The client's name is authenticated with it: what was sealed for one
-//! client opens for no other. The key id, eight bytes of a hash of the key, says which key is needed
-//! and nothing about it.
+//! after which those may repeat. The client's name is authenticated with it: what was sealed for
+//! one client opens for no other. The key id, eight bytes of a hash of the key, says which key is
+//! needed and nothing about it.
 
 use std::{fmt, str::FromStr};
 
@@ -91,7 +91,8 @@ impl MasterKeys {
         self.0.is_empty()
     }
 
-    /// Seals the secret of the client of this name with the first key; without a key it stays plain.
+    /// Seals the secret of the client of this name with the first key; without a key it stays
+    /// plain.
     pub fn seal(&self, client: &str, secret: &Secret) -> String {
         let Some(MasterKey { id, key }) = self.0.first() else { return secret.reveal() };
         let nonce: [u8; NONCE_LEN] = rand::random();

@@ -8,9 +8,9 @@
 //!
 //! One request of a batch cannot spoil the others: a batch that the database refuses is done again
 //! one by one, and a request that somebody else's lock holds up is left for the next batch, and in
-//! the end done alone, on a connection of the pool. While the database is away a batch is tried again
-//! for as long as anybody waits for it, after waits that double and stay long until something is
-//! written; requests must be such that a second try, after a commit whose answer was lost, is
+//! the end done alone, on a connection of the pool. While the database is away a batch is tried
+//! again for as long as anybody waits for it, after waits that double and stay long until something
+//! is written; requests must be such that a second try, after a commit whose answer was lost, is
 //! harmless.
 
 use std::{
@@ -43,13 +43,13 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A session whose statements look rows up by index, however few there were when the statement was
 /// planned: a plan is kept while the table grows. Statements name the rows by an array (`= ANY`),
-/// so that what is joined then is small, and is hashed rather than compared with each other. What is
-/// switched off counts as very dear where there is no other way, which would start the compiler.
+/// so that what is joined then is small, and is hashed rather than compared with each other. What
+/// is switched off counts as very dear where there is no other way, which would start the compiler.
 pub(super) const BY_INDEX: &[(&str, &str)] =
     &[("enable_seqscan", "off"), ("enable_nestloop", "off"), ("jit", "off")];
 
-/// So long a request whose rows are locked is left for the next batch, before it is done alone. Most
-/// such locks are those of another batch, which is soon over.
+/// So long a request whose rows are locked is left for the next batch, before it is done alone.
+/// Most such locks are those of another batch, which is soon over.
 const SKIPPED: Duration = Duration::from_millis(200);
 /// How long a writer with nothing else to do waits for such a lock.
 const SKIPPED_WAIT: Duration = Duration::from_millis(3);
@@ -107,7 +107,8 @@ pub trait Batch: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
 }
 
-/// The way to the writers of one kind of batch. Cheap to clone; the writers end with the last clone.
+/// The way to the writers of one kind of batch. Cheap to clone; the writers end with the last
+/// clone.
 #[derive(Debug)]
 pub struct Coalescer<B: Batch> {
     waiting: mpsc::Sender<Waiting<B>>,
@@ -231,8 +232,8 @@ impl<B: Batch> Writer<B> {
         self.session.close().await;
     }
 
-    /// Takes up to `room` of those that wait, and waits for the first one; 0 when nobody can ask any
-    /// more.
+    /// Takes up to `room` of those that wait, and waits for the first one; 0 when nobody can ask
+    /// any more.
     async fn take(&self, taken: &mut Vec<Waiting<B>>, room: usize) -> usize {
         let mut waiting = self.waiting.lock().await;
         let count = waiting.recv_many(taken, room).await;

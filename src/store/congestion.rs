@@ -1,16 +1,17 @@
 //! When a queue of a writer takes no more requests.
 //!
 //! A queue that a burst fills soon empties again: waiting in it loses nothing. One that stands,
-//! because more comes than is written, only makes everybody wait. The difference is found as in CoDel
-//! (RFC 8289): by the *shortest* wait in each interval. While writers take all that waits, somebody
-//! has just come and waits for nothing, however long the batches are. Where even the shortest wait of
-//! an interval is longer than a request may wait, the queue stands.
+//! because more comes than is written, only makes everybody wait. The difference is found as in
+//! CoDel (RFC 8289): by the *shortest* wait in each interval. While writers take all that waits,
+//! somebody has just come and waits for nothing, however long the batches are. Where even the
+//! shortest wait of an interval is longer than a request may wait, the queue stands.
 //!
 //! While it stands, it is brought down to the length that is written in most of that time, at the
-//! present pace (Little's law), and held there; what comes beyond it is refused. That is done gently:
-//! a queue that shrinks by itself, as after a stall, refuses nobody. So callers who wait for their
-//! answer before they send the next request are slowed down, and refused only where they are more
-//! than that. It no longer stands after a second without a refusal or a long shortest wait.
+//! present pace (Little's law), and held there; what comes beyond it is refused. That is done
+//! gently: a queue that shrinks by itself, as after a stall, refuses nobody. So callers who wait
+//! for their answer before they send the next request are slowed down, and refused only where they
+//! are more than that. It no longer stands after a second without a refusal or a long shortest
+//! wait.
 //!
 //! Nothing that is in the queue is thrown out again: what is refused was never queued, and so never
 //! written.

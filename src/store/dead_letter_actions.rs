@@ -154,8 +154,8 @@ async fn reactivate(
 }
 
 /// Resolves an open dead letter. With a `status`, which must be final, the transaction gets it
-/// (unless it has it), polling ends, and the client is notified; this needs a dead letter that is about
-/// the status of a transaction that is here. Returns the closed dead letter.
+/// (unless it has it), polling ends, and the client is notified; this needs a dead letter that is
+/// about the status of a transaction that is here. Returns the closed dead letter.
 pub async fn resolve(
     pool: &Database,
     id: Uuid,

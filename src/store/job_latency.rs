@@ -1,15 +1,17 @@
 //! How long jobs take that call nobody, and how much of the database posts leave them.
 //!
 //! Posts and jobs share the database. A writer of posts that takes all it can leaves the jobs less
-//! and less when more is posted than can be carried to its end. Then each transaction costs more: it
-//! is polled, and its client is sent `pending`, because it has not ended before these jobs were due.
+//! and less when more is posted than can be carried to its end. Then each transaction costs more:
+//! it is polled, and its client is sent `pending`, because it has not ended before these jobs were
+//! due.
 //!
 //! So this watches how long `create_transaction` jobs take, from their claim to their written
 //! outcome. They call nobody, so nothing but this process and its database delays them: not a slow
 //! third party, full slots, an open circuit or a paused queue. While they take longer than allowed,
 //! the writer of posts pauses after each batch: at twice the time that is allowed, as long as the
-//! batch took. Latency grows while more is accepted than ends and falls while less is, so it settles
-//! where both are equal. A pause also makes the next batch larger, and each of its posts cheaper.
+//! batch took. Latency grows while more is accepted than ends and falls while less is, so it
+//! settles where both are equal. A pause also makes the next batch larger, and each of its posts
+//! cheaper.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

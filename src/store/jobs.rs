@@ -245,9 +245,9 @@ pub async fn last_error(
     Ok(error.flatten())
 }
 
-/// Writes those of the four rows of `transaction` that are missing, as done: for an action that needs a
-/// job row of a transaction that was pruned. The caller holds the transaction's row locked. Where
-/// nothing is missing nothing changes. Returns how many were written.
+/// Writes those of the four rows of `transaction` that are missing, as done: for an action that
+/// needs a job row of a transaction that was pruned. The caller holds the transaction's row locked.
+/// Where nothing is missing nothing changes. Returns how many were written.
 pub async fn restore(
     conn: &mut PgConnection,
     transaction: &Transaction,

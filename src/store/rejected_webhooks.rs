@@ -1,8 +1,8 @@
 //! Rejected webhooks: why the third party's webhooks are not taken, for operators.
 //!
 //! Anybody who can reach the API can send a webhook, so the rows do not grow with the number of
-//! webhooks: one row a minute and reason, which counts, and holds the last one of them as an example. All
-//! processes add to the same rows. A killed process takes its last second with it.
+//! webhooks: one row a minute and reason, which counts, and holds the last one of them as an
+//! example. All processes add to the same rows. A killed process takes its last second with it.
 
 use sqlx::PgExecutor;
 

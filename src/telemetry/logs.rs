@@ -176,8 +176,8 @@ impl Write for Lines {
     }
 }
 
-/// From now on a panic is a log line like any other, in the span where it happens: anybody who reads
-/// the log line by line must not stumble over it.
+/// From now on a panic is a log line like any other, in the span where it happens: anybody who
+/// reads the log line by line must not stumble over it.
 pub fn log_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -2,8 +2,8 @@
 //!
 //! [`logs`] sets up the process's one subscriber, with [`traces`] beside it where they are
 //! configured. [`Metrics`] belongs to an application and not to the process: several live in one
-//! test process. [`labels`] are the words that stand in metrics for what happened, [`troubles`] what
-//! keeps the database from serving this process.
+//! test process. [`labels`] are the words that stand in metrics for what happened, [`troubles`]
+//! what keeps the database from serving this process.
 //!
 //! Nothing here holds a body or a secret, and nothing that a request or a job does waits for it.
 //! Imports `domain` alone, so that every other module may use it.

@@ -115,7 +115,8 @@ pub enum Action {
     WrongClock(Node),
     /// A session keeps a snapshot of the database, as `pg_dump` does.
     HoldSnapshot,
-    /// A dump is taken, and everything is stopped and goes on with it, [`RESTORING`] before the end.
+    /// A dump is taken, and everything is stopped and goes on with it, [`RESTORING`] before the
+    /// end.
     Restore,
 }
 
@@ -273,7 +274,8 @@ impl Kind {
             Self::CrashDatabase => Action::CrashDatabase,
             Self::Crowd => Action::Crowd(node),
             Self::Cut => Action::Network(any_way(rng), Trouble::Cut),
-            // Elsewhere what arrives late would be a message that overtakes: nobody can prevent that.
+            // Elsewhere what arrives late would be a message that overtakes: nobody can prevent
+            // that.
             Self::Hold if rng.random() => Action::Network(Way::Database(node), Trouble::Hold),
             Self::Hold => Action::Network(Way::Webhooks(one_of(rng, &APIS)), Trouble::Hold),
             Self::Lose => Action::Network(any_way(rng), Trouble::Lose),

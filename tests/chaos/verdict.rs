@@ -24,8 +24,8 @@ use crate::{
 
 /// `WORKER__HEARTBEAT` of the processes.
 const HEARTBEAT: Duration = Duration::from_millis(250);
-/// How long it may take until nothing is under way any more: the polls' deadline, the creates' tries
-/// with their backoff, and what a loaded machine may add.
+/// How long it may take until nothing is under way any more: the polls' deadline, the creates'
+/// tries with their backoff, and what a loaded machine may add.
 const AT_REST: Duration = Duration::from_secs(75);
 /// How long reconciliation is waited for. What it has looked up in vain it looks up again after
 /// twice the time; meanwhile it is in front of an operator.
@@ -104,9 +104,9 @@ impl Kind {
     }
 }
 
-/// Waits until no job runs or waits, and nothing of the third party is to come; and for a while until
-/// nothing is pending that has ended there, because where polling gave up, reconciliation finds it
-/// out. Returns the jobs that do not end.
+/// Waits until no job runs or waits, and nothing of the third party is to come; and for a while
+/// until nothing is pending that has ended there, because where polling gave up, reconciliation
+/// finds it out. Returns the jobs that do not end.
 async fn wait_at_rest(cluster: &Cluster) -> Vec<String> {
     let jobs = "SELECT 'stuck: ' || job_type || ' ' || idempotency_key || ' ' || status || ', due '
             || run_at || ', attempts ' || attempts || COALESCE(', leased to ' || lock_by, '')

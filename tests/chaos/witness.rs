@@ -84,8 +84,8 @@ pub fn role(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// A role with the caller's own password: its verifier is cheap, while a debug build takes 50 ms for
-/// one that Postgres makes. Roles belong to the server, which other databases may have been on.
+/// A role with the caller's own password: its verifier is cheap, while a debug build takes 50 ms
+/// for one that Postgres makes. Roles belong to the server, which other databases may have been on.
 const ROLE: &str = r#"
 DO $$ BEGIN
     EXECUTE format('CREATE ROLE $role LOGIN SUPERUSER PASSWORD %L', (

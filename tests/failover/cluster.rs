@@ -22,7 +22,8 @@ use crate::{
 const BOUND: Duration = Duration::from_secs(90);
 const REST_TIMEOUT: Duration = Duration::from_millis(500);
 const SUPERUSER_PASSWORD: &str = "superuser";
-/// Patroni's own settings of time, in seconds: shorter than in production, so that the test is, too.
+/// Patroni's own settings of time, in seconds: shorter than in production, so that the test is,
+/// too.
 const TIMES: [(&str, &str); 3] = [("TTL", "8"), ("LOOP_WAIT", "1"), ("RETRY_TIMEOUT", "3")];
 
 /// Before this version Patroni writes the leader's key without looking whose it is by then.
@@ -90,7 +91,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it in `dir` and waits until it has a primary and two standbys, one of them synchronous.
+    /// Starts it in `dir` and waits until it has a primary and two standbys, one of them
+    /// synchronous.
     pub async fn start(dir: &Path) -> Self {
         assert_patroni();
         if let Some(user) = account() {

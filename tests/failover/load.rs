@@ -1,4 +1,5 @@
-//! Callers that post steadily, ask again after each refusal as clients should, and note every answer.
+//! Callers that post steadily, ask again after each refusal as clients should, and note every
+//! answer.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +17,8 @@ use crate::{quartet::API_KEY, wait::wait_until};
 
 /// From one caller's accept to its next post.
 const PAUSE: Duration = Duration::from_millis(60);
-/// From a refusal to the next try, for a caller that does not wait as long as `Retry-After` says, so
-/// that the first moment is seen at which it works again.
+/// From a refusal to the next try, for a caller that does not wait as long as `Retry-After` says,
+/// so that the first moment is seen at which it works again.
 const RETRY: Duration = Duration::from_millis(100);
 /// Longer than any answer may take.
 const PATIENCE: Duration = Duration::from_secs(15);

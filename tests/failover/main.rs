@@ -2,8 +2,9 @@
 //! etcd, HAProxy; `just failover`.
 //!
 //! Under a steady load the primary is killed, comes back as a standby, hands over to another node,
-//! and that one freezes and thaws. After each, Quartet must go on by itself. In the end all that was
-//! answered 2xx is on the present primary, every transaction has ended, and DESIGN section 5 holds.
+//! and that one freezes and thaws. After each, Quartet must go on by itself. In the end all that
+//! was answered 2xx is on the present primary, every transaction has ended, and DESIGN section 5
+//! holds.
 //!
 //! It needs Patroni, etcd and HAProxy (Debian: `patroni etcd-server haproxy`), and is therefore no
 //! part of a plain `cargo test`. The figures it prints are in docs/high-availability.md.

@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use crate::support::{World, jobs::BOUND, spawn_api, transaction, wait_until};
 
-/// Longer than a writer leaves a locked transaction to its next batch, and shorter than any timeout.
+/// Longer than a writer leaves a locked transaction to its next batch, and shorter than any
+/// timeout.
 const HELD: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -176,8 +176,8 @@ fn handed_on() -> Vec<String> {
     paths.into_iter().map(str::to_owned).collect()
 }
 
-/// What is the clients' and the third party's, and nothing of the operators'. The policies are read by
-/// `.ci/manifests.py`.
+/// What is the clients' and the third party's, and nothing of the operators'. The policies are read
+/// by `.ci/manifests.py`.
 #[test]
 fn the_ingress_hands_on_the_paths_of_clients_and_the_third_party_alone() {
     let handed_on = handed_on();

@@ -1,4 +1,5 @@
-//! Where Quartet calls out to: what a callback URL, an answer and the environment cannot make it do.
+//! Where Quartet calls out to: what a callback URL, an answer and the environment cannot make it
+//! do.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -26,8 +27,8 @@ const JOB: &str = "notify_client";
 const ALLOWED: &str = "QUARTET_NOTIFY__ALLOWED_NETWORKS";
 const CALLBACK: &str = "QUARTET_DEFAULT_CLIENT__CALLBACK_URL";
 
-/// A network that is not allowed any more, or never was: nobody is called, and in the end an operator
-/// decides. Nothing is lost: once it is allowed, a replay delivers.
+/// A network that is not allowed any more, or never was: nobody is called, and in the end an
+/// operator decides. Nothing is lost: once it is allowed, a replay delivers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_callback_url_that_leads_inside_is_never_called() {
     let app = quiet_app().await.set(ALLOWED, "10.0.0.0/8");

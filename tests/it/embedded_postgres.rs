@@ -1,4 +1,5 @@
-//! The embedded Postgres, which the tests and the demo stand on: its settings, its crashes, its end.
+//! The embedded Postgres, which the tests and the demo stand on: its settings, its crashes, its
+//! end.
 
 use std::{
     fs,

@@ -56,7 +56,8 @@ async fn a_burst_of_one_client_leaves_the_others_their_turn_at_the_third_party()
     }
     wait_settled(&app, &burst).await;
 
-    // Counted rather than timed: how many of the burst were created while each of the others waited.
+    // Counted rather than timed: how many of the burst were created while each of the others
+    // waited.
     let overtaking = "
         SELECT count(*) FROM transaction_events AS event
         JOIN transactions AS of_burst ON of_burst.id = event.transaction_id

@@ -211,7 +211,8 @@ fn is_documented(document: &Value, method: &Method, path: &str) -> bool {
     })
 }
 
-/// Statements that read views alone run as `quartet_reader`, as the guide says; others as the owner.
+/// Statements that read views alone run as `quartet_reader`, as the guide says; others as the
+/// owner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_statement_runs() {
     let app = spawn_api().await;

@@ -58,8 +58,8 @@ async fn docs_are_a_page() {
     }
 }
 
-/// What generators make models of: no choice between objects, no enumeration in place, and headers as
-/// their RFCs write them.
+/// What generators make models of: no choice between objects, no enumeration in place, and headers
+/// as their RFCs write them.
 #[test]
 fn the_document_makes_good_models() {
     let document: Value = serde_json::from_str(&quartet::http::openapi()).unwrap();

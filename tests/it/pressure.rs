@@ -14,8 +14,9 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Transactions of one measurement.
 const POSTS: usize = 25;
 
-/// Leaves so many dead entries for each queue in the index of the due jobs, as jobs do that were due
-/// in the last minutes: written and removed in one SQL transaction, so that no worker sees them.
+/// Leaves so many dead entries for each queue in the index of the due jobs, as jobs do that were
+/// due in the last minutes: written and removed in one SQL transaction, so that no worker sees
+/// them.
 async fn leave_dead_entries(world: &World, entries: i32) {
     let mut session = PgConnection::connect(world.database_url()).await.unwrap();
     // As what Quartet writes itself: nothing is announced.

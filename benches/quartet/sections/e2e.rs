@@ -14,8 +14,8 @@ use crate::{
 
 /// Each with how many transactions may be under way. Only Quartet bounds the rate; those that end
 /// by the answer or by webhook are so few that they end within 200 ms, before a poll and a first
-/// notification would be due. Those that end by the first poll, 200 ms after the accept, are as many
-/// as come in that time, and more.
+/// notification would be due. Those that end by the first poll, 200 ms after the accept, are as
+/// many as come in that time, and more.
 const VARIANTS: [(Ending, usize); 3] =
     [(Ending::Answer, 400), (Ending::Webhook, 400), (Ending::Poll { pending_polls: 0 }, 3_000)];
 const CONNECTIONS: usize = 64;

@@ -1,5 +1,5 @@
-//! More accepts than Quartet can carry to their end: what becomes of those that are taken, and how the
-//! others are refused.
+//! More accepts than Quartet can carry to their end: what becomes of those that are taken, and how
+//! the others are refused.
 
 use std::time::Duration;
 

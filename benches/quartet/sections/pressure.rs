@@ -1,5 +1,5 @@
-//! A steady load of 30 % of the maximum beside what ordinary life does to a database: something that
-//! holds vacuum back, or reads all the time. What counts is that the last tenth is as fast as
+//! A steady load of 30 % of the maximum beside what ordinary life does to a database: something
+//! that holds vacuum back, or reads all the time. What counts is that the last tenth is as fast as
 //! without it.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! How late what is due comes: the first poll (accept + 200 ms), the second one (10 ms after the end
-//! of the first), and the first notification (accept + 200 ms). The third party says `pending`
+//! How late what is due comes: the first poll (accept + 200 ms), the second one (10 ms after the
+//! end of the first), and the first notification (accept + 200 ms). The third party says `pending`
 //! until the third poll.
 
 use std::{collections::HashMap, time::Duration};

@@ -1,5 +1,5 @@
-//! Whole transactions beside much that is there already: finished jobs, transactions that wait for a
-//! poll; and many creates in flight at a slow third party.
+//! Whole transactions beside much that is there already: finished jobs, transactions that wait for
+//! a poll; and many creates in flight at a slow third party.
 
 use std::time::Duration;
 

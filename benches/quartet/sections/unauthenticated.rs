@@ -1,6 +1,7 @@
-//! What a request without a key costs, at its worst, for each endpoint: CPU of the process a request,
-//! and what four connections that send nothing else, each at the rate of a slow link, do to a client that
-//! posts. Without that bound the attackers, which run on the same machine, would be measured.
+//! What a request without a key costs, at its worst, for each endpoint: CPU of the process a
+//! request, and what four connections that send nothing else, each at the rate of a slow link, do
+//! to a client that posts. Without that bound the attackers, which run on the same machine, would
+//! be measured.
 
 use std::{
     net::SocketAddr,

@@ -2,10 +2,10 @@
 //!
 //! The places are listed first ([`Search::from_environment`]) and looked at afterwards
 //! ([`Search::find`]), so that a test can give its own list. Usable is what has `initdb`,
-//! `postgres`, PostgreSQL's share directory, the extensions that apalis-postgres needs, and a version
-//! that Quartet works on; each of the others is reported with the reason why it was passed over. Of
-//! those that are usable the newest version that the tests run on is taken; or the one that an
-//! existing data directory was made with, because no other one can read it.
+//! `postgres`, PostgreSQL's share directory, the extensions that apalis-postgres needs, and a
+//! version that Quartet works on; each of the others is reported with the reason why it was passed
+//! over. Of those that are usable the newest version that the tests run on is taken; or the one
+//! that an existing data directory was made with, because no other one can read it.
 
 use std::cmp::Reverse;
 use std::env;

@@ -7,11 +7,11 @@
 //! takes everything that is due moves the floor to its own time. A job that is committed later with
 //! an older `run_at` lowers it again ([`ClaimPlan::lower`]).
 //!
-//! **Who gets how much.** As long as claims take everything that is due, clients are not distinguished.
-//! When a claim is full, the client that holds most is set *apart*: the scan for the others passes
-//! over its jobs, so that they are found behind any backlog, and its jobs are claimed by a scan of
-//! their own with the slots that the others leave. Clients that are apart take turns. A client
-//! returns to the others once its own scan takes all that it has due.
+//! **Who gets how much.** As long as claims take everything that is due, clients are not
+//! distinguished. When a claim is full, the client that holds most is set *apart*: the scan for the
+//! others passes over its jobs, so that they are found behind any backlog, and its jobs are claimed
+//! by a scan of their own with the slots that the others leave. Clients that are apart take turns.
+//! A client returns to the others once its own scan takes all that it has due.
 //!
 //! **Stragglers.** A job whose `run_at` is older than the floor, because it was written while this
 //! process was not there or its announcement was lost, is found by a look over the whole index now

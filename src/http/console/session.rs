@@ -2,9 +2,9 @@
 //!
 //! The cookie holds when it expires, a nonce, and the name that the operator gave; an HMAC-SHA256
 //! over them proves that it was given out here. The key is derived from the operator token that was
-//! given: a token that is taken out of the configuration ends its sessions at once. Signing out ends
-//! one session, copies of its cookie included: the database remembers those that were ended before
-//! their time. A copy that nobody signs out lives for [`LIFETIME`] at most.
+//! given: a token that is taken out of the configuration ends its sessions at once. Signing out
+//! ends one session, copies of its cookie included: the database remembers those that were ended
+//! before their time. A copy that nobody signs out lives for [`LIFETIME`] at most.
 
 use std::fmt;
 

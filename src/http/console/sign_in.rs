@@ -1,9 +1,9 @@
 //! Signing in and out.
 //!
 //! The token is compared in constant time by its hash, as the API does. The right one is let in at
-//! once, whatever else goes on; a wrong one is answered late, few at the same time, and leaves a line
-//! in the log. That keeps mistakes and their noise down; what keeps guessers out is the length of
-//! the token.
+//! once, whatever else goes on; a wrong one is answered late, few at the same time, and leaves a
+//! line in the log. That keeps mistakes and their noise down; what keeps guessers out is the length
+//! of the token.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
 //! What a connection is doing, and whether it has done so for too long.
 //!
 //! Bytes that come while no request is under way begin a request's head; the head is complete when
-//! the request is answered. So a head that trickles is distinguished from a connection that merely waits,
-//! which may do so for longer. A silent new connection, or one that does not end its TLS handshake,
-//! counts as a head that does not come. How the bytes are framed is checked on their way
+//! the request is answered. So a head that trickles is distinguished from a connection that merely
+//! waits, which may do so for longer. A silent new connection, or one that does not end its TLS
+//! handshake, counts as a head that does not come. How the bytes are framed is checked on their way
 //! ([`super::framing`]).
 
 use std::{

@@ -1,11 +1,11 @@
 //! The HTTP server: takes connections, and bounds what each of them may cost.
 //!
-//! poem's own server takes any number of connections, waits for a request's head for ever, and tries
-//! again at once when the system has no file left for a connection. Here a connection is closed when
-//! a request's head has not come within `HTTP__HEAD_TIMEOUT`, or none at all within
-//! `HTTP__IDLE_TIMEOUT`; there are at most `HTTP__MAX_CONNECTIONS`, and a few more on which only the
-//! health checks and metrics are answered, so that a full process is not taken for a dead one. Beyond
-//! those, a connection is closed as soon as it comes.
+//! poem's own server takes any number of connections, waits for a request's head for ever, and
+//! tries again at once when the system has no file left for a connection. Here a connection is
+//! closed when a request's head has not come within `HTTP__HEAD_TIMEOUT`, or none at all within
+//! `HTTP__IDLE_TIMEOUT`; there are at most `HTTP__MAX_CONNECTIONS`, and a few more on which only
+//! the health checks and metrics are answered, so that a full process is not taken for a dead one.
+//! Beyond those, a connection is closed as soon as it comes.
 //!
 //! A request of HTTP/1 that another program could read otherwise is refused (`framing`).
 //!

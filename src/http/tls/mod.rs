@@ -1,13 +1,13 @@
 //! HTTPS: the listener's certificate, and a handshake for each connection.
 //!
-//! [`Certificate`] reads the two PEM files, and looks at them again every `HTTP__TLS_RELOAD`: what is
-//! renewed on disk is used for the next connections, without a restart, and those that are open go
-//! on. A pair that cannot be used, such as a new certificate beside the old key, is logged and
+//! [`Certificate`] reads the two PEM files, and looks at them again every `HTTP__TLS_RELOAD`: what
+//! is renewed on disk is used for the next connections, without a restart, and those that are open
+//! go on. A pair that cannot be used, such as a new certificate beside the old key, is logged and
 //! looked at again; until then the present one stays.
 //!
-//! [`TlsAcceptor`] stands over any other acceptor. A handshake is a matter of its own connection, and
-//! bounded in time, so that a peer that does not go on with it holds nobody up. TLS 1.2 and 1.3,
-//! HTTP/2 and HTTP/1.1.
+//! [`TlsAcceptor`] stands over any other acceptor. A handshake is a matter of its own connection,
+//! and bounded in time, so that a peer that does not go on with it holds nobody up. TLS 1.2 and
+//! 1.3, HTTP/2 and HTTP/1.1.
 
 mod handshake;
 

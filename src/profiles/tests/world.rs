@@ -74,7 +74,7 @@ impl World {
         self.stored.iter().any(|at| *at <= self.now)
     }
 
-    fn is_shown(&self) -> bool {
+    fn is_visible(&self) -> bool {
         self.stored.iter().any(|at| at + self.lag <= self.now)
     }
 
@@ -103,7 +103,7 @@ impl World {
 
     fn look_up(&self, fate: Fate) -> (u16, String) {
         let item = format!(r#"{{"id":"{ID}","reference":"{ID}","status":"open"}}"#);
-        match (fate, self.profile.name(), self.is_shown()) {
+        match (fate, self.profile.name(), self.is_visible()) {
             (Fate::Answered, "in-list", true) => (200, format!(r#"{{"data":[{item}]}}"#)),
             (Fate::Answered, "in-list", false) => (200, r#"{"data":[]}"#.to_owned()),
             (Fate::Answered, _, true) => (200, item),

@@ -269,7 +269,8 @@ pub fn decide<'a>(
         _ => false,
     };
     let end = match &outcome.next {
-        // No lost wake-up: the status changed while the client was being notified, or was not called.
+        // No lost wake-up: the status changed while the client was being notified, or was not
+        // called.
         Next::Done
         | Next::Retry { .. }
         | Next::Snooze { .. }

@@ -171,7 +171,8 @@ async fn post(process: &Process, count: usize) -> Vec<Uuid> {
     ids
 }
 
-/// Each tenth create is refused with REFUSED_STREAM: it is sent again at once, and none is ambiguous.
+/// Each tenth create is refused with REFUSED_STREAM: it is sent again at once, and none is
+/// ambiguous.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_streams_are_no_ambiguous_creates() {
     let behaviour = Behaviour { most_streams: 100, refuse_each: 10, create_takes: Duration::ZERO };
@@ -188,8 +189,8 @@ async fn refused_streams_are_no_ambiguous_creates() {
     assert!(third_party.books.lock().unwrap().refused >= 10);
 }
 
-/// 200 creates at once for a third party that has 20 streams, answered quickly and answered slowly: each is
-/// sent once, when it has a stream, and its time counts from then.
+/// 200 creates at once for a third party that has 20 streams, answered quickly and answered slowly:
+/// each is sent once, when it has a stream, and its time counts from then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn creates_that_wait_for_a_stream_are_not_late() {
     // So slowly that one which waits for two others on its own time would be late.

@@ -30,8 +30,8 @@ async fn post(app: &TestApp, count: usize) -> Vec<Uuid> {
     ids
 }
 
-/// A third party that ends each kept connection at its second request: 100 transactions end without one
-/// failed try, each is created once, and the circuit stays closed.
+/// A third party that ends each kept connection at its second request: 100 transactions end without
+/// one failed try, each is created once, and the circuit stays closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_party_that_ends_kept_connections_at_their_second_request_disturbs_nothing() {
     let ends: [Breaks; 2] =
@@ -58,9 +58,9 @@ async fn a_third_party_that_ends_kept_connections_at_their_second_request_distur
     }
 }
 
-/// One that keeps connections for lookups and resets them at a second create: the first ones are ambiguous,
-/// and are not sent again before their backoff; the others go over new connections. The circuit stays
-/// closed.
+/// One that keeps connections for lookups and resets them at a second create: the first ones are
+/// ambiguous, and are not sent again before their backoff; the others go over new connections. The
+/// circuit stays closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn creates_lost_on_used_connections_are_few_and_never_repeated_at_once() {
     let peer = Peer::start(|method, nth| (method == "POST" && nth > 0).then_some(End::Reset)).await;
@@ -89,8 +89,8 @@ async fn creates_lost_on_used_connections_are_few_and_never_repeated_at_once() {
     assert_circuit_closed(&app.pool).await;
 }
 
-/// A callback host that resets each kept connection at its second request: every notification arrives without
-/// a failed attempt.
+/// A callback host that resets each kept connection at its second request: every notification
+/// arrives without a failed attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_callback_host_that_resets_kept_connections_gets_every_notification() {
     let peer = Peer::start(|_, nth| (nth > 0).then_some(End::Reset)).await;

@@ -1,6 +1,6 @@
-//! Connections to peers that end them, refuse, or are full: what is sent again, what is not, and that none of
-//! it is taken for an outage. The single cases are in `src/clients/sender/tests.rs`; here are whole
-//! transactions.
+//! Connections to peers that end them, refuse, or are full: what is sent again, what is not, and
+//! that none of it is taken for an outage. The single cases are in `src/clients/sender/tests.rs`;
+//! here are whole transactions.
 
 mod http2;
 mod kept_alive;

@@ -1,5 +1,5 @@
-//! A third party, and a client's callback host, written by hand over HTTP/1.1: it stores what is created as
-//! completed, and ends connections as a test wants.
+//! A third party, and a client's callback host, written by hand over HTTP/1.1: it stores what is
+//! created as completed, and ends connections as a test wants.
 
 use std::{
     collections::HashSet,

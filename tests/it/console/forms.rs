@@ -62,8 +62,8 @@ async fn forms_from_other_sites_are_refused() {
     }
 }
 
-/// A proxy on the same machine, say, that names itself in `Host`; over plain http, where browsers send
-/// `Origin` and no `Sec-Fetch-Site`.
+/// A proxy on the same machine, say, that names itself in `Host`; over plain http, where browsers
+/// send `Origin` and no `Sec-Fetch-Site`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_replaces_the_host_needs_the_public_url() {
     const BROWSER: &str = "http://console.example:8000";

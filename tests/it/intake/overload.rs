@@ -65,8 +65,8 @@ async fn more_posts_than_there_are_places_for_are_503_at_once() {
     }
 }
 
-/// Many callers, each of which posts the next one as soon as it is answered: several batches of them
-/// wait at any time, so that even the shortest wait is longer than one may be.
+/// Many callers, each of which posts the next one as soon as it is answered: several batches of
+/// them wait at any time, so that even the shortest wait is longer than one may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn posts_that_come_faster_than_they_are_written_are_refused() {
     const CALLERS: usize = 600;

@@ -1,5 +1,5 @@
-//! Requests that two programs could read in two ways: 400, the connection closed where it is not sure
-//! where they end, and nothing done.
+//! Requests that two programs could read in two ways: 400, the connection closed where it is not
+//! sure where they end, and nothing done.
 
 use quartet::config::Role;
 use reqwest::Method;

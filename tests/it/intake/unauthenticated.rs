@@ -142,8 +142,8 @@ async fn the_documents_are_sent_a_few_times_a_second() {
         .await;
 }
 
-/// Wrong keys share two look-ups at the same time, so that those that are right find a connection to
-/// the database.
+/// Wrong keys share two look-ups at the same time, so that those that are right find a connection
+/// to the database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_keys_take_no_connections_from_right_ones() {
     let app = spawn_api().await;

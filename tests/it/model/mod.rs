@@ -2,8 +2,8 @@
 //! of workers, lost commits and operators, in every order.
 //!
 //! [`rules`] drives the code that decides; [`search`] goes through every state of a scenario and
-//! checks [`properties`]; [`on_the_database`] ties the rules that are SQL to the SQL, by walking the
-//! model and the real thing side by side.
+//! checks [`properties`]; [`on_the_database`] ties the rules that are SQL to the SQL, by walking
+//! the model and the real thing side by side.
 
 mod actions;
 mod on_the_database;

@@ -115,8 +115,8 @@ fn walks() -> impl Strategy<Value = (usize, Vec<u16>)> {
     (0..scenarios().len(), vec(any::<u16>(), 15..LONGEST_WALK))
 }
 
-/// One of what can happen: first of which sort, so that a dozen things that an operator may do do not
-/// keep everything else from happening.
+/// One of what can happen: first of which sort, so that a dozen things that an operator may do do
+/// not keep everything else from happening.
 fn choose(actions: Vec<Action>, pick: u16) -> Option<Action> {
     let mut sorts: Vec<(Discriminant<Action>, Vec<Action>)> = Vec::new();
     for action in actions {

@@ -1,5 +1,5 @@
-//! The database fails in each way that it does: callers hear so within two seconds, nothing that was
-//! accepted is lost, nothing runs hot meanwhile, and everything heals by itself.
+//! The database fails in each way that it does: callers hear so within two seconds, nothing that
+//! was accepted is lost, nothing runs hot meanwhile, and everything heals by itself.
 
 mod full_disk;
 mod pooler;
@@ -126,8 +126,8 @@ impl Callers {
         }
     }
 
-    /// Asserts that whatever writes is refused in time. Returns the id of the post: it may have been
-    /// written for all that.
+    /// Asserts that whatever writes is refused in time. Returns the id of the post: it may have
+    /// been written for all that.
     async fn assert_writes_refused(&self, known: Uuid) -> Uuid {
         let id = Uuid::now_v7();
         let new = transaction(id);

@@ -29,8 +29,8 @@ async fn close(app: &TestApp, letter: &Value, action: &str, body: &Value) {
     app.operator().act_on_dead_letter(id, action, body).await.expect(200);
 }
 
-/// A periodic sweep, which looks at everything that it may; and others for those that it left because
-/// their client was being told in that moment.
+/// A periodic sweep, which looks at everything that it may; and others for those that it left
+/// because their client was being told in that moment.
 async fn sweep_when_due(app: &TestApp) {
     let due = "UPDATE reconcile_findings SET next_check_at = now()";
     sqlx::query(due).execute(&app.pool).await.unwrap();

@@ -1,5 +1,5 @@
-//! Creates without an answer that are stored late, besides the one that was answered: what ended here is looked
-//! at again for as long as that is possible.
+//! Creates without an answer that are stored late, besides the one that was answered: what ended
+//! here is looked at again for as long as that is possible.
 
 use quartet::sandbox::{CreateStep, Status};
 use serde_json::{Value, json};
@@ -13,8 +13,9 @@ use crate::support::{
     wait_for, wait_until,
 };
 
-/// A transaction whose first create got a 504 and whose second one was declined at once. The first one may
-/// be stored for `late_storing` and 3 s. Sweeps come every 100 ms once the first one is due.
+/// A transaction whose first create got a 504 and whose second one was declined at once. The first
+/// one may be stored for `late_storing` and 3 s. Sweeps come every 100 ms once the first one is
+/// due.
 async fn declined_at_the_second_create(late_storing: &str) -> (TestApp, Uuid) {
     let app = quiet_app().await.set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "100ms");
     let app = app.set("QUARTET_THIRD_PARTY__TIMEOUT", "3s");
@@ -66,8 +67,8 @@ async fn what_agrees_is_looked_at_until_late_storing_is_ruled_out_and_then_no_mo
     assert_swept_without(&app, id).await;
 }
 
-/// Notes when the row of this transaction in `ambiguous_creates` is removed, in a table `removals`; returns
-/// the row.
+/// Notes when the row of this transaction in `ambiguous_creates` is removed, in a table `removals`;
+/// returns the row.
 async fn note_removal(pool: &PgPool, id: Uuid) -> AmbiguousCreate {
     let note = "
         CREATE TABLE removals (at timestamptz NOT NULL);
@@ -82,8 +83,8 @@ async fn note_removal(pool: &PgPool, id: Uuid) -> AmbiguousCreate {
     ambiguous_create(pool, id).await.expect("it may be stored late")
 }
 
-/// Third parties that have it and do not know how it ends are asked ever more rarely, and the answer that
-/// decides is not missed.
+/// Third parties that have it and do not know how it ends are asked ever more rarely, and the
+/// answer that decides is not missed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_pending_there_is_looked_at_with_growing_gaps_until_it_ends() {
     let (app, id) = declined_at_the_second_create("100ms").await;
@@ -97,7 +98,8 @@ async fn what_is_pending_there_is_looked_at_with_growing_gaps_until_it_ends() {
             (row.look_after() > put_off_until + 0.001).then_some(row)
         })
         .await;
-        // Half of its age at that look, which was no sooner than it was put off until. To a microsecond.
+        // Half of its age at that look, which was no sooner than it was put off until. To a
+        // microsecond.
         assert!(row.look_after() >= put_off_until * 1.5 - 1e-5, "{put_off_until} {row:?}");
         put_off_until = row.look_after();
     }

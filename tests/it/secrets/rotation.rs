@@ -1,4 +1,5 @@
-//! Each kind of key and secret is replaced while the old one is still good, and ends when it should.
+//! Each kind of key and secret is replaced while the old one is still good, and ends when it
+//! should.
 
 use quartet::{
     config::Role,

@@ -9,7 +9,8 @@ use crate::support::{
     spawn_api, wait_until,
 };
 
-/// The rows that all processes share are no transaction's: what they hold must not stop all of them.
+/// The rows that all processes share are no transaction's: what they hold must not stop all of
+/// them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strange_rows_that_all_processes_share_stop_nothing() {
     let app = spawn_api().await;

@@ -57,8 +57,8 @@ async fn an_upgrade_is_not_blocked_by_a_row_that_breaks_a_new_constraint() {
     }
 }
 
-/// A new query cannot bring the fault back: what sqlx decodes by itself fails, or panics, on a value
-/// that Postgres holds and the Rust type does not.
+/// A new query cannot bring the fault back: what sqlx decodes by itself fails, or panics, on a
+/// value that Postgres holds and the Rust type does not.
 #[test]
 fn every_query_reads_times_and_json_leniently() {
     let lenient = ["AnyJson", "Column<", "MaybeJson", "MaybeTime", "Metadata", "Time"];

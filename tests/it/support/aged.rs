@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::{TestApp, world::World};
 
-/// How old things are made where nothing else is said: older than the job rows are kept, by default.
+/// How old things are made where nothing else is said: older than the job rows are kept, by
+/// default.
 pub const OLD: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 
 async fn execute(pool: &PgPool, query: &'static str, id: Uuid) {

@@ -1,5 +1,5 @@
-//! A line to the database that is counted, and that can be long, fall silent, be cut, or lose what is
-//! announced (`NOTIFY`), as a pooler does that keeps no sessions.
+//! A line to the database that is counted, and that can be long, fall silent, be cut, or lose what
+//! is announced (`NOTIFY`), as a pooler does that keeps no sessions.
 //!
 //! A silent line is what a connection is whose packets are lost: nothing comes, and nothing says
 //! so. When it speaks again, what was open before may be dead for good, as after a failover to

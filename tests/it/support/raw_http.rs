@@ -42,8 +42,8 @@ pub async fn read_to_close(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Sends a complete request and reads the head of its answer; the connection stays open. Empty where
-/// it was closed instead.
+/// Sends a complete request and reads the head of its answer; the connection stays open. Empty
+/// where it was closed instead.
 pub async fn ask(stream: &mut TcpStream, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
     let _ = stream.write_all(request.as_bytes()).await;

@@ -1,5 +1,5 @@
-//! Rejected webhooks: operators see how many there were and why, in the API, the console and the log,
-//! and nobody without a key can make that costly.
+//! Rejected webhooks: operators see how many there were and why, in the API, the console and the
+//! log, and nobody without a key can make that costly.
 
 use std::{collections::HashMap, time::Duration};
 

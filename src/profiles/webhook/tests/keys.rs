@@ -108,12 +108,12 @@ fn a_webhook_names_its_key() {
 }
 
 #[test]
-fn a_key_is_never_shown() {
+fn a_key_is_never_printed() {
     let vector = vector("stripe/valid");
     let receiver = vector.receiver();
     let keys = vector.keys(&receiver);
-    let shown = format!("{keys:?} {receiver:?}");
-    assert!(!shown.contains("quartet_test_secret"), "{shown}");
+    let printed = format!("{keys:?} {receiver:?}");
+    assert!(!printed.contains("quartet_test_secret"), "{printed}");
     let error = vector.verify(&receiver, &Keys::default()).unwrap_err();
     let signature = &vector.headers["stripe-signature"][20..];
     assert!(!format!("{error} {error:?}").contains(signature), "{error:?}");
