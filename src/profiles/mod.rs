@@ -165,9 +165,9 @@ impl Profile {
         self.definition.after_lookup(sent, means)
     }
 
-    /// How a try to create ends.
-    pub fn after_create(&self, means: CreateMeans) -> CreateStep {
-        self.definition.after_create(means)
+    /// How a try to create ends. `sent` are the creates before it.
+    pub fn after_create(&self, sent: &Sent, means: CreateMeans) -> CreateStep {
+        self.definition.after_create(sent, means)
     }
 
     /// The variables and secrets that it uses.

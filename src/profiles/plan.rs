@@ -93,10 +93,16 @@ impl Definition {
         }
     }
 
-    /// How it goes on after a create.
-    pub(super) fn after_create(&self, means: CreateMeans) -> CreateStep {
+    /// How it goes on after a create. `sent` are those before it.
+    pub(super) fn after_create(&self, sent: &Sent, means: CreateMeans) -> CreateStep {
         match means {
             CreateMeans::Created | CreateMeans::Exists => CreateStep::Done,
+            // No lookup has said that the earlier one is not there.
+            CreateMeans::Refused
+                if self.lookup.by == LookupBy::ProviderId && sent.since_first.is_some() =>
+            {
+                CreateStep::Operator("an earlier create may exist, and its repeat was refused")
+            }
             CreateMeans::Refused => CreateStep::Refused,
             CreateMeans::Later | CreateMeans::Ambiguous => CreateStep::Wait,
             CreateMeans::Blocked => CreateStep::Hold,

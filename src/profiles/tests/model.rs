@@ -287,7 +287,10 @@ fn run(draft: &Draft, profile: &Profile, replies: &[Reply]) -> Result<usize, Tes
                 posts.push(now);
             }
             has_provider_id |= read.provider_id.is_some();
-            step = profile.after_create(read.means);
+            step = profile.after_create(&sent, read.means);
+            if step == CreateStep::Refused && !draft.by_id {
+                prop_assert!(posts.is_empty(), "an earlier one may be there: {reply:?}");
+            }
             now += reply.pause;
         }
         match step {

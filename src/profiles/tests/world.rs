@@ -153,7 +153,7 @@ impl World {
                     assert!(self.exists(), "{read:?}");
                 }
                 has_provider_id |= read.provider_id.is_some();
-                step = self.profile.after_create(read.means);
+                step = self.profile.after_create(&sent, read.means);
             }
             match step {
                 CreateStep::Wait | CreateStep::Hold => self.now += BACKOFF,
@@ -201,6 +201,11 @@ proptest! {
         prop_assert!(world.stored.len() <= 1, "{:?} {:?}", world.stored, decided);
         if decided == Some(CreateStep::Done) {
             prop_assert_eq!(world.stored.len(), 1);
+        }
+        // Where a lookup by our id has said that nothing is there, what is stored late after that
+        // is found by reconciliation.
+        if decided == Some(CreateStep::Refused) && kind == 1 {
+            prop_assert!(world.stored.is_empty(), "{:?}", world.stored);
         }
     }
 
