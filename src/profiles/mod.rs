@@ -6,10 +6,10 @@
 //! evidence are the caller's. Imports `domain` and `signature` alone.
 //!
 //! [`Profile::parse`] reads a file strictly and refuses, with the key and the reason, what would
-//! lose or double money ([`safety`]). [`interpreter`] reads answers; every one is decided by a rule
-//! that is named ([`DecidedBy`]). [`plan`] says what a create does next: those rules are the same
-//! for every profile. [`shipped`] are the profiles in the program; `quartet` is the contract that
-//! holds without a profile. [`recorded`] runs a profile's cases.
+//! lose or double money (`safety`). `interpreter` reads answers; every one is decided by a rule
+//! that is named ([`DecidedBy`]). `plan` says what a create does next: those rules are the same
+//! for every profile. `shipped` are the profiles in the program; `quartet` is the contract that
+//! holds without a profile. `recorded` runs a profile's cases.
 
 mod amount;
 mod answer;

@@ -33,6 +33,10 @@ pub struct Post {
     pub traceparent: Option<String>,
 }
 
+/// Most posts of a batch while jobs are slow: the batch is short then, and so is the pause after
+/// it, and more in one batch would cost little less.
+const MOST_WHILE_SLOW: usize = 64;
+
 /// Writes posts. The answer is the transaction, or `None` where nothing was written: the id exists,
 /// or the key is not valid any more.
 #[derive(Debug)]
@@ -46,10 +50,14 @@ impl Batch for Accepts {
     type Request = Post;
     type Answer = Option<Transaction>;
 
-    const MOST: usize = 256;
+    const MOST: usize = 128;
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
     const SESSION: &'static [(&'static str, &'static str)] =
         &[("enable_seqscan", "off"), ("jit", "off")];
+
+    fn most(&self) -> usize {
+        if self.latency.is_slow(Instant::now()) { MOST_WHILE_SLOW } else { Self::MOST }
+    }
 
     fn pause_after(&self, took: Duration) -> Duration {
         self.latency.pause_after(took, Instant::now())

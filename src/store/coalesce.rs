@@ -92,6 +92,11 @@ pub trait Batch: Send + Sync + 'static {
     /// Settings of the writers' sessions.
     const SESSION: &'static [(&'static str, &'static str)];
 
+    /// Most requests of the next batch.
+    fn most(&self) -> usize {
+        Self::MOST
+    }
+
     /// How long a writer leaves the database to others after a batch that took this long.
     fn pause_after(&self, _took: Duration) -> Duration {
         Duration::ZERO
@@ -212,7 +217,8 @@ impl<B: Batch> Writer<B> {
     async fn run(mut self) {
         loop {
             let mut taken = std::mem::take(&mut self.skipped);
-            let room = B::MOST - taken.len().min(B::MOST - 1);
+            let most = self.batch.most();
+            let room = most - taken.len().min(most - 1);
             if taken.is_empty() {
                 if self.take(&mut taken, room).await == 0 {
                     break;

@@ -66,18 +66,24 @@ impl JobLatency {
         *recent = Some(Recent { average, lowest: lowest.min(average), at: now });
     }
 
+    /// Whether jobs take longer than they may.
+    pub fn is_slow(&self, now: Instant) -> bool {
+        self.part(now) < 1.0
+    }
+
     /// How long the database is left to the jobs, after a batch that took this long.
     pub fn pause_after(&self, took: Duration, now: Instant) -> Duration {
-        let Some(recent) = *self.recent() else { return Duration::ZERO };
-        if now.saturating_duration_since(recent.at) >= FRESH {
-            return Duration::ZERO;
+        took.mul_f64(1.0 / self.part(now) - 1.0)
+    }
+
+    /// The part of their writer's time that posts have.
+    fn part(&self, now: Instant) -> f64 {
+        let Some(recent) = *self.recent() else { return 1.0 };
+        if now.saturating_duration_since(recent.at) >= FRESH || recent.average.is_zero() {
+            return 1.0;
         }
         let allowed = self.allowed.max(recent.lowest.mul_f64(NORMAL));
-        if recent.average <= allowed {
-            return Duration::ZERO;
-        }
-        let part = allowed.div_duration_f64(recent.average).max(LEAST);
-        took.mul_f64(1.0 / part - 1.0)
+        allowed.div_duration_f64(recent.average).clamp(LEAST, 1.0)
     }
 
     fn recent(&self) -> MutexGuard<'_, Option<Recent>> {
