@@ -174,7 +174,7 @@ async fn beyond_the_most_connections_only_health_and_metrics_are_answered() {
     let mut stream = raw_http::connect(&app).await;
     let answer = raw_http::ask(&mut stream, &format!("/v1/transactions/{id}")).await;
     let lower = answer.to_lowercase();
-    for part in ["503 ", "retry-after: 1", "connection: close", "application/problem+json"] {
+    for part in ["503 ", "retry-after: ", "connection: close", "application/problem+json"] {
         assert!(lower.contains(part), "{part}: {answer}");
     }
     for path in ["/health/live", "/health/ready", "/metrics"] {

@@ -37,6 +37,13 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// Asserts that it asks to come back within seconds, at a moment of its own.
+    #[track_caller]
+    pub fn expect_retry_after(&self) {
+        let seconds = self.header("retry-after");
+        assert!(["1", "2", "3"].contains(&seconds), "Retry-After: {seconds:?}");
+    }
+
     /// Asserts the status and returns the body.
     #[track_caller]
     pub fn expect(&self, status: u16) -> &Value {
