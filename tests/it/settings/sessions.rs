@@ -15,7 +15,7 @@ const HOSTILE: [(&str, &str, &str); 26] = [
     ("default_transaction_isolation", "serializable", "read committed"),
     ("transaction_isolation", "", "read committed"),
     ("search_path", "app, pg_catalog", "public, pg_temp"),
-    ("statement_timeout", "2ms", "5s"),
+    ("statement_timeout", "50ms", "5s"),
     ("idle_in_transaction_session_timeout", "1ms", "10s"),
     ("idle_session_timeout", "1s", "0"),
     ("row_security", "on", "off"),
