@@ -50,6 +50,13 @@ const fn lenient(alphabet: &Alphabet) -> GeneralPurpose {
 const LENIENT: GeneralPurpose = lenient(&alphabet::STANDARD);
 const LENIENT_URL_SAFE: GeneralPurpose = lenient(&alphabet::URL_SAFE);
 
+/// The bytes of a secret, which some senders write without padding or in the URL-safe alphabet. The
+/// two alphabets differ in two characters only, so no text is ambiguous.
+pub(crate) fn decode_secret(base64: &str) -> Option<Vec<u8>> {
+    let engine = if base64.contains(['-', '_']) { LENIENT_URL_SAFE } else { LENIENT };
+    engine.decode(base64).ok()
+}
+
 /// A symmetric signing secret, written `whsec_<base64>`. `Debug` and `Display` never show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
@@ -102,14 +109,8 @@ impl FromStr for Secret {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(ParseSecretError::Prefix)?;
-        // Secrets are random bytes, which some senders write without padding or in the URL-safe
-        // alphabet. The two alphabets differ in two characters only, so no text is ambiguous.
-        let is_url_safe = encoded.contains(['-', '_']);
-        let engine = if is_url_safe { LENIENT_URL_SAFE } else { LENIENT };
-        match engine.decode(encoded) {
-            Ok(bytes) if !bytes.is_empty() => Ok(Self(bytes)),
-            _ => Err(ParseSecretError::Encoding),
-        }
+        let bytes = decode_secret(encoded).filter(|bytes| !bytes.is_empty());
+        bytes.map(Self).ok_or(ParseSecretError::Encoding)
     }
 }
 

@@ -152,21 +152,10 @@ pub fn fields<const N: usize>(text: &str, names: [&str; N]) -> Result<[Field; N]
     let mut found = [const { Field::Missing }; N];
     match scanner.next_token() {
         None => return Err(Unreadable::Empty),
-        Some(b'{') => scanner.at += 1,
+        Some(b'{') => {}
         Some(_) => return Err(Unreadable::NoObject),
     }
-    if scanner.token()? == b'}' {
-        scanner.at += 1;
-        scanner.end()?;
-        return Ok(found);
-    }
-    loop {
-        let key = scanner.string()?;
-        if scanner.token()? != b':' {
-            return Err(scanner.malformed());
-        }
-        scanner.at += 1;
-        let (raw, is_string) = scanner.value()?;
+    scanner.members(|key, (raw, is_string)| {
         // A key that is no text is none that is used.
         let key: Option<String> = serde_json::from_str(key).ok();
         if let Some(nth) = names.iter().position(|name| key.as_deref() == Some(*name)) {
@@ -179,16 +168,9 @@ pub fn fields<const N: usize>(text: &str, names: [&str; N]) -> Result<[Field; N]
                 _ => Field::Repeated,
             };
         }
-        match scanner.token()? {
-            b',' => scanner.at += 1,
-            b'}' => {
-                scanner.at += 1;
-                scanner.end()?;
-                return Ok(found);
-            }
-            _ => return Err(scanner.malformed()),
-        }
-    }
+    })?;
+    scanner.end()?;
+    Ok(found)
 }
 
 /// Goes through JSON text. Only ASCII bytes steer it, so that every place where it stops is between
@@ -206,17 +188,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes this ASCII byte, which must come next.
-    pub(crate) fn expect(&mut self, byte: u8) -> Result<(), Unreadable> {
+    fn expect(&mut self, byte: u8) -> Result<(), Unreadable> {
         if self.token()? != byte {
             return Err(self.malformed());
         }
         self.at += 1;
         Ok(())
-    }
-
-    /// Passes the byte that [`Self::next_token`] or [`Self::token`] returned.
-    pub(crate) fn pass(&mut self) {
-        self.at += 1;
     }
 
     /// The next byte that is no white space; it is not passed.
@@ -228,11 +205,11 @@ impl<'a> Scanner<'a> {
         bytes.get(self.at).copied()
     }
 
-    pub(crate) fn token(&mut self) -> Result<u8, Unreadable> {
+    fn token(&mut self) -> Result<u8, Unreadable> {
         self.next_token().ok_or(Unreadable::BreaksOff)
     }
 
-    pub(crate) fn malformed(&self) -> Unreadable {
+    fn malformed(&self) -> Unreadable {
         Unreadable::Malformed(self.at)
     }
 
@@ -240,8 +217,51 @@ impl<'a> Scanner<'a> {
         if self.next_token().is_some() { Err(self.malformed()) } else { Ok(()) }
     }
 
+    /// Passes an object; gives each key, with its quotes, and its value as [`Self::value`] does.
+    pub(crate) fn members(
+        &mut self,
+        mut each: impl FnMut(&'a str, (&'a str, bool)),
+    ) -> Result<(), Unreadable> {
+        self.list(b'{', b'}', |scanner| {
+            let key = scanner.string()?;
+            scanner.expect(b':')?;
+            each(key, scanner.value()?);
+            Ok(())
+        })
+    }
+
+    /// Passes an array; gives each element as [`Self::value`] does.
+    pub(crate) fn elements(
+        &mut self,
+        mut each: impl FnMut((&'a str, bool)),
+    ) -> Result<(), Unreadable> {
+        self.list(b'[', b']', |scanner| {
+            each(scanner.value()?);
+            Ok(())
+        })
+    }
+
+    fn list(
+        &mut self,
+        open: u8,
+        close: u8,
+        mut entry: impl FnMut(&mut Self) -> Result<(), Unreadable>,
+    ) -> Result<(), Unreadable> {
+        self.expect(open)?;
+        if self.token()? == close {
+            return self.expect(close);
+        }
+        loop {
+            entry(self)?;
+            if self.token()? == close {
+                return self.expect(close);
+            }
+            self.expect(b',')?;
+        }
+    }
+
     /// Passes a string; returns it with its quotes.
-    pub(crate) fn string(&mut self) -> Result<&'a str, Unreadable> {
+    fn string(&mut self) -> Result<&'a str, Unreadable> {
         if self.token()? != b'"' {
             return Err(self.malformed());
         }
@@ -261,7 +281,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes a value; returns it as it is written, and whether it is a string.
-    pub(crate) fn value(&mut self) -> Result<(&'a str, bool), Unreadable> {
+    fn value(&mut self) -> Result<(&'a str, bool), Unreadable> {
         let first = self.token()?;
         if first == b'"' {
             return Ok((self.string()?, true));

@@ -61,7 +61,9 @@ pub struct Definition {
 
 keywords! {
     /// How calls are authenticated.
+    #[derive(Default)]
     AuthKind {
+        #[default]
         None = "none",
         Bearer = "bearer",
         Basic = "basic",
@@ -83,7 +85,7 @@ keywords! {
 }
 
 /// `[auth]`. What a kind does not use is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSection {
     pub(super) kind: AuthKind,
@@ -104,27 +106,6 @@ pub struct AuthSection {
     pub(super) renew_early: Option<Period>,
     /// A client certificate, beside any kind.
     pub(super) tls: Option<ClientCertificate>,
-}
-
-impl Default for AuthSection {
-    fn default() -> Self {
-        Self {
-            kind: AuthKind::None,
-            token: None,
-            username: None,
-            password: None,
-            header: None,
-            value: None,
-            token_url: None,
-            client: None,
-            client_id: None,
-            client_secret: None,
-            scope: None,
-            headers: Pairs::default(),
-            renew_early: None,
-            tls: None,
-        }
-    }
 }
 
 /// A client certificate: PEM, by the names of its secrets.

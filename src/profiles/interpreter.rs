@@ -26,24 +26,17 @@ impl Definition {
     pub(super) fn read_create(&self, id: Uuid, answer: &Answer<'_>) -> CreateAnswer {
         let rules = &self.create.answers;
         let body = root(answer.body, begins_in_array(rules, None));
-        let mut unread = None;
-        for (nth, rule) in rules.iter().enumerate() {
-            match rule.matches(answer.code, &body) {
-                Truth::No => {}
-                Truth::Yes => return self.created(id, answer, nth, rule, &body),
-                Truth::Unknown(why) => {
-                    unread = Some(why);
-                    break;
-                }
-            }
-        }
+        let unread = match first_match(rules, answer.code, &body) {
+            Ok(Some((nth, rule))) => return self.created(id, answer, nth, rule, &body),
+            Ok(None) => None,
+            Err(why) => Some(why),
+        };
         let means = match (create_default(answer.code), &unread) {
             // It might be an answer that does not refuse.
             (CreateMeans::Refused, Some(_)) => CreateMeans::Ambiguous,
             (means, _) => means,
         };
-        let strange = unread.map(|why| strange(answer, &format!(", but {why}")));
-        self.by_code(Call::Create, means, strange, answer)
+        self.by_code(Call::Create, means, unread, answer)
     }
 
     fn created(
@@ -87,27 +80,20 @@ impl Definition {
     ) -> LookupAnswer {
         let rules = &self.lookup.answers;
         let body = root(answer.body, begins_in_array(rules, self.lookup.items.as_ref()));
-        let mut unread = None;
-        for (nth, rule) in rules.iter().enumerate() {
-            match rule.matches(answer.code, &body) {
-                Truth::No => {}
-                Truth::Yes => {
-                    let read = match (&self.lookup.items, rule.means) {
-                        (Some(items), LookupMeans::Found) => {
-                            self.found_in_list(inputs, answer, nth, rule, (&body, items))
-                        }
-                        _ => self.found(inputs.id, answer, nth, rule, &body),
-                    };
-                    return self.settled(read, since_post, answer);
-                }
-                Truth::Unknown(why) => {
-                    unread = Some(why);
-                    break;
-                }
+        let (nth, rule) = match first_match(rules, answer.code, &body) {
+            Ok(Some(found)) => found,
+            Ok(None) => return self.by_code(Call::Lookup, LookupMeans::NoAnswer, None, answer),
+            Err(why) => {
+                return self.by_code(Call::Lookup, LookupMeans::NoAnswer, Some(why), answer);
             }
-        }
-        let strange = unread.map(|why| strange(answer, &format!(", but {why}")));
-        self.by_code(Call::Lookup, LookupMeans::NoAnswer, strange, answer)
+        };
+        let read = match (&self.lookup.items, rule.means) {
+            (Some(items), LookupMeans::Found) => {
+                self.found_in_list(inputs, answer, nth, rule, (&body, items))
+            }
+            _ => self.found(inputs.id, answer, nth, rule, &body),
+        };
+        self.settled(read, since_post, answer)
     }
 
     fn found(
@@ -230,11 +216,12 @@ impl Definition {
         }
     }
 
+    /// `unread`: why the search for a rule stopped.
     fn by_code<M>(
         &self,
         call: Call,
         means: M,
-        strange_: Option<String>,
+        unread: Option<Unusable>,
         answer: &Answer<'_>,
     ) -> Reading<M> {
         let test = format!("code {}", answer.code);
@@ -243,12 +230,29 @@ impl Definition {
             provider_id: None,
             status: None,
             reason: None,
-            strange: strange_,
+            strange: unread.map(|why| strange(answer, &format!(", but {why}"))),
             said: strange(answer, ""),
             decided_by: DecidedBy { profile: self.name.clone(), call, rule: None, test },
             code: answer.code,
         }
     }
+}
+
+/// The first rule that matches, with its place, counted from 0. An error says why the test of a
+/// rule before it cannot be read.
+fn first_match<'a, M>(
+    rules: &'a [Rule<M>],
+    code: u16,
+    body: &Result<Node<'_>, Unusable>,
+) -> Result<Option<(usize, &'a Rule<M>)>, Unusable> {
+    for (nth, rule) in rules.iter().enumerate() {
+        match rule.matches(code, body) {
+            Truth::No => {}
+            Truth::Yes => return Ok(Some((nth, rule))),
+            Truth::Unknown(why) => return Err(why),
+        }
+    }
+    Ok(None)
 }
 
 /// What a create's code means where no rule matches.

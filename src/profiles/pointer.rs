@@ -10,7 +10,6 @@ const MAX_TOKENS: usize = 16;
 /// Where something stands in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pointer {
-    source: String,
     tokens: Vec<String>,
 }
 
@@ -20,7 +19,7 @@ impl Pointer {
         let wrong = |why: &str| {
             format!(
                 "'{text}' is not a JSON pointer: {why}; write \"\" for the whole answer, or \
-                 /name/0/name, with ~1 for a slash and ~0 for a tilde in a name (RFC 6901)"
+                 /name/0/name, with `~1` for a slash and `~0` for a tilde in a name (RFC 6901)"
             )
         };
         let tokens = match text.strip_prefix('/') {
@@ -33,7 +32,12 @@ impl Pointer {
         }
         let tokens = tokens.into_iter().map(unescape).collect::<Option<_>>();
         let tokens = tokens.ok_or_else(|| wrong("a tilde must be followed by 0 or 1"))?;
-        Ok(Self { source: text.to_owned(), tokens })
+        Ok(Self { tokens })
+    }
+
+    /// The pointer of these names and positions.
+    pub(super) fn of(tokens: &[impl AsRef<str>]) -> Self {
+        Self { tokens: tokens.iter().map(|token| token.as_ref().to_owned()).collect() }
     }
 
     pub(super) fn tokens(&self) -> &[String] {
@@ -44,6 +48,11 @@ impl Pointer {
     pub(super) fn begins_in_array(&self) -> bool {
         self.tokens.first().is_none_or(|token| token.bytes().all(|byte| byte.is_ascii_digit()))
     }
+}
+
+/// A position in an array: digits without leading zeros (RFC 6901 section 4).
+pub(super) fn position(token: &str) -> Option<usize> {
+    token.parse::<usize>().ok().filter(|position| position.to_string() == token)
 }
 
 fn unescape(token: &str) -> Option<String> {
@@ -64,7 +73,11 @@ fn unescape(token: &str) -> Option<String> {
 
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.source.is_empty() { "\"\"" } else { &self.source })
+        if self.tokens.is_empty() {
+            return f.write_str("\"\"");
+        }
+        let escaped = |token: &String| token.replace('~', "~0").replace('/', "~1");
+        self.tokens.iter().try_for_each(|token| write!(f, "/{}", escaped(token)))
     }
 }
 

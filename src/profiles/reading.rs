@@ -7,7 +7,7 @@
 use serde_json::from_str;
 
 use super::{
-    pointer::Pointer,
+    pointer::{Pointer, position},
     rule::{Scalar, Truth},
 };
 use crate::domain::peer_answer::{Scanner, Unreadable};
@@ -42,55 +42,19 @@ pub(super) fn root<'a>(
     let mut scanner = Scanner::new(text);
     match scanner.next_token() {
         None => return Err(Unreadable::Empty.into()),
-        Some(b'{') => members(&mut scanner, |_, _| {})?,
-        Some(b'[') if may_be_array => elements(&mut scanner, |_| {})?,
+        Some(b'{') => scanner.members(|_, _| {})?,
+        Some(b'[') if may_be_array => scanner.elements(|_| {})?,
         Some(_) => return Err(Unreadable::NoObject.into()),
     }
     scanner.end()?;
     Ok(Node { raw: text.trim_start_matches('\u{feff}'), is_string: false })
 }
 
-/// Passes an object; gives each key, as it is written, and its value.
-fn members<'a>(
-    scanner: &mut Scanner<'a>,
-    mut each: impl FnMut(&'a str, Node<'a>),
-) -> Result<(), Unreadable> {
-    scanner.expect(b'{')?;
-    if scanner.token()? == b'}' {
-        return scanner.expect(b'}');
-    }
-    loop {
-        let key = scanner.string()?;
-        scanner.expect(b':')?;
-        let (raw, is_string) = scanner.value()?;
-        each(key, Node { raw, is_string });
-        match scanner.token()? {
-            b'}' => return scanner.expect(b'}'),
-            _ => scanner.expect(b',')?,
-        }
-    }
-}
-
-/// Passes an array; gives each element.
-fn elements<'a>(
-    scanner: &mut Scanner<'a>,
-    mut each: impl FnMut(Node<'a>),
-) -> Result<(), Unreadable> {
-    scanner.expect(b'[')?;
-    if scanner.token()? == b']' {
-        return scanner.expect(b']');
-    }
-    loop {
-        let (raw, is_string) = scanner.value()?;
-        each(Node { raw, is_string });
-        match scanner.token()? {
-            b']' => return scanner.expect(b']'),
-            _ => scanner.expect(b',')?,
-        }
-    }
-}
-
 impl<'a> Node<'a> {
+    fn new((raw, is_string): (&'a str, bool)) -> Self {
+        Self { raw, is_string }
+    }
+
     /// What stands at the pointer.
     pub(super) fn at(self, pointer: &Pointer) -> Result<Option<Node<'a>>, Unusable> {
         let mut node = self;
@@ -118,10 +82,10 @@ impl<'a> Node<'a> {
         match scanner.next_token() {
             Some(b'{') => {
                 let mut is_repeated = false;
-                members(&mut scanner, |key, value| {
+                scanner.members(|key, value| {
                     // A key that is no text is none that is used.
                     if from_str::<String>(key).is_ok_and(|key| key == token) {
-                        is_repeated |= found.replace(value).is_some();
+                        is_repeated |= found.replace(Node::new(value)).is_some();
                     }
                 })?;
                 if is_repeated {
@@ -129,11 +93,11 @@ impl<'a> Node<'a> {
                 }
             }
             Some(b'[') => {
-                let nth = token.parse::<usize>().ok().filter(|nth| nth.to_string() == token);
+                let nth = position(token);
                 let mut count = 0;
-                elements(&mut scanner, |element| {
+                scanner.elements(|element| {
                     if Some(count) == nth {
-                        found = Some(element);
+                        found = Some(Node::new(element));
                     }
                     count += 1;
                 })?;
@@ -150,7 +114,7 @@ impl<'a> Node<'a> {
             return Ok(None);
         }
         let mut items = Vec::new();
-        elements(&mut scanner, |element| items.push(element))?;
+        scanner.elements(|element| items.push(Node::new(element)))?;
         Ok(Some(items))
     }
 

@@ -14,7 +14,7 @@ use super::{
     keywords::keywords,
     request::{Header, Request},
     safety,
-    template::Template,
+    template::{Template, split},
     values::{RenderError, Values},
 };
 
@@ -90,33 +90,7 @@ enum Part {
 
 impl Text {
     fn parse(text: &str) -> Result<Self, String> {
-        // Names of variables and secrets are checked, and braces paired, as in any other text.
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find(['{', '}']) {
-            literal.push_str(&rest[..at]);
-            let from = &rest[at..];
-            if from.starts_with("{{") || from.starts_with("}}") {
-                literal.push_str(&from[..1]);
-                rest = &from[2..];
-                continue;
-            }
-            let Some((inner, after)) = from.strip_prefix('{').and_then(|from| from.split_once('}'))
-            else {
-                return Err(format!("'{text}' has a brace without its partner: write {ALLOWED}"));
-            };
-            if !literal.is_empty() {
-                parts.push(Part::Literal(std::mem::take(&mut literal)));
-            }
-            parts.push(Part::parse(inner)?);
-            rest = after;
-        }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
-        }
-        Ok(Self { parts })
+        Ok(Self { parts: split(text, ALLOWED, Part::Literal, Part::parse)? })
     }
 
     fn has(&self, part: &Part) -> bool {

@@ -92,31 +92,8 @@ impl fmt::Display for Source {
 impl Template {
     /// Reads a text with placeholders. The error says what is allowed.
     pub fn parse(source: &str) -> Result<Self, String> {
-        let mut parts = Vec::new();
-        let mut text = String::new();
-        let mut rest = source;
-        while let Some(at) = rest.find(['{', '}']) {
-            text.push_str(&rest[..at]);
-            let from = &rest[at..];
-            if from.starts_with("{{") || from.starts_with("}}") {
-                text.push_str(&from[..1]);
-                rest = &from[2..];
-                continue;
-            }
-            let inner = from.strip_prefix('{').and_then(|inner| inner.split_once('}'));
-            let Some((inner, after)) = inner else {
-                return Err(format!("'{source}' has a brace without its partner: write {ALLOWED}"));
-            };
-            if !text.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut text)));
-            }
-            parts.push(Part::Placeholder(placeholder(inner)?));
-            rest = after;
-        }
-        text.push_str(rest);
-        if !text.is_empty() {
-            parts.push(Part::Text(text));
-        }
+        let placeholder = |inner: &str| placeholder(inner).map(Part::Placeholder);
+        let parts = split(source, ALLOWED, Part::Text, placeholder)?;
         Ok(Self { source: source.to_owned(), parts })
     }
 
@@ -164,6 +141,42 @@ impl Template {
     pub(super) fn has_our_id(&self) -> bool {
         self.uses(|source| matches!(source, Source::Id | Source::IdHex))
     }
+}
+
+/// The parts of a text: what stands between braces, and what outside of them. A brace that is
+/// written twice is one that stands for itself.
+pub(super) fn split<P>(
+    source: &str,
+    allowed: &str,
+    text_part: impl Fn(String) -> P,
+    placeholder: impl Fn(&str) -> Result<P, String>,
+) -> Result<Vec<P>, String> {
+    let mut parts = Vec::new();
+    let mut text = String::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(['{', '}']) {
+        text.push_str(&rest[..at]);
+        let from = &rest[at..];
+        if from.starts_with("{{") || from.starts_with("}}") {
+            text.push_str(&from[..1]);
+            rest = &from[2..];
+            continue;
+        }
+        let inner = from.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let Some((inner, after)) = inner else {
+            return Err(format!("'{source}' has a brace without its partner: write {allowed}"));
+        };
+        if !text.is_empty() {
+            parts.push(text_part(std::mem::take(&mut text)));
+        }
+        parts.push(placeholder(inner)?);
+        rest = after;
+    }
+    text.push_str(rest);
+    if !text.is_empty() {
+        parts.push(text_part(text));
+    }
+    Ok(parts)
 }
 
 /// What stands between two braces.

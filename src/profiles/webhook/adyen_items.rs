@@ -14,9 +14,8 @@ use super::{
     incoming::Incoming,
     keys::{Key, Keys},
     signature_header::Encoding,
-    source::Pointer,
 };
-use crate::domain::peer_answer;
+use crate::{domain::peer_answer, profiles::pointer::Pointer};
 
 const ITEMS: &str = "/notificationItems";
 const ITEM: &str = "NotificationRequestItem";
@@ -49,7 +48,7 @@ impl Verifier for AdyenItems {
     ) -> Result<Vec<Event>, Rejection> {
         let text = peer_answer::text(incoming.body, None);
         let body = Document::json(&text).map_err(Rejection::Body)?;
-        let items = body.list(&pointer(&[ITEMS.trim_start_matches('/')]), MAX_EVENTS);
+        let items = body.list(&Pointer::of(&[ITEMS.trim_start_matches('/')]), MAX_EVENTS);
         let items = items.filter(|items| !items.is_empty());
         let items = items.ok_or_else(|| Rejection::NoItems(ITEMS.to_owned()))?;
         if items.len() > MAX_EVENTS {
@@ -58,7 +57,7 @@ impl Verifier for AdyenItems {
         let keys = keys.candidates(None);
         let mut verified = Vec::new();
         for item in items {
-            let item = Document::item(item).raw(&pointer(&[ITEM])).unwrap_or("{}");
+            let item = Document::item(item).raw(&Pointer::of(&[ITEM])).unwrap_or("{}");
             let fields = signed_fields(&Document::item(item), &keys)?;
             verified.push((item, fields));
         }
@@ -74,19 +73,15 @@ impl Verifier for AdyenItems {
     }
 }
 
-fn pointer(steps: &[&str]) -> Pointer {
-    Pointer(steps.iter().map(|step| (*step).to_owned()).collect())
-}
-
 /// Checks an item's signature; returns its signed fields.
 fn signed_fields(item: &Document<'_>, keys: &[&Key]) -> Result<Vec<String>, Rejection> {
-    let given = item.scalar(&pointer(&SIGNATURE)).ok().flatten();
+    let given = item.scalar(&Pointer::of(&SIGNATURE)).ok().flatten();
     let given = given.filter(|given| !given.is_empty()).ok_or(Rejection::UnsignedItem)?;
     let no_match = || Rejection::NoMatch(SIGNATURE.join("."));
     let given = Encoding::Base64.decode(&given).ok_or_else(no_match)?;
     let fields = SIGNED.map(|field| {
         let steps: Vec<_> = field.split('/').skip(1).collect();
-        item.scalar(&pointer(&steps)).map(Option::unwrap_or_default)
+        item.scalar(&Pointer::of(&steps)).map(Option::unwrap_or_default)
     });
     let fields: Result<Vec<_>, _> = fields.into_iter().collect();
     let fields = fields.map_err(|_| no_match())?;

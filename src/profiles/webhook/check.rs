@@ -12,8 +12,9 @@ use super::{
     profile::{Adapter, ConditionSection, Content, Method, Scheme, Trust, WebhookProfile},
     rfc9421::Rfc9421,
     scheme::{self, Built},
-    source::{Pointer, Source},
+    source::Source,
 };
+use crate::profiles::pointer::Pointer;
 
 /// Most characters of the body of an answer.
 const MAX_OK_BODY_CHARS: usize = 1_024;
@@ -204,7 +205,7 @@ impl WebhookProfile {
         if self.content != Content::Json {
             for (key, place) in places(extraction) {
                 if let Source::Event(pointer) | Source::Body(pointer) = &place.source
-                    && pointer.0.len() != 1
+                    && pointer.tokens().len() != 1
                 {
                     faults.add(key, "must be `/name`: a form has no deeper fields");
                 }

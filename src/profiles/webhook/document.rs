@@ -7,8 +7,10 @@ use std::borrow::Cow;
 
 use url::form_urlencoded;
 
-use super::source::Pointer;
-use crate::domain::peer_answer::{Scanner, Unreadable};
+use crate::{
+    domain::peer_answer::{Scanner, Unreadable},
+    profiles::pointer::{Pointer, position},
+};
 
 /// Why a value cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +48,7 @@ impl<'a> Document<'a> {
             None => return Err(Unreadable::Empty),
             Some(b'{') => Some(Ok(members(&mut scanner)?)),
             Some(b'[') => {
-                elements(&mut scanner, |_| {})?;
+                scanner.elements(|_| {})?;
                 None
             }
             Some(_) => return Err(Unreadable::NoObject),
@@ -82,7 +84,7 @@ impl<'a> Document<'a> {
                 }
             }
             Self::Form(fields) => {
-                let [name] = pointer.0.as_slice() else { return Ok(None) };
+                let [name] = pointer.tokens() else { return Ok(None) };
                 let mut values = fields.iter().filter(|(key, _)| key == name);
                 let value = values.next();
                 if values.next().is_some() {
@@ -107,12 +109,12 @@ impl<'a> Document<'a> {
             return None;
         }
         let mut found = Vec::new();
-        elements(&mut scanner, |raw| {
+        let read = scanner.elements(|(raw, _)| {
             if found.len() <= most {
                 found.push(raw);
             }
-        })
-        .ok()?;
+        });
+        read.ok()?;
         Some(found)
     }
 }
@@ -120,14 +122,14 @@ impl<'a> Document<'a> {
 impl<'a> Json<'a> {
     /// The value at this place as it was written.
     fn value(&self, pointer: &Pointer) -> Result<Option<&'a str>, FieldFault> {
-        match (&self.members, pointer.0.split_first()) {
+        match (&self.members, pointer.tokens().split_first()) {
             (Some(members), Some((name, rest))) => {
                 match member(members.as_ref().map_err(|fault| *fault)?, name)? {
                     Some(value) => value_at(value, rest),
                     None => Ok(None),
                 }
             }
-            _ => value_at(self.text, &pointer.0),
+            _ => value_at(self.text, pointer.tokens()),
         }
     }
 }
@@ -145,7 +147,7 @@ fn value_at<'a>(text: &'a str, steps: &[String]) -> Result<Option<&'a str>, Fiel
             Some(b'[') => {
                 let Some(wanted) = position(step) else { return Ok(None) };
                 let (mut found, mut next) = (None, 0);
-                let read = elements(&mut scanner, |value| {
+                let read = scanner.elements(|(value, _)| {
                     if next == wanted {
                         found = Some(value);
                     }
@@ -179,62 +181,11 @@ fn is_key(key: &str, name: &str) -> bool {
     key.strip_prefix('"').and_then(|key| key.strip_suffix('"')) == Some(name)
 }
 
-/// A position in a list: digits without leading zeros (RFC 6901, section 4).
-fn position(step: &str) -> Option<usize> {
-    let is_plain = step == "0" || !step.starts_with('0');
-    let is_number = step.bytes().all(|byte| byte.is_ascii_digit());
-    if is_plain && is_number { step.parse().ok() } else { None }
-}
-
-/// Passes an object; returns its keys, with their quotes, and values as they were written.
+/// The keys of an object, with their quotes, and its values as they were written.
 fn members<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(&'a str, &'a str)>, Unreadable> {
     let mut found = Vec::new();
-    scanner.pass();
-    if scanner.token()? == b'}' {
-        scanner.pass();
-        return Ok(found);
-    }
-    loop {
-        let key = scanner.string()?;
-        if scanner.token()? != b':' {
-            return Err(scanner.malformed());
-        }
-        scanner.pass();
-        let (value, _) = scanner.value()?;
-        found.push((key, value));
-        match scanner.token()? {
-            b',' => scanner.pass(),
-            b'}' => {
-                scanner.pass();
-                return Ok(found);
-            }
-            _ => return Err(scanner.malformed()),
-        }
-    }
-}
-
-/// Passes a list and hands over each element as it was written.
-fn elements<'a>(
-    scanner: &mut Scanner<'a>,
-    mut each: impl FnMut(&'a str),
-) -> Result<(), Unreadable> {
-    scanner.pass();
-    if scanner.token()? == b']' {
-        scanner.pass();
-        return Ok(());
-    }
-    loop {
-        let (value, _) = scanner.value()?;
-        each(value);
-        match scanner.token()? {
-            b',' => scanner.pass(),
-            b']' => {
-                scanner.pass();
-                return Ok(());
-            }
-            _ => return Err(scanner.malformed()),
-        }
-    }
+    scanner.members(|key, (value, _)| found.push((key, value)))?;
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -286,7 +237,7 @@ mod tests {
             assert_eq!(scalar(text, pointer), expected, "{pointer}");
         }
         let form = Document::form(b"id=tr_1&a+b=c%20d&r=1&r=2");
-        let field = |name: &str| form.scalar(&Pointer(vec![name.to_owned()]));
+        let field = |name: &str| form.scalar(&Pointer::of(&[name]));
         assert_eq!(field("id"), Ok(Some("tr_1".to_owned())));
         assert_eq!(field("a b"), Ok(Some("c d".to_owned())));
         assert_eq!(field("r"), Err(FieldFault::Repeated));
@@ -315,14 +266,14 @@ mod tests {
             let mut pointer: Vec<_> = keys.iter().rev().cloned().collect();
             pointer.push("1".to_owned());
             for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
-                let found = Document::json(&text).unwrap().scalar(&Pointer(pointer.clone()));
+                let found = Document::json(&text).unwrap().scalar(&Pointer::of(&pointer));
                 prop_assert_eq!(found, Ok(Some(word.clone())));
                 let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
                 prop_assert!(Document::json(&text[..places[at.index(places.len())]]).is_err());
             }
             let list = value.pointer("/other").and_then(Value::as_array).map(Vec::len);
             let text = value.to_string();
-            let found = Document::json(&text).unwrap().list(&Pointer(vec!["other".into()]), 9);
+            let found = Document::json(&text).unwrap().list(&Pointer::of(&["other"]), 9);
             prop_assert_eq!(found.map(|found| found.len()), list);
         }
     }

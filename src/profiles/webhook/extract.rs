@@ -9,9 +9,9 @@ use super::{
     event::{About, Event, EventProblem, MAX_ID_CHARS, MAX_STATUS_CHARS, Order, Report},
     incoming::{Incoming, UrlParts},
     profile::{Content, Trust},
-    source::{Pointer, Source},
+    source::Source,
 };
-use crate::domain::peer_answer;
+use crate::{domain::peer_answer, profiles::pointer::Pointer};
 
 /// Most events in one webhook.
 pub const MAX_EVENTS: usize = 1_000;

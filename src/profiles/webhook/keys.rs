@@ -2,14 +2,6 @@
 
 use std::fmt;
 
-use base64::{
-    Engine,
-    alphabet::{self, Alphabet},
-    engine::{
-        DecodePaddingMode,
-        general_purpose::{GeneralPurpose, GeneralPurposeConfig},
-    },
-};
 use ring::{digest, hmac};
 use rustls::pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
@@ -19,6 +11,8 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 
+use crate::signature::decode_secret;
+
 /// A public-key signature algorithm.
 pub type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
@@ -26,19 +20,6 @@ pub type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 const ED25519_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 /// The DER of an RSA key of 2048 bits has 294 bytes, of one of 1024 bits 162.
 const MIN_RSA_DER: usize = 280;
-
-/// Base64 of either alphabet, padded or not: so secrets are handed out.
-const fn lenient(alphabet: &Alphabet) -> GeneralPurpose {
-    let padding = DecodePaddingMode::Indifferent;
-    GeneralPurpose::new(alphabet, GeneralPurposeConfig::new().with_decode_padding_mode(padding))
-}
-const LENIENT: GeneralPurpose = lenient(&alphabet::STANDARD);
-const LENIENT_URL_SAFE: GeneralPurpose = lenient(&alphabet::URL_SAFE);
-
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let engine = if text.contains(['-', '_']) { LENIENT_URL_SAFE } else { LENIENT };
-    engine.decode(text).ok()
-}
 
 /// How a secret is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -133,7 +114,7 @@ impl KeyKind {
                 let text = after_prefix(text, prefix)?;
                 let bytes = match encoding {
                     SecretEncoding::Text => text.as_bytes().to_vec(),
-                    SecretEncoding::Base64 => base64(text).ok_or(KeyError::Base64(""))?,
+                    SecretEncoding::Base64 => decode_secret(text).ok_or(KeyError::Base64(""))?,
                     SecretEncoding::Hex => hex::decode(text).map_err(|_| KeyError::Hex)?,
                 };
                 if bytes.is_empty() {
@@ -177,7 +158,7 @@ fn pem(text: &str) -> Result<Vec<u8>, KeyError> {
 
 /// A public key without PEM: its DER, or the 32 bytes of an Ed25519 key.
 fn bare_key(text: &str, prefix: &str) -> Result<Vec<u8>, KeyError> {
-    let der = base64(after_prefix(text, prefix)?).ok_or(KeyError::Base64(" or PEM"))?;
+    let der = decode_secret(after_prefix(text, prefix)?).ok_or(KeyError::Base64(" or PEM"))?;
     if der.len() == 32 {
         return Ok([ED25519_HEAD.as_slice(), &der].concat());
     }
@@ -263,58 +244,41 @@ impl Keys {
     }
 }
 
-/// ECDSA on P-256 whose signature is `r` and `s` side by side, as RFC 9421 has it.
+/// ECDSA whose signature is `r` and `s` side by side, as RFC 9421 has it.
 #[derive(Debug)]
-pub struct FixedP256;
+pub struct FixedEcdsa {
+    verification: &'static ring::signature::EcdsaVerificationAlgorithm,
+    public_key: AlgorithmIdentifier,
+    signature: AlgorithmIdentifier,
+}
 
-impl SignatureVerificationAlgorithm for FixedP256 {
+pub static FIXED_P256: FixedEcdsa = FixedEcdsa {
+    verification: &ring::signature::ECDSA_P256_SHA256_FIXED,
+    public_key: alg_id::ECDSA_P256,
+    signature: alg_id::ECDSA_SHA256,
+};
+pub static FIXED_P384: FixedEcdsa = FixedEcdsa {
+    verification: &ring::signature::ECDSA_P384_SHA384_FIXED,
+    public_key: alg_id::ECDSA_P384,
+    signature: alg_id::ECDSA_SHA384,
+};
+
+impl SignatureVerificationAlgorithm for FixedEcdsa {
     fn verify_signature(
         &self,
         public_key: &[u8],
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        verify_fixed(&ring::signature::ECDSA_P256_SHA256_FIXED, public_key, message, signature)
+        let key = ring::signature::UnparsedPublicKey::new(self.verification, public_key);
+        key.verify(message, signature).map_err(|_| InvalidSignature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_P256
+        self.public_key
     }
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_SHA256
+        self.signature
     }
-}
-
-/// The same on P-384.
-#[derive(Debug)]
-pub struct FixedP384;
-
-impl SignatureVerificationAlgorithm for FixedP384 {
-    fn verify_signature(
-        &self,
-        public_key: &[u8],
-        message: &[u8],
-        signature: &[u8],
-    ) -> Result<(), InvalidSignature> {
-        verify_fixed(&ring::signature::ECDSA_P384_SHA384_FIXED, public_key, message, signature)
-    }
-
-    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_P384
-    }
-
-    fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_SHA384
-    }
-}
-
-fn verify_fixed(
-    algorithm: &'static dyn ring::signature::VerificationAlgorithm,
-    public_key: &[u8],
-    message: &[u8],
-    signature: &[u8],
-) -> Result<(), InvalidSignature> {
-    let key = ring::signature::UnparsedPublicKey::new(algorithm, public_key);
-    key.verify(message, signature).map_err(|_| InvalidSignature)
 }

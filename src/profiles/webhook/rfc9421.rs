@@ -13,7 +13,7 @@ use super::{
     Event, Rejection, Verifier,
     extract::Extraction,
     incoming::{Incoming, UrlParts},
-    keys::{Algorithm, FixedP256, FixedP384, Keys},
+    keys::{Algorithm, FIXED_P256, FIXED_P384, Keys},
     profile::MessageAlgorithm,
     timestamp::{self, TimeUnit},
 };
@@ -64,8 +64,8 @@ impl MessageAlgorithm {
             Self::Ed25519 => webpki::ring::ED25519,
             Self::RsaV15Sha256 => webpki::ring::RSA_PKCS1_2048_8192_SHA256,
             Self::RsaPssSha512 => webpki::ring::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
-            Self::EcdsaP256Sha256 => &FixedP256,
-            Self::EcdsaP384Sha384 => &FixedP384,
+            Self::EcdsaP256Sha256 => &FIXED_P256,
+            Self::EcdsaP384Sha384 => &FIXED_P384,
         })
     }
 }
