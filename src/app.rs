@@ -167,13 +167,13 @@ impl App {
                 Accepts { plan: plan.clone(), latency: latency.clone() },
                 ACCEPT_WRITERS,
                 &pools.requests,
-                config.intake.max_queue_delay,
+                Some(config.intake.max_queue_delay),
             ),
             webhooks: Coalescer::start(
                 Webhooks,
                 1,
                 &pools.requests,
-                config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE),
+                Some(config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE)),
             ),
         };
         let operations = Operations {
@@ -195,9 +195,9 @@ impl App {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             credentials: Credentials::default(),
             latency,
-            claims: Coalescer::start(Claims, 1, &pools.jobs, JOB_ACQUIRE),
-            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, JOB_ACQUIRE),
-            reads: Coalescer::start(Reads, 1, &pools.jobs, JOB_ACQUIRE),
+            claims: Coalescer::start(Claims, 1, &pools.jobs, None),
+            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, None),
+            reads: Coalescer::start(Reads, 1, &pools.jobs, None),
             pool: pools.jobs,
             lease_pool: pools.leases,
             watch_pool: pools.watch,

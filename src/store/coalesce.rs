@@ -117,7 +117,7 @@ pub trait Batch: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Coalescer<B: Batch> {
     waiting: mpsc::Sender<Waiting<B>>,
-    congestion: Arc<Congestion>,
+    congestion: Option<Arc<Congestion>>,
 }
 
 #[derive(Debug)]
@@ -145,12 +145,13 @@ impl<B: Batch> Coalescer<B> {
     /// Starts `writers` writers. They connect on first use; what must be done alone is done on
     /// connections of `pool`.
     ///
-    /// A request should wait no longer than `longest_wait`: see [`Self::is_full`].
-    pub fn start(batch: B, writers: u32, pool: &Database, longest_wait: Duration) -> Self {
+    /// `longest_wait`: how long a request may wait, where more of them are refused
+    /// ([`Self::is_full`]).
+    pub fn start(batch: B, writers: u32, pool: &Database, longest_wait: Option<Duration>) -> Self {
         let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
         let (sender, receiver) = mpsc::channel(ROOM);
         let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
-        let congestion = Arc::new(Congestion::new(longest_wait, Instant::now()));
+        let congestion = longest_wait.map(|wait| Arc::new(Congestion::new(wait, Instant::now())));
         for _ in 0..writers {
             let writer = Writer {
                 batch: batch.clone(),
@@ -171,8 +172,10 @@ impl<B: Batch> Coalescer<B> {
     pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let asked = Instant::now();
-        if self.waiting() == 0 {
-            self.congestion.came_first(asked);
+        if let Some(congestion) = &self.congestion
+            && self.waiting() == 0
+        {
+            congestion.came_first(asked);
         }
         if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
             return Err(writer_ended());
@@ -183,7 +186,8 @@ impl<B: Batch> Coalescer<B> {
     /// Whether a request that came now would have to wait too long: requests come faster than they
     /// are done.
     pub fn is_full(&self) -> bool {
-        self.congestion.is_full(self.waiting(), Instant::now())
+        let congestion = self.congestion.as_ref();
+        congestion.is_some_and(|congestion| congestion.is_full(self.waiting(), Instant::now()))
     }
 
     /// How many requests wait for a writer.
@@ -203,7 +207,7 @@ fn writer_ended() -> StoreError {
 struct Writer<B: Batch> {
     batch: Arc<B>,
     waiting: Arc<Mutex<mpsc::Receiver<Waiting<B>>>>,
-    congestion: Arc<Congestion>,
+    congestion: Option<Arc<Congestion>>,
     session: Session,
     pool: Database,
     /// How long it waits after the next attempt that finds the database away.
@@ -244,9 +248,9 @@ impl<B: Batch> Writer<B> {
         let mut waiting = self.waiting.lock().await;
         let count = waiting.recv_many(taken, room).await;
         if count > 0
-            && let Some(newest) = taken.last()
+            && let (Some(congestion), Some(newest)) = (&self.congestion, taken.last())
         {
-            self.congestion.taken(count, waiting.len(), newest.asked, Instant::now());
+            congestion.taken(count, waiting.len(), newest.asked, Instant::now());
         }
         count
     }

@@ -49,8 +49,8 @@ use super::{
 };
 use crate::support::{TestApp, World, job_rows::die, transaction, world::set};
 
-/// Longer than anything waits here: nothing is refused.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Longer than a job takes here: no post pauses for one.
+const LONGEST_JOB: Duration = Duration::from_secs(10);
 /// Longer than a walk takes: nothing falls due, or dies, by itself.
 const NEVER: &str = "1h";
 const SETTINGS: [(&str, &str); 8] = [
@@ -91,10 +91,10 @@ impl Real {
         let context = JobContext {
             clock: Default::default(),
             pool: pool.clone(),
-            latency: JobLatency::new(LONGEST_WAIT),
-            claims: Coalescer::start(Claims, 1, &pool, LONGEST_WAIT),
-            outcomes: Coalescer::start(Outcomes, 1, &pool, LONGEST_WAIT),
-            reads: Coalescer::start(Reads, 1, &pool, LONGEST_WAIT),
+            latency: JobLatency::new(LONGEST_JOB),
+            claims: Coalescer::start(Claims, 1, &pool, None),
+            outcomes: Coalescer::start(Outcomes, 1, &pool, None),
+            reads: Coalescer::start(Reads, 1, &pool, None),
             lease_pool: pool.clone(),
             watch_pool: pool.clone(),
             announcer: Announcer::new(wakeups.clone()),
