@@ -34,17 +34,8 @@
 //!
 //! # Who may import whom
 //!
-//! `domain` and `signature` import nothing of ours. `secrets` imports `signature`; everything but
-//! those two, `store` and `sandbox` may import it. `profiles` imports `domain` and `signature`;
-//! everything but those two and `sandbox` may import it. `store` imports `domain`. `clients`
-//! imports `domain`, `signature` and `config`, never `store`. `operations` imports `domain`,
-//! `store`, `clients`, `signature` and `config`. `http` imports `domain`, `store`, `signature`,
-//! `config` and `operations`, never `clients` or `jobs`: no client's request waits for a third
-//! party; an operator's preview does, bounded. `jobs` imports `domain`, `store`, `clients`,
-//! `signature` and `config`, never `http`. `sandbox` imports `signature` alone: it speaks HTTP, so
-//! that it cannot agree with us by sharing types. `telemetry` imports `domain`, and everything but
-//! `domain` and `signature` may import it; `figures` imports `telemetry` and `store`. Only `app`,
-//! `cli` and `main` see everything.
+//! Imports go one way: the table is in `docs/architecture.md`, "Layers", and a test compares it
+//! with the `use` lines.
 
 pub mod app;
 pub mod cli;

@@ -1,7 +1,7 @@
 //! The load generator: accepts over keep-alive connections, closed loop or open loop.
 //!
 //! Closed loop: each connection sends the next accept when the last one is answered, so that the
-//! rate is the most that is possible with so many connections. Open loop: accepts are due at
+//! rate is the most that is possible with this number of connections. Open loop: accepts are due at
 //! moments that do not depend on the answers, and latency counts from the moment that was intended:
 //! a stall is seen by all that were due meanwhile (no coordinated omission).
 

@@ -1,5 +1,5 @@
 //! The profile `quartet` is what this client does: the same bytes are sent, and each answer is read
-//! alike. Over HTTP, with a peer that answers whatever is asked of it.
+//! alike. Over HTTP, with a peer that gives one set answer to every request.
 
 use std::{
     net::Ipv4Addr,

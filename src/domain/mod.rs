@@ -1,7 +1,7 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the circuit
 //! breaker's decisions, what a claim of due jobs looks at, which addresses clients may name, the
-//! vocabularies of evidence and dead letters, how text of others is shown to people, and the clocks
+//! vocabularies of evidence and dead letters, how text of others is displayed, and the clocks
 //! that all of it goes by. Imports nothing else of ours.
 
 pub mod circuit;

@@ -3,7 +3,7 @@
 //!
 //! Nothing is written, no transaction is created and no client is notified. Each check is bounded
 //! in time, and those that do not need each other run at once, so that the whole ends within
-//! seconds whatever is away. A check that another fault prevents is left out if that fault is
+//! seconds, even if every peer is away. A check that another fault prevents is left out if that fault is
 //! reported, and reported as impossible otherwise.
 
 mod database;
