@@ -9,10 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use nix::{sys::signal::Signal, unistd::Pid};
 use quartet::dev::postgres::Search;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     daemon::{Daemon, account, children, postmaster, signal_all},
@@ -123,6 +125,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     haproxy: Daemon,
     etcd: Daemon,
+    etcd_address: SocketAddr,
     http: reqwest::Client,
     primary: SocketAddr,
     standby: SocketAddr,
@@ -161,7 +164,7 @@ impl Cluster {
         nodes.iter_mut().for_each(|node| node.start(dir));
         let http = reqwest::Client::builder().timeout(REST_TIMEOUT).no_proxy().build().unwrap();
         let dir = dir.to_owned();
-        let mut cluster = Self { nodes, haproxy, etcd, http, primary, standby, dir };
+        let mut cluster = Self { nodes, haproxy, etcd, etcd_address, http, primary, standby, dir };
         cluster.wait_formed().await;
         cluster
     }
@@ -175,18 +178,31 @@ impl Cluster {
         let mut formed_since = None;
         loop {
             let states = join_all(self.nodes.iter().map(|node| self.state(node))).await;
-            if !is_formed(&states) {
+            // The nodes say what they saw in their last round; who may take over stands in etcd.
+            let heir = self.synchronous_standby().await;
+            if heir.is_none() || !is_formed(&states) {
                 formed_since = None;
             } else if formed_since.get_or_insert_with(Instant::now).elapsed() >= FORMED_FOR {
                 return;
             }
             assert!(
                 started.elapsed() < BOUND,
-                "waited {BOUND:?} in vain for a primary and two standbys, one of them synchronous: \
-                 {states:#?}"
+                "waited {BOUND:?} in vain for a primary and two standbys, one of them synchronous \
+                 (now {heir:?}): {states:#?}"
             );
             tokio::time::sleep(ASK_EVERY).await;
         }
+    }
+
+    /// The standby that may take over, as etcd has it.
+    async fn synchronous_standby(&self) -> Option<String> {
+        let range = serde_json::json!({ "key": BASE64_STANDARD.encode("/service/quartet/sync") });
+        let url = format!("http://{}/v3/kv/range", self.etcd_address);
+        let answer = self.http.post(url).body(range.to_string()).send().await.ok()?;
+        let found: Value = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
+        let value = BASE64_STANDARD.decode(found["kvs"][0]["value"].as_str()?).ok()?;
+        let sync: Value = serde_json::from_slice(&value).ok()?;
+        Some(sync["sync_standby"].as_str()?.to_owned())
     }
 
     /// What a node's Patroni says of it.

@@ -85,12 +85,13 @@ async fn main() {
     let began_switch = Instant::now();
     cluster.switch_over().await;
     test.resume("switchover", began_switch, &mut quartet).await;
-    cluster.wait_formed().await;
 
     // A primary that hangs and comes back does not know that it is none any more.
+    cluster.wait_formed().await;
     let second = cluster.wait_primary().await;
     let mut stale = PgConnection::connect(&cluster.node_url(second, "quartet")).await.unwrap();
     sqlx::query("CREATE TABLE stale (id int)").execute(&mut stale).await.unwrap();
+    cluster.wait_formed().await;
     let frozen_at = Instant::now();
     let frozen = cluster.freeze(second);
     let write = tokio::spawn(async move {
