@@ -19,7 +19,6 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    clients::{CallbackClient, SetupError, ThirdPartyClient},
     config::{self, Config, ConfigError, Role},
     domain::DatabaseClock,
     figures,
@@ -36,6 +35,7 @@ use crate::{
         maintenance::{self, MaintenanceContext},
         secrets::{self, SecretsError},
     },
+    outbound::{CallbackClient, SetupError, ThirdPartyClient},
     store::{
         self, Database, StoreError, Target,
         accept::Accepts,

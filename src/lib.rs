@@ -24,7 +24,7 @@
 //!
 //! [`operations`] is what operators do and ask beyond SQL: previews, bulk replay, explaining.
 //!
-//! [`clients`] calls out: to the third party, and to clients' callback URLs.
+//! [`outbound`] calls out: to the third party, and to clients' callback URLs.
 //!
 //! [`http`] is the API: all routes, strict bodies, problem+json, Swagger UI; and the operators'
 //! console, [`http::console`].
@@ -39,7 +39,6 @@
 
 pub mod app;
 pub mod cli;
-pub mod clients;
 pub mod config;
 pub mod dev;
 pub mod domain;
@@ -47,6 +46,7 @@ pub mod figures;
 pub mod http;
 pub mod jobs;
 pub mod operations;
+pub mod outbound;
 pub mod profiles;
 pub mod sandbox;
 pub mod secrets;

@@ -45,7 +45,7 @@ pub enum CliError {
     #[error(transparent)]
     Job(#[from] JobActionError),
     #[error(transparent)]
-    Client(#[from] crate::clients::SetupError),
+    Client(#[from] crate::outbound::SetupError),
     #[error(transparent)]
     Reconcile(#[from] RunError),
     #[error(transparent)]

@@ -30,8 +30,8 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::third_party::{CreateError, Lookup, LookupError, StatusReport},
     domain::{CircuitCause, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
+    outbound::third_party::{CreateError, Lookup, LookupError, StatusReport},
     store::{
         StoreError, evidence, jobs,
         outcomes::{Next, Outcome, SnoozeCount},

@@ -31,8 +31,8 @@ use super::{
     holds::{self, Holds, LeaseKey},
 };
 use crate::{
-    clients::Fence,
     domain::BootInstant,
+    outbound::Fence,
     store::{
         self, Database, StoreError,
         announce::Announcer,

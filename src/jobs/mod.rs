@@ -35,9 +35,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    clients::{CallbackClient, ThirdPartyClient, longest_call},
     config::Config,
     domain::{Backoff, DatabaseClock, DeadLetterKind, JobKind, claim_plan::HoldLimit},
+    outbound::{CallbackClient, ThirdPartyClient, longest_call},
     store::{
         Database, StoreError,
         announce::Announcer,

@@ -28,8 +28,8 @@ use super::{
     retry_backoff, transaction_missing,
 };
 use crate::{
-    clients::client_callback::{Notification, NotifyError},
     domain::{DeadLetterKind, EvidenceKind},
+    outbound::client_callback::{Notification, NotifyError},
     signature::Secret,
     store::{
         StoreError,

@@ -30,14 +30,14 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::{
-        longest_call,
-        third_party::{Lookup, LookupError, StatusReport},
-    },
     config::Config,
     domain::{
         CircuitCause, DeadLetterKind, EvidenceKind, JobKind, LastAnswers, PollSchedule,
         ReportedStatus, SettledBy, Status,
+    },
+    outbound::{
+        longest_call,
+        third_party::{Lookup, LookupError, StatusReport},
     },
     store::{
         StoreError,

@@ -19,9 +19,9 @@ use ulid::Ulid;
 
 use super::{reconcile, retention};
 use crate::{
-    clients::ThirdPartyClient,
     config::Config,
     domain::{Backoff, BootInstant, MaintenanceTask},
+    outbound::ThirdPartyClient,
     store::{
         Database, StoreError, floors,
         maintenance::{self, Occasion, RunEnd},

@@ -24,7 +24,7 @@ pub mod secrets;
 use std::time::Duration;
 
 use crate::{
-    clients::ThirdPartyClient,
+    outbound::ThirdPartyClient,
     store::{Database, jobs::JobPlan},
 };
 

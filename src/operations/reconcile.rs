@@ -20,12 +20,12 @@ use uuid::Uuid;
 
 use super::maintenance::{MaintenanceContext, Run, RunError};
 use crate::{
-    clients::{
+    config::Config,
+    domain::{CircuitState, Finding, Seen},
+    outbound::{
         ThirdPartyClient,
         third_party::{Lookup, LookupError},
     },
-    config::Config,
-    domain::{CircuitState, Finding, Seen},
     store::{
         Database, StoreError, circuit,
         reconcile::{self, Action, Checked, LateStoring, Scope, Terms},

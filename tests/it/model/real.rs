@@ -11,7 +11,6 @@ use std::{
 
 use chrono::Utc;
 use quartet::{
-    clients::{CallbackClient, ThirdPartyClient},
     config::{Config, Role},
     domain::{
         EvidenceKind, JobKind, SettledBy, Status,
@@ -21,6 +20,7 @@ use quartet::{
         CallbackHosts, CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot,
         WorkerLease, definitions, holds::Holds,
     },
+    outbound::{CallbackClient, ThirdPartyClient},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         self, Target,
