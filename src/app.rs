@@ -39,17 +39,16 @@ use crate::{
     store::{
         self, Database, StoreError, Target,
         accept::Accepts,
-        announce::Announcer,
         audit::Actor,
-        claims::Claims,
         clients::NewClient,
-        coalesce::Coalescer,
-        diagnosis::{self, ConnectFailure},
-        job_latency::JobLatency,
-        outcomes::Outcomes,
-        requirements::{self, Purpose, Unmet},
+        jobs::{claims::Claims, job_latency::JobLatency, outcomes::Outcomes},
+        postgres::{
+            coalesce::Coalescer,
+            diagnosis::{self, ConnectFailure},
+            requirements::{self, Purpose, Unmet},
+        },
         transactions::Reads,
-        wakeups::Wakeups,
+        wakeups::{Wakeups, announce::Announcer},
         webhooks::Webhooks,
     },
     telemetry::{Metrics, metrics::NamedPool, troubles::Troubles},
@@ -275,7 +274,7 @@ impl App {
         let (metrics, heartbeat) =
             (self.state.metrics.clone(), self.context.config.worker.heartbeat);
         let _following = AbortOnDropHandle::new(tokio::spawn(async move {
-            store::clock::follow(&pool, &clock, heartbeat, &metrics).await;
+            store::postgres::clock::follow(&pool, &clock, heartbeat, &metrics).await;
         }));
         let stopping = self.context.stopping.clone();
         let work = async {
@@ -432,7 +431,7 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
                 return Err(AppError::NotMigrated);
             }
             // Nothing is judged by a clock that is not known yet.
-            clock.set(store::clock::read(pool).await?);
+            clock.set(store::postgres::clock::read(pool).await?);
             prepare_clients(pool, config).await
         };
         match ready.await {

@@ -7,7 +7,7 @@ use quartet::{
         page::{self, Page, PageCursor},
         path_template::PathTemplate,
     },
-    store::{columns::Time, job_list::JobCursor, transactions::Cursor},
+    store::{jobs::job_list::JobCursor, postgres::columns::Time, transactions::Cursor},
 };
 use uuid::Uuid;
 

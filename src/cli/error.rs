@@ -17,8 +17,8 @@ use crate::{
     store::{
         MigrateError, StoreError,
         dead_letter_actions::DeadLetterError,
-        diagnosis::{self, ConnectFailure, Explanation},
-        job_list::JobActionError,
+        jobs::job_list::JobActionError,
+        postgres::diagnosis::{self, ConnectFailure, Explanation},
     },
     telemetry::TelemetryError,
 };

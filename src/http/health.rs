@@ -109,7 +109,7 @@ impl HealthApi {
             Ok(Some(Readiness::Ready { credentials_refused })) => {
                 let skew = state.clock.skew().filter(|skew| is_notable(*skew));
                 let refused = credentials_refused.then(|| CREDENTIALS_REFUSED.to_owned());
-                let details = skew.map(store::clock::describe).into_iter().chain(refused);
+                let details = skew.map(store::postgres::clock::describe).into_iter().chain(refused);
                 let details: Vec<String> = details.collect();
                 let detail = (!details.is_empty()).then(|| details.join("; "));
                 ReadyResponse::Ready(Json(Health::ok(detail)))

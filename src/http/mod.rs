@@ -65,8 +65,8 @@ use crate::{
     domain::DatabaseClock,
     operations::Operations,
     store::{
-        Database, accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
-        webhooks::Webhooks,
+        Database, accept::Accepts, jobs::JobPlan, postgres::coalesce::Coalescer,
+        wakeups::announce::Announcer, webhooks::Webhooks,
     },
     telemetry::Metrics,
 };

@@ -34,7 +34,7 @@ use crate::{
     store::{
         StoreError,
         clients::Callback,
-        outcomes::{HostDown, Next, Outcome, SnoozeCount},
+        jobs::outcomes::{HostDown, Next, Outcome, SnoozeCount},
     },
 };
 

@@ -41,7 +41,7 @@ use crate::{
     },
     store::{
         StoreError,
-        outcomes::{Next, Outcome, SnoozeCount},
+        jobs::outcomes::{Next, Outcome, SnoozeCount},
         queues,
         transactions::Transaction,
     },

@@ -23,7 +23,8 @@ use crate::{
     domain::{Backoff, BootInstant, MaintenanceTask},
     outbound::ThirdPartyClient,
     store::{
-        Database, StoreError, floors,
+        Database, StoreError,
+        jobs::floors,
         maintenance::{self, Occasion, RunEnd},
     },
 };
@@ -81,7 +82,7 @@ pub async fn run(context: MaintenanceContext) {
     );
 }
 
-/// Moves the floors of the scans forward (`store::floors`). Every process tries; the database lets
+/// Moves the floors of the scans forward (`store::jobs::floors`). Every process tries; the database lets
 /// one do it.
 async fn keep_floors(context: &MaintenanceContext) {
     loop {

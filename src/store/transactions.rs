@@ -11,9 +11,11 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    coalesce::{BY_INDEX, Batch, Locked},
-    columns::{Column, MaybeTime, Metadata, Time},
     jobs::JobPayload,
+    postgres::{
+        coalesce::{BY_INDEX, Batch, Locked},
+        columns::{Column, MaybeTime, Metadata, Time},
+    },
     wanted,
 };
 use crate::domain::{Content, Decision, JobKind, NewTransaction, SettledBy, Status};

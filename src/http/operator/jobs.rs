@@ -26,7 +26,7 @@ use crate::{
     },
     store::{
         audit::Actor,
-        job_list::{self, JobActionError, JobFilter},
+        jobs::job_list::{self, JobActionError, JobFilter},
     },
 };
 

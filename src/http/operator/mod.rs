@@ -21,7 +21,7 @@ use super::{
     body::{self, FieldFault, Fields, FromFields},
     problem::{FieldProblem, Problem},
 };
-use crate::store::{clients, dead_letter_actions::DeadLetterError, job_list::JobActionError};
+use crate::store::{clients, dead_letter_actions::DeadLetterError, jobs::job_list::JobActionError};
 
 /// Most characters of an operator's note.
 pub const MAX_NOTE: usize = 1_000;

@@ -10,10 +10,9 @@ use crate::{
     http::{page::list_object, transaction_schema::Event, words::Word},
     store::{
         audit::{OperatorAction, Recorded},
-        circuit,
-        columns::Time,
-        dead_letters,
-        job_list::JobRow,
+        circuit, dead_letters,
+        jobs::job_list::JobRow,
+        postgres::columns::Time,
         queues::QueueFigures,
         transaction_list::TransactionRow,
     },
