@@ -264,7 +264,7 @@ impl App {
         let rejected_stop = figures_stop.clone();
         let rejected_state = self.state.clone();
         let rejected = AbortOnDropHandle::new(tokio::spawn(async move {
-            http::rejected_webhooks::run(&rejected_state, rejected_stop).await;
+            http::api::rejected_webhooks::run(&rejected_state, rejected_stop).await;
         }));
         let (announcer, pool) = (self.state.announcer.clone(), self.state.pool.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use quartet::{
     http::{
+        middleware::path_template::PathTemplate,
         page::{self, Page, PageCursor},
-        path_template::PathTemplate,
     },
     store::{jobs::job_list::JobCursor, postgres::columns::Time, transactions::Cursor},
 };

@@ -4,32 +4,14 @@
 //! workers of this process, and answers. Every call of the database is bounded in time, so that a
 //! database that is away is answered with 503 within two seconds.
 
-pub mod admission;
-pub mod auth;
-pub mod body;
+pub mod api;
 pub mod console;
-pub mod docs;
-pub mod guides;
-pub mod health;
-pub mod metrics;
-pub mod observe;
-mod openapi;
+pub mod middleware;
 pub mod operator;
 pub mod page;
-pub mod path_template;
 pub mod problem;
-pub mod rate_limit;
-pub mod rejected_webhooks;
-pub mod security_headers;
 pub mod server;
-pub mod single_flight;
-pub mod strict_headers;
-pub mod strict_query;
 pub mod tls;
-pub mod transaction_schema;
-pub mod transactions;
-pub mod waiting_shares;
-pub mod webhooks;
 pub mod words;
 
 use std::{
@@ -48,17 +30,17 @@ use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::time::Instant;
 
 use self::{
-    admission::Admission,
-    auth::{KnownKeys, OperatorTokens},
-    health::Readiness,
-    metrics::Scrape,
-    observe::Observe,
+    api::{health::Readiness, metrics::Scrape, rejected_webhooks::Rejections},
+    middleware::{
+        admission::Admission,
+        auth::{KnownKeys, OperatorTokens},
+        observe::Observe,
+        security_headers::SecurityHeaders,
+        single_flight::SingleFlight,
+        strict_headers::StrictHeaders,
+        strict_query::StrictQuery,
+    },
     problem::Problem,
-    rejected_webhooks::Rejections,
-    security_headers::SecurityHeaders,
-    single_flight::SingleFlight,
-    strict_headers::StrictHeaders,
-    strict_query::StrictQuery,
 };
 use crate::{
     config::{self, BaseUrl, Config, Role},

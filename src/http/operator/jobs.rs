@@ -18,8 +18,7 @@ use crate::{
     domain::{JobKind, JobState},
     http::{
         ApiState,
-        auth::OperatorAuth,
-        body::OptionalJson,
+        middleware::{auth::OperatorAuth, body::OptionalJson},
         page::{self, Page},
         problem::Problem,
         words::Word,

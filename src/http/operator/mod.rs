@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    body::{self, FieldFault, Fields, FromFields},
+    middleware::body::{self, FieldFault, Fields, FromFields},
     problem::{FieldProblem, Problem},
 };
 use crate::store::{clients, dead_letter_actions::DeadLetterError, jobs::job_list::JobActionError};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{CircuitState, DeadLetterKind, DeadLetterState, JobKind, JobState, SettledBy, Status},
-    http::{page::list_object, transaction_schema::Event, words::Word},
+    http::{api::transaction_schema::Event, page::list_object, words::Word},
     store::{
         audit::{OperatorAction, Recorded},
         circuit, dead_letters,

@@ -6,12 +6,12 @@ use futures_util::FutureExt;
 use poem::web::Data;
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
-use super::{
-    ApiState,
-    problem::{Problem, ProblemJson},
-};
 use crate::{
     domain::clock::is_notable,
+    http::{
+        ApiState,
+        problem::{Problem, ProblemJson},
+    },
     store::{self, circuit},
 };
 
@@ -66,7 +66,7 @@ pub enum ReadyResponse {
 
 /// Whether the process can do its work.
 #[derive(Debug, Clone)]
-pub(super) enum Readiness {
+pub(in crate::http) enum Readiness {
     Ready {
         /// Whether the third party refuses our credentials.
         credentials_refused: bool,
@@ -89,7 +89,7 @@ async fn readiness(state: Arc<ApiState>) -> Readiness {
     }
 }
 
-#[OpenApi(tag = "super::Tag::Health")]
+#[OpenApi(tag = "crate::http::Tag::Health")]
 impl HealthApi {
     /// Whether the process is up.
     #[oai(path = "/health/live", method = "get", operation_id = "check_live")]

@@ -17,7 +17,8 @@ use poem::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{guides, problem::Problem};
+use super::guides;
+use crate::http::problem::Problem;
 
 /// How often a second the documents are sent, by one process: they are long, and need no key.
 const MAX_RATE: NonZeroU32 = NonZeroU32::new(20).unwrap();
@@ -34,7 +35,7 @@ impl Default for Pace {
 
 impl Pace {
     /// `document`, or 503 where there were too many in this second.
-    pub(super) fn send(&self, document: impl FnOnce() -> Response) -> Response {
+    pub(in crate::http) fn send(&self, document: impl FnOnce() -> Response) -> Response {
         if self.0.check().is_ok() {
             return document();
         }
@@ -80,7 +81,7 @@ fn policy(html: &str) -> String {
 }
 
 /// ` 'sha256-…'` for each inline element of this name.
-pub(super) fn hashes(html: &str, element: &str) -> String {
+pub(in crate::http) fn hashes(html: &str, element: &str) -> String {
     let (open, close) = (format!("<{element}"), format!("</{element}>"));
     let mut rest = html;
     // From each end to the next begin: a script's own text may speak of scripts.

@@ -13,17 +13,19 @@ use tokio::time::Instant;
 use tracing::{Span, field::display};
 use uuid::Uuid;
 
-use super::{
-    ApiState,
-    auth::{ClientAuth, PosterAuth},
-    body::StrictJson,
-    page::{self, Page},
-    problem::{Problem, ProblemJson, ProblemType},
-    transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList},
-    words::Word,
-};
+use super::transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList};
 use crate::{
     domain::{Content, JobKind, NewTransaction, Status},
+    http::{
+        ApiState,
+        middleware::{
+            auth::{ClientAuth, PosterAuth},
+            body::StrictJson,
+        },
+        page::{self, Page},
+        problem::{Problem, ProblemJson, ProblemType},
+        words::Word,
+    },
     store::{
         accept::Post,
         evidence,
@@ -162,7 +164,7 @@ pub enum ListEventsResponse {
 
 #[OpenApi(
     prefix_path = "/v1/transactions",
-    tag = "super::Tag::Transactions",
+    tag = "crate::http::Tag::Transactions",
     response_header(
         name = "RateLimit-Policy",
         ty = "Option<String>",

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use hyper::body::Bytes;
 use poem::{IntoResponse, Response, handler, http::StatusCode, web::Data};
 
-use super::{ApiState, problem::Problem};
 use crate::{
+    http::{ApiState, problem::Problem},
     store::{
         self, StoreError, circuit,
         queues::{self, QueueFigures},
@@ -22,7 +22,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const READ_LIMIT: Duration = Duration::from_millis(1_800);
 
 /// What a scrape is answered; nothing where the metrics could not be written as text.
-pub(super) type Scrape = Option<Bytes>;
+pub(in crate::http) type Scrape = Option<Bytes>;
 
 /// The process's metrics, and what the database says at this moment.
 #[handler]

@@ -18,12 +18,15 @@ use serde_json::Value;
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
-use super::{admission::Shed, path_template::PathTemplate, problem::Cause};
-use crate::telemetry::{
-    Metrics,
-    labels::{AcceptResult, WebhookResult},
-    operations::OperationMetrics,
-    traces,
+use super::{admission::Shed, path_template::PathTemplate};
+use crate::{
+    http::problem::Cause,
+    telemetry::{
+        Metrics,
+        labels::{AcceptResult, WebhookResult},
+        operations::OperationMetrics,
+        traces,
+    },
 };
 
 /// The header that carries a request's id, both ways.

@@ -25,7 +25,7 @@ pub struct Guide {
 
 macro_rules! guide {
     ($name:literal) => {
-        Guide { name: $name, markdown: include_str!(concat!("../../docs/", $name, ".md")) }
+        Guide { name: $name, markdown: include_str!(concat!("../../../docs/", $name, ".md")) }
     };
 }
 

@@ -12,10 +12,8 @@ use poem::{
 };
 use serde_json::Value;
 
-use super::{
-    path_template::PathTemplate,
-    problem::{FieldProblem, MAX_ERRORS, Problem},
-};
+use super::path_template::PathTemplate;
+use crate::http::problem::{FieldProblem, MAX_ERRORS, Problem};
 
 /// Most characters of an unknown parameter that an answer repeats.
 const MAX_NAME_SHOWN: usize = 100;

@@ -18,15 +18,16 @@ use poem_openapi::{
 use tracing::{Span, field::display};
 use uuid::Uuid;
 
-use super::{
-    ApiState, body,
-    problem::{FieldProblem, Problem, ProblemJson, ProblemType},
-    words::Word,
-};
 use crate::{
     domain::{
         JobKind, ReportedStatus, SettledBy, UnknownWord,
         peer_answer::{self, Field},
+    },
+    http::{
+        ApiState,
+        middleware::body,
+        problem::{FieldProblem, Problem, ProblemJson, ProblemType},
+        words::Word,
     },
     signature::{self, SignedHeaders, VerifyError},
     store::{
@@ -38,7 +39,7 @@ use crate::{
 };
 
 /// Most characters of a `webhook-id`.
-pub(super) const MAX_WEBHOOK_ID: usize = 255;
+pub(in crate::http) const MAX_WEBHOOK_ID: usize = 255;
 const SCHEME: &str = "WebhookSignature";
 
 /// The third party's operation.
@@ -222,7 +223,7 @@ impl SignedWebhook {
             signature: Some(&signatures),
         };
         let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
-        let now = super::now().timestamp();
+        let now = crate::http::now().timestamp();
         let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)?;
         if webhook_id.chars().count() > MAX_WEBHOOK_ID {
             let detail = format!("must be at most {MAX_WEBHOOK_ID} characters");
@@ -319,7 +320,7 @@ pub enum ReceiveWebhookResponse {
     Unavailable(ProblemJson),
 }
 
-#[OpenApi(tag = "super::Tag::Webhooks")]
+#[OpenApi(tag = "crate::http::Tag::Webhooks")]
 impl WebhooksApi {
     /// Report how a transaction stands.
     ///

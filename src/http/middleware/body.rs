@@ -21,11 +21,13 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Value};
 use uuid::{Uuid, fmt::Hyphenated};
 
-use super::{
-    ApiState,
-    problem::{FieldProblem, Problem},
+use crate::{
+    http::{
+        ApiState,
+        problem::{FieldProblem, Problem},
+    },
+    telemetry::labels::Refusal,
 };
-use crate::telemetry::labels::Refusal;
 
 /// Most characters of a content coding that an answer repeats.
 const MAX_CODING_SHOWN: usize = 40;
@@ -100,7 +102,7 @@ impl<'a, T: FromFields> ApiExtractor<'a> for OptionalJson<T> {
 }
 
 /// The documentation of a required JSON body of type `T`.
-pub(super) fn json_request<T: Type>() -> MetaRequest {
+pub(in crate::http) fn json_request<T: Type>() -> MetaRequest {
     MetaRequest {
         description: None,
         content: vec![MetaMediaType {
@@ -112,7 +114,7 @@ pub(super) fn json_request<T: Type>() -> MetaRequest {
 }
 
 /// Refuses another content type than JSON with 415.
-pub(super) fn check_content_type(request: &Request) -> Result<(), Problem> {
+pub(in crate::http) fn check_content_type(request: &Request) -> Result<(), Problem> {
     match request.content_type() {
         Some(content_type) if Json::<String>::check_content_type(content_type) => Ok(()),
         _ => Err(Problem::new(
@@ -124,7 +126,7 @@ pub(super) fn check_content_type(request: &Request) -> Result<(), Problem> {
 
 /// Refuses a body that is compressed, or encoded in another way, with 415: it is read as it is
 /// sent.
-pub(super) fn check_content_coding(request: &Request) -> Result<(), Problem> {
+pub(in crate::http) fn check_content_coding(request: &Request) -> Result<(), Problem> {
     let values = request.headers().get_all(header::CONTENT_ENCODING);
     for value in values {
         // A name is ASCII; what is not is none that is known.
@@ -146,7 +148,10 @@ pub(super) fn check_content_coding(request: &Request) -> Result<(), Problem> {
 }
 
 /// Reads the whole body, at most `HTTP__MAX_BODY` bytes within `HTTP__BODY_TIMEOUT`.
-pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
+pub(in crate::http) async fn read(
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<Vec<u8>, Problem> {
     check_content_coding(request)?;
     let state = ApiState::of(request);
     let limit = state.max_body;
@@ -285,7 +290,7 @@ impl FieldFault {
         Self { below: format!("/{}", escape(key)), detail: detail.into() }
     }
 
-    pub(super) fn under(self, name: &str) -> FieldProblem {
+    pub(in crate::http) fn under(self, name: &str) -> FieldProblem {
         FieldProblem::at(format!("/{}{}", escape(name), self.below), self.detail)
     }
 }

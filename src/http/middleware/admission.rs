@@ -29,12 +29,14 @@ use poem::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    ApiState, auth,
-    problem::Problem,
+    auth,
     rate_limit::{Allowance, RateLimits},
     waiting_shares::{KeyHash, NoPlace, WaitingPlace, WaitingShares},
 };
-use crate::telemetry::labels::Refusal;
+use crate::{
+    http::{ApiState, problem::Problem},
+    telemetry::labels::Refusal,
+};
 
 /// Paths of the clients' operations begin with this; posts go there itself.
 const TRANSACTIONS: &str = "/v1/transactions";

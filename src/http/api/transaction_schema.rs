@@ -11,13 +11,13 @@ use poem_openapi::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{
-    body::{self, FieldFault, Fields, FromFields},
-    page::list_object,
-    words::Word,
-};
 use crate::{
     domain::{EvidenceKind, SettledBy, Status},
+    http::{
+        middleware::body::{self, FieldFault, Fields, FromFields},
+        page::list_object,
+        words::Word,
+    },
     store::{evidence, transactions},
 };
 

@@ -21,11 +21,14 @@ use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{
-    ApiState,
-    problem::{FieldProblem, Problem},
+use crate::{
+    http::{
+        ApiState,
+        problem::{FieldProblem, Problem},
+    },
+    secrets::hash_token,
+    store::clients,
 };
-use crate::{secrets::hash_token, store::clients};
 
 /// The header in which operators say who they are.
 const OPERATOR_NAME: &str = "Operator-Name";
@@ -78,7 +81,7 @@ impl Caller {
 
 /// Clients by the hash of their API key. As many as there are keys in use.
 #[derive(Debug)]
-pub(super) struct KnownKeys {
+pub(in crate::http) struct KnownKeys {
     clients: Mutex<HashMap<[u8; 32], Uuid>>,
     unknown: Semaphore,
 }
@@ -126,7 +129,7 @@ impl OperatorTokens {
         self.0.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(hash)).into()
     }
 
-    pub(super) fn hashes(&self) -> &[[u8; 32]] {
+    pub(in crate::http) fn hashes(&self) -> &[[u8; 32]] {
         &self.0
     }
 }
@@ -149,19 +152,19 @@ pub struct OperatorAuth(
 
 /// The client that a request names, as far as its key is known here already: nobody is asked, and
 /// the key may have been withdrawn since.
-pub(super) fn known_client(state: &ApiState, request: &Request) -> Option<Uuid> {
+pub(in crate::http) fn known_client(state: &ApiState, request: &Request) -> Option<Uuid> {
     state.known_keys.find(&bearer_hash(request)?)
 }
 
 /// The hash of a request's bearer key that is neither an operator's nor a client's that is known.
-pub(super) fn unknown_key(state: &ApiState, request: &Request) -> Option<[u8; 32]> {
+pub(in crate::http) fn unknown_key(state: &ApiState, request: &Request) -> Option<[u8; 32]> {
     let hash = bearer_hash(request)?;
     let is_known = state.operator_tokens.contain(&hash) || state.known_keys.find(&hash).is_some();
     (!is_known).then_some(hash)
 }
 
 /// Looks a key up, unless that was done meanwhile, so that its client is known from now on.
-pub(super) async fn learn(state: &ApiState, hash: &[u8; 32]) {
+pub(in crate::http) async fn learn(state: &ApiState, hash: &[u8; 32]) {
     if state.known_keys.find(hash).is_none() {
         // Where the database does not say, the next request asks again.
         let _ = find_client(state, hash).await;
@@ -169,7 +172,7 @@ pub(super) async fn learn(state: &ApiState, hash: &[u8; 32]) {
 }
 
 /// The hash of a request's bearer key, whether anybody has that key or not; zeros without one.
-pub(super) fn key_hash(request: &Request) -> [u8; 32] {
+pub(in crate::http) fn key_hash(request: &Request) -> [u8; 32] {
     bearer_hash(request).unwrap_or_default()
 }
 

@@ -4,14 +4,14 @@
 //! A proxy in front may go by the first of two `Authorization` or `Host` lines and this program by
 //! the last one: then one checks what the other does not use. RFC 9112 (section 3.2) demands a 400
 //! for HTTP/1.1 without `Host`, or with more than one. How a request is framed is checked before
-//! this, by [`super::server`].
+//! this, by [`crate::http::server`].
 
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
     http::{HeaderName, StatusCode, Version, header, uri::Authority},
 };
 
-use super::problem::Problem;
+use crate::http::problem::Problem;
 
 /// Headers that have one value, and that something is decided by.
 const SINGLE: [HeaderName; 4] =

@@ -17,8 +17,8 @@ use poem::Request;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::ApiState;
 use crate::{
+    http::ApiState,
     signature::ID_HEADER,
     store::{
         StoreError,
@@ -87,7 +87,7 @@ impl Rejections {
         let remote = request.remote_addr().as_socket_addr().map(|address| address.ip().to_string());
         let id = request.headers().get(ID_HEADER);
         let id = id.map(|id| plain(&String::from_utf8_lossy(id.as_bytes()), MAX_ID));
-        let at = super::now();
+        let at = crate::http::now();
         let rejected = RejectedWebhooks {
             // A time of this century can be cut to its minute.
             minute: at.duration_trunc(TimeDelta::minutes(1)).unwrap_or(at).into(),
