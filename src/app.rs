@@ -21,7 +21,6 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     config::{self, Config, ConfigError, Role},
     domain::DatabaseClock,
-    figures,
     http::{
         self, ApiState, RequestWriters,
         tls::{Certificate, TlsError},
@@ -30,9 +29,9 @@ use crate::{
         self, CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
         supervisor::SupervisorError,
     },
+    maintenance::{minute_figures, run::MaintenanceContext, scheduler},
     operations::{
         Operations,
-        maintenance::{self, MaintenanceContext},
         secrets::{self, SecretsError},
     },
     outbound::{CallbackClient, SetupError, ThirdPartyClient},
@@ -256,7 +255,7 @@ impl App {
         tracing::info!(address = %self.address, role = ?self.role, "listening");
 
         let figures_stop = CancellationToken::new();
-        let figures = AbortOnDropHandle::new(tokio::spawn(figures::run(
+        let figures = AbortOnDropHandle::new(tokio::spawn(minute_figures::run(
             self.state.pool.clone(),
             self.state.metrics.clone(),
             figures_stop.clone(),
@@ -288,7 +287,7 @@ impl App {
             self.state.started.store(true, Ordering::Release);
             let workers = supervisor::run(self.context.clone(), self.definitions);
             if self.role.runs_jobs() {
-                let tasks = maintenance::run(MaintenanceContext {
+                let tasks = scheduler::run(MaintenanceContext {
                     pool: self.context.pool.clone(),
                     config: self.context.config.clone(),
                     third_party: self.context.third_party.clone(),

@@ -11,7 +11,8 @@ use crate::{
     config::ConfigError,
     dev::postgres,
     domain::visible,
-    operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
+    maintenance::run::RunError,
+    operations::{replay::BulkError, secrets::SecretsError},
     profiles::ProfileError,
     sandbox::SandboxError,
     store::{

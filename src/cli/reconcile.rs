@@ -13,9 +13,10 @@ use super::{CliError, connect_many, operator::operator, table::Table};
 use crate::{
     config::Config,
     domain::{Finding, MaintenanceTask},
-    operations::{
-        maintenance::{MaintenanceContext, hold, holder_name},
+    maintenance::{
         reconcile::{self, Report, Request},
+        run::MaintenanceContext,
+        scheduler::{hold, holder_name},
     },
     outbound::ThirdPartyClient,
     store::{

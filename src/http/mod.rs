@@ -225,8 +225,8 @@ Bodies are at most 64 KiB unless configured otherwise.\n\n\
 Callbacks and webhooks are signed as [Standard Webhooks](https://www.standardwebhooks.com/).";
 
 type Api = (
-    transactions::TransactionsApi,
-    webhooks::WebhooksApi,
+    api::transactions::TransactionsApi,
+    api::webhooks::WebhooksApi,
     operator::queues::QueuesApi,
     operator::jobs::JobsApi,
     operator::dead_letters::DeadLettersApi,
@@ -234,13 +234,13 @@ type Api = (
     operator::transactions::OperatorTransactionsApi,
     operator::maintenance::MaintenanceApi,
     operator::rejected_webhooks::RejectedWebhooksApi,
-    health::HealthApi,
+    api::health::HealthApi,
 );
 
 fn service() -> OpenApiService<Api, ()> {
     let api = (
-        transactions::TransactionsApi,
-        webhooks::WebhooksApi,
+        api::transactions::TransactionsApi,
+        api::webhooks::WebhooksApi,
         operator::queues::QueuesApi,
         operator::jobs::JobsApi,
         operator::dead_letters::DeadLettersApi,
@@ -248,7 +248,7 @@ fn service() -> OpenApiService<Api, ()> {
         operator::transactions::OperatorTransactionsApi,
         operator::maintenance::MaintenanceApi,
         operator::rejected_webhooks::RejectedWebhooksApi,
-        health::HealthApi,
+        api::health::HealthApi,
     );
     OpenApiService::new(api, "Quartet", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
@@ -257,7 +257,7 @@ fn service() -> OpenApiService<Api, ()> {
 
 /// The OpenAPI document, with a final line break.
 pub fn openapi() -> String {
-    let mut spec = openapi::exact(&service().spec());
+    let mut spec = api::openapi::exact(&service().spec());
     spec.push('\n');
     spec
 }
@@ -268,15 +268,16 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     let (route, spec) = if role.serves_api() {
         let service = service();
         let spec = openapi();
-        let pace = docs::Pace::default();
+        let pace = api::docs::Pace::default();
         let route = Route::new()
             .nest("/console", console::routes(&state))
-            .nest("/docs", docs::routes(service.swagger_ui_html(), pace.clone()))
-            .at("/openapi.json", docs::openapi(spec.clone(), pace))
+            .nest("/docs", api::docs::routes(service.swagger_ui_html(), pace.clone()))
+            .at("/openapi.json", api::docs::openapi(spec.clone(), pace))
             .nest("/", service);
         (route, spec)
     } else {
-        let health = OpenApiService::new(health::HealthApi, "Quartet", env!("CARGO_PKG_VERSION"));
+        let health =
+            OpenApiService::new(api::health::HealthApi, "Quartet", env!("CARGO_PKG_VERSION"));
         let spec = health.spec();
         (Route::new().nest("/", health), spec)
     };
@@ -285,7 +286,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     let admission = Admission::new(state.clone());
     let clock = state.clock.clone();
     route
-        .at("/metrics", poem::get(metrics::scrape_metrics))
+        .at("/metrics", poem::get(api::metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
         .around(move |endpoint, request| {
             let came_at = clock.now();

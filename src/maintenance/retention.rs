@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::maintenance::{Run, RunError};
+use super::run::{Run, RunError};
 use crate::{
     config,
     store::{self, Database, StoreError, retention},

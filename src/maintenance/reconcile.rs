@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::maintenance::{MaintenanceContext, Run, RunError};
+use super::run::{MaintenanceContext, Run, RunError};
 use crate::{
     config::Config,
     domain::{CircuitState, Finding, Seen},

@@ -13,15 +13,16 @@
 use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::{reconcile, retention};
+use super::{
+    reconcile, retention,
+    run::{MaintenanceContext, Run, RunError},
+};
 use crate::{
     config::Config,
     domain::{Backoff, BootInstant, MaintenanceTask},
-    outbound::ThirdPartyClient,
     store::{
         Database, StoreError,
         jobs::floors,
@@ -41,38 +42,6 @@ const FLOORS_EVERY: Duration = Duration::from_secs(5);
 /// lease back.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the tasks work with.
-#[derive(Debug, Clone)]
-pub struct MaintenanceContext {
-    pub pool: Database,
-    pub config: Config,
-    pub third_party: ThirdPartyClient,
-    /// Cancelled when the process stops.
-    pub stopping: CancellationToken,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone)]
-pub struct Run {
-    /// What it did, a JSON object.
-    pub result: Value,
-    /// When it is due next, where that is not after the interval.
-    pub due_in: Option<Duration>,
-}
-
-/// Why a run did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the task panicked")]
-    Panicked,
-    #[error("the lease was lost: another process may have taken the task over")]
-    LeaseLost,
-    #[error("the process stops")]
-    Stopped,
-}
-
 /// Runs the tasks whenever they are due and free, until the process stops.
 pub async fn run(context: MaintenanceContext) {
     tokio::join!(
@@ -82,8 +51,8 @@ pub async fn run(context: MaintenanceContext) {
     );
 }
 
-/// Moves the floors of the scans forward (`store::jobs::floors`). Every process tries; the database lets
-/// one do it.
+/// Moves the floors of the scans forward (`store::jobs::floors`). Every process tries; the database
+/// lets one do it.
 async fn keep_floors(context: &MaintenanceContext) {
     loop {
         tokio::select! {
