@@ -10,6 +10,7 @@ pub mod middleware;
 pub mod operator;
 pub mod page;
 pub mod problem;
+pub mod route_list;
 pub mod server;
 pub mod tls;
 pub mod words;
@@ -281,7 +282,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         let spec = health.spec();
         (Route::new().nest("/", health), spec)
     };
-    let observe = Observe::new(&spec, state.metrics.clone());
+    let observe = Observe::new(role, state.metrics.clone());
     let security_headers = SecurityHeaders { serves_https: state.serves_https };
     let admission = Admission::new(state.clone());
     let clock = state.clock.clone();

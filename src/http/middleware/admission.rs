@@ -24,7 +24,7 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -34,17 +34,14 @@ use super::{
     waiting_shares::{KeyHash, NoPlace, WaitingPlace, WaitingShares},
 };
 use crate::{
-    http::{ApiState, problem::Problem},
+    http::{
+        ApiState,
+        problem::Problem,
+        route_list::{Limit, RouteInfo, UNKNOWN},
+    },
     telemetry::labels::Refusal,
 };
 
-/// Paths of the clients' operations begin with this; posts go there itself.
-const TRANSACTIONS: &str = "/v1/transactions";
-const WEBHOOKS: &str = "/v1/webhooks/";
-const API: &str = "/v1/";
-const CONSOLE: &str = "/console";
-const HEALTH: &str = "/health/";
-const METRICS: &str = "/metrics";
 /// The query parameter of a request that waits for a final status.
 const WAIT: &str = "wait_seconds";
 /// The log says at most this often that requests are refused.
@@ -71,21 +68,27 @@ impl Kind {
     const COUNT: usize = 5;
 
     /// `None` for what is always let in.
-    fn of(request: &Request) -> Option<Self> {
-        let path = request.uri().path();
-        if path.starts_with(TRANSACTIONS) {
-            if request.method() == Method::POST {
-                return Some(Self::Post);
-            }
-            let query = request.uri().query().unwrap_or_default();
-            let waits = url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == WAIT);
-            return Some(if waits { Self::WaitingRead } else { Self::Read });
+    fn of(route: &RouteInfo, request: &Request) -> Option<Self> {
+        match route.limit {
+            Limit::Posts => Some(Self::Post),
+            Limit::Reads if waits(request) => Some(Self::WaitingRead),
+            Limit::Reads => Some(Self::Read),
+            Limit::Webhooks => Some(Self::Webhook),
+            Limit::Operators => Some(Self::Operator),
+            Limit::Unlimited | Limit::Vital => None,
         }
-        if path.starts_with(WEBHOOKS) {
-            return Some(Self::Webhook);
-        }
-        (path.starts_with(API) || path.starts_with(CONSOLE)).then_some(Self::Operator)
     }
+}
+
+/// Whether a read waits for a final status.
+fn waits(request: &Request) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == WAIT)
+}
+
+/// What [`super::observe`] has found the request to be.
+fn route(request: &Request) -> &'static RouteInfo {
+    request.extensions().get::<&'static RouteInfo>().copied().unwrap_or(UNKNOWN)
 }
 
 /// The middleware.
@@ -138,7 +141,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let kind = Kind::of(&request);
+        let kind = Kind::of(route(&request), &request);
         let counted = self.gate.count(&request);
         let unknown_key = self.gate.unknown_key(&request);
         let refused = match counted {
@@ -177,9 +180,8 @@ impl Gate {
     /// The hash of a key that may be a client's, whose requests could not be counted yet.
     fn unknown_key(&self, request: &Request) -> Option<KeyHash> {
         self.rate_limits.as_ref()?;
-        let path = request.uri().path();
         // These are answered without the database, too.
-        let is_vital = path.starts_with(HEALTH) || path.starts_with(METRICS);
+        let is_vital = route(request).limit == Limit::Vital;
         (!is_vital).then(|| auth::unknown_key(&self.state, request))?
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The request's id is the caller's `X-Request-Id` where that is sane, or else a new one; it stands
 //! in every log line of the request and in the answer. The operation is found before the request
-//! is routed, from the OpenAPI document, so that it stands there too.
+//! is routed, in the list of routes, so that it stands there too.
 
 use std::{
     sync::Arc,
@@ -14,13 +14,16 @@ use poem::{
     Endpoint, Middleware, Request, Response, Result,
     http::{HeaderValue, Method, StatusCode},
 };
-use serde_json::Value;
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{admission::Shed, path_template::PathTemplate};
 use crate::{
-    http::problem::Cause,
+    config::Role,
+    http::{
+        problem::Cause,
+        route_list::{ROUTES, RouteInfo, UNKNOWN},
+    },
     telemetry::{
         Metrics,
         labels::{AcceptResult, WebhookResult},
@@ -36,29 +39,15 @@ const MAX_REQUEST_ID: usize = 128;
 /// The operations that count what they answer.
 const ACCEPT: &str = "create_transaction";
 const WEBHOOK: &str = "receive_third_party_webhook";
-/// Paths that no operation of the document has, by their beginning.
-const PAGES: [(&str, &str); 4] = [
-    ("/metrics", "scrape_metrics"),
-    ("/console", "console"),
-    ("/docs", "docs"),
-    ("/openapi.json", "openapi"),
-];
-/// What has no operation: unknown paths.
-const UNKNOWN: &str = "unknown";
-
-/// The operation of a request, as metrics and logs name it.
+/// A route, and what its requests are counted with.
 #[derive(Debug)]
 struct Operation {
-    name: String,
-    /// `None` for a page, which takes every method.
-    method: Option<String>,
+    route: &'static RouteInfo,
     path: PathTemplate,
     metrics: OperationMetrics,
-    /// Whether it makes a trace: what clients, the third party and operators call does.
-    traced: bool,
 }
 
-/// All operations, and what they are counted with.
+/// All operations.
 #[derive(Debug)]
 struct Operations {
     known: Vec<Operation>,
@@ -67,26 +56,14 @@ struct Operations {
 }
 
 impl Operations {
-    fn new(openapi: &str, metrics: Arc<Metrics>) -> Self {
-        let document: Value = serde_json::from_str(openapi).unwrap_or_default();
-        let paths = document["paths"].as_object().into_iter().flatten();
-        let operations = paths.flat_map(|(path, item)| {
-            let methods = item.as_object().into_iter().flatten();
-            methods.filter_map(move |(method, operation)| {
-                let name = operation["operationId"].as_str()?;
-                Some((name.to_owned(), Some(method.to_uppercase()), path.clone()))
-            })
-        });
-        let pages = PAGES.iter().map(|(path, name)| ((*name).to_owned(), None, (*path).to_owned()));
-        let make = |(name, method, path): (String, Option<String>, String)| Operation {
-            metrics: metrics.operation(&name),
-            path: PathTemplate::new(&path),
-            traced: path.starts_with("/v1/"),
-            name,
-            method,
+    fn new(role: Role, metrics: Arc<Metrics>) -> Self {
+        let make = |route: &'static RouteInfo| Operation {
+            route,
+            path: PathTemplate::new(route.path),
+            metrics: metrics.operation(route.operation),
         };
-        let unknown = make((UNKNOWN.to_owned(), None, String::new()));
-        Self { known: operations.chain(pages).map(make).collect(), unknown, metrics }
+        let served = ROUTES.iter().filter(|route| route.is_served_by(role));
+        Self { known: served.map(make).collect(), unknown: make(UNKNOWN), metrics }
     }
 
     fn of(&self, request: &Request) -> &Operation {
@@ -99,10 +76,8 @@ impl Operations {
 impl Operation {
     fn matches(&self, method: &Method, path: &str) -> bool {
         let method = if *method == Method::HEAD { Method::GET.as_str() } else { method.as_str() };
-        if self.method.as_deref().is_some_and(|own| own != method) {
-            return false;
-        }
-        match self.method {
+        match self.route.method {
+            Some(own) if own != method => false,
             Some(_) => self.path.matches(path),
             None => self.path.begins(path),
         }
@@ -113,9 +88,9 @@ impl Operation {
 pub struct Observe(Arc<Operations>);
 
 impl Observe {
-    /// Knows the operations of `openapi` and counts with `metrics`.
-    pub fn new(openapi: &str, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Operations::new(openapi, metrics)))
+    /// Knows the routes that `role` serves, and counts with `metrics`.
+    pub fn new(role: Role, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Operations::new(role, metrics)))
     }
 }
 
@@ -136,17 +111,18 @@ pub struct Observed<E> {
 impl<E: Endpoint<Output = Response>> Endpoint for Observed<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, mut request: Request) -> Result<Response> {
         let began = Instant::now();
         let operation = self.operations.of(&request);
+        request.extensions_mut().insert(operation.route);
         let request_id = request_id(&request);
-        let span = begin(operation, &request_id, &request);
+        let span = begin(operation.route, &request_id, &request);
         let answered = self.inner.call(request).instrument(span.clone()).await;
         let mut response = answered.unwrap_or_else(|error| error.into_response());
 
         let (status, took) = (response.status(), began.elapsed());
         operation.metrics.answered(status.as_u16(), took);
-        count(&self.operations.metrics, &operation.name, status);
+        count(&self.operations.metrics, operation.route.operation, status);
         span.record("status", status.as_u16());
         span.in_scope(|| log(&response, took));
         // Printable ASCII, or a uuid: always a valid value.
@@ -168,18 +144,19 @@ fn request_id(request: &Request) -> String {
 
 /// The request's span. Of the highest level, so that the ids stand in each line, whatever is
 /// logged.
-fn begin(operation: &Operation, request_id: &str, request: &Request) -> Span {
-    if !operation.traced {
+fn begin(route: &RouteInfo, request_id: &str, request: &Request) -> Span {
+    let operation = route.operation;
+    if !route.is_traced() {
         // Of a target that no span of a trace has, and that a log filter for `quartet` takes.
         return tracing::error_span!(target: "quartet_untraced", "request", request_id,
-            operation = operation.name, transaction_id = Empty, status = Empty);
+            operation, transaction_id = Empty, status = Empty);
     }
     let span = tracing::error_span!(
         "request",
-        otel.name = traces::is_on().then_some(operation.name.as_str()),
+        otel.name = traces::is_on().then_some(operation),
         otel.kind = traces::is_on().then_some("server"),
         request_id,
-        operation = operation.name,
+        operation,
         transaction_id = Empty,
         trace_id = Empty,
         status = Empty
@@ -187,7 +164,7 @@ fn begin(operation: &Operation, request_id: &str, request: &Request) -> Span {
     if traces::is_on() {
         traces::continue_incoming(&span, request.header(traces::TRACEPARENT));
         // A webhook's trace is known when its transaction is.
-        if operation.name != WEBHOOK {
+        if operation != WEBHOOK {
             traces::record_trace_id(&span);
         }
     }
