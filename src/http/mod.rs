@@ -269,7 +269,7 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     let (route, spec) = if role.serves_api() {
         let service = service();
         let spec = openapi();
-        let pace = api::docs::Pace::default();
+        let pace = api::pace::Pace::default();
         let route = Route::new()
             .nest("/console", console::routes(&state))
             .nest("/docs", api::docs::routes(service.swagger_ui_html(), pace.clone()))

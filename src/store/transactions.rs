@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    jobs::JobPayload,
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked},
         columns::{Column, MaybeTime, Metadata, Time},
@@ -416,14 +415,4 @@ pub async fn list(
     .fetch_all(executor)
     .await?;
     Ok(found.into_iter().map(Transaction::from).collect())
-}
-
-impl JobPayload {
-    /// The payload of `kind` for a transaction.
-    pub fn for_kind(kind: JobKind, new: &NewTransaction) -> Self {
-        match kind {
-            JobKind::CreateTransaction => Self::Create(new.clone()),
-            _ => Self::Refer { transaction_id: new.id },
-        }
-    }
 }

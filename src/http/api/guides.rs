@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use poem::{Endpoint, Request, Response, endpoint::make_sync, get, http::header};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
-use super::docs::{Pace, hashes};
+use super::{inline_hashes::hashes, pace::Pace};
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;\
     padding:0 1rem;color:#1b1f24}code,pre{font:14px/1.45 ui-monospace,monospace;background:#f3f4f6}\

@@ -108,6 +108,14 @@ pub enum JobPayload {
 }
 
 impl JobPayload {
+    /// The payload of `kind` for a transaction.
+    fn for_kind(kind: JobKind, new: &NewTransaction) -> Self {
+        match kind {
+            JobKind::CreateTransaction => Self::Create(new.clone()),
+            _ => Self::Refer { transaction_id: new.id },
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         // Strings, integers and ids only: such a value always serialises.
         serde_json::to_vec(self).expect("a payload is plain JSON")

@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::{
     congestion::Congestion,
     database::{STATEMENT_LIMIT, in_time_of},
-    session::Session,
+    dedicated_session::Session,
 };
 use crate::store::{Database, StoreError};
 

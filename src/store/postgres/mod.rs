@@ -7,6 +7,7 @@ pub mod columns;
 pub(in crate::store) mod congestion;
 pub(in crate::store) mod connect_options;
 pub(in crate::store) mod database;
+pub(in crate::store) mod dedicated_session;
 pub mod diagnosis;
 pub(in crate::store) mod migrate;
 pub(in crate::store) mod migration_files;

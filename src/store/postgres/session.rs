@@ -1,5 +1,4 @@
-//! How sessions are opened, what each sets for itself, and the sessions of those who have one of
-//! their own.
+//! How sessions are opened, and what each sets for itself.
 //!
 //! What Quartet promises must not depend on what somebody set for the role, the database or the
 //! server, or in this process's environment (`PGOPTIONS`): `docs/database.md` goes through the
@@ -22,14 +21,10 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, postgres::PgConnectOptions};
 
-use super::{
-    connect_options,
-    database::{Database, in_time_of},
-    trouble::note,
-};
-use crate::{store::StoreError, telemetry::troubles::Troubles};
+use super::connect_options;
+use crate::store::StoreError;
 
 /// The settings of every session that have a fixed value, as `SHOW` prints it. All exist since
 /// PostgreSQL 13, whose sessions must open for its version to be refused.
@@ -133,7 +128,7 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The settings whose values a session of a [pool](Database) has, as `SHOW` prints them.
+/// The settings whose values a session of a [pool](super::database::Database) has, as `SHOW` prints them.
 pub(in crate::store) fn fixed_settings() -> impl Iterator<Item = (&'static str, &'static str)> {
     SETTINGS.iter().copied()
 }
@@ -293,74 +288,6 @@ fn begin_with(mode: &str, further: &[(&str, &str)], path: &str) -> String {
     let usual = SETTINGS.iter().chain(OF_THE_DRIVER).filter(is_usual);
     let settings: Vec<_> = usual.chain(further).copied().collect();
     format!("{}; {}; DEALLOCATE ALL", begin_in(mode), set(&settings, path, true))
-}
-
-/// A session that serves one purpose.
-#[derive(Debug)]
-pub(in crate::store) struct Session {
-    target: Target,
-    options: PgConnectOptions,
-    settings: Vec<(&'static str, &'static str)>,
-    conn: Option<PgConnection>,
-    troubles: Arc<Troubles>,
-}
-
-impl Session {
-    /// Where `database` is, with these settings besides the usual ones. Connects on first use.
-    pub(in crate::store) fn new(
-        database: &Database,
-        settings: Vec<(&'static str, &'static str)>,
-    ) -> Self {
-        let target = database.target();
-        Self {
-            options: target.options(&settings),
-            settings,
-            target: target.clone(),
-            conn: None,
-            troubles: database.troubles().clone(),
-        }
-    }
-
-    /// The connection, taken out: one whose state is unknown is not [kept](Self::keep) but closed.
-    pub(in crate::store) async fn take(&mut self) -> Result<PgConnection, StoreError> {
-        if let Some(conn) = self.conn.take() {
-            return Ok(conn);
-        }
-        let connect = async {
-            let mut conn = self.options.connect().await?;
-            if !self.target.shares_sessions() {
-                self.target.configure(&mut conn).await?;
-            }
-            Ok(conn)
-        };
-        in_time_of(CONNECT_LIMIT, connect).await
-    }
-
-    /// What must begin a transaction before anything else is done, where that is needed.
-    pub(in crate::store) fn begin(&self) -> Option<AssertSqlSafe<String>> {
-        self.target.begin("", &self.settings).map(AssertSqlSafe)
-    }
-
-    /// Keeps the connection for the next time.
-    pub(in crate::store) fn keep(&mut self, conn: PgConnection) {
-        self.conn = Some(conn);
-    }
-
-    /// Counts what went wrong.
-    pub(in crate::store) fn note(&self, error: &StoreError) {
-        let (StoreError::Unavailable(error) | StoreError::Query(error)) = error;
-        note(&self.troubles, error);
-    }
-
-    /// Ends it.
-    pub(in crate::store) async fn close(mut self) {
-        use sqlx::Connection;
-
-        if let Some(conn) = self.conn.take() {
-            // Nothing is lost where the database does not hear of the end.
-            let _ = tokio::time::timeout(CONNECT_LIMIT, conn.close()).await;
-        }
-    }
 }
 
 #[cfg(test)]
