@@ -19,10 +19,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    clients::{CallbackClient, SetupError, ThirdPartyClient},
     config::{self, Config, ConfigError, Role},
     domain::DatabaseClock,
-    figures,
     http::{
         self, ApiState, RequestWriters,
         tls::{Certificate, TlsError},
@@ -31,25 +29,25 @@ use crate::{
         self, CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
         supervisor::SupervisorError,
     },
+    maintenance::{minute_figures, run::MaintenanceContext, scheduler},
     operations::{
         Operations,
-        maintenance::{self, MaintenanceContext},
         secrets::{self, SecretsError},
     },
+    outbound::{CallbackClient, SetupError, ThirdPartyClient},
     store::{
         self, Database, StoreError, Target,
         accept::Accepts,
-        announce::Announcer,
         audit::Actor,
-        claims::Claims,
         clients::NewClient,
-        coalesce::Coalescer,
-        diagnosis::{self, ConnectFailure},
-        job_latency::JobLatency,
-        outcomes::Outcomes,
-        requirements::{self, Purpose, Unmet},
+        jobs::{claims::Claims, job_latency::JobLatency, outcomes::Outcomes},
+        postgres::{
+            coalesce::Coalescer,
+            diagnosis::{self, ConnectFailure},
+            requirements::{self, Purpose, Unmet},
+        },
         transactions::Reads,
-        wakeups::Wakeups,
+        wakeups::{Wakeups, announce::Announcer},
         webhooks::Webhooks,
     },
     telemetry::{Metrics, metrics::NamedPool, troubles::Troubles},
@@ -257,7 +255,7 @@ impl App {
         tracing::info!(address = %self.address, role = ?self.role, "listening");
 
         let figures_stop = CancellationToken::new();
-        let figures = AbortOnDropHandle::new(tokio::spawn(figures::run(
+        let figures = AbortOnDropHandle::new(tokio::spawn(minute_figures::run(
             self.state.pool.clone(),
             self.state.metrics.clone(),
             figures_stop.clone(),
@@ -265,7 +263,7 @@ impl App {
         let rejected_stop = figures_stop.clone();
         let rejected_state = self.state.clone();
         let rejected = AbortOnDropHandle::new(tokio::spawn(async move {
-            http::rejected_webhooks::run(&rejected_state, rejected_stop).await;
+            http::api::rejected_webhooks::run(&rejected_state, rejected_stop).await;
         }));
         let (announcer, pool) = (self.state.announcer.clone(), self.state.pool.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -275,7 +273,7 @@ impl App {
         let (metrics, heartbeat) =
             (self.state.metrics.clone(), self.context.config.worker.heartbeat);
         let _following = AbortOnDropHandle::new(tokio::spawn(async move {
-            store::clock::follow(&pool, &clock, heartbeat, &metrics).await;
+            store::postgres::clock::follow(&pool, &clock, heartbeat, &metrics).await;
         }));
         let stopping = self.context.stopping.clone();
         let work = async {
@@ -289,7 +287,7 @@ impl App {
             self.state.started.store(true, Ordering::Release);
             let workers = supervisor::run(self.context.clone(), self.definitions);
             if self.role.runs_jobs() {
-                let tasks = maintenance::run(MaintenanceContext {
+                let tasks = scheduler::run(MaintenanceContext {
                     pool: self.context.pool.clone(),
                     config: self.context.config.clone(),
                     third_party: self.context.third_party.clone(),
@@ -432,7 +430,7 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
                 return Err(AppError::NotMigrated);
             }
             // Nothing is judged by a clock that is not known yet.
-            clock.set(store::clock::read(pool).await?);
+            clock.set(store::postgres::clock::read(pool).await?);
             prepare_clients(pool, config).await
         };
         match ready.await {

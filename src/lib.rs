@@ -6,8 +6,7 @@
 //! [`cli`] holds the commands and what they print.
 //!
 //! [`config`] reads the settings from the environment over a TOML file and names the variable of
-//! every wrong one. [`telemetry`] is logs, metrics and traces; [`figures`] writes the figures per
-//! minute that the console draws.
+//! every wrong one. [`telemetry`] is logs, metrics and traces.
 //!
 //! [`domain`] is the rules, pure: statuses and their legal transitions, schedules, backoff; and the
 //! clocks.
@@ -22,9 +21,12 @@
 //! [`jobs`] is the four kinds of job and what runs them: the claim behind an apalis worker, the
 //! runner, the supervisor, the lease keeper, the circuit breaker.
 //!
+//! [`maintenance`] is what runs by the clock: reconciling, retention, the figures per minute that
+//! the console draws.
+//!
 //! [`operations`] is what operators do and ask beyond SQL: previews, bulk replay, explaining.
 //!
-//! [`clients`] calls out: to the third party, and to clients' callback URLs.
+//! [`outbound`] calls out: to the third party, and to clients' callback URLs.
 //!
 //! [`http`] is the API: all routes, strict bodies, problem+json, Swagger UI; and the operators'
 //! console, [`http::console`].
@@ -39,14 +41,14 @@
 
 pub mod app;
 pub mod cli;
-pub mod clients;
 pub mod config;
 pub mod dev;
 pub mod domain;
-pub mod figures;
 pub mod http;
 pub mod jobs;
+pub mod maintenance;
 pub mod operations;
+pub mod outbound;
 pub mod profiles;
 pub mod sandbox;
 pub mod secrets;

@@ -19,7 +19,7 @@ use quartet::{
     config::{Config, Role},
     domain::JobKind,
     jobs::Job,
-    store::{StoreError, outcomes::Outcome},
+    store::{StoreError, jobs::outcomes::Outcome},
 };
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{task::JoinHandle, time::MissedTickBehavior};

@@ -3,11 +3,10 @@
 use quartet::{
     domain::Content,
     http::{
-        body::{FromFields, Unknown, parse},
+        api::{transaction_schema::CreateTransaction, webhooks::ThirdPartyWebhook},
+        middleware::body::{FromFields, Unknown, parse},
         operator::{Note, bulk_replay::BulkReplayRequest, dead_letters::ResolveRequest},
         problem::Problem,
-        transaction_schema::CreateTransaction,
-        webhooks::ThirdPartyWebhook,
     },
 };
 use serde_json::{Map, Value, json};

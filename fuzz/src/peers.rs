@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use quartet::{
-    clients::parse_retry_after,
     config::{BaseUrl, http_url},
     domain::peer_answer::{
         Field, MAX_EXCERPT_CHARS, charset, excerpt, fields, report, status_word, text,
     },
+    outbound::parse_retry_after,
 };
 use serde_json::{Map, Value};
 use url::Url;

@@ -4,10 +4,10 @@ use std::fmt::Debug;
 
 use quartet::{
     http::{
+        middleware::path_template::PathTemplate,
         page::{self, Page, PageCursor},
-        path_template::PathTemplate,
     },
-    store::{columns::Time, job_list::JobCursor, transactions::Cursor},
+    store::{jobs::job_list::JobCursor, postgres::columns::Time, transactions::Cursor},
 };
 use uuid::Uuid;
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{self, Config},
-    http::auth,
+    http::middleware::auth,
     operations::secrets,
     secrets::{MasterKeys, hash_token},
     signature::Secret,

@@ -11,14 +11,15 @@ use crate::{
     config::ConfigError,
     dev::postgres,
     domain::visible,
-    operations::{maintenance::RunError, replay::BulkError, secrets::SecretsError},
+    maintenance::run::RunError,
+    operations::{replay::BulkError, secrets::SecretsError},
     profiles::ProfileError,
     sandbox::SandboxError,
     store::{
         MigrateError, StoreError,
         dead_letter_actions::DeadLetterError,
-        diagnosis::{self, ConnectFailure, Explanation},
-        job_list::JobActionError,
+        jobs::job_list::JobActionError,
+        postgres::diagnosis::{self, ConnectFailure, Explanation},
     },
     telemetry::TelemetryError,
 };
@@ -45,7 +46,7 @@ pub enum CliError {
     #[error(transparent)]
     Job(#[from] JobActionError),
     #[error(transparent)]
-    Client(#[from] crate::clients::SetupError),
+    Client(#[from] crate::outbound::SetupError),
     #[error(transparent)]
     Reconcile(#[from] RunError),
     #[error(transparent)]

@@ -16,7 +16,7 @@ use crate::{
     jobs,
     store::{
         audit::Actor,
-        job_list::{self, JobActionError, JobFilter, JobRow},
+        jobs::job_list::{self, JobActionError, JobFilter, JobRow},
     },
 };
 

@@ -49,7 +49,7 @@ use crate::{
     config::{self, Config, Role},
     http,
     sandbox::SandboxArgs,
-    store::{self, Database, Target, diagnosis},
+    store::{self, Database, Target, postgres::diagnosis},
     telemetry::{self, Telemetry},
 };
 

@@ -4,8 +4,8 @@ use nix::unistd::{User, getuid};
 
 use super::{CliError, connect, table::shortened};
 use crate::{
-    clients::ThirdPartyClient, config::Config, http::operator::MAX_NOTE, jobs,
-    operations::Operations,
+    config::Config, http::operator::MAX_NOTE, jobs, operations::Operations,
+    outbound::ThirdPartyClient,
 };
 
 /// What operators' commands work with.

@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CliError, connect_many, operator::operator, table::Table};
 use crate::{
-    clients::ThirdPartyClient,
     config::Config,
     domain::{Finding, MaintenanceTask},
-    operations::{
-        maintenance::{MaintenanceContext, hold, holder_name},
+    maintenance::{
         reconcile::{self, Report, Request},
+        run::MaintenanceContext,
+        scheduler::{hold, holder_name},
     },
+    outbound::ThirdPartyClient,
     store::{
         self, Database, StoreError,
         audit::{self, Actor, OperatorAction},

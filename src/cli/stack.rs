@@ -20,7 +20,7 @@ use crate::{
     app::{App, AppError},
     config::{self, Config, Role, WithDefaults},
     dev::postgres::{EmbeddedPostgres, Options},
-    http::auth,
+    http::middleware::auth,
     sandbox::{Sandbox, SandboxConfig},
     secrets::MasterKeys,
     signature::Secret,

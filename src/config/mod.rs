@@ -23,6 +23,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod value;
+mod variable;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

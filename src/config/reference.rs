@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use super::{
     Config,
-    settings::{LEVEL, PREFIX, SettingDoc},
+    settings::SettingDoc,
+    variable::{LEVEL, PREFIX},
 };
 
 const INTRODUCTION: &str = "\

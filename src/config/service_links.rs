@@ -10,7 +10,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::settings::{LEVEL, PREFIX};
+use super::variable::{LEVEL, PREFIX};
 
 /// What may follow a service's name.
 const SERVICE_HOST: &str = "_SERVICE_HOST";

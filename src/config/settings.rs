@@ -15,14 +15,9 @@ use super::{
     error::{ConfigError, Problem},
     service_links::is_service_link,
     value::Parsed,
+    variable::{PREFIX, TEST_PREFIX, key_of, variable_of},
 };
 
-/// Prefix of every variable but `DATABASE_URL`.
-pub(super) const PREFIX: &str = "QUARTET_";
-/// Variables of test runs, not of the program: never unknown.
-const TEST_PREFIX: &str = "QUARTET_TEST_";
-/// Between the levels of a variable's name.
-pub(super) const LEVEL: &str = "__";
 /// Messages cut a longer value.
 const SHOWN_CHARS: usize = 80;
 
@@ -261,17 +256,6 @@ fn scalar(value: &Value) -> Result<String, &'static str> {
         }
         Value::Datetime(_) | Value::Table(_) => Err("must be a string, a number or a list"),
     }
-}
-
-/// `QUARTET_THIRD_PARTY__TIMEOUT` → `third_party.timeout`.
-fn key_of(variable: &str) -> String {
-    let name = variable.strip_prefix(PREFIX).unwrap_or(variable);
-    name.replace(LEVEL, ".").to_ascii_lowercase()
-}
-
-/// The variable that an unknown key of the file would have.
-fn variable_of(key: &str) -> String {
-    format!("{PREFIX}{}", key.replace('.', LEVEL).to_ascii_uppercase())
 }
 
 /// The known variable that was probably meant, if one is near enough.

@@ -4,32 +4,15 @@
 //! workers of this process, and answers. Every call of the database is bounded in time, so that a
 //! database that is away is answered with 503 within two seconds.
 
-pub mod admission;
-pub mod auth;
-pub mod body;
+pub mod api;
 pub mod console;
-pub mod docs;
-pub mod guides;
-pub mod health;
-pub mod metrics;
-pub mod observe;
-mod openapi;
+pub mod middleware;
 pub mod operator;
 pub mod page;
-pub mod path_template;
 pub mod problem;
-pub mod rate_limit;
-pub mod rejected_webhooks;
-pub mod security_headers;
+pub mod route_list;
 pub mod server;
-pub mod single_flight;
-pub mod strict_headers;
-pub mod strict_query;
 pub mod tls;
-pub mod transaction_schema;
-pub mod transactions;
-pub mod waiting_shares;
-pub mod webhooks;
 pub mod words;
 
 use std::{
@@ -48,25 +31,25 @@ use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::time::Instant;
 
 use self::{
-    admission::Admission,
-    auth::{KnownKeys, OperatorTokens},
-    health::Readiness,
-    metrics::Scrape,
-    observe::Observe,
+    api::{health::Readiness, metrics::Scrape, rejected_webhooks::Rejections},
+    middleware::{
+        admission::Admission,
+        auth::{KnownKeys, OperatorTokens},
+        observe::Observe,
+        security_headers::SecurityHeaders,
+        single_flight::SingleFlight,
+        strict_headers::StrictHeaders,
+        strict_query::StrictQuery,
+    },
     problem::Problem,
-    rejected_webhooks::Rejections,
-    security_headers::SecurityHeaders,
-    single_flight::SingleFlight,
-    strict_headers::StrictHeaders,
-    strict_query::StrictQuery,
 };
 use crate::{
     config::{self, BaseUrl, Config, Role},
     domain::DatabaseClock,
     operations::Operations,
     store::{
-        Database, accept::Accepts, announce::Announcer, coalesce::Coalescer, jobs::JobPlan,
-        webhooks::Webhooks,
+        Database, accept::Accepts, jobs::JobPlan, postgres::coalesce::Coalescer,
+        wakeups::announce::Announcer, webhooks::Webhooks,
     },
     telemetry::Metrics,
 };
@@ -243,8 +226,8 @@ Bodies are at most 64 KiB unless configured otherwise.\n\n\
 Callbacks and webhooks are signed as [Standard Webhooks](https://www.standardwebhooks.com/).";
 
 type Api = (
-    transactions::TransactionsApi,
-    webhooks::WebhooksApi,
+    api::transactions::TransactionsApi,
+    api::webhooks::WebhooksApi,
     operator::queues::QueuesApi,
     operator::jobs::JobsApi,
     operator::dead_letters::DeadLettersApi,
@@ -252,13 +235,13 @@ type Api = (
     operator::transactions::OperatorTransactionsApi,
     operator::maintenance::MaintenanceApi,
     operator::rejected_webhooks::RejectedWebhooksApi,
-    health::HealthApi,
+    api::health::HealthApi,
 );
 
 fn service() -> OpenApiService<Api, ()> {
     let api = (
-        transactions::TransactionsApi,
-        webhooks::WebhooksApi,
+        api::transactions::TransactionsApi,
+        api::webhooks::WebhooksApi,
         operator::queues::QueuesApi,
         operator::jobs::JobsApi,
         operator::dead_letters::DeadLettersApi,
@@ -266,7 +249,7 @@ fn service() -> OpenApiService<Api, ()> {
         operator::transactions::OperatorTransactionsApi,
         operator::maintenance::MaintenanceApi,
         operator::rejected_webhooks::RejectedWebhooksApi,
-        health::HealthApi,
+        api::health::HealthApi,
     );
     OpenApiService::new(api, "Quartet", env!("CARGO_PKG_VERSION"))
         .description(DESCRIPTION)
@@ -275,7 +258,7 @@ fn service() -> OpenApiService<Api, ()> {
 
 /// The OpenAPI document, with a final line break.
 pub fn openapi() -> String {
-    let mut spec = openapi::exact(&service().spec());
+    let mut spec = api::openapi::exact(&service().spec());
     spec.push('\n');
     spec
 }
@@ -286,24 +269,25 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
     let (route, spec) = if role.serves_api() {
         let service = service();
         let spec = openapi();
-        let pace = docs::Pace::default();
+        let pace = api::pace::Pace::default();
         let route = Route::new()
             .nest("/console", console::routes(&state))
-            .nest("/docs", docs::routes(service.swagger_ui_html(), pace.clone()))
-            .at("/openapi.json", docs::openapi(spec.clone(), pace))
+            .nest("/docs", api::docs::routes(service.swagger_ui_html(), pace.clone()))
+            .at("/openapi.json", api::docs::openapi(spec.clone(), pace))
             .nest("/", service);
         (route, spec)
     } else {
-        let health = OpenApiService::new(health::HealthApi, "Quartet", env!("CARGO_PKG_VERSION"));
+        let health =
+            OpenApiService::new(api::health::HealthApi, "Quartet", env!("CARGO_PKG_VERSION"));
         let spec = health.spec();
         (Route::new().nest("/", health), spec)
     };
-    let observe = Observe::new(&spec, state.metrics.clone());
+    let observe = Observe::new(role, state.metrics.clone());
     let security_headers = SecurityHeaders { serves_https: state.serves_https };
     let admission = Admission::new(state.clone());
     let clock = state.clock.clone();
     route
-        .at("/metrics", poem::get(metrics::scrape_metrics))
+        .at("/metrics", poem::get(api::metrics::scrape_metrics))
         .with(StrictQuery::new(&spec))
         .around(move |endpoint, request| {
             let came_at = clock.now();

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::problem::{FieldProblem, Problem};
-use crate::store::{columns::Time, job_list::JobCursor, transactions::Cursor};
+use crate::store::{jobs::job_list::JobCursor, postgres::columns::Time, transactions::Cursor};
 
 /// Entries of a page where no limit is given.
 pub fn default_limit() -> u32 {

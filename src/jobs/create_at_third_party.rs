@@ -7,7 +7,7 @@
 //! a third party may store a timed-out transaction minutes late; only then it gives up.
 //!
 //! Attempts 1 to `create_retries + 1` are tries, the one after them is the last lookup. A lease
-//! that was lost costs a try and waits `create_backoff` from the rescue (`store::leases`).
+//! that was lost costs a try and waits `create_backoff` from the rescue (`store::jobs::leases`).
 //!
 //! A call that found no place on a connection was not sent: the job is postponed without using an
 //! attempt, and the circuit counts nothing.
@@ -30,11 +30,11 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::third_party::{CreateError, Lookup, LookupError, StatusReport},
     domain::{CircuitCause, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
+    outbound::third_party::{CreateError, Lookup, LookupError, StatusReport},
     store::{
         StoreError, evidence, jobs,
-        outcomes::{Next, Outcome, SnoozeCount},
+        jobs::outcomes::{Next, Outcome, SnoozeCount},
         transactions::Transaction,
     },
 };

@@ -7,7 +7,11 @@
 use std::sync::Arc;
 
 use super::{Job, JobContext, poison};
-use crate::store::{StoreError, jobs::JobPayload, outcomes::Outcome, transactions};
+use crate::store::{
+    StoreError,
+    jobs::{JobPayload, outcomes::Outcome},
+    transactions,
+};
 
 /// Runs the job.
 pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {

@@ -18,7 +18,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::clients::ThirdPartyClient;
+use crate::outbound::ThirdPartyClient;
 
 /// How long the answer to a lookup of an unused id is believed.
 const VERDICT_LIFETIME: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@
 //!   ([`super::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late answer
 //!   any more, is given back without using an attempt.
 //! - Workers that were silent for `WORKER__DEAD_AFTER` are marked dead, and their jobs are taken in
-//!   batches ([`crate::store::rescue`]).
+//!   batches ([`crate::store::jobs::rescue`]).
 //!
 //! A call that must not be made by two asks [`WorkerLease::fence`] when it is sent. That goes by a
 //! clock that runs on while the process is frozen or the machine suspended.
@@ -31,14 +31,15 @@ use super::{
     holds::{self, Holds, LeaseKey},
 };
 use crate::{
-    clients::Fence,
     domain::BootInstant,
+    outbound::Fence,
     store::{
         self, Database, StoreError,
-        announce::Announcer,
-        jobs::Lease,
-        leases,
-        rescue::{self, TakenJob},
+        jobs::{
+            Lease, leases,
+            rescue::{self, TakenJob},
+        },
+        wakeups::announce::Announcer,
     },
 };
 

@@ -35,19 +35,20 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    clients::{CallbackClient, ThirdPartyClient, longest_call},
     config::Config,
     domain::{Backoff, DatabaseClock, DeadLetterKind, JobKind, claim_plan::HoldLimit},
+    outbound::{CallbackClient, ThirdPartyClient, longest_call},
     store::{
         Database, StoreError,
-        announce::Announcer,
-        claims::Claims,
-        coalesce::Coalescer,
-        job_latency::JobLatency,
-        jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
-        outcomes::{Next, Outcome, Outcomes, SnoozeCount},
+        jobs::{
+            ClaimedJob, JobPayload, JobPlan, JobTerms,
+            claims::Claims,
+            job_latency::JobLatency,
+            outcomes::{Next, Outcome, Outcomes, SnoozeCount},
+        },
+        postgres::coalesce::Coalescer,
         transactions::{Reads, Transaction, Unreadable},
-        wakeups::Wakeups,
+        wakeups::{Wakeups, announce::Announcer},
     },
     telemetry::Metrics,
 };

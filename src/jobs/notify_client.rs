@@ -28,13 +28,13 @@ use super::{
     retry_backoff, transaction_missing,
 };
 use crate::{
-    clients::client_callback::{Notification, NotifyError},
     domain::{DeadLetterKind, EvidenceKind},
+    outbound::client_callback::{Notification, NotifyError},
     signature::Secret,
     store::{
         StoreError,
         clients::Callback,
-        outcomes::{HostDown, Next, Outcome, SnoozeCount},
+        jobs::outcomes::{HostDown, Next, Outcome, SnoozeCount},
     },
 };
 

@@ -38,9 +38,11 @@ use crate::{
     domain::claim_plan::{ClaimPlan, ClaimScans},
     store::{
         StoreError,
-        claims::{Claim, Claims, Wanted},
-        coalesce::Coalescer,
-        jobs::ClaimedJob,
+        jobs::{
+            ClaimedJob,
+            claims::{Claim, Claims, Wanted},
+        },
+        postgres::coalesce::Coalescer,
         wakeups::{Backlog, Wakeups},
     },
     telemetry::Metrics,

@@ -22,8 +22,10 @@ use crate::{
     domain::{EvidenceKind, JobKind, RunOutcome},
     store::{
         StoreError,
-        jobs::{ClaimedJob, JobPayload},
-        outcomes::{Due, EndedRun, Next, Outcome, Written},
+        jobs::{
+            ClaimedJob, JobPayload,
+            outcomes::{Due, EndedRun, Next, Outcome, Written},
+        },
     },
     telemetry::traces,
 };

@@ -21,7 +21,7 @@ use super::{
     runner::Runner,
     watcher,
 };
-use crate::store::{StoreError, jobs, leases};
+use crate::store::{StoreError, jobs, jobs::leases};
 
 /// First and longest wait before a worker that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));

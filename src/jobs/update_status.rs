@@ -30,18 +30,18 @@ use super::{
     transaction_missing,
 };
 use crate::{
-    clients::{
-        longest_call,
-        third_party::{Lookup, LookupError, StatusReport},
-    },
     config::Config,
     domain::{
         CircuitCause, DeadLetterKind, EvidenceKind, JobKind, LastAnswers, PollSchedule,
         ReportedStatus, SettledBy, Status,
     },
+    outbound::{
+        longest_call,
+        third_party::{Lookup, LookupError, StatusReport},
+    },
     store::{
         StoreError,
-        outcomes::{Next, Outcome, SnoozeCount},
+        jobs::outcomes::{Next, Outcome, SnoozeCount},
         queues,
         transactions::Transaction,
     },

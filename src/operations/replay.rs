@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::Operations;
 use crate::{
-    clients::third_party::Lookup,
     domain::{
         CircuitState, DeadLetterKind, DeadLetterState, Decision, JobKind, ReportedStatus,
         SettledBy, Status, words,
     },
+    outbound::third_party::Lookup,
     store::{
         StoreError,
         audit::Actor,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::Args;
 
-use super::profile::Profile;
+use super::{error::SandboxError, profile::Profile};
 use crate::signature::Secret;
 
 /// The flags of `quartet sandbox`.
@@ -94,29 +94,6 @@ impl SandboxConfig {
 
 /// Speeds at which no delay over- or underflows.
 const SPEEDS: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
-
-/// Why a sandbox did not start, or a webhook was not answered.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    #[error("`--{name}` must be between 0 and 1")]
-    Rate { name: &'static str },
-    #[error("`--{name}-min` must not be greater than `--{name}-max`")]
-    Range { name: &'static str },
-    #[error("`--speed` must be between 0.001 and 1000000")]
-    Speed,
-    #[error("the sandbox cannot listen on {listen}")]
-    Listen {
-        listen: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("the sandbox's HTTP client cannot be built")]
-    HttpClient(#[source] reqwest::Error),
-    #[error("no create of this transaction was received: its webhook needs a URL")]
-    WebhookUrl,
-    #[error("the webhook was not answered")]
-    Webhook(#[source] reqwest::Error),
-}
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@
 mod client;
 mod config;
 mod connection;
+mod error;
 mod ledger;
 mod profile;
 mod script;
@@ -50,7 +51,8 @@ use tokio_util::{
 use self::{client::Inbox, connection::Connections, ledger::Ledger};
 pub use self::{
     client::{Client, ClientStats, Delivery},
-    config::{SandboxArgs, SandboxConfig, SandboxError},
+    config::{SandboxArgs, SandboxConfig},
+    error::SandboxError,
     ledger::{Call, CallKind, ThirdPartyStats},
     profile::Profile,
     script::{Answer, Body, CreateStep, LookupStep, Reaction, Store},

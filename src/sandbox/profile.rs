@@ -13,7 +13,7 @@ use clap::{Args, FromArgMatches};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
-use super::{Status, config::SandboxError};
+use super::{Status, error::SandboxError};
 
 /// Rates (0 to 1) and latencies. Each field is a command line flag of the same name.
 #[derive(Args, Clone, Debug, PartialEq)]

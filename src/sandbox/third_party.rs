@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     MAX_BODY, Shared, Status,
-    config::SandboxError,
+    error::SandboxError,
     ledger::{Call, CreateRequest, ThirdPartyStats},
     profile::{CreateAnswer, CreateFate, Settlement},
     script::{self, CreateStep, LookupStep, Reaction, Store},

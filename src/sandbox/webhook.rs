@@ -11,7 +11,7 @@ use poem::http::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Shared, Status, config::SandboxError};
+use super::{Shared, Status, error::SandboxError};
 use crate::signature::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER, sign};
 
 /// Pause before a webhook's first repeat, doubled for each further one.

@@ -1,6 +1,6 @@
 //! Accepting: transactions, their four jobs each and the evidence, in one SQL statement.
 //!
-//! Posts that wait together are written together (see [`super::coalesce`]). A post whose answer was
+//! Posts that wait together are written together (see [`super::postgres::coalesce`]). A post whose answer was
 //! lost and that is written again finds its id taken, and is answered as a repeat.
 
 use std::{
@@ -13,10 +13,11 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    coalesce::{Batch, Locked},
-    columns::Time,
-    job_latency::JobLatency,
-    jobs::{JobPlan, JobRows},
+    jobs::{JobPlan, JobRows, job_latency::JobLatency},
+    postgres::{
+        coalesce::{Batch, Locked},
+        columns::Time,
+    },
     transactions::Transaction,
 };
 use crate::domain::{NewTransaction, Status};

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{
     Database, StoreError,
-    columns::{AnyJson, Column, Time, readable},
     evidence::{self, NewEvidence},
+    postgres::columns::{AnyJson, Column, Time, readable},
 };
 use crate::domain::{EvidenceKind, words};
 

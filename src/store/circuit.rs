@@ -13,7 +13,7 @@ use sqlx::PgExecutor;
 
 use super::{
     StoreError,
-    columns::{MaybeTime, Time},
+    postgres::columns::{MaybeTime, Time},
 };
 use crate::domain::{CircuitCause, CircuitState};
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
-    columns::Time,
+    postgres::columns::Time,
 };
 
 /// A signing secret as it is stored.

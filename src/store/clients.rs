@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction},
-    columns::{MaybeTime, Time},
+    postgres::columns::{MaybeTime, Time},
 };
 
 /// What is registered for a client.

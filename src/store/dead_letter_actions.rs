@@ -9,8 +9,7 @@ use super::{
     Database, SqlTransaction, StoreError,
     audit::{self, Actor, OperatorAction, Target},
     dead_letters::{self, DeadLetter},
-    job_control,
-    jobs::JobPlan,
+    jobs::{JobPlan, job_control},
     settle,
     transactions::{self, Transaction},
 };

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit::Actor,
-    columns::{AnyJson, Column, MaybeJson, MaybeTime, Time, readable},
     evidence::{self, NewEvidence},
+    postgres::columns::{AnyJson, Column, MaybeJson, MaybeTime, Time, readable},
     transactions::Cursor,
     wanted,
 };

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    columns::{AnyJson, Column, Time, readable},
+    postgres::columns::{AnyJson, Column, Time, readable},
 };
 use crate::domain::EvidenceKind;
 

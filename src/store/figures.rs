@@ -8,7 +8,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use super::{StoreError, columns::Time};
+use super::{StoreError, postgres::columns::Time};
 
 /// How often something was counted since it was last written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use sqlx::PgExecutor;
 
 use super::{
     StoreError,
-    columns::{Column, MaybeJson, MaybeTime, Time, readable},
+    postgres::columns::{Column, MaybeJson, MaybeTime, Time, readable},
 };
 use crate::domain::MaintenanceTask;
 

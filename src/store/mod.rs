@@ -11,56 +11,34 @@
 //! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
 
 pub mod accept;
-pub mod announce;
 pub mod audit;
 pub mod circuit;
-pub mod claims;
 pub mod client_secrets;
 pub mod clients;
-pub mod clock;
-pub mod coalesce;
-pub mod columns;
-mod congestion;
-mod connect_options;
 pub mod console_sessions;
-mod database;
 pub mod dead_letter_actions;
 pub mod dead_letters;
-pub mod diagnosis;
 pub mod evidence;
 pub mod figures;
-pub mod floors;
-pub mod holdups;
-mod job_control;
-pub mod job_latency;
-pub mod job_list;
 pub mod jobs;
-pub mod leases;
-pub mod look;
 pub mod maintenance;
-mod migrate;
-mod migration_files;
-pub mod outcomes;
+pub mod postgres;
 pub mod queues;
 pub mod reconcile;
 pub mod rejected_webhooks;
-pub mod requirements;
-pub mod rescue;
 pub mod retention;
 pub mod scrape;
-mod session;
 pub mod settle;
 pub mod summary;
 pub mod transaction_list;
 pub mod transactions;
-mod trouble;
 pub mod wakeups;
 pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use self::database::{in_time, in_time_of};
-pub use self::{
+pub(crate) use self::postgres::database::{in_time, in_time_of};
+pub use self::postgres::{
     clock::{clock_skew, now},
     database::{Database, SqlTransaction},
     migrate::{DEFAULT_WAIT, MigrateError, is_migrated, migrate, migrate_within},

@@ -11,7 +11,7 @@ use sqlx::PgExecutor;
 use super::{
     Database, StoreError,
     audit::{self, Actor, OperatorAction, Target},
-    columns::{Column, MaybeTime, Time, readable},
+    postgres::columns::{Column, MaybeTime, Time, readable},
 };
 use crate::domain::JobKind;
 

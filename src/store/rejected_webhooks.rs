@@ -6,7 +6,7 @@
 
 use sqlx::PgExecutor;
 
-use super::{StoreError, columns::Time, job_list::JobCursor};
+use super::{StoreError, jobs::job_list::JobCursor, postgres::columns::Time};
 use crate::domain::words;
 
 words! {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Database, StoreError,
-    columns::{MaybeTime, Time},
+    postgres::columns::{MaybeTime, Time},
 };
 
 /// A step of the walk along the job table's primary key.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    columns::{Column, MaybeTime, Time},
+    postgres::columns::{Column, MaybeTime, Time},
     transactions::Filter,
     wanted,
 };

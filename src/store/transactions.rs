@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    coalesce::{BY_INDEX, Batch, Locked},
-    columns::{Column, MaybeTime, Metadata, Time},
-    jobs::JobPayload,
+    postgres::{
+        coalesce::{BY_INDEX, Batch, Locked},
+        columns::{Column, MaybeTime, Metadata, Time},
+    },
     wanted,
 };
 use crate::domain::{Content, Decision, JobKind, NewTransaction, SettledBy, Status};
@@ -414,14 +415,4 @@ pub async fn list(
     .fetch_all(executor)
     .await?;
     Ok(found.into_iter().map(Transaction::from).collect())
-}
-
-impl JobPayload {
-    /// The payload of `kind` for a transaction.
-    pub fn for_kind(kind: JobKind, new: &NewTransaction) -> Self {
-        match kind {
-            JobKind::CreateTransaction => Self::Create(new.clone()),
-            _ => Self::Refer { transaction_id: new.id },
-        }
-    }
 }

@@ -1,5 +1,5 @@
 //! Receiving verified webhooks, in one SQL transaction: remember the id, settle, wake the jobs.
-//! Those that wait together are received together (see [`super::coalesce`]).
+//! Those that wait together are received together (see [`super::postgres::coalesce`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,10 +13,12 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    coalesce::{BY_INDEX, Batch, Locked, spread},
-    columns::Time,
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
+    postgres::{
+        coalesce::{BY_INDEX, Batch, Locked, spread},
+        columns::Time,
+    },
     settle::{self, Settlement},
     transactions,
 };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quartet::{
     domain::DeadLetterKind,
-    http::{guides, problem::ProblemType},
+    http::{api::guides, problem::ProblemType},
 };
 use reqwest::Method;
 use serde_json::json;

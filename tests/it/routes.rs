@@ -1,9 +1,61 @@
-//! What no operation answers: unknown paths and wrong methods, as problems.
+//! The list of all routes, and what no operation answers: unknown paths and wrong methods, as
+//! problems.
 
-use quartet::config::Role;
+use std::collections::BTreeSet;
+
+use quartet::{
+    config::Role,
+    http::route_list::{Caller, ROUTES},
+};
 use reqwest::Method;
+use serde_json::Value;
 
-use crate::support::{World, spawn_api};
+use crate::support::{World, client::Client, spawn_api};
+
+#[test]
+fn every_operation_stands_in_the_list_of_routes() {
+    let document: Value = serde_json::from_str(&quartet::http::openapi()).unwrap();
+    let mut documented = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            documented.insert((method.to_uppercase(), path.clone(), id.to_owned()));
+        }
+    }
+    let listed = ROUTES.iter().filter_map(|route| {
+        Some((route.method?.to_owned(), route.path.to_owned(), route.operation.to_owned()))
+    });
+    let listed: BTreeSet<_> = listed.collect();
+    assert_eq!(
+        documented, listed,
+        "src/http/route_list.rs says of each operation who may call it and what it counts against"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_is_open_to_its_callers_alone() {
+    let app = spawn_api().await;
+    for route in ROUTES {
+        let Some(method) = route.method else { continue };
+        let path = route.path.replace("{id}", &uuid::Uuid::now_v7().to_string());
+        let path = path.replace("{queue}", "create_transaction");
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let json = [("content-type", "application/json")];
+        let name = format!("{method} {path}");
+        let send = |client: Client| {
+            let (method, path) = (method.clone(), path.clone());
+            async move { client.send(method, &path, &json, "{}").await.status }
+        };
+        let (anonymous, client) = (send(app.anonymous()).await, send(app.client()).await);
+        match route.caller {
+            Caller::Anyone => assert_eq!(anonymous, 200, "{name}"),
+            Caller::Client => assert_eq!((anonymous, client == 401), (401, false), "{name}"),
+            Caller::ThirdParty | Caller::Operator => {
+                assert_eq!((anonymous, client), (401, 401), "{name}");
+            }
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_path_is_404() {

@@ -20,7 +20,7 @@ use super::{
     session::{COOKIE, Session},
 };
 use crate::{
-    http::{self, ApiState, body},
+    http::{self, ApiState, middleware::body},
     store::console_sessions,
 };
 
@@ -200,7 +200,7 @@ fn refused(session: Option<&Session>, error: poem::Error) -> poem::Result<Respon
     layout::refused(&Layout::for_refusal(session, refusal.status), &refusal)
 }
 
-/// What pages need beyond [`crate::http::security_headers`].
+/// What pages need beyond [`crate::http::middleware::security_headers`].
 fn harden(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),

@@ -25,7 +25,7 @@ use crate::{
     },
     store::{
         audit::Actor,
-        job_list::{self, JobActionError, JobFilter, JobRow},
+        jobs::job_list::{self, JobActionError, JobFilter, JobRow},
     },
 };
 

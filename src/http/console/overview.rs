@@ -23,7 +23,7 @@ use crate::{
         circuit::{self, Circuit},
         dead_letters::{self, OpenCount},
         figures::{self, MinuteFigure},
-        leases,
+        jobs::leases,
         maintenance::{self, TaskState},
         reconcile::{self, FindingRow},
     },

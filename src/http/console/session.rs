@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::{http::auth, secrets::hash_token};
+use crate::{http::middleware::auth, secrets::hash_token};
 
 /// The cookie's name.
 pub const COOKIE: &str = "quartet_console";

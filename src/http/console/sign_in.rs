@@ -22,7 +22,7 @@ use super::{
     session::{COOKIE, LIFETIME, Session},
 };
 use crate::{
-    http::{self, ApiState, auth},
+    http::{self, ApiState, middleware::auth},
     secrets::hash_token,
     store::console_sessions,
 };

@@ -13,8 +13,10 @@ use crate::{
     domain::{DeadLetterKind, DeadLetterState, ReportedStatus, Status},
     http::{
         ApiState,
-        auth::OperatorAuth,
-        body::{self, FieldFault, Fields, FromFields, OptionalJson},
+        middleware::{
+            auth::OperatorAuth,
+            body::{self, FieldFault, Fields, FromFields, OptionalJson},
+        },
         problem::{FieldProblem, Problem},
         words::Word,
     },

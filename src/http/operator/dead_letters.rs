@@ -19,8 +19,10 @@ use crate::{
     domain::{DeadLetterKind, DeadLetterState, Status},
     http::{
         ApiState,
-        auth::OperatorAuth,
-        body::{self, FieldFault, Fields, FromFields, OptionalJson, StrictJson},
+        middleware::{
+            auth::OperatorAuth,
+            body::{self, FieldFault, Fields, FromFields, OptionalJson, StrictJson},
+        },
         page::{self, Page},
         problem::Problem,
         words::Word,

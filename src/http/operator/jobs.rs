@@ -18,15 +18,14 @@ use crate::{
     domain::{JobKind, JobState},
     http::{
         ApiState,
-        auth::OperatorAuth,
-        body::OptionalJson,
+        middleware::{auth::OperatorAuth, body::OptionalJson},
         page::{self, Page},
         problem::Problem,
         words::Word,
     },
     store::{
         audit::Actor,
-        job_list::{self, JobActionError, JobFilter},
+        jobs::job_list::{self, JobActionError, JobFilter},
     },
 };
 

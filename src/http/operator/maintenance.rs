@@ -13,7 +13,7 @@ use crate::{
     domain::{Finding, MaintenanceTask},
     http::{
         ApiState,
-        auth::OperatorAuth,
+        middleware::auth::OperatorAuth,
         page::{self, Page, list_object},
         words::Word,
     },

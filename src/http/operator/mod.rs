@@ -18,10 +18,10 @@ use uuid::Uuid;
 
 use super::{
     ApiState,
-    body::{self, FieldFault, Fields, FromFields},
+    middleware::body::{self, FieldFault, Fields, FromFields},
     problem::{FieldProblem, Problem},
 };
-use crate::store::{clients, dead_letter_actions::DeadLetterError, job_list::JobActionError};
+use crate::store::{clients, dead_letter_actions::DeadLetterError, jobs::job_list::JobActionError};
 
 /// Most characters of an operator's note.
 pub const MAX_NOTE: usize = 1_000;

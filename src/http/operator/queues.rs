@@ -18,8 +18,7 @@ use crate::{
     domain::JobKind,
     http::{
         ApiState,
-        auth::OperatorAuth,
-        body::OptionalJson,
+        middleware::{auth::OperatorAuth, body::OptionalJson},
         page::{self, Page},
         problem::Problem,
     },

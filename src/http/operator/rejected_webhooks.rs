@@ -10,7 +10,7 @@ use super::answers;
 use crate::{
     http::{
         ApiState,
-        auth::OperatorAuth,
+        middleware::auth::OperatorAuth,
         page::{self, Page, list_object},
     },
     store::rejected_webhooks::{self, RejectedWebhooks},

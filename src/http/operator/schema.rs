@@ -7,13 +7,12 @@ use uuid::Uuid;
 
 use crate::{
     domain::{CircuitState, DeadLetterKind, DeadLetterState, JobKind, JobState, SettledBy, Status},
-    http::{page::list_object, transaction_schema::Event, words::Word},
+    http::{api::transaction_schema::Event, page::list_object, words::Word},
     store::{
         audit::{OperatorAction, Recorded},
-        circuit,
-        columns::Time,
-        dead_letters,
-        job_list::JobRow,
+        circuit, dead_letters,
+        jobs::job_list::JobRow,
+        postgres::columns::Time,
         queues::QueueFigures,
         transaction_list::TransactionRow,
     },

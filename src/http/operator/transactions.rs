@@ -19,10 +19,10 @@ use crate::{
     domain::{JobKind, Status},
     http::{
         ApiState,
-        auth::OperatorAuth,
+        api::transaction_schema::{Event, Transaction},
+        middleware::auth::OperatorAuth,
         page::{self, Page},
         problem::Problem,
-        transaction_schema::{Event, Transaction},
         words::Word,
     },
     operations::explain::{self, CauseKind, Snapshot, WaitsFor},

@@ -40,7 +40,7 @@ use self::{
     activity::{Activity, Bounds, Expired, Watched},
     leftover::Leftover,
 };
-use super::problem::Problem;
+use super::{problem::Problem, route_list};
 use crate::{
     config::Intake,
     telemetry::{Metrics, labels::Refusal},
@@ -50,8 +50,6 @@ use crate::{
 const SPARE: usize = 64;
 /// What those are given to send their request.
 const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Where a connection without a place is answered.
-const VITAL: [&str; 2] = ["/health/", "/metrics"];
 /// Most bytes of a request's line and headers (HTTP/1.1), and what is buffered of its body.
 const MAX_HEAD: usize = 32 * 1024;
 /// The same for HTTP/2, uncompressed.
@@ -235,7 +233,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             return self.endpoint.get_response(request).await;
         }
         let path = request.uri().path();
-        let is_vital = VITAL.iter().any(|vital| path.starts_with(vital));
+        let is_vital = route_list::is_vital(path);
         let mut response = if is_vital {
             self.endpoint.get_response(request).await
         } else {

@@ -1,6 +1,6 @@
 //! Learns of jobs that other processes wrote or changed, and finds those that claims pass over.
 //!
-//! On a connection of its own it hears what others announce ([`crate::store::announce`]), and looks
+//! On a connection of its own it hears what others announce ([`crate::store::wakeups::announce`]), and looks
 //! once a second for the earliest job of every queue that has become due since the last look or is
 //! about to, in one statement: a job whose announcement was lost is found then. What is due later
 //! is awaited to the millisecond.
@@ -31,9 +31,9 @@ use sqlx::PgConnection;
 use self::stragglers::StragglerLooks;
 use super::JobContext;
 use crate::store::{
-    self, StoreError,
-    announce::{Heard, Listener},
-    circuit, look,
+    self, StoreError, circuit,
+    jobs::look,
+    wakeups::announce::{Heard, Listener},
 };
 
 /// First and longest wait before the database is tried again.

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use crate::store::{
     self, StoreError,
-    look::{self, StragglerRange},
+    jobs::look::{self, StragglerRange},
     wakeups::Wakeups,
 };
 

@@ -10,11 +10,15 @@ use crate::{
     operations::secrets,
     store::{
         self, Database, SqlTransaction, StoreError, Target,
-        announce::{Announcer, Heard},
         clients::{self, Client},
-        diagnosis::{self, OpenTransaction, Slot},
-        requirements::{self, Purpose},
-        wakeups::Wakeups,
+        postgres::{
+            diagnosis::{self, OpenTransaction, Slot},
+            requirements::{self, Purpose},
+        },
+        wakeups::{
+            Wakeups,
+            announce::{Announcer, Heard},
+        },
     },
 };
 

@@ -1,6 +1,6 @@
 //! What one check found.
 
-use crate::store::requirements;
+use crate::store::postgres::requirements;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

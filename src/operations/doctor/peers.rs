@@ -10,8 +10,8 @@ use url::Url;
 
 use super::{Finding, bounded};
 use crate::{
-    clients::probe::{self, Answer, CallbackProblem},
     config::{Config, Role},
+    outbound::probe::{self, Answer, CallbackProblem},
     store::clients::Client,
 };
 

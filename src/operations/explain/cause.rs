@@ -3,7 +3,7 @@
 use super::{Cause, CauseKind, Snapshot};
 use crate::{
     domain::{CircuitState, DeadLetterState, JobKind, JobState},
-    store::{
+    store::jobs::{
         holdups::{Postponement, RunningShares},
         job_list::JobRow,
     },

@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub use self::{late::LateStoring, record::record};
 use super::{
     StoreError,
-    columns::{AnyJson, Column, Time, readable},
+    postgres::columns::{AnyJson, Column, Time, readable},
     transactions::Cursor,
 };
 use crate::domain::{Finding, ReportedStatus, Seen, Status, words};

@@ -1,5 +1,5 @@
 //! Connections to peers that end them, refuse, or are full: what is sent again, what is not, and
-//! that none of it is taken for an outage. The single cases are in `src/clients/sender/tests.rs`;
+//! that none of it is taken for an outage. The single cases are in `src/outbound/sender/tests.rs`;
 //! here are whole transactions.
 
 mod http2;

@@ -11,7 +11,6 @@ use std::{
 
 use chrono::Utc;
 use quartet::{
-    clients::{CallbackClient, ThirdPartyClient},
     config::{Config, Role},
     domain::{
         EvidenceKind, JobKind, SettledBy, Status,
@@ -21,18 +20,20 @@ use quartet::{
         CallbackHosts, CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot,
         WorkerLease, definitions, holds::Holds,
     },
+    outbound::{CallbackClient, ThirdPartyClient},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         self, Target,
-        announce::Announcer,
-        claims::{Claims, Wanted},
-        coalesce::{Batch, Coalescer, Locked},
-        job_latency::JobLatency,
-        jobs::{ClaimedJob, JobPayload},
-        outcomes::{EndedRun, Next, Outcome, Outcomes, Written},
-        rescue,
+        jobs::{
+            ClaimedJob, JobPayload,
+            claims::{Claims, Wanted},
+            job_latency::JobLatency,
+            outcomes::{EndedRun, Next, Outcome, Outcomes, Written},
+            rescue,
+        },
+        postgres::coalesce::{Batch, Coalescer, Locked},
         transactions::Reads,
-        wakeups::Wakeups,
+        wakeups::{Wakeups, announce::Announcer},
     },
     telemetry::Metrics,
 };

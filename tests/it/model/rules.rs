@@ -8,8 +8,10 @@ use chrono::{DateTime, Utc};
 use quartet::{
     domain::{DeadLetterKind, Decision, EvidenceKind, JobKind, ReportedStatus, SettledBy, Status},
     store::{
-        jobs::{ClaimedJob, Lease},
-        outcomes::{self, End, EndedRun, Next, Outcome},
+        jobs::{
+            ClaimedJob, Lease,
+            outcomes::{self, End, EndedRun, Next, Outcome},
+        },
         transactions::Transaction,
         webhooks::WebhookOutcome,
     },

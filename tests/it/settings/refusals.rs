@@ -5,7 +5,7 @@ use std::time::Duration;
 use quartet::{
     app::{App, AppError},
     config::{Config, Role},
-    store::requirements::Level,
+    store::postgres::requirements::Level,
 };
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;

@@ -2,7 +2,7 @@
 
 use quartet::store::{
     self, Target,
-    requirements::{self, Finding, Level, Purpose},
+    postgres::requirements::{self, Finding, Level, Purpose},
 };
 
 use super::{BOUND, Scratch, migrate, refusals::start_refused, spawn_on};

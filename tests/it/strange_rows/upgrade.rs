@@ -76,7 +76,7 @@ fn every_query_reads_times_and_json_leniently() {
                 let read_as = name.split_once(": ").map_or("", |(_, read_as)| read_as);
                 assert!(
                     lenient.iter().any(|lenient| read_as.starts_with(lenient)),
-                    "read `{name}` as a type of `store::columns`: {}",
+                    "read `{name}` as a type of `store::postgres::columns`: {}",
                     query["query"],
                 );
             }

@@ -1,0 +1,341 @@
+//! The clients' side: post a transaction, see how it stands.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use poem::{http::StatusCode, web::Data};
+use poem_openapi::{
+    ApiResponse, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+};
+use tokio::time::Instant;
+use tracing::{Span, field::display};
+use uuid::Uuid;
+
+use super::transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList};
+use crate::{
+    domain::{Content, JobKind, NewTransaction, Status},
+    http::{
+        ApiState,
+        middleware::{
+            auth::{ClientAuth, PosterAuth},
+            body::StrictJson,
+        },
+        page::{self, Page},
+        problem::{Problem, ProblemJson, ProblemType},
+        words::Word,
+    },
+    store::{
+        accept::Post,
+        evidence,
+        transactions::{self, Cursor, Filter},
+    },
+    telemetry::traces,
+};
+
+/// How often a waiting request looks, at first and at most.
+const WAIT_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+/// While a request waits, its key is looked at this often.
+const KEY_CHECK: Duration = Duration::from_millis(500);
+/// A repeated id whose first post is being rolled back is tried this often.
+const ACCEPT_TRIES: usize = 3;
+
+/// The clients' operations.
+pub struct TransactionsApi;
+
+/// Answers of `POST /v1/transactions`.
+#[derive(ApiResponse)]
+pub enum CreateTransactionResponse {
+    /// Accepted, and stored durably.
+    #[oai(status = 202)]
+    Accepted(
+        Json<Transaction>,
+        /// Where to read it.
+        #[oai(header = "Location")]
+        String,
+    ),
+    /// This id was posted before with the same content; nothing was done.
+    #[oai(status = 200)]
+    Replayed(
+        Json<Transaction>,
+        /// Where to read it.
+        #[oai(header = "Location")]
+        String,
+        /// Always `true`.
+        #[oai(header = "Idempotent-Replayed")]
+        bool,
+    ),
+    /// The body is no JSON object.
+    #[oai(status = 400)]
+    BadRequest(ProblemJson),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// The body did not come in time.
+    #[oai(status = 408)]
+    TimedOut(ProblemJson),
+    /// This id was posted before with other content, or by another client.
+    #[oai(status = 409)]
+    Conflict(ProblemJson),
+    /// The body is too long.
+    #[oai(status = 413)]
+    TooLarge(ProblemJson),
+    /// The body is not declared as JSON, or is compressed.
+    #[oai(status = 415)]
+    UnsupportedMediaType(ProblemJson),
+    /// A field is wrong, missing or unknown.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// You send more requests than you may: wait for `Retry-After` seconds. Nothing was done.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: send the same request again after
+    /// `Retry-After` seconds.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+/// Answers of `GET /v1/transactions/{id}`.
+#[derive(ApiResponse)]
+pub enum GetTransactionResponse {
+    /// The transaction.
+    #[oai(status = 200)]
+    Found(Json<Transaction>),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// You have no transaction with this id.
+    #[oai(status = 404)]
+    NotFound(ProblemJson),
+    /// A parameter is wrong.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// You send more requests than you may: wait for `Retry-After` seconds.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+/// Answers of `GET /v1/transactions`.
+#[derive(ApiResponse)]
+pub enum ListTransactionsResponse {
+    /// A page of your transactions.
+    #[oai(status = 200)]
+    Page(Json<TransactionList>),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// A parameter is wrong.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// You send more requests than you may: wait for `Retry-After` seconds.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+/// Answers of `GET /v1/transactions/{id}/events`.
+#[derive(ApiResponse)]
+pub enum ListEventsResponse {
+    /// The evidence.
+    #[oai(status = 200)]
+    Events(Json<EventList>),
+    /// No or a wrong API key.
+    #[oai(status = 401)]
+    Unauthorized(ProblemJson),
+    /// You have no transaction with this id.
+    #[oai(status = 404)]
+    NotFound(ProblemJson),
+    /// A parameter is wrong.
+    #[oai(status = 422)]
+    Invalid(ProblemJson),
+    /// You send more requests than you may: wait for `Retry-After` seconds.
+    #[oai(status = 429)]
+    TooManyRequests(ProblemJson),
+    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
+    #[oai(status = 503)]
+    Unavailable(ProblemJson),
+}
+
+#[OpenApi(
+    prefix_path = "/v1/transactions",
+    tag = "crate::http::Tag::Transactions",
+    response_header(
+        name = "RateLimit-Policy",
+        ty = "Option<String>",
+        description = "Where your requests are limited: `\"client\";q=100;w=10` is 100 at once, and \
+                       as many in every 10 seconds after that \
+                       (draft-ietf-httpapi-ratelimit-headers-11)."
+    ),
+    response_header(
+        name = "RateLimit",
+        ty = "Option<String>",
+        description = "Where your requests are limited: `\"client\";r=7;t=1` is 7 left, and more in \
+                       1 second."
+    )
+)]
+impl TransactionsApi {
+    /// Post a transaction.
+    ///
+    /// Answered as soon as it is stored durably. Quartet then creates it at the third party and
+    /// sends each status to your callback URL: `pending` first, unless the end is known by then.
+    /// Without an answer, send exactly the same post again: it is never carried out twice.
+    #[oai(path = "/", method = "post", operation_id = "create_transaction")]
+    async fn create_transaction(
+        &self,
+        client: PosterAuth,
+        state: Data<&Arc<ApiState>>,
+        body: StrictJson<CreateTransaction>,
+    ) -> poem::Result<CreateTransactionResponse> {
+        let CreateTransaction { id, amount, currency, reference, metadata } = body.0;
+        let content = Content { amount, currency, reference, metadata };
+        let new = NewTransaction { id, client_id: client.0.id, content };
+        let content_hash = new.content.hash();
+        let location = format!("/v1/transactions/{id}");
+        let span = Span::current();
+        span.record("transaction_id", display(id));
+        let traceparent = traces::traceparent(&span);
+
+        for _ in 0..ACCEPT_TRIES {
+            let post = Post {
+                new: new.clone(),
+                content_hash,
+                api_key_hash: client.0.api_key_hash,
+                traceparent: traceparent.clone(),
+            };
+            if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
+                for kind in JobKind::ALL {
+                    let delay = state.plan.terms(*kind).delay;
+                    let run_at = accepted.created_at.at() + delay;
+                    state.announcer.announce(kind.as_str(), run_at, delay);
+                }
+                let accepted = Json(accepted.into());
+                return Ok(CreateTransactionResponse::Accepted(accepted, location));
+            }
+            if !client.0.is_still_known(&state).await? {
+                return Ok(CreateTransactionResponse::Unauthorized(ProblemJson(
+                    Problem::unauthorized(),
+                )));
+            }
+            let existing = state.within_limit(transactions::get(&state.pool, id)).await?;
+            // None: the post that held the id was rolled back after it had blocked this one.
+            let Some(existing) = existing else { continue };
+            if existing.client_id != new.client_id || existing.content_hash != content_hash {
+                let detail = "this id was posted before with other content or by another client";
+                let problem =
+                    Problem::new(StatusCode::CONFLICT, detail).of_type(ProblemType::IdConflict);
+                return Ok(CreateTransactionResponse::Conflict(ProblemJson(problem)));
+            }
+            let existing = Json(existing.into());
+            return Ok(CreateTransactionResponse::Replayed(existing, location, true));
+        }
+        Err(Problem::unavailable().because("the id was held by posts that were rolled back").into())
+    }
+
+    /// Read a transaction.
+    ///
+    /// With `wait_seconds` the answer comes as soon as the status is final, or after that time.
+    #[oai(path = "/:id", method = "get", operation_id = "get_transaction")]
+    async fn get_transaction(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        /// The id you posted.
+        id: Path<Uuid>,
+        /// How long to wait for a final status, in seconds.
+        #[oai(default, validator(minimum(value = "0"), maximum(value = "30")))]
+        wait_seconds: Query<u32>,
+    ) -> poem::Result<GetTransactionResponse> {
+        let deadline = Instant::now() + Duration::from_secs(wait_seconds.0.into());
+        let (mut wait, longest) = WAIT_POLL;
+        let (mut key_checked_at, mut has_waited) = (Instant::now(), false);
+        loop {
+            let transaction = own_transaction(&state, client.0.id, id.0).await?;
+            let is_over = transaction.status.is_final() || Instant::now() >= deadline;
+            // The key may be withdrawn, or its client disabled, while the request waits.
+            if has_waited && (is_over || key_checked_at.elapsed() >= KEY_CHECK) {
+                if !client.0.is_still_known(&state).await? {
+                    let problem = ProblemJson(Problem::unauthorized());
+                    return Ok(GetTransactionResponse::Unauthorized(problem));
+                }
+                key_checked_at = Instant::now();
+            }
+            if is_over {
+                return Ok(GetTransactionResponse::Found(Json(transaction.into())));
+            }
+            tokio::time::sleep_until(deadline.min(Instant::now() + wait)).await;
+            wait = (wait * 2).min(longest);
+            has_waited = true;
+            state.renew_limit();
+        }
+    }
+
+    /// List your transactions, newest first.
+    #[oai(path = "/", method = "get", operation_id = "list_transactions")]
+    #[allow(clippy::too_many_arguments)] // One for each query parameter of the contract.
+    async fn list_transactions(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        /// Only those with this status.
+        status: Query<Option<Word<Status>>>,
+        /// Only those accepted at this time or later (RFC 3339).
+        created_after: Query<Option<DateTime<Utc>>>,
+        /// Only those accepted before this time (RFC 3339).
+        created_before: Query<Option<DateTime<Utc>>>,
+        /// Entries of a page.
+        #[oai(
+            default = "page::default_limit",
+            validator(minimum(value = "1"), maximum(value = "200"))
+        )]
+        limit: Query<u32>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> poem::Result<ListTransactionsResponse> {
+        let filter = Filter {
+            status: status.0.map(|status| status.0),
+            created_after: created_after.0.map(page::storable),
+            created_before: created_before.0.map(page::storable),
+            cursor: page::after(cursor.0.as_deref())?,
+        };
+        let list = transactions::list(&state.pool, client.0.id, &filter, page::rows(limit.0));
+        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+            at: row.created_at,
+            id: row.id,
+        });
+        Ok(ListTransactionsResponse::Page(Json(page.into())))
+    }
+
+    /// Read the evidence about a transaction: everything observed or decided, oldest first.
+    #[oai(path = "/:id/events", method = "get", operation_id = "list_transaction_events")]
+    async fn list_transaction_events(
+        &self,
+        client: ClientAuth,
+        state: Data<&Arc<ApiState>>,
+        /// The id you posted.
+        id: Path<Uuid>,
+    ) -> poem::Result<ListEventsResponse> {
+        own_transaction(&state, client.0.id, id.0).await?;
+        let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
+        let items = events.into_iter().map(Into::into).collect();
+        Ok(ListEventsResponse::Events(Json(EventList { items })))
+    }
+}
+
+/// The client's transaction; another client's looks like none.
+async fn own_transaction(
+    state: &ApiState,
+    client_id: Uuid,
+    id: Uuid,
+) -> Result<transactions::Transaction, Problem> {
+    Span::current().record("transaction_id", display(id));
+    let transaction = state.within_limit(transactions::get(&state.pool, id)).await?;
+    transaction
+        .filter(|transaction| transaction.client_id == client_id)
+        .ok_or_else(|| Problem::not_found("you have no transaction with this id"))
+}

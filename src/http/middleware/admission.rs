@@ -1,0 +1,276 @@
+//! Who is let in: what would spoil the service of everybody is refused before it costs anything.
+//!
+//! A request is looked at here before it is routed, before its key is looked up and before its body
+//! is read. It is refused
+//!
+//! - with 429, where its client sends more than `LIMITS__RATE`, on whatever path (see
+//!   [`super::rate_limit`]), or waits for as many transactions as are its share (see
+//!   [`super::waiting_shares`]);
+//! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or more than are
+//!   written soon (`HTTP__MAX_QUEUE_DELAY`).
+//!
+//! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait
+//! for a final status, webhooks, operators. Webhooks end work, and so have a patience of their own.
+//! Health checks, metrics and documents are always let in. What is refused here has changed
+//! nothing: the same request may be sent again.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use poem::{
+    Endpoint, IntoResponse, Middleware, Request, Response, Result,
+    http::{HeaderValue, StatusCode, header},
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{
+    auth,
+    rate_limit::{Allowance, RateLimits},
+    waiting_shares::{KeyHash, NoPlace, WaitingPlace, WaitingShares},
+};
+use crate::{
+    http::{
+        ApiState,
+        problem::Problem,
+        route_list::{Limit, RouteInfo, UNKNOWN},
+    },
+    telemetry::labels::Refusal,
+};
+
+/// The query parameter of a request that waits for a final status.
+const WAIT: &str = "wait_seconds";
+/// The log says at most this often that requests are refused.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// A wait often ends within a second.
+const RETRY_SHARE_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// In the extensions of an answer: refused on purpose, which the log tells in sum.
+#[derive(Debug, Clone, Copy)]
+pub struct Shed;
+
+/// What requests are counted apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Post,
+    Read,
+    WaitingRead,
+    Webhook,
+    Operator,
+}
+
+impl Kind {
+    const COUNT: usize = 5;
+
+    /// `None` for what is always let in.
+    fn of(route: &RouteInfo, request: &Request) -> Option<Self> {
+        match route.limit {
+            Limit::Posts => Some(Self::Post),
+            Limit::Reads if waits(request) => Some(Self::WaitingRead),
+            Limit::Reads => Some(Self::Read),
+            Limit::Webhooks => Some(Self::Webhook),
+            Limit::Operators => Some(Self::Operator),
+            Limit::Unlimited | Limit::Vital => None,
+        }
+    }
+}
+
+/// Whether a read waits for a final status.
+fn waits(request: &Request) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == WAIT)
+}
+
+/// What [`super::observe`] has found the request to be.
+fn route(request: &Request) -> &'static RouteInfo {
+    request.extensions().get::<&'static RouteInfo>().copied().unwrap_or(UNKNOWN)
+}
+
+/// The middleware.
+pub struct Admission(Arc<Gate>);
+
+struct Gate {
+    state: Arc<ApiState>,
+    rate_limits: Option<RateLimits>,
+    /// Places of the kinds, but for reads that wait.
+    places: [Semaphore; Kind::COUNT],
+    waiting: WaitingShares,
+    refused: RefusedLog,
+}
+
+/// Held while a request is under way.
+enum Place<'a> {
+    Plain(#[expect(dead_code, reason = "held, not read")] SemaphorePermit<'a>),
+    Waiting(#[expect(dead_code, reason = "held, not read")] WaitingPlace<'a>),
+}
+
+impl Admission {
+    /// Lets in what the state's configuration allows.
+    pub fn new(state: Arc<ApiState>) -> Self {
+        let places = state.intake.max_in_flight as usize;
+        Self(Arc::new(Gate {
+            rate_limits: RateLimits::new(&state.limits),
+            places: std::array::from_fn(|_| Semaphore::new(places)),
+            waiting: WaitingShares::new(places),
+            refused: RefusedLog::new(),
+            state,
+        }))
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Middleware<E> for Admission {
+    type Output = Admitted<E>;
+
+    fn transform(&self, inner: E) -> Self::Output {
+        Admitted { gate: self.0.clone(), inner }
+    }
+}
+
+/// An endpoint behind [`Admission`].
+pub struct Admitted<E> {
+    gate: Arc<Gate>,
+    inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let kind = Kind::of(route(&request), &request);
+        let counted = self.gate.count(&request);
+        let unknown_key = self.gate.unknown_key(&request);
+        let refused = match counted {
+            Some((_, allowance)) if !allowance.is_allowed => Some(Refusal::RateLimit),
+            _ if kind.is_some_and(|kind| self.gate.is_congested(kind)) => Some(Refusal::Queue),
+            _ => None,
+        };
+        let place = match (refused, kind) {
+            (Some(why), _) => Err(why),
+            (None, Some(kind)) => self.gate.take_place(kind, &request).map(Some),
+            (None, None) => Ok(None),
+        };
+        let mut response = match &place {
+            Err(why) => self.gate.refuse(*why),
+            Ok(_) => self.inner.call(request).await?,
+        };
+        if let Some(key) = unknown_key {
+            self.gate.learn(&key, response.status()).await;
+        }
+        if let Some((limits, allowance)) = counted {
+            limits.tell(allowance, response.headers_mut());
+        }
+        Ok(response)
+    }
+}
+
+impl Gate {
+    /// Counts a request against its client's limit, whatever its path; `None` without a limit or a
+    /// client.
+    fn count(&self, request: &Request) -> Option<(&RateLimits, Allowance)> {
+        let limits = self.rate_limits.as_ref()?;
+        let client_id = auth::known_client(&self.state, request)?;
+        Some((limits, limits.count(client_id)))
+    }
+
+    /// The hash of a key that may be a client's, whose requests could not be counted yet.
+    fn unknown_key(&self, request: &Request) -> Option<KeyHash> {
+        self.rate_limits.as_ref()?;
+        // These are answered without the database, too.
+        let is_vital = route(request).limit == Limit::Vital;
+        (!is_vital).then(|| auth::unknown_key(&self.state, request))?
+    }
+
+    /// Looks a key up where its path did not, so that its client's next request is counted on any
+    /// path.
+    async fn learn(&self, key: &KeyHash, status: StatusCode) {
+        // A path that asks for a key has looked it up.
+        if status != StatusCode::UNAUTHORIZED {
+            auth::learn(&self.state, key).await;
+        }
+    }
+
+    /// A place among the requests of its kind, or why there is none for it.
+    fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, Refusal> {
+        if kind == Kind::WaitingRead {
+            return match self.waiting.take(auth::key_hash(request)) {
+                Ok(place) => Ok(Place::Waiting(place)),
+                Err(NoPlace::Full) => Err(Refusal::InFlight),
+                Err(NoPlace::Share) => Err(Refusal::WaitingShare),
+            };
+        }
+        let place = self.places[kind as usize].try_acquire();
+        place.map(Place::Plain).map_err(|_| Refusal::InFlight)
+    }
+
+    fn is_congested(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Post => self.state.accepts.is_full(),
+            Kind::Webhook => self.state.webhooks.is_full(),
+            Kind::Read | Kind::WaitingRead | Kind::Operator => false,
+        }
+    }
+
+    fn refuse(&self, why: Refusal) -> Response {
+        self.state.metrics.refused(why);
+        self.refused.note();
+        let mut response = match why {
+            Refusal::RateLimit => {
+                let detail = "you send more requests than you may; wait for `Retry-After` seconds";
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            }
+            Refusal::WaitingShare => {
+                let detail = "you wait for as many transactions at the same time as you may; let \
+                              one of these reads end, or read without `wait_seconds`";
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            }
+            _ => {
+                let detail = "there is too much to do at this moment; nothing was done, send the \
+                              same request again";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            }
+        }
+        .into_response();
+        if why == Refusal::WaitingShare {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_SHARE_AFTER);
+        }
+        response.extensions_mut().insert(Shed);
+        response
+    }
+}
+
+/// Tells the log in sum: a line for each refusal would be load of its own.
+struct RefusedLog {
+    epoch: Instant,
+    /// Refused since the last line.
+    count: AtomicU64,
+    /// When the next line is due; ms since `epoch`.
+    next: AtomicU64,
+}
+
+impl RefusedLog {
+    fn new() -> Self {
+        Self { epoch: Instant::now(), count: AtomicU64::new(0), next: AtomicU64::new(0) }
+    }
+
+    fn note(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let (now, next) =
+            (self.epoch.elapsed().as_millis() as u64, self.next.load(Ordering::Relaxed));
+        let after = now + LOG_EVERY.as_millis() as u64;
+        // One of those that see that a line is due writes it.
+        if now >= next
+            && self.next.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let requests = self.count.swap(0, Ordering::Relaxed);
+            tracing::warn!(
+                requests,
+                "requests were refused since the last such line; metrics say why"
+            );
+        }
+    }
+}

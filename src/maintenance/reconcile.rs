@@ -1,0 +1,274 @@
+//! Looks up at the third party what is open here, and settles what can be settled.
+//!
+//! What is open: transactions that are pending past the deadline, those that failed although a
+//! create may have gone through, what open dead letters are about, and, for as long as the third
+//! party may store a create late, what has ended after a create without an answer. They are looked
+//! up at a bounded rate; what follows from an answer is decided and written in `store::reconcile`,
+//! one SQL transaction each. The gap between two looks at the same transaction doubles up to a day.
+//!
+//! While the third party's circuit is open, when it asks for patience (`Retry-After`), or when it
+//! stops answering, the sweep postpones itself. A crash loses the answers that were not written.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, stream};
+use serde_json::{Map, Value, json};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::run::{MaintenanceContext, Run, RunError};
+use crate::{
+    config::Config,
+    domain::{CircuitState, Finding, Seen},
+    outbound::{
+        ThirdPartyClient,
+        third_party::{Lookup, LookupError},
+    },
+    store::{
+        Database, StoreError, circuit,
+        reconcile::{self, Action, Checked, LateStoring, Scope, Terms},
+    },
+};
+
+/// Most lookups of one periodic sweep; the next one goes on.
+const SWEEP: i64 = 10_000;
+/// Findings that are looked at for closing in one statement.
+const CLOSE_STEP: i64 = 2_000;
+/// Most lookups under way at once, however slow they are.
+const IN_FLIGHT: usize = 50;
+/// Number of consecutive lookups without an answer that ends a sweep.
+const SILENCE: u32 = 20;
+/// Number of lookups after which the circuit is asked again.
+const CIRCUIT_EVERY: usize = 25;
+/// What failed is swept for this much longer than its job rows are kept.
+const FAILED_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a sweep is asked to do.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// On demand: everything open that began since then, whenever it was last looked up.
+    pub since: Option<DateTime<Utc>>,
+    /// Writes nothing, and tells what would be written.
+    pub dry_run: bool,
+    /// Most lookups.
+    pub limit: i64,
+}
+
+/// What a sweep found and did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What there was to look up.
+    pub candidates: usize,
+    /// Whether there was more than the request's limit.
+    pub at_limit: bool,
+    pub checked: Vec<Checked>,
+    /// Findings that something else has settled since they were noted.
+    pub closed: u64,
+    /// Why it ended early, and how long the third party is left alone.
+    pub postponed: Option<(String, Duration)>,
+    /// Whether it was stopped before its end.
+    pub stopped: bool,
+}
+
+impl Report {
+    /// How many checks ended with this action.
+    pub fn count(&self, action: Action) -> usize {
+        self.checked.iter().filter(|checked| checked.action == action).count()
+    }
+
+    /// Why this is not all that was asked for.
+    pub fn shortfall(&self) -> Option<String> {
+        if let Some((reason, _)) = &self.postponed {
+            Some(format!("it ended early: {reason}"))
+        } else if self.stopped {
+            Some("it was stopped before its end".to_owned())
+        } else {
+            let at_limit =
+                || format!("it stopped at its limit of {}: there are more", self.candidates);
+            self.at_limit.then(at_limit)
+        }
+    }
+
+    /// The figures as a JSON object.
+    pub fn summary(&self) -> Value {
+        let noted = |finding: &Finding| {
+            let is_noted = |checked: &&Checked| {
+                checked.finding == *finding && checked.action != Action::Settled
+            };
+            let count = self.checked.iter().filter(is_noted).count();
+            (finding.as_str().to_owned(), Value::from(count))
+        };
+        json!({
+            "candidates": self.candidates,
+            "at_limit": self.at_limit,
+            "looked_up": self.checked.len(),
+            "settled": self.count(Action::Settled),
+            "conflicts_opened": self.count(Action::ConflictOpened),
+            "skipped": self.count(Action::Skipped),
+            "findings": Finding::ALL.iter().map(noted).collect::<Map<_, _>>(),
+            "findings_closed": self.closed,
+            "postponed": self.postponed.as_ref().map(|(reason, _)| reason),
+            "stopped": self.stopped,
+        })
+    }
+}
+
+/// The periodic sweep.
+pub async fn run(context: &MaintenanceContext) -> Result<Run, RunError> {
+    let request = Request { since: None, dry_run: false, limit: SWEEP };
+    let mut report = Report::default();
+    sweep(context, &request, &mut report, |_| {}).await?;
+    let (settled, conflicts) =
+        (report.count(Action::Settled), report.count(Action::ConflictOpened));
+    if settled + conflicts > 0 {
+        tracing::info!(looked_up = report.checked.len(), settled, conflicts, "reconciled");
+    }
+    let due_in = match &report.postponed {
+        Some((reason, wait)) => {
+            tracing::info!(reason, ?wait, "reconciliation is postponed");
+            Some(*wait)
+        }
+        None => report.stopped.then_some(Duration::ZERO),
+    };
+    Ok(Run { result: report.summary(), due_in })
+}
+
+/// Looks up and writes, until all is done, `stopping`, or the third party cannot be asked.
+/// What it does is added to `report`, so that it is known also where an error ends it; `progress`
+/// is called after each lookup.
+pub async fn sweep(
+    context: &MaintenanceContext,
+    request: &Request,
+    report: &mut Report,
+    mut progress: impl FnMut(&Report),
+) -> Result<(), StoreError> {
+    let MaintenanceContext { pool, config, third_party, stopping } = context;
+    if !request.dry_run {
+        close_settled(pool, stopping, report).await?;
+    }
+    report.postponed = circuit_open(pool).await?;
+    if report.postponed.is_some() {
+        return Ok(());
+    }
+    let scope = Scope {
+        deadline: config.poll.deadline,
+        failed_within: config.retention.jobs + FAILED_MARGIN,
+        since: request.since,
+        // One more tells whether there are more.
+        limit: request.limit + 1,
+    };
+    let mut candidates = reconcile::candidates(pool, &scope).await?;
+    let limit = usize::try_from(request.limit).unwrap_or_default();
+    report.at_limit = candidates.len() > limit;
+    candidates.truncate(limit);
+    report.candidates = candidates.len();
+
+    let mut answers = std::pin::pin!(
+        look_up(third_party, config.reconcile.rate, candidates).take_until(stopping.cancelled())
+    );
+    let (mut silence, mut refused) = (0, None);
+    while let Some((id, answer)) = answers.next().await {
+        let retry_after = answer.as_ref().err().and_then(|error| error.retry_after);
+        silence = if answer.is_err() { silence + 1 } else { 0 };
+        let terms = Terms {
+            deadline: config.poll.deadline,
+            recheck: config.reconcile.interval,
+            late: late_storing(config),
+            retry_after: retry_after.unwrap_or_default(),
+            dry_run: request.dry_run,
+        };
+        match reconcile::record(pool, id, seen(answer), &terms).await {
+            Ok(checked) => {
+                report.checked.push(checked);
+                progress(report);
+            }
+            // One that cannot be written must not keep the others from their turn.
+            Err(error) if !error.is_unavailable() => {
+                tracing::warn!(transaction_id = %id, error = &error as &dyn std::error::Error, "not reconciled");
+                refused = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+
+        report.postponed = if let Some(wait) = retry_after {
+            Some(("the third party asks for patience".to_owned(), wait))
+        } else if silence >= SILENCE {
+            let reason = format!("the third party left {silence} lookups without an answer");
+            Some((reason, config.reconcile.interval))
+        } else if report.checked.len().is_multiple_of(CIRCUIT_EVERY) {
+            circuit_open(pool).await?
+        } else {
+            None
+        };
+        if report.postponed.is_some() {
+            break;
+        }
+    }
+    if let Some(error) = refused {
+        return Err(error);
+    }
+    report.stopped = report.postponed.is_none() && report.checked.len() < report.candidates;
+    Ok(())
+}
+
+/// How long a transaction is looked up again after a create without an answer. The create may still
+/// be under way there for as long as an answer may take, and be stored that much later.
+fn late_storing(config: &Config) -> LateStoring {
+    let third_party = &config.third_party;
+    LateStoring {
+        possible_for: third_party.late_storing.max(third_party.create_backoff)
+            + third_party.timeout,
+        give_up_after: config.retention.jobs + FAILED_MARGIN,
+    }
+}
+
+/// Closes the findings that something else has settled, until none is left.
+async fn close_settled(
+    pool: &Database,
+    stopping: &CancellationToken,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let mut after = None;
+    while !stopping.is_cancelled()
+        && let Some(step) = reconcile::close_settled(pool, after, CLOSE_STEP).await?
+    {
+        report.closed += step.closed.unsigned_abs();
+        after = Some(step.last);
+    }
+    Ok(())
+}
+
+/// Looks `ids` up, at most `rate` a second, and without a burst after a slow one.
+fn look_up(
+    third_party: &ThirdPartyClient,
+    rate: u32,
+    ids: Vec<Uuid>,
+) -> impl stream::Stream<Item = (Uuid, Result<Lookup, LookupError>)> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stream::unfold((ids.into_iter(), ticks), async |(mut ids, mut ticks)| {
+        let id = ids.next()?;
+        ticks.tick().await;
+        Some((id, (ids, ticks)))
+    })
+    .map(move |id| async move { (id, third_party.look_up(id).await) })
+    .buffer_unordered(IN_FLIGHT)
+}
+
+fn seen(answer: Result<Lookup, LookupError>) -> Seen {
+    match answer {
+        Ok(Lookup::Found(report)) => Seen::Found(report.status),
+        Ok(Lookup::Absent) => Seen::Absent,
+        Err(error) => Seen::Unanswered(error.reason),
+    }
+}
+
+/// Why and for how long the third party is not asked. Half-open it is: where no job wants to call
+/// it, nobody else would find out that it answers again.
+async fn circuit_open(pool: &Database) -> Result<Option<(String, Duration)>, StoreError> {
+    let circuit = circuit::get(pool).await?;
+    let is_open = circuit.state == CircuitState::Open;
+    Ok(is_open.then(|| ("the third party's circuit is open".to_owned(), circuit.open_left)))
+}

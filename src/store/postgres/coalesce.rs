@@ -1,0 +1,383 @@
+//! Coalescing writers: what waits while a statement is under way goes into the next one, together.
+//!
+//! Most of what a small statement costs is the way to the database and its commit. A [`Coalescer`]
+//! gives many concurrent requests of one kind to a few writers, each with a connection of its own.
+//! A request never waits for company: a writer that is free takes whatever is there, and what comes
+//! meanwhile is the next batch. So one request at a time is as fast as without it, and the busier
+//! the process is, the cheaper is each request.
+//!
+//! One request of a batch cannot spoil the others: a batch that the database refuses is done again
+//! one by one, and a request that somebody else's lock holds up is left for the next batch, and in
+//! the end done alone, on a connection of the pool. While the database is away a batch is tried
+//! again for as long as anybody waits for it, after waits that double and stay long until something
+//! is written; requests must be such that a second try, after a commit whose answer was lost, is
+//! harmless.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::{
+    congestion::Congestion,
+    database::{STATEMENT_LIMIT, in_time_of},
+    dedicated_session::Session,
+};
+use crate::store::{Database, StoreError};
+
+/// Requests that may wait for a writer; more wait for room.
+const ROOM: usize = 4_096;
+/// First and longest wait before a database that is away is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How long a request that is done alone may take, with the wait for a connection.
+const ALONE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a statement of a writer waits for a lock before its requests are done alone.
+const LOCK_TIMEOUT: &str = "200ms";
+/// SQLSTATE of a statement that waited too long for a lock.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// A session whose statements look rows up by index, however few there were when the statement was
+/// planned: a plan is kept while the table grows. Statements name the rows by an array (`= ANY`),
+/// so that what is joined then is small, and is hashed rather than compared with each other. What
+/// is switched off counts as very dear where there is no other way, which would start the compiler.
+pub(in crate::store) const BY_INDEX: &[(&str, &str)] =
+    &[("enable_seqscan", "off"), ("enable_nestloop", "off"), ("jit", "off")];
+
+/// So long a request whose rows are locked is left for the next batch, before it is done alone.
+/// Most such locks are those of another batch, which is soon over.
+const SKIPPED: Duration = Duration::from_millis(200);
+/// How long a writer with nothing else to do waits for such a lock.
+const SKIPPED_WAIT: Duration = Duration::from_millis(3);
+
+/// What becomes of a request whose rows somebody else has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    /// It is left out of the batch.
+    Skip,
+    /// It waits.
+    Wait,
+}
+
+/// The answers to `requests`, of which those at `taken` were done and the others left out.
+pub(in crate::store) fn spread<Q, A>(
+    requests: &[Q],
+    taken: Vec<usize>,
+    done: Vec<Option<A>>,
+) -> Vec<Option<A>> {
+    let mut answers: Vec<Option<A>> = requests.iter().map(|_| None).collect();
+    for (index, answer) in taken.into_iter().zip(done) {
+        answers[index] = answer;
+    }
+    answers
+}
+
+/// What a coalescer does with a batch.
+pub trait Batch: Send + Sync + 'static {
+    type Request: Send + Sync + 'static;
+    type Answer: Send + 'static;
+
+    /// Most requests of one batch.
+    const MOST: usize;
+    /// How long a batch may take. One that the database has neither done nor refused by then is
+    /// tried again on another connection. Longer than its statements may take.
+    const LIMIT: Duration = STATEMENT_LIMIT;
+    /// How long a request waits for a database that is away, before it is told so. Whoever asks
+    /// over HTTP stops waiting by itself.
+    const PATIENCE: Duration = Duration::MAX;
+    /// Settings of the writers' sessions.
+    const SESSION: &'static [(&'static str, &'static str)];
+
+    /// Most requests of the next batch.
+    fn most(&self) -> usize {
+        Self::MOST
+    }
+
+    /// How long a writer leaves the database to others after a batch that took this long.
+    fn pause_after(&self, _took: Duration) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Does all of `requests`, or nothing. Answers in their order; `None` for one that was left out
+    /// ([`Locked::Skip`]).
+    fn run(
+        &self,
+        conn: &mut PgConnection,
+        requests: &[Self::Request],
+        locked: Locked,
+    ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
+}
+
+/// The way to the writers of one kind of batch. Cheap to clone; the writers end with the last
+/// clone.
+#[derive(Debug)]
+pub struct Coalescer<B: Batch> {
+    waiting: mpsc::Sender<Waiting<B>>,
+    congestion: Option<Arc<Congestion>>,
+}
+
+#[derive(Debug)]
+struct Waiting<B: Batch> {
+    request: B::Request,
+    reply: oneshot::Sender<Result<B::Answer, StoreError>>,
+    /// When it came.
+    asked: Instant,
+}
+
+impl<B: Batch> Waiting<B> {
+    fn answer(self, answer: Result<B::Answer, StoreError>) {
+        // Whoever stopped waiting does not need it.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl<B: Batch> Clone for Coalescer<B> {
+    fn clone(&self) -> Self {
+        Self { waiting: self.waiting.clone(), congestion: self.congestion.clone() }
+    }
+}
+
+impl<B: Batch> Coalescer<B> {
+    /// Starts `writers` writers. They connect on first use; what must be done alone is done on
+    /// connections of `pool`.
+    ///
+    /// `longest_wait`: how long a request may wait, where more of them are refused
+    /// ([`Self::is_full`]).
+    pub fn start(batch: B, writers: u32, pool: &Database, longest_wait: Option<Duration>) -> Self {
+        let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
+        let (sender, receiver) = mpsc::channel(ROOM);
+        let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
+        let congestion = longest_wait.map(|wait| Arc::new(Congestion::new(wait, Instant::now())));
+        for _ in 0..writers {
+            let writer = Writer {
+                batch: batch.clone(),
+                waiting: receiver.clone(),
+                congestion: congestion.clone(),
+                session: Session::new(pool, settings.clone()),
+                pool: pool.clone(),
+                wait: RETRY.0,
+                skipped: Vec::new(),
+            };
+            tokio::spawn(writer.run());
+        }
+        Self { waiting: sender, congestion }
+    }
+
+    /// Has `request` done, and waits for the answer. Whether a request whose caller stops waiting
+    /// is still done is open.
+    pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = Instant::now();
+        if let Some(congestion) = &self.congestion
+            && self.waiting() == 0
+        {
+            congestion.came_first(asked);
+        }
+        if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
+            return Err(writer_ended());
+        }
+        answer.await.unwrap_or_else(|_| Err(writer_ended()))
+    }
+
+    /// Whether a request that came now would have to wait too long: requests come faster than they
+    /// are done.
+    pub fn is_full(&self) -> bool {
+        let congestion = self.congestion.as_ref();
+        congestion.is_some_and(|congestion| congestion.is_full(self.waiting(), Instant::now()))
+    }
+
+    /// How many requests wait for a writer.
+    fn waiting(&self) -> usize {
+        self.waiting.max_capacity() - self.waiting.capacity()
+    }
+}
+
+fn unavailable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::Unavailable(sqlx::Error::Io(std::io::Error::other(cause)))
+}
+
+fn writer_ended() -> StoreError {
+    unavailable("the writer has ended")
+}
+
+struct Writer<B: Batch> {
+    batch: Arc<B>,
+    waiting: Arc<Mutex<mpsc::Receiver<Waiting<B>>>>,
+    congestion: Option<Arc<Congestion>>,
+    session: Session,
+    pool: Database,
+    /// How long it waits after the next attempt that finds the database away.
+    wait: Duration,
+    /// What the last batch left out.
+    skipped: Vec<Waiting<B>>,
+}
+
+impl<B: Batch> Writer<B> {
+    /// Works until nobody can ask any more.
+    async fn run(mut self) {
+        loop {
+            let mut taken = std::mem::take(&mut self.skipped);
+            let most = self.batch.most();
+            let room = most - taken.len().min(most - 1);
+            if taken.is_empty() {
+                if self.take(&mut taken, room).await == 0 {
+                    break;
+                }
+            } else {
+                let more = self.take(&mut taken, room);
+                // Nothing came: then it is those alone. Nothing is taken out without being kept.
+                let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
+            }
+            let began = Instant::now();
+            self.work(taken).await;
+            let pause = self.batch.pause_after(began.elapsed());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        self.session.close().await;
+    }
+
+    /// Takes up to `room` of those that wait, and waits for the first one; 0 when nobody can ask
+    /// any more.
+    async fn take(&self, taken: &mut Vec<Waiting<B>>, room: usize) -> usize {
+        let mut waiting = self.waiting.lock().await;
+        let count = waiting.recv_many(taken, room).await;
+        if count > 0
+            && let (Some(congestion), Some(newest)) = (&self.congestion, taken.last())
+        {
+            congestion.taken(count, waiting.len(), newest.asked, Instant::now());
+        }
+        count
+    }
+
+    /// Has `taken` done, for as long as anybody waits for it.
+    async fn work(&mut self, taken: Vec<Waiting<B>>) {
+        let mut batches = vec![taken];
+        while let Some(mut batch) = batches.pop() {
+            batch.retain(|waiting| !waiting.reply.is_closed());
+            if batch.is_empty() {
+                continue;
+            }
+            let (requests, rest): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|waiting| (waiting.request, (waiting.reply, waiting.asked)))
+                .unzip();
+            let done = self.attempt(&requests).await;
+            let mut batch: Vec<_> = requests
+                .into_iter()
+                .zip(rest)
+                .map(|(request, (reply, asked))| Waiting { request, reply, asked })
+                .collect();
+            match done {
+                Ok(answers) => {
+                    self.wait = RETRY.0;
+                    for (waiting, answer) in batch.into_iter().zip(answers) {
+                        match answer {
+                            Some(answer) => waiting.answer(Ok(answer)),
+                            None if waiting.asked.elapsed() < SKIPPED => self.skipped.push(waiting),
+                            None => self.alone(waiting),
+                        }
+                    }
+                }
+                Err(error) if is_lock_timeout(&error) => {
+                    batch.into_iter().for_each(|waiting| self.alone(waiting));
+                }
+                Err(error) if error.is_unavailable() => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        requests = batch.len(),
+                        "not written yet"
+                    );
+                    let (patient, impatient) = batch
+                        .into_iter()
+                        .partition(|waiting| waiting.asked.elapsed() < B::PATIENCE);
+                    batches.push(patient);
+                    for waiting in impatient {
+                        waiting.answer(Err(unavailable("the database was away for too long")));
+                    }
+                    tokio::time::sleep(self.wait).await;
+                    self.wait = (self.wait * 2).min(RETRY.1);
+                }
+                Err(error) if batch.len() == 1 => {
+                    if let Some(waiting) = batch.pop() {
+                        waiting.answer(Err(error));
+                    }
+                }
+                // One of them is at fault.
+                Err(_) => batches.extend(batch.into_iter().map(|waiting| vec![waiting])),
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        requests: &[B::Request],
+    ) -> Result<Vec<Option<B::Answer>>, StoreError> {
+        let run = async {
+            // Taken out, so that a connection of which one does not know how far it came is closed.
+            let mut conn = self.session.take().await?;
+            let begin = self.session.begin();
+            let answers = run(&*self.batch, &mut conn, begin, requests, Locked::Skip).await?;
+            self.session.keep(conn);
+            Ok(answers)
+        };
+        // Its connection is gone with it: nothing half-done is seen again.
+        let run = AssertUnwindSafe(run).catch_unwind();
+        let run = run.map(|done| {
+            // Logged by the panic itself. A writer that ended would end all requests of its kind.
+            done.unwrap_or_else(|_| Err(StoreError::Query(sqlx::Error::WorkerCrashed)))
+        });
+        let done = in_time_of(B::LIMIT, run).await;
+        if let Err(error) = &done {
+            self.session.note(error);
+        }
+        done
+    }
+
+    /// Has one request done beside the others, however long it waits for locks.
+    fn alone(&self, waiting: Waiting<B>) {
+        let (batch, pool) = (self.batch.clone(), self.pool.clone());
+        let begin = self.session.begin();
+        // A task of its own, which nobody drops half-way.
+        tokio::spawn(async move {
+            let done = async {
+                let mut conn = pool.acquire().await?;
+                let requests = std::slice::from_ref(&waiting.request);
+                let answers = run(&*batch, conn.risk(), begin, requests, Locked::Wait).await?;
+                conn.is_clean();
+                answers.into_iter().flatten().next().ok_or_else(writer_ended)
+            };
+            let done = in_time_of(ALONE_LIMIT, done).await;
+            waiting.answer(done);
+        });
+    }
+}
+
+/// Has a batch done; within a transaction where something must begin one.
+async fn run<B: Batch>(
+    batch: &B,
+    conn: &mut PgConnection,
+    begin: Option<AssertSqlSafe<String>>,
+    requests: &[B::Request],
+    locked: Locked,
+) -> Result<Vec<Option<B::Answer>>, StoreError> {
+    let Some(begin) = begin else { return batch.run(conn, requests, locked).await };
+    let mut tx = conn.begin_with(begin).await?;
+    let answers = batch.run(&mut tx, requests, locked).await?;
+    tx.commit().await?;
+    Ok(answers)
+}
+
+fn is_lock_timeout(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(sqlx::Error::Database(error)) => {
+            error.code().as_deref() == Some(LOCK_NOT_AVAILABLE)
+        }
+        _ => false,
+    }
+}
