@@ -9,9 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
-    proto::MetricFamily,
+    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, process_collector::ProcessCollector, proto::MetricFamily,
 };
 use sqlx::PgPool;
 
@@ -21,9 +20,10 @@ use super::{
     },
     operations::OperationMetrics,
     reading::DatabaseReading,
+    registering::{ByWord, Maker, buckets},
     troubles::Troubles,
 };
-use crate::domain::{JobKind, RunOutcome, SettledBy, Words};
+use crate::domain::{JobKind, RunOutcome, SettledBy};
 
 /// Seconds of what is done here: a request, a run of a job that calls nobody.
 const SHORT: [f64; 13] =
@@ -41,28 +41,6 @@ const TO_FINAL: [f64; 20] = [
 ];
 /// Attempts that a job took.
 const ATTEMPTS: [f64; 8] = [1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 15.0];
-
-/// Counters of one metric, one for each word of a label.
-#[derive(Debug)]
-struct ByWord<L> {
-    children: Vec<(L, IntCounter)>,
-}
-
-impl<L: Words + PartialEq> ByWord<L> {
-    fn new(words: &[L], child: impl Fn(&'static str) -> IntCounter) -> Self {
-        Self { children: words.iter().map(|word| (*word, child(word.as_str()))).collect() }
-    }
-
-    fn inc(&self, word: L) {
-        self.inc_by(word, 1);
-    }
-
-    fn inc_by(&self, word: L, count: u64) {
-        if let Some((_, counter)) = self.children.iter().find(|(known, _)| *known == word) {
-            counter.inc_by(count);
-        }
-    }
-}
 
 /// What is counted about the jobs of one queue.
 #[derive(Debug)]
@@ -460,73 +438,5 @@ impl Metrics {
         let mut families: Vec<MetricFamily> = self.registry.gather();
         families.extend(super::reading::families(reading)?);
         TextEncoder::new().encode_to_string(&families)
-    }
-}
-
-/// Each bucket of a histogram by its upper bound in ms, without what the ones below it hold.
-fn buckets(histogram: &Histogram) -> Vec<(String, u64)> {
-    use prometheus::core::Metric as _;
-
-    let metric = histogram.metric();
-    let histogram = metric.get_histogram();
-    let mut below = 0;
-    let mut counts = Vec::new();
-    for bucket in histogram.get_bucket() {
-        let bound = bucket.upper_bound();
-        if bound.is_finite() {
-            let count = bucket.cumulative_count().saturating_sub(below);
-            counts.push((format!("{:.0}", bound * 1_000.0), count));
-            below = bucket.cumulative_count();
-        }
-    }
-    counts.push(("inf".to_owned(), histogram.get_sample_count().saturating_sub(below)));
-    counts
-}
-
-/// Makes metrics and registers them.
-struct Maker<'a> {
-    registry: &'a Registry,
-}
-
-impl Maker<'_> {
-    fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.registry.register(Box::new(counters.clone()))?;
-        Ok(counters)
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        buckets: &[f64],
-    ) -> Result<HistogramVec, prometheus::Error> {
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        let histograms = HistogramVec::new(opts, labels)?;
-        self.registry.register(Box::new(histograms.clone()))?;
-        Ok(histograms)
-    }
-
-    fn gauges(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntGaugeVec, prometheus::Error> {
-        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.registry.register(Box::new(gauges.clone()))?;
-        Ok(gauges)
-    }
-
-    fn gauge(&self, opts: Opts) -> Result<Gauge, prometheus::Error> {
-        let gauge = Gauge::with_opts(opts)?;
-        self.registry.register(Box::new(gauge.clone()))?;
-        Ok(gauge)
     }
 }

@@ -13,6 +13,7 @@ pub mod logs;
 pub mod metrics;
 pub mod operations;
 pub mod reading;
+mod registering;
 pub mod traces;
 pub mod troubles;
 

@@ -3,6 +3,7 @@
 //! `QUARTET_TEST_WRITE=1` writes what is made from the code (`docs/configuration.md`, `words.txt`)
 //! instead of comparing it: `just configuration`, `just words`.
 
+mod code;
 mod configuration;
 mod layers;
 mod limits;

@@ -9,13 +9,17 @@
 mod database;
 mod finding;
 mod peers;
+mod pooler;
 mod process;
 
 use std::time::Duration;
 
 pub use finding::{Finding, Level};
 
-use crate::config::{Config, ConfigError, Role};
+use crate::{
+    config::{Config, ConfigError, Role},
+    store::{StoreError, postgres::diagnosis},
+};
 
 /// How long one check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
@@ -72,4 +76,13 @@ async fn bounded(
         let found = format!("no result within {} s", CHECK_LIMIT.as_secs());
         vec![Finding::error(check, found, "find out what is so slow, and run it again")]
     })
+}
+
+/// A check that the database did not let be made.
+fn failed(check: &'static str, error: &StoreError) -> Finding {
+    let remedy = match error {
+        StoreError::Unavailable(_) => "see what the other findings say about the database",
+        StoreError::Query(_) => "see what the other findings say about rights and the schema",
+    };
+    Finding::error(check, format!("cannot be checked: {}", diagnosis::cause(error)), remedy)
 }
