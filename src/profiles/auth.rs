@@ -7,12 +7,12 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use url::form_urlencoded;
 
 use super::{
-    definition::{AuthKind, AuthSection, ClientPlacement, Content, Method, check_url},
+    definition::{AuthKind, AuthSection, ClientPlacement, check_url},
     error::{Faults, Key},
     pointer::Pointer,
     reading,
-    request::{Header, Request},
-    safety,
+    request::{Content, Header, Method, Request, is_header_name},
+    safety::requests::{headers, without_transaction},
     template::{Source, Template},
     values::{RenderError, Renderer, SecretText},
 };
@@ -159,14 +159,14 @@ pub(super) fn check(section: &AuthSection, faults: &mut Faults<'_>) {
         {
             faults.add(&key.then("password"), "neither it nor the user name is a secret");
         }
-        Credentials::Header { name, .. } if !safety::is_header_name(&name) => {
+        Credentials::Header { name, .. } if !is_header_name(&name) => {
             faults.add(&key.then("header"), "must be a header's name, such as X-API-Key");
         }
         Credentials::Oauth2(oauth2) => token_url(&oauth2.token_url, &key.then("token_url"), faults),
         _ => {}
     }
-    safety::headers(&section.headers, &key.then("headers"), faults);
-    safety::without_transaction(&section.headers, &key.then("headers"), faults);
+    headers(&section.headers, &key.then("headers"), faults);
+    without_transaction(&section.headers, &key.then("headers"), faults);
     if let Some(tls) = &section.tls {
         for (name, template) in [("certificate", &tls.certificate), ("key", &tls.key)] {
             let source = template.only_placeholder().map(|placeholder| &placeholder.source);

@@ -9,8 +9,10 @@ use serde::{Deserialize, Deserializer, de};
 use super::{
     body::{Body, Pairs},
     keywords::{keywords, not_allowed},
+    period::Period,
     pointer::Pointer,
-    recorded,
+    recorded_case::{AnswerCase, RequestCase, SampleSection},
+    request::{Content, Method},
     rule::{CreateMeans, LookupMeans, Rule},
     signing::SignSection,
     template::Template,
@@ -50,13 +52,13 @@ pub struct Definition {
     pub(super) status: Statuses,
     pub(super) webhook: Option<WebhookProfile>,
     /// What the recorded cases are about.
-    pub(super) sample: Option<recorded::SampleSection>,
+    pub(super) sample: Option<SampleSection>,
     /// Answers and what they mean.
     #[serde(default)]
-    pub(super) test: Vec<recorded::AnswerCase>,
+    pub(super) test: Vec<AnswerCase>,
     /// Requests as they must be sent.
     #[serde(default)]
-    pub(super) request: Vec<recorded::RequestCase>,
+    pub(super) request: Vec<RequestCase>,
 }
 
 keywords! {
@@ -114,24 +116,6 @@ pub struct AuthSection {
 pub struct ClientCertificate {
     pub(super) certificate: Template,
     pub(super) key: Template,
-}
-
-keywords! {
-    /// The method of a request.
-    Method {
-        Get = "GET",
-        Post = "POST",
-        Put = "PUT",
-        Patch = "PATCH",
-    }
-}
-
-keywords! {
-    /// How a body is written.
-    Content {
-        Json = "json",
-        Form = "form",
-    }
 }
 
 keywords! {
@@ -257,25 +241,6 @@ pub struct Statuses {
     /// Those of `completed` that may still be taken back.
     #[serde(default)]
     pub(super) reversible: Vec<String>,
-}
-
-/// A duration of at least a millisecond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Period(pub(super) Duration);
-
-/// Longest period.
-const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
-
-impl<'de> Deserialize<'de> for Period {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let allowed =
-            "must be a duration with its unit, from 1ms to 3650d, such as 200ms, 15m or 7d";
-        let wrong = || de::Error::custom(allowed);
-        let text = String::deserialize(from).map_err(|_| wrong())?;
-        let period = humantime::parse_duration(&text).map_err(|_| wrong())?;
-        let fits = (Duration::from_millis(1)..=LONGEST).contains(&period);
-        if fits { Ok(Self(period)) } else { Err(wrong()) }
-    }
 }
 
 /// Most calls in a time.

@@ -16,8 +16,8 @@ use super::{
     definition::{Definition, LookupBy},
     fields::{Fields, is_same_id},
     pointer::Pointer,
-    reading::{Node, Unusable, root},
-    rule::{CreateMeans, LookupMeans, Rule, Truth},
+    reading::{Node, Truth, Unusable, root},
+    rule::{CreateMeans, LookupMeans, Rule},
     values::{Inputs, Renderer},
 };
 use crate::domain::peer_answer::{MAX_EXCERPT_CHARS, excerpt};

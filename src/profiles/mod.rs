@@ -20,13 +20,16 @@ mod error;
 mod fields;
 mod interpreter;
 mod keywords;
+mod period;
 mod plan;
 mod pointer;
 mod reading;
 mod recorded;
+mod recorded_case;
 mod request;
 mod rule;
 mod safety;
+mod scalar;
 mod shipped;
 mod signing;
 mod template;
@@ -46,7 +49,7 @@ pub use self::{
     amount::AmountError,
     answer::{Answer, Call, CreateAnswer, DecidedBy, LookupAnswer, ReadStatus, Reading},
     auth::{Token, TokenRequest, read_token},
-    definition::{Content as BodyContent, Definition, LookupBy, Method, Rate, Repeat},
+    definition::{Definition, LookupBy, Rate, Repeat},
     error::{Fault, ProfileError},
     plan::{CreateStep, Sent},
     recorded::{Cases, Checked},

@@ -8,9 +8,18 @@ use serde_json::from_str;
 
 use super::{
     pointer::{Pointer, position},
-    rule::{Scalar, Truth},
+    scalar::Scalar,
 };
 use crate::domain::peer_answer::{Scanner, Unreadable};
+
+/// Whether a rule matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Truth {
+    Yes,
+    No,
+    /// What it tests cannot be read.
+    Unknown(Unusable),
+}
 
 /// Why something in an answer cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

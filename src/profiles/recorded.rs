@@ -3,105 +3,24 @@
 //!
 //! Cases about webhooks belong to the webhook section.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, fmt};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer, de};
-use uuid::Uuid;
 
 use super::{
     Profile, ProfileError, ThirdParty,
     answer::{Answer, Reading},
     auth::TokenRequest,
-    definition::Period,
     error::Faults,
-    keywords::{keywords, not_allowed},
+    keywords::not_allowed,
+    recorded_case::{AnswerCase, CaseCall, CasesFile, RequestCase, SampleSection},
     request::{Header, Request},
     rule::{CreateMeans, LookupMeans},
     signing::Signing,
     values::{Inputs, RenderError, SecretText, Values},
 };
 use crate::domain::{Content, ReportedStatus};
-
-keywords! {
-    /// The call that a case is about.
-    CaseCall {
-        Create = "create",
-        Lookup = "lookup",
-    }
-}
-
-/// The transaction that cases are about. What is left out has a default.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SampleSection {
-    id: Uuid,
-    amount: i64,
-    currency: String,
-    reference: String,
-    metadata: BTreeMap<String, String>,
-    provider_id: String,
-    webhook_url: Option<String>,
-}
-
-impl Default for SampleSection {
-    fn default() -> Self {
-        Self {
-            id: Uuid::from_u128(0x6f1c_2f0e_7a52_4b7e_9d6a_2d2a_0a4d_9b11),
-            amount: 1250,
-            currency: "EUR".to_owned(),
-            reference: "Invoice 117".to_owned(),
-            metadata: BTreeMap::new(),
-            provider_id: "prov_1".to_owned(),
-            webhook_url: None,
-        }
-    }
-}
-
-/// An answer, and what it must mean.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AnswerCase {
-    call: CaseCall,
-    code: u16,
-    /// The answer's text; none where it is left out.
-    #[serde(default)]
-    body: String,
-    means: String,
-    #[serde(default, deserialize_with = "reported")]
-    status: Option<ReportedStatus>,
-    provider_id: Option<String>,
-    reason: Option<String>,
-    /// How long before it a create was sent that may have gone through.
-    since_create: Option<Period>,
-}
-
-/// A request as it must be sent.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RequestCase {
-    call: CaseCall,
-    /// As `quartet third-party check` prints it.
-    is: String,
-}
-
-/// The file beside a profile.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CasesFile {
-    sample: Option<SampleSection>,
-    #[serde(default)]
-    test: Vec<AnswerCase>,
-    #[serde(default)]
-    request: Vec<RequestCase>,
-}
-
-fn reported<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ReportedStatus>, D::Error> {
-    let word = String::deserialize(from)?;
-    let words: Vec<&str> = ReportedStatus::ALL.iter().map(|status| status.as_str()).collect();
-    word.parse().map(Some).map_err(|_| de::Error::custom(not_allowed(&word, &words)))
-}
 
 /// The cases of a profile.
 #[derive(Debug, Clone, Default, PartialEq)]

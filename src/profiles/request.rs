@@ -7,10 +7,28 @@ use url::form_urlencoded;
 
 use super::{
     body::{Body, Node, Pairs},
-    definition::{Content, Method},
+    keywords::keywords,
     template::Template,
     values::{RenderError, Rendered, Renderer, Value},
 };
+
+keywords! {
+    /// The method of a request.
+    Method {
+        Get = "GET",
+        Post = "POST",
+        Put = "PUT",
+        Patch = "PATCH",
+    }
+}
+
+keywords! {
+    /// How a body is written.
+    Content {
+        Json = "json",
+        Form = "form",
+    }
+}
 
 /// What stays as it is in a path segment: RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -213,4 +231,10 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
 pub(super) fn is_dots(segment: &str) -> bool {
     let plain = segment.to_ascii_lowercase().replace("%2e", ".");
     plain == "." || plain == ".."
+}
+
+/// Whether a text can be a header's name (RFC 9110, section 5.1).
+pub(super) fn is_header_name(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token)
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, de};
 use super::{
     keywords::{alternatives, keywords},
     pointer::{FieldPointer, Pointer},
-    reading::{Node, Unusable},
+    reading::{Node, Truth, Unusable},
+    scalar::Scalar,
 };
 
 keywords! {
@@ -68,15 +69,6 @@ pub struct Rule<M> {
     pub(super) reference: Option<FieldPointer>,
     /// Why, for an operator.
     pub(super) reason: Option<FieldPointer>,
-}
-
-/// Whether a rule matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Truth {
-    Yes,
-    No,
-    /// What it tests cannot be read.
-    Unknown(Unusable),
 }
 
 impl<M> Rule<M> {
@@ -193,25 +185,6 @@ impl<'de> Deserialize<'de> for Codes {
             },
         };
         words.iter().map(code).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-/// A value that an answer is compared with.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum Scalar {
-    Truth(bool),
-    Number(i64),
-    Text(String),
-}
-
-impl fmt::Display for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Truth(truth) => truth.fmt(f),
-            Self::Number(number) => number.fmt(f),
-            Self::Text(text) => write!(f, "{text:?}"),
-        }
     }
 }
 

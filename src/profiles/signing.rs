@@ -9,11 +9,10 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{
     Signer,
-    definition::Definition,
+    body::Pairs,
     error::{Faults, Key},
     keywords::keywords,
-    request::{Header, Request},
-    safety,
+    request::{Header, Request, is_header_name},
     template::{Template, split},
     values::{RenderError, Values},
 };
@@ -116,9 +115,7 @@ impl Part {
             "nonce" => Self::Nonce,
             "signature" => Self::Signature,
             _ => match inner.split_once(':') {
-                Some(("header", name)) if safety::is_header_name(name) => {
-                    Self::Header(name.to_owned())
-                }
+                Some(("header", name)) if is_header_name(name) => Self::Header(name.to_owned()),
                 Some((kind @ ("var" | "secret"), name)) => {
                     Template::parse(&format!("{{{inner}}}"))?;
                     let name = name.to_owned();
@@ -137,8 +134,9 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 /// Checks `[sign]`.
-pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
-    let Some(section) = &profile.sign else { return };
+///
+/// `sent` are the other headers of requests.
+pub(super) fn check(section: &SignSection, sent: [&Pairs; 3], faults: &mut Faults<'_>) {
     let key = Key::of("sign");
     if !section.key.has_secret() {
         faults.add(&key.then("key"), "must be {secret:NAME}: it is never written in a profile");
@@ -157,10 +155,9 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     }
     for name in section.headers.keys() {
         let key = key.then("headers").then(name);
-        if !safety::is_header_name(name) {
+        if !is_header_name(name) {
             faults.add(&key, "is not a header's name");
         }
-        let sent = [&profile.headers, &profile.create.headers, &profile.lookup.headers];
         let mut sent = sent.into_iter().flat_map(|pairs| &pairs.0);
         if sent.any(|(other, _)| other.eq_ignore_ascii_case(name)) {
             faults.add(&key, "is among the other headers too: write it in one place");

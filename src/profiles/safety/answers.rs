@@ -6,7 +6,8 @@ use std::fmt::Display;
 use super::super::{
     definition::{Create, Lookup, LookupBy, Repeat},
     error::{Faults, Key},
-    rule::{CreateMeans, LookupMeans, OneOf, Rule, Scalar},
+    rule::{CreateMeans, LookupMeans, OneOf, Rule},
+    scalar::Scalar,
 };
 
 /// Checks what a create's answers mean.

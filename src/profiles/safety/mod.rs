@@ -2,11 +2,10 @@
 //! Each fault says why.
 
 mod answers;
-mod requests;
+pub(super) mod requests;
 
 use std::collections::BTreeMap;
 
-pub(super) use self::requests::{headers, is_header_name, without_transaction};
 use super::{
     amount::MAX_EXPONENT,
     definition::{Definition, LookupBy, Repeat, Statuses},
@@ -24,7 +23,10 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     together(profile, faults);
     words(&profile.status, faults);
     super::auth::check(&profile.auth, faults);
-    super::signing::check(profile, faults);
+    if let Some(section) = &profile.sign {
+        let sent = [&profile.headers, &profile.create.headers, &profile.lookup.headers];
+        super::signing::check(section, sent, faults);
+    }
     let webhook = profile.webhook.as_ref().map_or(Ok(()), WebhookProfile::check);
     for fault in webhook.err().unwrap_or_default() {
         faults.add(&Key::of(&fault.key), fault.problem);

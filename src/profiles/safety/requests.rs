@@ -3,9 +3,9 @@
 
 use super::super::{
     body::{Node, Pairs},
-    definition::{Content, Create, Definition, Lookup, LookupBy, Method},
+    definition::{Create, Definition, Lookup, LookupBy},
     error::{Faults, Key},
-    request::is_dots,
+    request::{Content, Method, is_dots, is_header_name},
     template::{Part, Source, Template},
 };
 
@@ -195,11 +195,6 @@ pub(in crate::profiles) fn without_transaction(pairs: &Pairs, key: &Key, faults:
             );
         }
     }
-}
-
-pub(in crate::profiles) fn is_header_name(name: &str) -> bool {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(is_token)
 }
 
 fn form_field(node: &Node, key: &Key, faults: &mut Faults<'_>) {

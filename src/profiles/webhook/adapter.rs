@@ -3,12 +3,12 @@
 use ring::hmac;
 
 use super::{
-    check::{Faults, Vars},
+    built::{Built, Proved, tolerance},
+    faults::{Faults, Vars},
     interpreter::{Proof, SignatureRule, TimestampRule},
     keys::KeyKind,
     profile::{Content, MessageAlgorithm, SignatureSection, WebhookProfile},
     rfc9421::{CONTENT_DIGEST, DERIVED},
-    scheme::{Built, Proved, tolerance},
     signature_header::{Encoding, HeaderForm, Prefix},
     source::header_name,
     template::{Part, Template},

@@ -1,62 +1,23 @@
 //! The rules for a `[webhook]` section: from what is written to a [`Receiver`], with an error for
 //! each key that is wrong.
 
-use std::{collections::BTreeMap, fmt};
-
 use super::{
     Receiver, Verifier,
     adyen_items::{self, AdyenItems},
     answers::{Answers, OkAnswer},
+    built::{Built, Proved},
     extract::{Condition, Extraction, Place},
+    faults::{Fault, Faults, Vars},
     interpreter::Interpreter,
     profile::{Adapter, ConditionSection, Content, Method, Scheme, Trust, WebhookProfile},
     rfc9421::Rfc9421,
-    scheme::{self, Built},
+    scheme,
     source::Source,
 };
 use crate::profiles::pointer::Pointer;
 
 /// Most characters of the body of an answer.
 const MAX_OK_BODY_CHARS: usize = 1_024;
-
-/// Values for `{var:name}`.
-pub type Vars = BTreeMap<String, String>;
-
-/// A key of a profile that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{key}` {problem}")]
-pub struct Fault {
-    /// From the top of the profile, such as `webhook.signature.header`.
-    pub key: String,
-    /// What is allowed.
-    pub problem: String,
-}
-
-/// The faults that were found so far.
-#[derive(Debug, Default)]
-pub struct Faults(Vec<Fault>);
-
-impl Faults {
-    /// Adds a fault of a key of the section.
-    pub fn add(&mut self, key: &str, problem: impl fmt::Display) {
-        let fault = Fault { key: format!("webhook.{key}"), problem: problem.to_string() };
-        self.0.push(fault);
-    }
-
-    /// The value, or a fault.
-    pub fn value<T>(&mut self, key: &str, value: Result<T, impl fmt::Display>) -> Option<T> {
-        value.map_err(|problem| self.add(key, problem)).ok()
-    }
-
-    fn place(&mut self, key: &str, text: &str) -> Option<Place> {
-        let source = self.value(key, Source::parse(text))?;
-        Some(Place { text: text.to_owned(), source })
-    }
-
-    fn places(&mut self, key: &str, texts: &[String]) -> Vec<Place> {
-        texts.iter().filter_map(|text| self.place(key, text)).collect()
-    }
-}
 
 impl WebhookProfile {
     /// Checks the section without the values of its variables.
@@ -78,13 +39,13 @@ impl WebhookProfile {
         if let Some(built) = &built {
             self.check_trust(built, &extraction, &mut faults);
         }
-        let Some(Built { proof, key_kind, .. }) = built.filter(|_| faults.0.is_empty()) else {
-            return Err(faults.0);
+        let Some(Built { proof, key_kind, .. }) = built.filter(|_| faults.is_empty()) else {
+            return Err(faults.into_found());
         };
         let verifier: Box<dyn Verifier> = match proof {
-            scheme::Proved::Interpreted(proof) => Box::new(Interpreter { proof, extraction }),
-            scheme::Proved::AdyenItems => Box::new(AdyenItems { extraction }),
-            scheme::Proved::MessageSignature { cover, algorithms, tolerance } => {
+            Proved::Interpreted(proof) => Box::new(Interpreter { proof, extraction }),
+            Proved::AdyenItems => Box::new(AdyenItems { extraction }),
+            Proved::MessageSignature { cover, algorithms, tolerance } => {
                 Box::new(Rfc9421 { cover, algorithms, tolerance, extraction })
             }
         };

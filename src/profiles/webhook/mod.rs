@@ -19,10 +19,12 @@
 mod adapter;
 mod adyen_items;
 mod answers;
+mod built;
 mod check;
 mod document;
 mod event;
 mod extract;
+mod faults;
 mod incoming;
 mod interpreter;
 mod keys;
@@ -43,10 +45,10 @@ use chrono::{DateTime, Utc};
 
 pub use self::{
     answers::{Answers, OkAnswer},
-    check::{Fault, Vars},
     document::FieldFault,
     event::{About, Event, EventProblem, MAX_ID_CHARS, Order, Report},
     extract::MAX_EVENTS,
+    faults::{Fault, Vars},
     incoming::{Headers, Incoming},
     keys::{Key, KeyError, Keys, SecretEncoding},
     profile::{

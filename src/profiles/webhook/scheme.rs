@@ -1,49 +1,20 @@
 //! The rules for `signature = { … }`: which keys a scheme needs and which it has no use for.
 
-use std::time::Duration;
-
 use ring::hmac;
 
 use super::{
     adapter,
-    check::{Faults, Vars},
+    built::{Built, Proved, tolerance},
+    faults::{Faults, Vars},
     interpreter::{Proof, SignatureRule, TimestampRule},
     keys::{Algorithm, KeyKind, SecretEncoding},
     profile::{
-        Adapter, Content, Format, Hash, MessageAlgorithm, Scheme, SignatureSection,
-        TimestampSection, WebhookProfile,
+        Adapter, Content, Format, Hash, Scheme, SignatureSection, TimestampSection, WebhookProfile,
     },
     signature_header::{HeaderForm, Prefix},
     source::header_name,
     template::{Part, Template},
-    timestamp::DEFAULT_TOLERANCE,
 };
-
-/// The longest tolerance: some third parties repeat a webhook for days with its first timestamp.
-const MAX_TOLERANCE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
-
-/// A signature section that is in order.
-pub struct Built {
-    pub proof: Proved,
-    pub key_kind: KeyKind,
-    /// The headers that are always signed; lower case.
-    pub signed_headers: Vec<String>,
-    /// Whether each webhook names more of them.
-    pub names_headers: bool,
-}
-
-/// What proves a request, and which code checks it.
-pub enum Proved {
-    Interpreted(Proof),
-    AdyenItems,
-    MessageSignature { cover: Vec<String>, algorithms: Vec<MessageAlgorithm>, tolerance: Duration },
-}
-
-impl Built {
-    pub(super) fn new(proof: Proved, key_kind: KeyKind) -> Self {
-        Self { proof, key_kind, signed_headers: Vec::new(), names_headers: false }
-    }
-}
 
 /// `None` only with a fault.
 pub fn build(profile: &WebhookProfile, vars: Option<&Vars>, faults: &mut Faults) -> Option<Built> {
@@ -179,14 +150,6 @@ fn required_header(section: &SignatureSection, faults: &mut Faults) -> Option<St
 fn prefix(section: &SignatureSection) -> Prefix {
     let is_optional = section.prefix_optional.unwrap_or(false);
     Prefix { text: section.prefix.clone().unwrap_or_default(), is_optional }
-}
-
-/// A duration such as `300s`.
-pub(super) fn tolerance(key: &str, text: Option<&String>, faults: &mut Faults) -> Option<Duration> {
-    let Some(text) = text else { return Some(DEFAULT_TOLERANCE) };
-    let duration = humantime::parse_duration(text).ok();
-    let duration = duration.filter(|duration| (Duration::ZERO..=MAX_TOLERANCE).contains(duration));
-    faults.value(key, duration.ok_or("must be a duration such as `300s`, at most `31days`"))
 }
 
 /// Schemes that sign a template.

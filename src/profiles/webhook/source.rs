@@ -1,6 +1,6 @@
 //! Where a value stands in a request.
 
-use crate::profiles::{pointer::Pointer, safety::is_header_name};
+use crate::profiles::{pointer::Pointer, request::is_header_name};
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
