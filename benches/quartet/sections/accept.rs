@@ -13,7 +13,7 @@ use crate::{
     stubs::Ending,
 };
 
-const CONNECTIONS: [usize; 4] = [1, 8, 32, 128];
+const CONNECTIONS: [usize; 5] = [1, 8, 32, 128, 512];
 const PGBENCH_CLIENTS: [usize; 5] = [1, 8, 16, 32, 64];
 const PGBENCH: &str = "pgbench's best";
 /// Shares of the greatest rate that the plot shows.
@@ -51,15 +51,10 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
             let name = connected(connections);
             section.sample(&name, Unit::PerSecond, accepted.rate());
             section.sample_latency(&name, &Quantiles::of_nanos(&accepted.latencies));
-            let thousands = accepted.latencies.len() as f64 / 1000.0;
-            for (whose, seconds) in [
-                ("Quartet", measured.cpu.quartet),
-                ("Postgres", measured.cpu.postgres),
-                ("load generator", measured.cpu.bench),
-            ] {
-                let name = format!("{name}: CPU of {whose}");
-                section.sample(&name, Unit::CpuSeconds, seconds / thousands);
-            }
+            let refused = format!("{name}: refused");
+            section.sample(&refused, Unit::Count, measured.refusals as f64);
+            section.target(&refused, Target::AtMost(0.0));
+            measured.cpu.sample_each(&mut section, &name, accepted.latencies.len());
         }
     }
     for connections in CONNECTIONS {
@@ -75,6 +70,7 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
         section.target("1 connection, p50", Target::AbovePeer(1.0));
     }
     section.target("32 connections, p99", Target::AtMost(15.0));
+    section.target("128 connections, p99", Target::AtMost(25.0));
     section
         .notes
         .push("pgbench sends the accept statement, one transaction a statement".to_owned());
