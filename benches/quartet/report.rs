@@ -19,8 +19,8 @@ fn target(figure: &Figure, judged: bool) -> String {
     let text = match target {
         Target::AtLeast(least) => format!("≥ {} {symbol}", number(least)),
         Target::AtMost(most) => format!("≤ {} {symbol}", number(most)),
-        Target::TimesPeer(times) => format!("≥ {times:.1} ×"),
-        Target::AtMostTimesPeer(times) => format!("≤ {times:.1} ×"),
+        Target::TimesPeer(times) => format!("≥ {} ×", number(times)),
+        Target::AtMostTimesPeer(times) => format!("≤ {} ×", number(times)),
         Target::AbovePeer(most) => format!("≤ {} {symbol} above", number(most)),
     };
     let verdict = match figure.is_reached() {

@@ -14,6 +14,8 @@ use crate::{
 };
 
 const CONNECTIONS: [usize; 5] = [1, 8, 32, 128, 512];
+/// Where only correctness is looked at.
+const QUICK_CONNECTIONS: [usize; 3] = [1, 8, 128];
 const PGBENCH_CLIENTS: [usize; 5] = [1, 8, 16, 32, 64];
 const PGBENCH: &str = "pgbench's best";
 /// Shares of the greatest rate that the plot shows.
@@ -38,12 +40,13 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     section.notes.push(SENT_AGAIN.to_owned());
     let mut run = bench.run("bench_accept", Ending::Never, "api").await?;
     let mut limits = Vec::new();
+    let connections = bench.pick(&CONNECTIONS[..], &QUICK_CONNECTIONS[..]);
     for _ in 0..bench.extent.repeats {
         if let Some(pgbench) = &mut pgbench {
             let clients = bench.pick(&PGBENCH_CLIENTS[..], &[1]);
             limits.push(limit(pgbench, clients, &mut section).await?);
         }
-        for connections in CONNECTIONS {
+        for connections in connections.iter().copied() {
             run.load().closed(connections, &Until::elapsed(WARM_UP)).await?;
             let began = run.begin().await?;
             let accepted = run.load().closed(connections, &Until::elapsed(elapsed)).await?;

@@ -22,7 +22,7 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     let mut section = Section::new("accept-busy", title);
     let elapsed = bench.pick(Duration::from_secs(3), Duration::from_millis(300));
     for _ in 0..bench.extent.repeats {
-        for connections in CONNECTIONS {
+        for connections in bench.pick(&CONNECTIONS[..], &CONNECTIONS[..1]).iter().copied() {
             let mut run = bench.run("bench_accept_busy", Ending::Answer, "all").await?;
             run.load().closed(connections, &Until::elapsed(WARM_UP)).await?;
             let began = run.begin().await?;

@@ -140,7 +140,10 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
         slowest = slowest.max(ratio);
         rows.push(vec![
             name.to_owned(),
-            last.status.to_string(),
+            match last.statuses {
+                (first, last) if first == last => first.to_string(),
+                (first, last) => format!("{first}, later {last}"),
+            },
             grouped(request.len() as f64),
             grouped(last.answer as f64),
             format!("{} µs", grouped(cpu)),
@@ -155,8 +158,9 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     section.tables.push(Table { heads: heads.map(str::to_owned).into(), rows });
     section.notes.push(format!(
         "CPU is that of the process, for one request. 'posts beside' is the median time of a post \
-         beside {ATTACKERS} connections that send this request, each at most {ATTACK_BYTES} bytes \
-         and {ATTACK_REQUESTS} requests a second, over the median alone just before"
+         beside {ATTACKERS} connections that send this request, each at most {} bytes and \
+         {ATTACK_REQUESTS} requests a second, over the median alone just before",
+        grouped(ATTACK_BYTES)
     ));
     run.stop().await?;
     Ok(section)
@@ -166,27 +170,30 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
 #[derive(Default)]
 struct Cost {
     cpu: Duration,
-    status: u16,
-    /// Bytes of the answer's body.
+    /// Of the first answer and of the last one: the documents are refused when they are asked for
+    /// too often.
+    statuses: (u16, u16),
+    /// Bytes of the longest answer's body.
     answer: usize,
 }
 
 async fn cost(run: &Run, request: &[u8], elapsed: Duration) -> Result<Cost, BenchError> {
     let mut connection = open(run.serves[0].address()).await?;
-    let (mut count, mut status, mut answer) = (0_u32, 0, 0);
+    let (mut count, mut cost) = (0_u32, Cost::default());
     let (began, cpu) = (Instant::now(), run.serves[0].cpu()?);
     while began.elapsed() < elapsed || count == 0 {
         let answered = connection.send(request).await.doing("send a request without a key")?;
-        // The documents are refused when they are asked for too often.
-        (status, answer) = (answered.status, answered.body.len().max(answer));
+        let first = if count == 0 { answered.status } else { cost.statuses.0 };
+        cost.statuses = (first, answered.status);
+        cost.answer = cost.answer.max(answered.body.len());
         count += 1;
-        if status == 400 {
+        if answered.status == 400 {
             // The connection is closed behind it.
             connection = open(run.serves[0].address()).await?;
         }
     }
-    let cpu = Duration::from_secs_f64((run.serves[0].cpu()? - cpu).max(0.0)) / count;
-    Ok(Cost { cpu, status, answer })
+    cost.cpu = Duration::from_secs_f64((run.serves[0].cpu()? - cpu).max(0.0)) / count;
+    Ok(cost)
 }
 
 async fn open(address: SocketAddr) -> Result<Connection, BenchError> {
