@@ -68,12 +68,11 @@ fn svg() -> String {
     );
     let _ =
         writeln!(svg, r#"<text x="{LEFT}" y="24" font-size="16" font-weight="600">{title}</text>"#);
-    let _ = writeln!(
-        svg,
-        r#"<text x="{LEFT}" y="46">A caller that is refused comes back after {} ms. {grey}</text>"#,
-        PAUSE.as_millis(),
-        grey = "Grey: the writer stalls.",
+    let note = format!(
+        "A caller that is refused comes back after {} ms. Grey: the writer stalls.",
+        PAUSE.as_millis()
     );
+    let _ = writeln!(svg, r#"<text x="{LEFT}" y="46">{note}</text>"#);
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
     for (begins, lasts) in STALLS {
         let (from, width) = (x(begins), x(begins + lasts) - x(begins));
