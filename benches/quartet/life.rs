@@ -144,13 +144,18 @@ const NOTIFIED: &str = "
 
 /// What must be of each transaction.
 const ENDED: &str = "
-    SELECT count(*) FROM transactions
-    WHERE status = 'completed' AND notified_version = 2
-        AND 4 = (
-            SELECT count(*) FROM apalis.jobs
-            WHERE idempotency_key = transactions.id::text AND status = 'Done' AND lock_by IS NULL
-        )
-        AND 4 = (SELECT count(*) FROM transaction_events WHERE transaction_id = transactions.id)";
+    SELECT count(*)
+    FROM transactions
+    JOIN (
+        SELECT idempotency_key FROM apalis.jobs
+        WHERE status = 'Done' AND lock_by IS NULL
+        GROUP BY idempotency_key HAVING count(*) = 4
+    ) AS jobs ON jobs.idempotency_key = transactions.id::text
+    JOIN (
+        SELECT transaction_id FROM transaction_events
+        GROUP BY transaction_id HAVING count(*) = 4
+    ) AS events ON events.transaction_id = transactions.id
+    WHERE status = 'completed' AND notified_version = 2";
 
 /// Writes the lives of at least `transactions`; how many there were and how long it took.
 pub async fn live(
