@@ -52,6 +52,10 @@ chaos *args:
 bench *args:
     cargo bench --locked --bench quartet -- {{args}}
 
+# Draws docs/images/admission.svg: the rule by which posts are refused, and the one before it
+admission-plot:
+    QUARTET_TEST_WRITE=1 cargo test --locked --lib -- congestion::plot
+
 # Formats
 fmt:
     cargo fmt

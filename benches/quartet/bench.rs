@@ -5,15 +5,17 @@ use std::{cell::Cell, path::PathBuf, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    cell::Cell as PressureCell,
     database::{Database, Server, Work},
     error::BenchError,
     invariants,
     load::Load,
-    pressure,
     section::{Section, Unit},
     serve::Serve,
     stubs::{Script, Stubs},
-    usage::{self, Cpu},
+    usage::{
+        Cpu, {self},
+    },
     wait::wait_until,
 };
 
@@ -34,21 +36,26 @@ pub struct Extent {
 pub struct Bench {
     pub extent: Extent,
     pub server: Server,
-    /// Whole transactions per second, once measured.
-    pub maximum: Cell<Option<f64>>,
+    /// What is most, once measured.
+    pub maximum: Cell<Option<Maximum>>,
     /// The cells of the section `pressure` that were asked for; none stands for all.
-    pub pressure: Vec<pressure::Cell>,
+    pub pressure: Vec<PressureCell>,
     /// How long the load lasts in each; `None` where only correctness is looked at.
     pub pressure_lasts: Option<Duration>,
+    /// How long the section `soak` lasts.
+    pub soak_lasts: Duration,
+}
+
+/// Whole transactions, as fast as it goes, where the third party answers at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Maximum {
+    /// Transactions per second.
+    pub rate: f64,
+    /// CPU of Postgres, in microseconds per transaction.
+    pub postgres_micros: f64,
 }
 
 impl Bench {
-    /// Nothing measured yet.
-    pub fn new(extent: Extent, server: Server) -> Self {
-        let (maximum, pressure, pressure_lasts) = (Cell::new(None), Vec::new(), None);
-        Self { extent, server, maximum, pressure, pressure_lasts }
-    }
-
     /// `measured`, or `quick` where only correctness is looked at.
     pub fn pick<T>(&self, measured: T, quick: T) -> T {
         if self.extent.quick { quick } else { measured }
@@ -94,12 +101,15 @@ pub struct Began {
     work: Work,
     /// How many ends the client had heard.
     told: usize,
+    refusals: usize,
 }
 
 /// What a measurement of whole transactions found.
 pub struct Measured {
     pub elapsed: Duration,
     pub told: usize,
+    /// Posts that were answered 503.
+    pub refusals: usize,
     pub cpu: Cpu,
     pub work: Work,
     pub peak_memory_mb: f64,
@@ -133,8 +143,9 @@ impl Run {
         self.database.checkpoint().await?;
         self.reset_peak_memory()?;
         let (_, told) = self.stubs.ledger.counts();
+        let refusals = self.stubs.ledger.refusals();
         let (work, cpu) = (self.database.work().await?, self.cpu()?);
-        Ok(Began { at: Instant::now(), cpu, work, told })
+        Ok(Began { at: Instant::now(), cpu, work, told, refusals })
     }
 
     /// Ends a measurement now.
@@ -144,7 +155,9 @@ impl Run {
         let work = self.database.work().await?.since(began.work);
         let peak_memory_mb = self.peak_memory_mb()?;
         let (_, told) = self.stubs.ledger.counts();
-        Ok(Measured { elapsed, told: told - began.told, cpu, work, peak_memory_mb })
+        let refusals = self.stubs.ledger.refusals() - began.refusals;
+        let told = told - began.told;
+        Ok(Measured { elapsed, told, refusals, cpu, work, peak_memory_mb })
     }
 
     /// Peak resident memory of Quartet since this was last asked, or the measurement began.
@@ -200,24 +213,11 @@ impl Measured {
         self.told as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Samples of the CPU seconds per 1,000 transactions, of memory, and of the database's work.
+    /// Samples of CPU, memory, and the database's work per transaction.
     pub fn sample_cost(&self, section: &mut Section, name: &str) {
-        let thousands = self.told as f64 / 1000.0;
-        let cpu = [
-            ("Quartet", self.cpu.quartet),
-            ("Postgres", self.cpu.postgres),
-            ("load generator and stubs", self.cpu.bench),
-        ];
-        for (whose, seconds) in cpu {
-            let name = format!("{name}: CPU of {whose}");
-            section.sample(&name, Unit::CpuSeconds, seconds / thousands);
-        }
+        self.cpu.sample_each(section, name, self.told);
         let memory = format!("{name}: peak memory of Quartet");
         section.sample(&memory, Unit::Megabytes, self.peak_memory_mb);
-        let told = self.told as f64;
-        let statements = format!("{name}: statements per transaction");
-        section.sample(&statements, Unit::Count, self.work.statements / told);
-        let wal = format!("{name}: WAL per transaction");
-        section.sample(&wal, Unit::Bytes, self.work.wal_bytes / told);
+        self.work.sample_each(section, name, self.told);
     }
 }

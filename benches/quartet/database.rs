@@ -11,7 +11,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::{error::BenchError, usage};
+use crate::{
+    error::BenchError,
+    section::{Section, Unit},
+    usage,
+};
 
 /// Over the embedded server's own settings; `fsync` and `synchronous_commit` stay on.
 pub const SETTINGS: [(&str, &str); 5] = [
@@ -124,6 +128,15 @@ impl Work {
             wal_bytes: self.wal_bytes - earlier.wal_bytes,
         }
     }
+
+    /// Samples of what was done for one of `transactions`.
+    pub fn sample_each(self, section: &mut Section, name: &str, transactions: usize) {
+        let transactions = transactions.max(1) as f64;
+        let statements = format!("{name}: statements per transaction");
+        section.sample(&statements, Unit::Count, self.statements / transactions);
+        let wal = format!("{name}: WAL per transaction");
+        section.sample(&wal, Unit::Bytes, self.wal_bytes / transactions);
+    }
 }
 
 /// What a table takes.
@@ -131,6 +144,8 @@ impl Work {
 pub struct TableSize {
     pub name: String,
     pub dead_rows: f64,
+    /// Row versions that were ever written.
+    pub versions: f64,
     pub table_bytes: f64,
     pub index_bytes: f64,
 }
@@ -170,6 +185,7 @@ impl Database {
         // What other sessions counted is reported at most once a second, and cached for a
         // transaction.
         let query = "SELECT relname::text AS name, n_dead_tup::float8 AS dead_rows,
+                (n_tup_ins + n_tup_upd)::float8 AS versions,
                 pg_table_size(relid)::float8 AS table_bytes,
                 pg_indexes_size(relid)::float8 AS index_bytes
             FROM pg_stat_user_tables

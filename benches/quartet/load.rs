@@ -22,9 +22,11 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    clock::{Moment, now},
+    clock::{Moment, nanos, now},
     error::{BenchError, Doing},
-    http::{self, Connection},
+    http::{
+        Connection, {self},
+    },
     serve::API_KEY,
     stubs::Ledger,
 };
@@ -33,11 +35,11 @@ use crate::{
 const OPEN_CONNECTIONS: (usize, usize) = (8, 256);
 const OPEN_LATENCY: f64 = 0.25;
 
-/// How often an accept is sent that is refused each time.
-const TRIES: usize = 100;
+/// How often a post is sent that is refused each time.
+const MAX_TRIES: usize = 100;
 /// What sections say whose clients do so.
-pub const SENT_AGAIN: &str = "An accept that is refused (503) is sent again after `Retry-After`; its latency is that of all \
-     tries";
+pub const SENT_AGAIN: &str = "A post that is refused (503) is sent again after its \
+    `Retry-After`, and its latency is that of all tries";
 
 /// Where accepts go and are noted.
 #[derive(Clone)]
@@ -89,7 +91,7 @@ pub struct Offered {
     pub took: Duration,
 }
 
-/// What is done about an accept that is refused because there is too much to do.
+/// What is done about a post that is refused because there is too much to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusals {
     /// It is sent again, and its latency goes on.
@@ -97,10 +99,45 @@ enum Refusals {
     Count,
 }
 
-/// How one accept ended; nanoseconds since it was intended.
+/// One post, until it is accepted.
+struct Post {
+    id: Uuid,
+    intended: Moment,
+    tries: usize,
+}
+
+/// How a post was answered; nanoseconds since it was intended.
 enum Answered {
     Accepted(u64),
-    Refused(u64),
+    Refused {
+        after: u64,
+        /// What `Retry-After` says.
+        wait: Option<Duration>,
+    },
+}
+
+/// A post of an open loop that is due now.
+struct Due {
+    post: Post,
+    /// Where it goes once more after it was refused. The loop ends with the last of these: when all
+    /// moments have come and no post waits any more.
+    again: mpsc::UnboundedSender<Due>,
+}
+
+impl Post {
+    fn new(intended: Moment) -> Self {
+        Self { id: Uuid::now_v7(), intended, tries: 0 }
+    }
+
+    /// How long to wait before it is sent again.
+    fn wait(&self, retry_after: Option<Duration>) -> Result<Duration, BenchError> {
+        let wait = retry_after.filter(|_| self.tries < MAX_TRIES);
+        wait.ok_or_else(|| BenchError::Refused {
+            what: format!("a post, at its try {}", self.tries),
+            status: 503,
+            body: format!("Retry-After: {retry_after:?}"),
+        })
+    }
 }
 
 impl Load {
@@ -129,10 +166,7 @@ impl Load {
                             _ => break,
                         }
                     }
-                    let answered = load.accept(&mut connection, now(), Refusals::SendAgain).await?;
-                    if let Answered::Accepted(latency) = answered {
-                        latencies.push(latency);
-                    }
+                    latencies.push(load.accept(&mut connection).await?);
                 }
                 Ok::<_, BenchError>(latencies)
             });
@@ -196,58 +230,70 @@ impl Load {
     async fn send_due(
         &self,
         mut connection: Connection,
-        due: Arc<Mutex<mpsc::UnboundedReceiver<Moment>>>,
+        due: Arc<Mutex<mpsc::UnboundedReceiver<Due>>>,
         refusals: Refusals,
     ) -> Result<Offered, BenchError> {
         let mut offered = Offered::default();
         loop {
-            // The others wait for the lock meanwhile, and one of them gets the next moment.
+            // The others wait for the lock meanwhile, and one of them gets the next post.
             let next = due.lock().await.recv().await;
-            let Some(intended) = next else { return Ok(offered) };
-            match self.accept(&mut connection, intended, refusals).await? {
-                Answered::Accepted(latency) => offered.accepted.push(latency),
-                Answered::Refused(latency) => offered.refused.push(latency),
+            let Some(mut next) = next else { return Ok(offered) };
+            match self.attempt(&mut connection, &mut next.post).await? {
+                Answered::Accepted(after) => offered.accepted.push(after),
+                Answered::Refused { after, wait } => {
+                    offered.refused.push(after);
+                    if refusals == Refusals::SendAgain {
+                        let wait = next.post.wait(wait)?;
+                        // The connection is for others meanwhile.
+                        tokio::spawn(async move {
+                            tokio::time::sleep(wait).await;
+                            let again = next.again.clone();
+                            // Where nobody takes it, the loop has failed.
+                            let _ = again.send(next);
+                        });
+                    }
+                }
             }
         }
     }
 
-    /// One accept.
-    async fn accept(
-        &self,
-        connection: &mut Connection,
-        intended: Moment,
-        refusals: Refusals,
-    ) -> Result<Answered, BenchError> {
-        let id = Uuid::now_v7();
-        let mut tries = 0;
+    /// Posts until it is accepted; the latency.
+    async fn accept(&self, connection: &mut Connection) -> Result<u64, BenchError> {
+        let mut post = Post::new(now());
         loop {
-            let answer =
-                connection.send(&accept_request(id)).await.doing("accept a transaction")?;
-            tries += 1;
-            match (answer.status, refusals) {
-                (202, _) => break,
-                // One that was refused may have been written for all that.
-                (200, Refusals::SendAgain) if tries > 1 => break,
-                (503, Refusals::Count) => return Ok(Answered::Refused(now() - intended)),
-                (503, Refusals::SendAgain) if tries < TRIES => {
-                    let Some(wait) = answer.retry_after() else {
-                        return Err(BenchError::Refused {
-                            what: "an accept, without Retry-After".to_owned(),
-                            status: answer.status,
-                            body: answer.text(),
-                        });
-                    };
-                    tokio::time::sleep(wait).await;
-                }
-                (status, _) => {
-                    let body = answer.text();
-                    return Err(BenchError::Refused { what: "an accept".to_owned(), status, body });
-                }
+            match self.attempt(connection, &mut post).await? {
+                Answered::Accepted(after) => return Ok(after),
+                Answered::Refused { wait, .. } => tokio::time::sleep(post.wait(wait)?).await,
             }
         }
+    }
+
+    /// Posts once.
+    async fn attempt(
+        &self,
+        connection: &mut Connection,
+        post: &mut Post,
+    ) -> Result<Answered, BenchError> {
+        let request = accept_request(post.id);
+        let answer = connection.send(&request).await.doing("accept a transaction")?;
+        post.tries += 1;
         let answered = now();
-        self.ledger.accepted(id, intended, answered);
-        Ok(Answered::Accepted(answered - intended))
+        let after = answered - post.intended;
+        match answer.status {
+            202 => {}
+            // One that was refused may have been written for all that.
+            200 if post.tries > 1 => {}
+            503 => {
+                self.ledger.refused();
+                return Ok(Answered::Refused { after, wait: answer.retry_after() });
+            }
+            status => {
+                let body = answer.text();
+                return Err(BenchError::Refused { what: "a post".to_owned(), status, body });
+            }
+        }
+        self.ledger.accepted(post.id, post.intended, answered);
+        Ok(Answered::Accepted(after))
     }
 }
 
@@ -262,14 +308,15 @@ fn accept_request(id: Uuid) -> Vec<u8> {
     http::request("POST /v1/transactions", &headers, &body)
 }
 
-/// Sends the moments at which accepts are due, evenly spaced, when they come.
-fn pace(rate: f64, elapsed: Duration, due: &mpsc::UnboundedSender<Moment>) {
+/// Sends posts when they are due, at evenly spaced moments.
+fn pace(rate: f64, elapsed: Duration, due: &mpsc::UnboundedSender<Due>) {
     let (start, base) = (Instant::now(), now());
     let gap = Duration::from_secs_f64(1.0 / rate);
     for index in 0..(rate * elapsed.as_secs_f64()) as u32 {
         let offset = gap * index;
         thread::sleep(offset.saturating_sub(start.elapsed()));
-        if due.send(base + crate::clock::nanos(offset)).is_err() {
+        let post = Post::new(base + nanos(offset));
+        if due.send(Due { post, again: due.clone() }).is_err() {
             return;
         }
     }

@@ -3,15 +3,17 @@
 //! `just bench` measures everything; `--only accept,e2e` some sections, `--quick` looks at
 //! correctness alone. The section `pressure` takes an hour: ten minutes in each of six cells, which
 //! `--cells` chooses and `--minutes` shortens; with `--quick` two minutes where it is asked for
-//! alone, and a few seconds beside the other sections. Everything runs on loopback, is bounded in
-//! time and ends by itself.
+//! alone, and a few seconds beside the other sections. `--full` adds what takes long and the peers
+//! that must be built; `--soak 60m` makes the soak an hour. Everything runs on loopback, is bounded
+//! in time and ends by itself.
 //!
 //! The load generator and the simulated third party and client are in this process, on one thread,
 //! as cheap as can be; on a machine with few cores they still take their share, which is reported.
 //! Postgres is an embedded one, with `fsync` and `synchronous_commit` on.
 //!
-//! A complete run writes `RESULTS.md` and the plots beside this directory, `--out` writes them
-//! elsewhere.
+//! A complete run writes `RESULTS.md` and the plots beside this directory, after each section;
+//! `--out` writes them elsewhere. A section that cannot be measured says why, the others go on, and
+//! the benchmark fails.
 //!
 //! After each run every invariant is checked, in the database and in what the simulated peers saw;
 //! a violation makes the benchmark fail. A target that is not reached does not.
@@ -26,13 +28,16 @@
 //! `bench.server.database(…)` a migrated database alone.
 
 mod bench;
+mod cell;
 mod clock;
 mod database;
 mod error;
 mod http;
 mod invariants;
+mod life;
 mod load;
 mod machine;
+mod number;
 mod peers;
 mod pgbench;
 mod plain_sql;
@@ -62,9 +67,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
     bench::{Bench, Extent},
+    cell::Cell,
     database::Server,
     error::BenchError,
-    pressure::Cell,
     section::Section,
 };
 
@@ -72,6 +77,10 @@ use crate::{
 /// where no other section runs.
 const PRESSURE: Duration = Duration::from_secs(600);
 const QUICK_PRESSURE: Duration = Duration::from_secs(120);
+/// The same of the section `soak`: with `--full`, by default, and with `--quick`.
+const FULL_SOAK: Duration = Duration::from_secs(600);
+const SOAK: Duration = Duration::from_secs(60);
+const QUICK_SOAK: Duration = Duration::from_secs(2);
 
 /// Measures Quartet.
 #[derive(Parser)]
@@ -85,7 +94,7 @@ struct Options {
     /// Sections to run, separated by commas; all by default
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Also what takes long: 10 million finished jobs, 10 minutes of load
+    /// Also what takes long: 10 million finished jobs, 10 minutes of soak, and --peers
     #[arg(long)]
     full: bool,
     /// Also peers that take minutes to build
@@ -97,6 +106,9 @@ struct Options {
     /// Minutes of load in each cell of the section `pressure`; 10 by default
     #[arg(long)]
     minutes: Option<f64>,
+    /// How long the section `soak` lasts, such as 60m; 1 minute by default, 10 with --full
+    #[arg(long, value_parser = at_least_a_second)]
+    soak: Option<Duration>,
     /// Where RESULTS.md and the plots are written; benches/ by default, after a complete run
     #[arg(long)]
     out: Option<PathBuf>,
@@ -114,18 +126,21 @@ async fn main() -> ExitCode {
                 println!("\nAll invariants hold.");
                 return ExitCode::SUCCESS;
             }
-            eprintln!("\nInvariants are VIOLATED.");
+            eprintln!("\nInvariants are VIOLATED, or a section could not be measured.");
         }
-        Err(error) => {
-            eprintln!("error: {error}");
-            let mut cause: &dyn Error = &error;
-            while let Some(source) = cause.source() {
-                eprintln!("  because: {source}");
-                cause = source;
-            }
-        }
+        Err(error) => eprintln!("error: {}", with_causes(&error)),
     }
     ExitCode::FAILURE
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text
 }
 
 async fn run(options: &Options) -> Result<Vec<Section>, BenchError> {
@@ -134,36 +149,71 @@ async fn run(options: &Options) -> Result<Vec<Section>, BenchError> {
         return Err(BenchError::UnknownSection(unknown.clone()));
     }
     let repeats = if options.quick { 1 } else { options.repeats.max(1) };
-    let Options { quick, full, peers, .. } = *options;
-    let extent = Extent { quick, full, peers, repeats };
+    let Options { quick, full, .. } = *options;
+    let extent = Extent { quick, full, peers: options.peers || full, repeats };
     allow_open_files();
-    let mut bench = Bench::new(extent, Server::start().await?);
-    bench.pressure.extend(options.cells.iter().copied());
-    bench.pressure_lasts = pressure_lasts(options);
+    let bench = Bench {
+        extent,
+        server: Server::start().await?,
+        maximum: std::cell::Cell::new(None),
+        pressure: options.cells.clone(),
+        pressure_lasts: pressure_lasts(options),
+        soak_lasts: soak_lasts(options),
+    };
     let mut setting = machine::describe();
     setting.extend(bench.server.describe().await?);
     setting.push(("repeats".to_owned(), repeats.to_string()));
+    setting.push(("command".to_owned(), command()));
     for (name, value) in &setting {
         println!("{name}: {value}");
     }
+    let complete = options.only.is_empty() && !options.quick;
+    let beside = complete.then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches"));
+    let directory = options.out.clone().or(beside);
     let mut sections = Vec::new();
     for (name, section) in sections::ALL {
-        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
-            let began = Instant::now();
-            let section = section(&bench).await?;
-            report::print(&section, !options.quick);
-            println!("  in {:.0} s", began.elapsed().as_secs_f64());
-            sections.push(section);
+        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+            continue;
+        }
+        let began = Instant::now();
+        let mut section = section(&bench).await.unwrap_or_else(|error| {
+            let mut section = Section::new(name, format!("{name}: could not be measured"));
+            section.violations.push(with_causes(&error));
+            section
+        });
+        section.took = began.elapsed();
+        report::print(&section, !options.quick);
+        sections.push(section);
+        if let Some(directory) = &directory {
+            report::write(directory, &setting, &sections, !options.quick)?;
         }
     }
     bench.server.stop().await?;
-    let complete = options.only.is_empty() && !options.quick;
-    let beside = complete.then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("benches"));
-    if let Some(directory) = options.out.clone().or(beside) {
-        report::write(&directory, &setting, &sections, !options.quick)?;
+    if let Some(directory) = directory {
         println!("\nWritten to {}", directory.display());
     }
     Ok(sections)
+}
+
+fn at_least_a_second(text: &str) -> Result<Duration, String> {
+    let lasts = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if lasts < Duration::from_secs(1) { Err("less than 1s".to_owned()) } else { Ok(lasts) }
+}
+
+/// How this was started.
+fn command() -> String {
+    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let arguments: Vec<String> = arguments.collect();
+    format!("just bench {}", arguments.join(" ")).trim_end().to_owned()
+}
+
+/// How long the section `soak` lasts.
+fn soak_lasts(options: &Options) -> Duration {
+    options.soak.unwrap_or(match (options.quick, options.full) {
+        (true, _) => QUICK_SOAK,
+        (_, true) => FULL_SOAK,
+        _ => SOAK,
+    })
 }
 
 /// How long the load lasts in each cell of the section `pressure`; `None` where it is so short that

@@ -20,8 +20,11 @@ const BUILD_BOUND: Duration = Duration::from_secs(15 * 60);
 const RUN_BOUND: Duration = Duration::from_secs(90);
 /// Node programs, beside their `package.json`.
 const NODE: [&str; 2] = ["graphile-worker", "pg-boss"];
-const RUST: &str = "graphile_worker";
-const RUST_PROGRAM: &str = "graphile_worker_bench";
+/// Rust programs: name, directory, and what cargo builds in it.
+const RUST: [(&str, &str, &str); 2] = [
+    ("graphile_worker", "graphile_worker_rs", "graphile_worker_bench"),
+    ("awa", "awa", "awa_bench"),
+];
 
 /// Why a peer was not measured.
 #[derive(Debug, Clone)]
@@ -74,13 +77,15 @@ pub async fn prepare(build: bool) -> Vec<(&'static str, Result<Peer, Missing>)> 
             (name, installed.clone().map(|()| Peer { name, command }))
         })
         .collect();
-    let rust = if build {
-        let program = build_rust(&directory.join("graphile_worker_rs")).await;
-        program.map(|program| Peer { name: RUST, command: vec![program.into()] })
-    } else {
-        Err(Missing("it takes minutes to build; --peers does".to_owned()))
-    };
-    peers.push((RUST, rust));
+    for (name, source, program) in RUST {
+        let peer = if build {
+            let program = build_rust(&directory.join(source), program).await;
+            program.map(|program| Peer { name, command: vec![program.into()] })
+        } else {
+            Err(Missing("it takes minutes to build; --peers does".to_owned()))
+        };
+        peers.push((name, peer));
+    }
     peers
 }
 
@@ -90,14 +95,14 @@ async fn install_node(directory: &Path) -> Result<(), Missing> {
     output(npm, "npm ci", NPM_BOUND).await.map(drop)
 }
 
-async fn build_rust(directory: &Path) -> Result<PathBuf, Missing> {
+async fn build_rust(directory: &Path, program: &str) -> Result<PathBuf, Missing> {
     let target = directory.join("target");
     // Set by cargo for what it runs.
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(directory).args(["build", "--release", "--locked", "--target-dir"]);
     cargo.arg(&target);
     output(cargo, "cargo build", BUILD_BOUND).await?;
-    Ok(target.join("release").join(RUST_PROGRAM))
+    Ok(target.join("release").join(program))
 }
 
 impl Peer {

@@ -4,7 +4,10 @@
 
 use std::fmt::Write as _;
 
-use crate::section::{Plot, Series};
+use crate::{
+    number::{grouped, number},
+    section::{Plot, Series},
+};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
@@ -100,7 +103,7 @@ fn grid(svg: &mut String, scales: &Scales) {
             svg,
             r#"<path d="M{x:.1} {bottom}v5" stroke="{INK}"/><text x="{x:.1}" y="{base}" text-anchor="middle">{text}</text>"#,
             base = bottom + 20.0,
-            text = crate::report::grouped(mark),
+            text = grouped(mark),
         );
         mark += step;
     }
@@ -137,8 +140,8 @@ fn line(svg: &mut String, scales: &Scales, series: &Series, index: usize) {
             svg,
             r#"<circle cx="{cx}" cy="{cy}" r="3.5" fill="{colour}"><title>{name}: {value} ms at {rate}/s</title></circle>"#,
             name = series.name,
-            value = crate::report::number(*y),
-            rate = crate::report::number(*x),
+            value = number(*y),
+            rate = number(*x),
         );
     }
     let x = LEFT + index as f64 * 90.0;

@@ -4,34 +4,13 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use crate::{
     error::{BenchError, Doing},
+    number::number,
     plot,
     section::{Figure, Section, Spread, Table, Target},
 };
 
 /// Heads of the columns of [`cells`].
 const HEADS: [&str; 5] = ["", "median", "min–max", "compared", "target"];
-
-/// A whole number with its thousands set apart.
-pub fn grouped(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
-    let mut text = if value <= -0.5 { "-".to_owned() } else { String::new() };
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number with as many digits as it deserves.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        size if size >= 99.95 || value.fract() == 0.0 => grouped(value),
-        size if size >= 9.995 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
 
 /// The target of a figure, and whether it is reached.
 fn target(figure: &Figure, judged: bool) -> String {
@@ -40,8 +19,8 @@ fn target(figure: &Figure, judged: bool) -> String {
     let text = match target {
         Target::AtLeast(least) => format!("≥ {} {symbol}", number(least)),
         Target::AtMost(most) => format!("≤ {} {symbol}", number(most)),
-        Target::TimesPeer(times) => format!("≥ {times:.1} ×"),
-        Target::AtMostTimesPeer(times) => format!("≤ {times:.1} ×"),
+        Target::TimesPeer(times) => format!("≥ {} ×", number(times)),
+        Target::AtMostTimesPeer(times) => format!("≤ {} ×", number(times)),
         Target::AbovePeer(most) => format!("≤ {} {symbol} above", number(most)),
     };
     let verdict = match figure.is_reached() {
@@ -50,7 +29,8 @@ fn target(figure: &Figure, judged: bool) -> String {
         Some(false) => "NOT reached",
         None => "not compared",
     };
-    format!("{text}: {verdict}")
+    // A plain number has no symbol.
+    format!("{}: {verdict}", text.trim_end())
 }
 
 /// The cells of a figure: name, median, spread, comparison, target.
@@ -88,6 +68,7 @@ pub fn print(section: &Section, judged: bool) {
     for violation in &section.violations {
         println!("  VIOLATED {violation}");
     }
+    println!("  in {:.0} s", section.took.as_secs_f64());
 }
 
 /// Prints aligned columns; those without a character are left out.
@@ -116,15 +97,20 @@ pub fn write(
     judged: bool,
 ) -> Result<(), BenchError> {
     fs::create_dir_all(directory).doing("create the directory for the results")?;
-    let mut text = "# Results\n\nWritten by `just bench`; the median of the repeats, with the \
+    let mut text =
+        "# Results\n\nWritten by the command below; the median of the repeats, with the \
         least and the greatest. Everything runs on one machine: Quartet, Postgres, and the load \
         generator with the simulated third party and client.\n"
-        .to_owned();
+            .to_owned();
     table(&mut text, &["", ""], setting.iter().map(|(name, value)| [name, value]));
+    let took: f64 = sections.iter().map(|section| section.took.as_secs_f64()).sum();
+    // Writing to a `String` cannot fail.
+    let _ = write!(text, "\nAll sections together took {:.0} minutes.\n", took / 60.0);
     targets(&mut text, sections, judged);
     for section in sections {
         // Writing to a `String` cannot fail.
-        let _ = write!(text, "\n## {}\n\n`--only {}`\n", section.title, section.name);
+        let (title, name, took) = (&section.title, section.name, section.took.as_secs_f64());
+        let _ = write!(text, "\n## {title}\n\n`--only {name}`, {took:.0} s\n");
         for plot in &section.plots {
             let file = format!("{}.svg", plot.file);
             fs::write(directory.join(&file), plot::svg(plot)).doing(format!("write {file}"))?;

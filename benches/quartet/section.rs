@@ -1,6 +1,8 @@
 //! What a section of the benchmark returns: figures, each with its samples, its limit and its
 //! target.
 
+use std::time::Duration;
+
 use crate::quantiles::Quantiles;
 
 /// What a figure is measured in.
@@ -10,11 +12,12 @@ pub enum Unit {
     Millis,
     Micros,
     Seconds,
-    /// CPU seconds per 1,000 transactions.
-    CpuSeconds,
+    /// Microseconds of CPU per transaction.
+    MicrosEach,
     Megabytes,
     Percent,
     Count,
+    Times,
     Bytes,
 }
 
@@ -26,10 +29,11 @@ impl Unit {
             Self::Millis => "ms",
             Self::Micros => "µs",
             Self::Seconds => "s",
-            Self::CpuSeconds => "CPU s/1,000 tx",
+            Self::MicrosEach => "µs/tx",
             Self::Megabytes => "MB",
             Self::Percent => "%",
             Self::Count => "",
+            Self::Times => "×",
             Self::Bytes => "B",
         }
     }
@@ -139,6 +143,8 @@ pub struct Section {
     pub plots: Vec<Plot>,
     /// Violated invariants: any makes the benchmark fail.
     pub violations: Vec<String>,
+    /// How long it took to find all of this.
+    pub took: Duration,
 }
 
 impl Section {
@@ -170,6 +176,12 @@ impl Section {
     /// The figure of this name, where it was measured.
     pub fn figure(&mut self, name: &str) -> Option<&mut Figure> {
         self.figures.iter_mut().find(|figure| figure.name == name)
+    }
+
+    /// The samples of this figure; none where it was not measured.
+    pub fn samples(&self, name: &str) -> Vec<f64> {
+        let figure = self.figures.iter().find(|figure| figure.name == name);
+        figure.map(|figure| figure.samples.clone()).unwrap_or_default()
     }
 
     /// Sets the target of a figure, where it was measured.

@@ -7,7 +7,10 @@ use std::{
     process,
 };
 
-use crate::error::{BenchError, Doing};
+use crate::{
+    error::{BenchError, Doing},
+    section::{Section, Unit},
+};
 
 /// CPU seconds since the processes began.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,6 +30,31 @@ impl Cpu {
             bench: self.bench - earlier.bench,
         }
     }
+
+    /// What one of `transactions` used.
+    pub fn each(self, transactions: usize) -> Self {
+        let of = |seconds: f64| seconds / transactions.max(1) as f64;
+        Self { quartet: of(self.quartet), postgres: of(self.postgres), bench: of(self.bench) }
+    }
+
+    /// Samples of what one of `transactions` used: figures whose names begin with `name`.
+    pub fn sample_each(self, section: &mut Section, name: &str, transactions: usize) {
+        let each = self.each(transactions);
+        let whose = [
+            ("Quartet", each.quartet),
+            ("Postgres", each.postgres),
+            ("load generator and stubs", each.bench),
+        ];
+        // Where there is no such process, it used nothing.
+        for (whose, seconds) in whose.into_iter().filter(|(_, seconds)| *seconds > 0.0) {
+            section.sample(&cpu_of(name, whose), Unit::MicrosEach, seconds * 1e6);
+        }
+    }
+}
+
+/// The name of the figure of [`Cpu::sample_each`].
+pub fn cpu_of(name: &str, whose: &str) -> String {
+    format!("{name}: CPU of {whose}")
 }
 
 /// The fields of `/proc/PID/stat` that are needed.

@@ -13,7 +13,9 @@ use crate::{
     stubs::Ending,
 };
 
-const CONNECTIONS: [usize; 4] = [1, 8, 32, 128];
+const CONNECTIONS: [usize; 5] = [1, 8, 32, 128, 512];
+/// Where only correctness is looked at.
+const QUICK_CONNECTIONS: [usize; 3] = [1, 8, 128];
 const PGBENCH_CLIENTS: [usize; 5] = [1, 8, 16, 32, 64];
 const PGBENCH: &str = "pgbench's best";
 /// Shares of the greatest rate that the plot shows.
@@ -38,12 +40,13 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     section.notes.push(SENT_AGAIN.to_owned());
     let mut run = bench.run("bench_accept", Ending::Never, "api").await?;
     let mut limits = Vec::new();
+    let connections = bench.pick(&CONNECTIONS[..], &QUICK_CONNECTIONS[..]);
     for _ in 0..bench.extent.repeats {
         if let Some(pgbench) = &mut pgbench {
             let clients = bench.pick(&PGBENCH_CLIENTS[..], &[1]);
             limits.push(limit(pgbench, clients, &mut section).await?);
         }
-        for connections in CONNECTIONS {
+        for connections in connections.iter().copied() {
             run.load().closed(connections, &Until::elapsed(WARM_UP)).await?;
             let began = run.begin().await?;
             let accepted = run.load().closed(connections, &Until::elapsed(elapsed)).await?;
@@ -51,15 +54,10 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
             let name = connected(connections);
             section.sample(&name, Unit::PerSecond, accepted.rate());
             section.sample_latency(&name, &Quantiles::of_nanos(&accepted.latencies));
-            let thousands = accepted.latencies.len() as f64 / 1000.0;
-            for (whose, seconds) in [
-                ("Quartet", measured.cpu.quartet),
-                ("Postgres", measured.cpu.postgres),
-                ("load generator", measured.cpu.bench),
-            ] {
-                let name = format!("{name}: CPU of {whose}");
-                section.sample(&name, Unit::CpuSeconds, seconds / thousands);
-            }
+            let refused = format!("{name}: refused");
+            section.sample(&refused, Unit::Count, measured.refusals as f64);
+            section.target(&refused, Target::AtMost(0.0));
+            measured.cpu.sample_each(&mut section, &name, accepted.latencies.len());
         }
     }
     for connections in CONNECTIONS {
@@ -75,6 +73,7 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
         section.target("1 connection, p50", Target::AbovePeer(1.0));
     }
     section.target("32 connections, p99", Target::AtMost(15.0));
+    section.target("128 connections, p99", Target::AtMost(25.0));
     section
         .notes
         .push("pgbench sends the accept statement, one transaction a statement".to_owned());

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    bench::{Bench, Measured, Run},
+    bench::{Bench, Maximum, Measured, Run},
     error::BenchError,
     load::Until,
     section::{Section, Spread, Target, Unit},
     stubs::Ending,
+    usage::cpu_of,
 };
 
 /// Each with how many transactions may be under way. Only Quartet bounds the rate; those that end
@@ -44,28 +45,44 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
             run.stop().await?;
         }
     }
-    section.target("answer", Target::AtLeast(1500.0));
-    let answer = section.figure("answer").map(|figure| figure.samples.clone()).unwrap_or_default();
+    section.target("answer", Target::AtLeast(3_000.0));
+    section.target(&cpu_of("answer", "Postgres"), Target::AtMost(280.0));
+    section.target(&cpu_of("answer", "Quartet"), Target::AtMost(200.0));
+    let answer = section.samples("answer");
     for other in ["webhook", "poll"] {
         section.peer(other, "answer", &answer);
-        section.target(other, Target::TimesPeer(0.7));
+        section.target(other, Target::TimesPeer(0.75));
     }
-    bench.maximum.set(Some(Spread::of(&answer).median));
+    let postgres = section.samples(&cpu_of("answer", "Postgres"));
+    bench.maximum.set(Some(Maximum {
+        rate: Spread::of(&answer).median,
+        postgres_micros: Spread::of(&postgres).median,
+    }));
     Ok(section)
 }
 
-/// Whole transactions per second where the third party answers at once: the section's figure, or
-/// measured in short.
+/// Whole transactions per second where the third party answers at once.
 pub async fn maximum(bench: &Bench) -> Result<f64, BenchError> {
+    Ok(most(bench).await?.rate)
+}
+
+/// The same with its cost: the section's figures, or measured in short.
+pub async fn most(bench: &Bench) -> Result<Maximum, BenchError> {
     if let Some(maximum) = bench.maximum.get() {
         return Ok(maximum);
     }
-    let maximum = maximum_with(bench, Ending::Answer).await?;
+    let maximum = if bench.extent.quick {
+        Maximum { rate: QUICK_MAXIMUM, postgres_micros: 0.0 }
+    } else {
+        let measured = measure_most(bench, Ending::Answer).await?;
+        let postgres = measured.cpu.each(measured.told).postgres;
+        Maximum { rate: measured.rate(), postgres_micros: postgres * 1e6 }
+    };
     bench.maximum.set(Some(maximum));
     Ok(maximum)
 }
 
-/// The same with another ending, measured in short.
+/// Whole transactions per second with another ending, measured in short.
 pub async fn maximum_with(bench: &Bench, ending: Ending) -> Result<f64, BenchError> {
     if bench.extent.quick {
         return Ok(QUICK_MAXIMUM);
@@ -75,11 +92,15 @@ pub async fn maximum_with(bench: &Bench, ending: Ending) -> Result<f64, BenchErr
 
 /// The same, measured also where only correctness is looked at.
 pub async fn measure_maximum(bench: &Bench, ending: Ending) -> Result<f64, BenchError> {
+    Ok(measure_most(bench, ending).await?.rate())
+}
+
+async fn measure_most(bench: &Bench, ending: Ending) -> Result<Measured, BenchError> {
     let mut run = bench.run("bench_maximum", ending, "all").await?;
     let under_way = VARIANTS.map(|(_, under_way)| under_way).into_iter().max().unwrap_or_default();
-    let maximum = drive_up_to(&mut run, MOST_ACCEPTS, under_way, ACCEPTING).await?.rate();
+    let measured = drive_up_to(&mut run, MOST_ACCEPTS, under_way, ACCEPTING).await?;
     run.stop().await?;
-    Ok(maximum)
+    Ok(measured)
 }
 
 /// Accepts in a closed loop, for a number of transactions or a time, until all have ended.

@@ -9,6 +9,7 @@ mod accept_busy;
 mod e2e;
 mod idle;
 mod latency;
+mod limit;
 mod overload;
 mod pick_up;
 mod pressure;
@@ -26,10 +27,11 @@ type Run = fn(&Bench) -> Running<'_>;
 
 /// Each by the name that `--only` takes. A section is one function, `pub async fn run(bench:
 /// &Bench) -> Result<Section, BenchError>`; here it gets its name.
-pub const ALL: [(&str, Run); 13] = [
+pub const ALL: [(&str, Run); 14] = [
     ("accept", |bench| Box::pin(accept::run(bench))),
     ("accept-busy", |bench| Box::pin(accept_busy::run(bench))),
     ("e2e", |bench| Box::pin(e2e::run(bench))),
+    ("limit", |bench| Box::pin(limit::run(bench))),
     ("latency", |bench| Box::pin(latency::run(bench))),
     ("punctuality", |bench| Box::pin(punctuality::run(bench))),
     ("pick-up", |bench| Box::pin(pick_up::run(bench))),

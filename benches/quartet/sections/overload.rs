@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use crate::{
-    bench::{Bench, Run},
+    bench::{Bench, Measured, Run},
     error::BenchError,
     load::Offered,
     quantiles::Quantiles,
     section::{Section, Target, Unit},
     sections::e2e,
     stubs::Ending,
+    usage::Cpu,
 };
 
 /// Connections of the open loop: so many that they do not bound it.
@@ -23,35 +24,45 @@ const DRAIN: Duration = Duration::from_secs(600);
 const NORMAL: f64 = 0.5;
 const OVERLOAD: f64 = 2.0;
 
-const NORMAL_P99: &str = "50 % of the maximum: accepted, p99";
-const OVERLOAD_P99: &str = "200 % of the maximum: accepted, p99";
-const FIRST_MEMORY: &str = "200 % of the maximum: peak memory of Quartet, first tenth";
-const REST_MEMORY: &str = "200 % of the maximum: peak memory of Quartet, the rest";
+/// After which it is to be as fast as before.
+const RECOVERY: Duration = Duration::from_secs(10);
+const QUICK_RECOVERY: Duration = Duration::from_millis(500);
+
+const BEFORE: &str = "50 % of the maximum";
+const OVER: &str = "200 % of the maximum";
+const AFTER: &str = "50 % again, 10 s later";
+const MAXIMUM: &str = "maximum, accepted and notified";
 
 /// Runs the section.
 pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     let elapsed = if bench.extent.full { LONG } else { bench.pick(SHORT, QUICK) };
     let title = format!(
-        "Twice as many accepts as are carried to their end, for {} s (`serve --role all`, open loop, \
-         {CLIENTS} connections)",
+        "Twice as many accepts as are carried to their end, for {} s (`serve --role all`, open \
+         loop, {CLIENTS} connections)",
         elapsed.as_secs()
     );
     let mut section = Section::new("overload", title);
     let maximum = e2e::maximum(bench).await?;
-    section.sample("maximum, accepted and told", Unit::PerSecond, maximum);
+    section.sample(MAXIMUM, Unit::PerSecond, maximum);
     let mut run = bench.run("bench_overload", Ending::Answer, "all").await?;
     let normal = offer(&mut run, maximum * NORMAL, elapsed / 3).await?;
     run.wait_told(DRAIN).await?;
     let over = offer(&mut run, maximum * OVERLOAD, elapsed).await?;
-    section.sample(FIRST_MEMORY, Unit::Megabytes, over.first_memory_mb);
-    section.sample(REST_MEMORY, Unit::Megabytes, over.rest_memory_mb);
-    sample(&mut section, "50 % of the maximum", &normal);
-    sample(&mut section, "200 % of the maximum", &over);
-    let normal = section.figure(NORMAL_P99).map(|figure| figure.samples.clone());
-    section.peer(OVERLOAD_P99, "50 % load", &normal.unwrap_or_default());
-    section.target(OVERLOAD_P99, Target::AtMostTimesPeer(3.0));
-    let memory = section.figure(FIRST_MEMORY).map(|figure| figure.samples.clone());
-    section.peer(REST_MEMORY, "the first tenth", &memory.unwrap_or_default());
+    let recovery = bench.pick(RECOVERY, QUICK_RECOVERY);
+    offer(&mut run, maximum * NORMAL, recovery).await?;
+    let after = offer(&mut run, maximum * NORMAL, elapsed / 3).await?;
+    sample(&mut section, BEFORE, &normal);
+    sample(&mut section, OVER, &over);
+    sample(&mut section, AFTER, &after);
+    section.peer(&format!("{OVER}: ended meanwhile"), "the maximum", &[maximum]);
+    section.target(&format!("{OVER}: ended meanwhile"), Target::TimesPeer(0.95));
+    section.target(&format!("{OVER}: accepted, p99"), Target::AtMost(200.0));
+    let before = section.samples(&format!("{BEFORE}: accepted, p99"));
+    section.peer(&format!("{AFTER}: accepted, p99"), "before", &before);
+    section.target(&format!("{AFTER}: accepted, p99"), Target::AtMostTimesPeer(2.0));
+    section.target(&format!("{AFTER}: refused"), Target::AtMost(0.0));
+    let memory = section.samples(&first_memory(OVER));
+    section.peer(&rest_memory(OVER), "the first tenth", &memory);
     section.notes.push(
         "What is accepted beyond what the workers do in the same time ends afterwards; the \
          invariants are checked then"
@@ -63,11 +74,21 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     Ok(section)
 }
 
+fn first_memory(name: &str) -> String {
+    format!("{name}: peak memory of Quartet, first tenth")
+}
+
+fn rest_memory(name: &str) -> String {
+    format!("{name}: peak memory of Quartet, the rest")
+}
+
 /// What was offered at one rate.
 struct Part {
     offered: Offered,
     /// Transactions of which the client heard the end meanwhile.
     told: usize,
+    /// All that was used meanwhile.
+    cpu: Cpu,
     /// Peaks in the first tenth of the time, and later.
     first_memory_mb: f64,
     rest_memory_mb: f64,
@@ -83,8 +104,8 @@ async fn offer(run: &mut Run, rate: f64, elapsed: Duration) -> Result<Part, Benc
     let (offered, first_memory_mb) =
         tokio::try_join!(load.offer(rate, elapsed, CLIENTS), first_memory)?;
     let measured = run.end(&began).await?;
-    let rest_memory_mb = measured.peak_memory_mb;
-    Ok(Part { offered, told: measured.told, first_memory_mb, rest_memory_mb })
+    let Measured { told, cpu, peak_memory_mb: rest_memory_mb, .. } = measured;
+    Ok(Part { offered, told, cpu, first_memory_mb, rest_memory_mb })
 }
 
 fn sample(section: &mut Section, name: &str, part: &Part) {
@@ -95,6 +116,9 @@ fn sample(section: &mut Section, name: &str, part: &Part) {
     section.sample(&format!("{name}: accepted"), Unit::PerSecond, some / seconds);
     let told = part.told as f64;
     section.sample(&format!("{name}: ended meanwhile"), Unit::PerSecond, told / seconds);
+    part.cpu.sample_each(section, name, part.told);
+    section.sample(&first_memory(name), Unit::Megabytes, part.first_memory_mb);
+    section.sample(&rest_memory(name), Unit::Megabytes, part.rest_memory_mb);
     section.sample_latency(&format!("{name}: accepted"), &Quantiles::of_nanos(accepted));
     section.sample(&format!("{name}: refused"), Unit::Percent, others / (some + others) * 100.0);
     if !refused.is_empty() {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::{
     bench::{Bench, Measured},
+    cell::Cell,
     clock::{Moment, millis_between, nanos, now},
     error::BenchError,
-    pressure::{Cell, Pressure},
+    number::number,
+    pressure::Pressure,
     quantiles::Quantiles,
-    report::number,
     section::{Section, Table, Target, Unit},
     sections::e2e,
     stubs::{Ending, Record},
@@ -36,7 +37,7 @@ const HEADS: [&str; 13] = [
     "p99 of the last tenth, of that of (a)",
     "dead rows: jobs, transactions",
     "not visible in jobs (pgstattuple)",
-    "CPU of Postgres, of one core",
+    "CPU of Postgres: of one core, a transaction",
     "CPU of Quartet",
     "CPU of load generator and stubs",
 ];
@@ -110,8 +111,10 @@ impl Found {
         let pair = |latency: &Quantiles| {
             format!("{} / {} ms", number(latency.at(0.5)), number(latency.at(0.99)))
         };
+        let Measured { cpu, elapsed, told, .. } = &self.measured;
         let share = |seconds: f64| {
-            format!("{:.0} %", seconds / self.measured.elapsed.as_secs_f64() * 100.0)
+            let (of_core, each) = (seconds / elapsed.as_secs_f64(), seconds / *told.max(&1) as f64);
+            format!("{:.0} %, {:.0} µs", of_core * 100.0, each * 1e6)
         };
         vec![
             format!("({}) {}", cell.letter(), cell.name()),
@@ -124,9 +127,9 @@ impl Found {
             format!("{:.2} ×", self.notified_last.at(0.99) / alone),
             format!("{}, {}", number(self.dead_jobs), number(self.dead_transactions)),
             self.invisible_jobs.map_or_else(String::new, |rows| number(rows as f64)),
-            share(self.measured.cpu.postgres),
-            share(self.measured.cpu.quartet),
-            share(self.measured.cpu.bench),
+            share(cpu.postgres),
+            share(cpu.quartet),
+            share(cpu.bench),
         ]
     }
 }

@@ -43,8 +43,8 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
             sample(&run, start, &name, &mut section).await?;
         }
     }
-    for rate in ["10/s".to_owned(), half_load()] {
-        section.target(&format!("{rate}: first poll late, p99"), Target::AtMost(15.0));
+    for (rate, most) in [("10/s".to_owned(), 4.0), (half_load(), 10.0)] {
+        section.target(&format!("{rate}: first poll late, p99"), Target::AtMost(most));
         section.target(&format!("{rate}: second poll late, p99"), Target::AtMost(10.0));
     }
     run.check(&mut section).await?;

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use crate::{
     bench::Bench,
     error::BenchError,
-    peers::{self, Amount, Line, Peer},
+    peers::{
+        Amount, Line, Peer, {self},
+    },
     plain_sql, queue,
     section::{Section, Target, Unit},
 };
@@ -15,7 +17,8 @@ const DRAIN: &str = "drain";
 const PLAIN_SQL: &str = "plain SQL, claim and done by 500, 4 connections";
 const PICK_UP: &str = "pick-up after the enqueueing call";
 const PICK_UP_CALL: &str = "pick-up with the enqueueing call";
-const TARGET_PER_SECOND: f64 = 34_000.0;
+/// What a peer's drain may be, of Quartet's.
+const PEERS_DRAINS: [(&str, f64); 2] = [("graphile-worker", 1.0), ("awa", 0.4)];
 const SQL_BATCH: i64 = 500;
 const SQL_CONNECTIONS: usize = 4;
 
@@ -52,7 +55,6 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
             }
         }
     }
-    section.target(DRAIN, Target::AtLeast(TARGET_PER_SECOND));
     compare(&mut section, &lines);
     Ok(section)
 }
@@ -120,22 +122,22 @@ fn values(line: &Line) -> [(&'static str, &'static str, Unit, f64); 6] {
 
 /// Figures of the peers, each beside Quartet's.
 fn compare(section: &mut Section, lines: &BTreeMap<String, Vec<Line>>) {
-    let limit = samples(section, PLAIN_SQL);
+    let limit = section.samples(PLAIN_SQL);
     section.peer(DRAIN, "plain SQL", &limit);
     for (peer, lines) in lines {
         for (figure, quantile, unit, value) in lines.iter().flat_map(values) {
             let name = format!("{figure}, {peer}{quantile}");
             section.sample(&name, unit, value);
-            let own = samples(section, &format!("{figure}{quantile}"));
+            let own = section.samples(&format!("{figure}{quantile}"));
             section.peer(&name, "Quartet", &own);
+        }
+        let own = PEERS_DRAINS.into_iter().find(|(name, _)| peer.starts_with(&format!("{name} ")));
+        if let Some((_, most)) = own {
+            section.target(&format!("{DRAIN}, {peer}"), Target::AtMostTimesPeer(most));
         }
         let ratio = section.figure(&format!("{DRAIN}, {peer}")).and_then(|figure| figure.ratio());
         if let Some(ratio) = ratio.filter(|ratio| *ratio > 0.0) {
             section.notes.push(format!("{DRAIN}: Quartet = {:.2} × {peer}", 1.0 / ratio));
         }
     }
-}
-
-fn samples(section: &mut Section, name: &str) -> Vec<f64> {
-    section.figure(name).map(|figure| figure.samples.clone()).unwrap_or_default()
 }

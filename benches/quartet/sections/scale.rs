@@ -11,6 +11,7 @@ use crate::{
     clock::now,
     error::BenchError,
     invariants,
+    number::number,
     section::{Section, Target, Unit},
     seed,
     stubs::{Ending, Script},
@@ -40,21 +41,19 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     }
     let mut runs = vec![(ALONE.to_owned(), prepare(bench, "bench_alone", Seed::Nothing).await?)];
     for jobs in finished {
-        let name = format!("beside {} finished jobs", crate::report::number(jobs as f64));
+        let name = format!("beside {} finished jobs", number(jobs as f64));
         let run = prepare(bench, &format!("bench_{jobs}"), Seed::Finished(jobs / JOBS)).await?;
         runs.push((name, run));
     }
     let waiting = bench.pick(WAITING, 1_000);
-    let name = format!("beside {} that wait for a poll", crate::report::number(waiting as f64));
+    let name = format!("beside {} that wait for a poll", number(waiting as f64));
     runs.push((name, prepare(bench, "bench_waiting", Seed::Polled(waiting)).await?));
 
     for _ in 0..bench.extent.repeats.min(MOST_REPEATS) {
         for (name, run) in &mut runs {
             let measured = e2e::drive(bench, run, UNDER_WAY, Duration::from_secs(4)).await?;
             section.sample(name, Unit::PerSecond, measured.rate());
-            let cpu = measured.cpu.quartet + measured.cpu.postgres;
-            let cpu = cpu / (measured.told as f64 / 1000.0);
-            section.sample(&format!("{name}: CPU"), Unit::CpuSeconds, cpu);
+            measured.cpu.sample_each(&mut section, name, measured.told);
         }
     }
     let alone = section.figure(ALONE).map(|figure| figure.samples.clone()).unwrap_or_default();

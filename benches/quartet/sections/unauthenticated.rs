@@ -19,10 +19,13 @@ use tokio::time::MissedTickBehavior;
 use crate::{
     bench::{Bench, Run},
     error::{BenchError, Doing},
-    http::{self, Connection},
+    http::{
+        Connection, {self},
+    },
     load::Until,
+    number::grouped,
     quantiles::Quantiles,
-    section::{Section, Table, Target, Unit},
+    section::{Section, Spread, Table, Target, Unit},
     stubs::Ending,
 };
 
@@ -36,6 +39,9 @@ const ATTACK_REQUESTS: f64 = 100.0;
 const BODY: usize = 65_000;
 /// As many bytes as a line of the head may have, beside the others.
 const LINE: usize = 30_000;
+
+const DEAREST: &str = "CPU of the dearest request";
+const SLOWEST: &str = "posts beside the request that slows them most";
 
 const FORM: &str = "content-type: application/x-www-form-urlencoded\r\n";
 const JSON: &str = "content-type: application/json\r\n";
@@ -118,63 +124,78 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
     let settings = [("QUARTET_OPERATOR_TOKEN", "bench_operator_0123456789abcdef0123")];
     let run = bench.run_on(database, Ending::Never, "api", &settings).await?;
     run.load().closed(1, &Until::elapsed(elapsed)).await?;
-    let mut rows = Vec::new();
+    let (mut rows, mut dearest, mut slowest) = (Vec::new(), 0.0_f64, 0.0_f64);
     for Case { name, request } in cases() {
+        let (mut cpus, mut ratios) = (Vec::new(), Vec::new());
+        let mut last = Cost::default();
         for _ in 0..bench.extent.repeats {
-            let cost = cost(&run, &request, elapsed).await?;
+            last = cost(&run, &request, elapsed).await?;
+            cpus.push(last.cpu.as_secs_f64() * 1e6);
             let alone = post_latency(&run, elapsed).await?;
             let attack = Attack::begin(run.serves[0].address(), request.clone());
             let beside = post_latency(&run, elapsed).await?;
             attack.end();
-            section.sample(&format!("{name}, CPU"), Unit::Micros, cost.cpu.as_secs_f64() * 1e6);
-            let ratio = beside / alone.max(f64::EPSILON);
-            section.sample(&format!("{name}, posts beside"), Unit::Count, ratio);
-            rows.push(vec![
-                name.to_owned(),
-                cost.status.to_string(),
-                request.len().to_string(),
-                cost.answer.to_string(),
-                format!("{:.3}", cost.cpu.as_secs_f64() * 1e3),
-                format!("{ratio:.2}"),
-            ]);
+            ratios.push(beside / alone.max(f64::EPSILON));
         }
-        section.target(&format!("{name}, posts beside"), Target::AtMost(2.0));
+        let (cpu, ratio) = (Spread::of(&cpus).median, Spread::of(&ratios).median);
+        dearest = dearest.max(cpu);
+        slowest = slowest.max(ratio);
+        rows.push(vec![
+            name.to_owned(),
+            match last.statuses {
+                (first, last) if first == last => first.to_string(),
+                (first, last) => format!("{first}, later {last}"),
+            },
+            grouped(request.len() as f64),
+            grouped(last.answer as f64),
+            format!("{} µs", grouped(cpu)),
+            format!("{ratio:.2} ×"),
+        ]);
     }
-    let heads = ["request", "status", "bytes", "bytes answered", "CPU ms", "posts beside"];
+    section.sample(DEAREST, Unit::Micros, dearest);
+    section.target(DEAREST, Target::AtMost(2_000.0));
+    section.sample(SLOWEST, Unit::Times, slowest);
+    section.target(SLOWEST, Target::AtMost(2.0));
+    let heads = ["request", "status", "bytes", "bytes answered", "CPU", "posts beside"];
     section.tables.push(Table { heads: heads.map(str::to_owned).into(), rows });
     section.notes.push(format!(
-        "'posts beside' is the median time of a post beside {ATTACKERS} connections that send this \
-         request, each at most {ATTACK_BYTES} bytes and {ATTACK_REQUESTS} requests a second, over \
-         the median alone just before"
+        "CPU is that of the process, for one request. 'posts beside' is the median time of a post \
+         beside {ATTACKERS} connections that send this request, each at most {} bytes and \
+         {ATTACK_REQUESTS} requests a second, over the median alone just before",
+        grouped(ATTACK_BYTES)
     ));
     run.stop().await?;
     Ok(section)
 }
 
 /// What one request costs the process.
+#[derive(Default)]
 struct Cost {
     cpu: Duration,
-    status: u16,
-    /// Bytes of the answer's body.
+    /// Of the first answer and of the last one: the documents are refused when they are asked for
+    /// too often.
+    statuses: (u16, u16),
+    /// Bytes of the longest answer's body.
     answer: usize,
 }
 
 async fn cost(run: &Run, request: &[u8], elapsed: Duration) -> Result<Cost, BenchError> {
     let mut connection = open(run.serves[0].address()).await?;
-    let (mut count, mut status, mut answer) = (0_u32, 0, 0);
+    let (mut count, mut cost) = (0_u32, Cost::default());
     let (began, cpu) = (Instant::now(), run.serves[0].cpu()?);
     while began.elapsed() < elapsed || count == 0 {
         let answered = connection.send(request).await.doing("send a request without a key")?;
-        // The documents are refused when they are asked for too often.
-        (status, answer) = (answered.status, answered.body.len().max(answer));
+        let first = if count == 0 { answered.status } else { cost.statuses.0 };
+        cost.statuses = (first, answered.status);
+        cost.answer = cost.answer.max(answered.body.len());
         count += 1;
-        if status == 400 {
+        if answered.status == 400 {
             // The connection is closed behind it.
             connection = open(run.serves[0].address()).await?;
         }
     }
-    let cpu = Duration::from_secs_f64((run.serves[0].cpu()? - cpu).max(0.0)) / count;
-    Ok(Cost { cpu, status, answer })
+    cost.cpu = Duration::from_secs_f64((run.serves[0].cpu()? - cpu).max(0.0)) / count;
+    Ok(cost)
 }
 
 async fn open(address: SocketAddr) -> Result<Connection, BenchError> {

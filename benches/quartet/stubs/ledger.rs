@@ -51,6 +51,8 @@ struct State {
     records: HashMap<Uuid, Record>,
     accepted: usize,
     told_final: usize,
+    /// Posts that were answered 503.
+    refusals: usize,
     creates_in_flight: usize,
     most_creates_in_flight: usize,
     violations: Vec<String>,
@@ -89,6 +91,21 @@ impl Ledger {
         let record = state.records.entry(id).or_default();
         record.intended = intended;
         record.answered = answered;
+    }
+
+    /// A post was answered 503.
+    pub fn refused(&self) {
+        self.state().refusals += 1;
+    }
+
+    /// How many posts were answered 503.
+    pub fn refusals(&self) -> usize {
+        self.state().refusals
+    }
+
+    /// Makes room for this many transactions: where much is under way, growing takes long.
+    pub fn reserve(&self, transactions: usize) {
+        self.state().records.reserve(transactions);
     }
 
     /// Something was answered or seen that must not be.

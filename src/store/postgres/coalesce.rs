@@ -24,11 +24,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{
-    congestion::Congestion,
     database::{STATEMENT_LIMIT, in_time_of},
     dedicated_session::Session,
 };
-use crate::store::{Database, StoreError};
+use crate::store::{Database, StoreError, congestion::Congestion};
 
 /// Requests that may wait for a writer; more wait for room.
 const ROOM: usize = 4_096;
