@@ -27,7 +27,7 @@ use super::{
     database::{STATEMENT_LIMIT, in_time_of},
     dedicated_session::Session,
 };
-use crate::store::{Database, StoreError, congestion::Congestion};
+use crate::store::{Database, StoreError, postgres::congestion::Congestion};
 
 /// Requests that may wait for a writer; more wait for room.
 const ROOM: usize = 4_096;
