@@ -87,47 +87,6 @@ fn modules_import_only_what_the_table_allows() {
     );
 }
 
-/// The modules of a circle, if there is one: each imports another one of them.
-fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&str> {
-    let mut left: BTreeSet<&str> = imports.keys().map(String::as_str).collect();
-    loop {
-        let is_needed = |module: &str| {
-            let others = left.iter().filter(|other| **other != module);
-            others.clone().any(|other| imports[*other].contains(module))
-        };
-        let needed: BTreeSet<&str> = left.iter().copied().filter(|left| is_needed(left)).collect();
-        if needed.len() == left.len() {
-            return left;
-        }
-        left = needed;
-    }
-}
-
-#[test]
-fn the_modules_of_the_benchmark_import_each_other_in_no_circle() {
-    let mut imported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for file in files("benches/quartet", &[".rs"]) {
-        let top = file.components().nth(2).unwrap().as_os_str().to_string_lossy().into_owned();
-        let found = imports(&read(&file));
-        imported.entry(top.trim_end_matches(".rs").to_owned()).or_default().extend(found);
-    }
-    assert!(imported.len() > 20, "{imported:?}");
-    let circle = circle(&imported);
-    assert!(circle.is_empty(), "move what both need to a module of its own: {circle:?}");
-}
-
-#[test]
-fn a_circle_is_found() {
-    let of = |list: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        list.iter().map(|(name, imports)| ((*name).to_owned(), names(imports))).collect()
-    };
-    assert!(circle(&of(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["other"])])).is_empty());
-    let found =
-        of(&[("main", &["a"]), ("a", &["b"]), ("b", &["c", "d"]), ("c", &["b"]), ("d", &[])]);
-    assert!(circle(&found).contains("c"));
-}
-
 #[test]
 fn imports_are_found_in_lists_and_paths() {
     let text = "use crate::{\n    domain::{self, Status},\n    store::jobs,\n};\n\
