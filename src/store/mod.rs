@@ -48,6 +48,7 @@ pub mod requirements;
 pub mod rescue;
 pub mod retention;
 pub mod scrape;
+pub mod sent_creates;
 mod session;
 pub mod settle;
 pub mod summary;

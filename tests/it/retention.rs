@@ -290,6 +290,7 @@ async fn evidence_webhooks_and_closed_dead_letters_go_by_their_own_ages() {
     let removed = prune(&app).await;
     let expected = json!({
         "transactions": 2, "evidence": evidence, "dead_letters": 1, "webhooks": 2, "findings": 1,
+        "sent_creates": 0,
     });
     assert_eq!(removed, expected);
     let count = async |query: &'static str, id: Uuid| -> i64 {

@@ -413,6 +413,7 @@ fn transaction(state: &State) -> Transaction {
         settled_by: state.settled_by,
         created_at: time.into(),
         updated_at: time,
+        provider_id: None,
         unreadable: Vec::new(),
     }
 }
