@@ -15,6 +15,7 @@
 pub mod callback_hosts;
 pub mod circuit;
 pub mod create_at_third_party;
+mod create_by_profile;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;
@@ -183,6 +184,15 @@ impl JobDefinition {
     }
 }
 
+/// The longest that a call to the third party takes, with what is called for it: for one that a
+/// profile describes a token, and both once more where that was refused.
+fn longest_calls(config: &Config, timeout: Duration) -> Duration {
+    match &config.third_party.profile {
+        None => longest_call(timeout),
+        Some(_) => 2 * (longest_call(timeout) + longest_call(config.third_party.lookup_timeout)),
+    }
+}
+
 /// The four kinds of job.
 pub fn definitions(config: &Config) -> Vec<JobDefinition> {
     let concurrency = config.worker.concurrency;
@@ -200,7 +210,8 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::CreateAtThirdParty,
             outbound,
-            longest_call(third_party.lookup_timeout) + longest_call(third_party.timeout),
+            longest_calls(config, third_party.lookup_timeout)
+                + longest_calls(config, third_party.timeout),
             CrashDelay::Ambiguous(third_party.create_backoff),
             create_at_third_party::run,
         ),
