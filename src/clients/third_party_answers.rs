@@ -16,6 +16,8 @@ pub struct StatusReport {
     pub provider_id: Option<String>,
     /// Which rule of which profile read the answer; `None`: Quartet's own contract.
     pub rule: Option<String>,
+    /// SHA-256 of that profile, in hex.
+    pub profile_hash: Option<String>,
 }
 
 impl StatusReport {

@@ -356,9 +356,14 @@ fn found(report: StatusReport) -> Outcome {
 /// It is there, so that at least `pending` is reported: the transaction may have been called failed
 /// meanwhile, which that contradicts.
 fn exists(evidence: EvidenceKind, report: StatusReport) -> Outcome {
-    let StatusReport { status, unusable, provider_id, rule } = report;
+    let StatusReport { status, unusable, provider_id, rule, profile_hash } = report;
     let mut detail = json!({ "status": status.map(ReportedStatus::as_str) });
-    let more = [("answer", unusable), ("provider_id", provider_id), ("rule", rule)];
+    let more = [
+        ("answer", unusable),
+        ("provider_id", provider_id),
+        ("rule", rule),
+        ("profile", profile_hash),
+    ];
     for (name, value) in more {
         if let Some(value) = value {
             detail[name] = value.into();

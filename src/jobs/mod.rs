@@ -1,7 +1,8 @@
 //! The four kinds of job, and the context of every run.
 //!
 //! All kinds are registered in [`definitions`]. A handler does its calls and returns an
-//! [`Outcome`]; it writes nothing. The [`runner`] around it bounds its time, catches its panics
+//! [`Outcome`]; it writes nothing, except that a create which nobody could look up is noted before
+//! it is sent (`create_by_profile`). The [`runner`] around it bounds its time, catches its panics
 //! and writes the outcome under the job's lease, together with all effects, in one SQL
 //! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
 //! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes

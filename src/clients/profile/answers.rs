@@ -8,7 +8,7 @@ use reqwest::Response;
 use crate::{
     clients::{answer, retry_after, third_party_answers::StatusReport},
     domain::DatabaseClock,
-    profiles::{Answer, Header, Reading, SecretText, Values},
+    profiles::{Answer, Header, Profile, Reading, SecretText, Values},
 };
 
 /// Shorter secrets are not looked for in answers: they would be found everywhere.
@@ -63,11 +63,12 @@ pub(super) fn reason<M>(read: &Reading<M>) -> String {
 }
 
 /// What the answer says of the transaction.
-pub(super) fn report<M>(read: Reading<M>) -> StatusReport {
+pub(super) fn report<M>(read: Reading<M>, profile: &Profile) -> StatusReport {
     StatusReport {
         status: read.known_status(),
         unusable: read.strange.as_ref().map(|_| reason(&read)),
         rule: Some(read.decided_by.to_string()),
+        profile_hash: Some(hex::encode(profile.hash())),
         provider_id: read.provider_id,
     }
 }
@@ -100,7 +101,7 @@ mod tests {
         let profile = Shipped::named("paystack").unwrap().profile().unwrap();
         let body = r#"{"status":true,"data":{"transfer_code":"T1","status":"odd"}}"#;
         let read = profile.read_create(Uuid::nil(), &Answer { code: 200, body: Ok(body) });
-        let report = report(read);
+        let report = report(read, &profile);
         assert_eq!(report.provider_id.as_deref(), Some("T1"));
         assert_eq!(report.status, None);
         assert!(report.rule.as_ref().unwrap().starts_with("paystack: create.answers[1]"));

@@ -178,8 +178,8 @@ impl ProfileClient {
         let retry_after = answered.retry_after;
         let reason = reason(&read);
         match read.means {
-            CreateMeans::Created => Ok(report(read)),
-            CreateMeans::Exists => Err(CreateError::AlreadyExists(report(read))),
+            CreateMeans::Created => Ok(report(read, &self.profile)),
+            CreateMeans::Exists => Err(CreateError::AlreadyExists(report(read, &self.profile))),
             CreateMeans::Refused => Err(CreateError::Rejected { reason }),
             CreateMeans::Later => {
                 Err(CreateError::Busy { reason, retry_after, may_be_lost: read.may_be_lost() })
@@ -216,7 +216,7 @@ impl ProfileClient {
         let read = read(&answered);
         let reason = reason(&read);
         match read.means {
-            LookupMeans::Found => Ok(Lookup::Found(report(read))),
+            LookupMeans::Found => Ok(Lookup::Found(report(read, &self.profile))),
             LookupMeans::Absent => Ok(Lookup::Absent),
             LookupMeans::Unclear => Ok(Lookup::Unclear { reason }),
             LookupMeans::NoAnswer | LookupMeans::NotOurs => {
