@@ -100,7 +100,7 @@ pub(super) async fn send(
 ) -> Result<Result<Created, Outcome>, StoreError> {
     let prepared = match prepare(context, transaction, history, step, client) {
         Ok(prepared) => prepared,
-        Err(outcome) => return Ok(Err(outcome)),
+        Err(outcome) => return Ok(Err(*outcome)),
     };
     let mut noted = None;
     if client.profile().depends_on_sent_creates() {
@@ -131,22 +131,22 @@ fn prepare(
     history: &History,
     step: CreateStep,
     client: &ProfileClient,
-) -> Result<PreparedCreate, Outcome> {
+) -> Result<PreparedCreate, Box<Outcome>> {
     let (id, subject) = (transaction.id, transaction.subject());
     if step != CreateStep::Repeat {
         let prepared = context.third_party.prepare(client, id, &subject);
-        return prepared.map_err(|why| unsendable(context, &why));
+        return prepared.map_err(|why| Box::new(unsendable(context, &why)));
     }
+    let unrepeatable = |why: &str| Box::new(operator(&format!("it may exist, and {why}")));
     let stored = history.stored.as_ref().and_then(|stored| stored.request.as_deref());
     let first = match stored {
         Some(stored) => context.config.secrets.master_keys.open_request(id, stored),
-        None => return Err(operator("it may exist, and its first request is not kept any more")),
+        None => return Err(unrepeatable("its first request is not kept any more")),
     };
-    let first = first.map_err(|why| {
-        operator(&format!("it may exist, and its first request cannot be opened: {why}"))
-    })?;
+    let first =
+        first.map_err(|why| unrepeatable(&format!("its first request cannot be opened: {why}")))?;
     let prepared = context.third_party.repeat(client, id, &subject, &first);
-    prepared.map_err(|why| operator(&format!("it may exist, and cannot be repeated: {why}")))
+    prepared.map_err(|why| unrepeatable(&format!("cannot be repeated: {why}")))
 }
 
 /// The request cannot be made, and nothing was sent.
