@@ -112,8 +112,8 @@ impl Settings {
         self.optional(variable, parse, meaning)
     }
 
-    /// Settings whose names begin with `prefix`, by the rest of the name in lower case. `example` is
-    /// the name that documents them. No message shows the value of a secret.
+    /// Settings whose names begin with `prefix`, by the rest of the name in lower case. `example`
+    /// is the name that documents them. No message shows the value of a secret.
     pub(super) fn family(
         &mut self,
         example: &'static str,

@@ -2,8 +2,8 @@
 //! hardly slowed down.
 //!
 //! First the job rows of ended transactions, then what was kept of creates, evidence, closed dead
-//! letters, webhook deliveries and closed findings. What may go is decided in `store::retention` and
-//! `store::sent_creates`; a run that is cut off leaves the rest for the next one.
+//! letters, webhook deliveries and closed findings. What may go is decided in `store::retention`
+//! and `store::sent_creates`; a run that is cut off leaves the rest for the next one.
 
 use std::time::Duration;
 

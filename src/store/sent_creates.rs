@@ -63,8 +63,8 @@ pub struct NotedCreate {
     pub is_first: bool,
 }
 
-/// Notes that a create is about to be sent. `request` is kept where it is the first one, for as long
-/// as it may be repeated.
+/// Notes that a create is about to be sent. `request` is kept where it is the first one, for as
+/// long as it may be repeated.
 pub async fn note(
     executor: impl PgExecutor<'_>,
     transaction_id: Uuid,
@@ -73,7 +73,8 @@ pub async fn note(
 ) -> Result<NotedCreate, StoreError> {
     let noted = sqlx::query!(
         r#"
-        INSERT INTO sent_creates (transaction_id, first_sent_at, last_sent_at, repeat_until, request)
+        INSERT INTO sent_creates
+            (transaction_id, first_sent_at, last_sent_at, repeat_until, request)
         VALUES (
             $1, statement_timestamp(), statement_timestamp(),
             statement_timestamp() + make_interval(secs => $3), $2

@@ -42,14 +42,14 @@ impl ThirdPartyProfile {
         let profile = settings.optional(
             PROFILE,
             parse_profile,
-            "How the third party is called: the name of a profile that comes with the program, or a \
-             file, `FILE.toml`. Unset, it speaks Quartet's own contract",
+            "How the third party is called: the name of a profile that comes with the program, or \
+             a file, `FILE.toml`. Unset, it speaks Quartet's own contract",
         );
         let directory = settings.optional(
             DIRECTORY,
             directory,
-            "Directory with a file for each secret of the profile, by its name; a file that changes \
-             is read again",
+            "Directory with a file for each secret of the profile, by its name; a file that \
+             changes is read again",
         );
         let secrets = settings.family(
             "QUARTET_THIRD_PARTY__SECRETS__NAME",
@@ -119,7 +119,8 @@ fn refuse_unknown(settings: &mut Settings, names: &Names, values: &Values) {
 fn refuse_missing(settings: &mut Settings, names: &Names, values: &Values) {
     for name in names.secrets.iter().filter(|name| !values.secrets.contains_key(*name)) {
         let allowed = format!(
-            "must be the profile's secret `{name}`, or that must be the file `{name}` in {DIRECTORY}"
+            "must be the profile's secret `{name}`, or that must be the file `{name}` in \
+             {DIRECTORY}"
         );
         settings.refuse(&variable(SECRETS, name), &allowed);
     }

@@ -50,7 +50,8 @@ async fn a_client_certificate_is_sent_and_read_again_when_it_changes() {
 
     let files = tempfile::tempdir().unwrap();
     let printed = run(&["third-party", "show", "paystack"], &[], "").await;
-    let tls = "kind = \"bearer\"\ntls = { certificate = \"{secret:certificate}\", key = \"{secret:key}\" }";
+    let tls = "kind = 'bearer'\n\
+               tls = { certificate = '{secret:certificate}', key = '{secret:key}' }";
     let text = printed.expect().replace("kind = \"bearer\"", tls);
     assert!(text.contains("secret:certificate"));
     let profile = files.path().join("paystack.toml");
