@@ -127,7 +127,8 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
     );
     if role.serves_api() {
         require(
-            !config.webhook.secrets.is_empty(),
+            // Webhooks of a profile's third party have keys of their own.
+            !config.webhook.secrets.is_empty() || config.third_party.profile.is_some(),
             "QUARTET_WEBHOOK__SECRETS",
             "must hold at least one secret `whsec_…`, to verify the third party's webhooks",
         );

@@ -38,8 +38,8 @@ pub use self::{
     error::{ConfigError, Problem},
     reference::reference_page,
     sections::{
-        Circuit, Database, Dns, Http, Intake, Limits, Log, Notify, Poll, Pooler, Reconcile,
-        Retention, Secrets, ThirdParty, Tls, Traces, Webhook, Worker,
+        Circuit, Database, Dns, Http, Intake, Limits, LiveValues, Log, Notify, Poll, Pooler,
+        Reconcile, Retention, Secrets, ThirdParty, ThirdPartyProfile, Tls, Traces, Webhook, Worker,
     },
     service_links::service_links,
     settings::SettingDoc,

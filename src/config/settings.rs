@@ -45,6 +45,8 @@ pub(super) struct Settings {
     file_name: String,
     docs: Vec<SettingDoc>,
     secrets: BTreeSet<&'static str>,
+    /// What the names of settings begin with whose rest is free, and whether they are secrets.
+    families: Vec<(&'static str, bool)>,
     problems: Vec<Problem>,
 }
 
@@ -63,6 +65,7 @@ impl Settings {
             file_name: file.map(|path| path.display().to_string()).unwrap_or_default(),
             docs: Vec::new(),
             secrets: BTreeSet::new(),
+            families: Vec::new(),
             problems: Vec::new(),
         })
     }
@@ -102,6 +105,34 @@ impl Settings {
     ) -> Option<T> {
         self.secrets.insert(variable);
         self.optional(variable, parse, meaning)
+    }
+
+    /// Settings whose names begin with `prefix`, by the rest of the name in lower case. `example`
+    /// is the name that documents them. No message shows the value of a secret.
+    pub(super) fn family(
+        &mut self,
+        example: &'static str,
+        prefix: &'static str,
+        is_secret: bool,
+        meaning: &'static str,
+    ) -> BTreeMap<String, String> {
+        self.docs.push(SettingDoc { variable: example, default: "", meaning });
+        self.families.push((prefix, is_secret));
+        let of_env = self.env.keys().filter_map(|variable| variable.strip_prefix(prefix));
+        let key = key_of(prefix);
+        let of_file = self.file.keys().filter_map(|name| name.strip_prefix(key.as_str()));
+        let names: BTreeSet<String> =
+            of_env.chain(of_file).map(str::to_ascii_lowercase).filter(|n| !n.is_empty()).collect();
+        let value = |name: String| {
+            let text = self.text(&format!("{prefix}{}", name.to_ascii_uppercase()))?;
+            Some((name, text))
+        };
+        names.into_iter().filter_map(value).collect()
+    }
+
+    fn is_of_family(&self, variable: &str) -> bool {
+        let is_plain = !variable.contains(|c: char| c.is_ascii_lowercase());
+        is_plain && self.families.iter().any(|(prefix, _)| variable.starts_with(prefix))
     }
 
     fn parse<T>(
@@ -182,7 +213,12 @@ impl Settings {
 
     /// Secrets, and what looks like one in the wrong place: a URL's password, a signing secret.
     fn is_secret(&self, variable: &str, text: &str) -> bool {
-        self.secrets.contains(variable) || text.contains('@') || text.contains("whsec_")
+        let is_secret_family =
+            self.families.iter().any(|(prefix, secret)| *secret && variable.starts_with(prefix));
+        self.secrets.contains(variable)
+            || is_secret_family
+            || text.contains('@')
+            || text.contains("whsec_")
     }
 
     /// Adds every name that no setting has; call it when all are read.
@@ -191,7 +227,8 @@ impl Settings {
         let mut problems = Vec::new();
         for (variable, value) in &self.env {
             let ours = variable.starts_with(PREFIX) && !variable.starts_with(TEST_PREFIX);
-            let is_unknown = ours && !known.contains(variable.as_str());
+            let is_known = known.contains(variable.as_str()) || self.is_of_family(variable);
+            let is_unknown = ours && !is_known;
             if is_unknown && !is_service_link(variable, value) {
                 let hint = nearest(variable, &known).map(|name| format!("; did you mean {name}?"));
                 let message = format!("{variable} is no setting{}", hint.unwrap_or_default());
@@ -201,6 +238,9 @@ impl Settings {
         let keys: BTreeSet<String> = known.iter().map(|variable| key_of(variable)).collect();
         for key in self.file.keys().filter(|key| !keys.contains(*key)) {
             let variable = variable_of(key);
+            if self.is_of_family(&variable) {
+                continue;
+            }
             let hint = nearest(&variable, &known)
                 .map(|name| format!("; did you mean `{}` ({name})?", key_of(name)));
             let message =

@@ -29,7 +29,9 @@ pub use last_answers::LastAnswers;
 pub use maintenance::{Finding, MaintenanceTask};
 pub use reconcile::{Judgement, Seen};
 pub use schedule::{Backoff, PollSchedule};
-pub use transaction::{Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status};
+pub use transaction::{
+    Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status, Subject,
+};
 pub use visible::{visible, visible_line};
 
 /// Declares an enum that is stored and sent as one of a few fixed words, with `as_str`, `ALL`,

@@ -1,8 +1,9 @@
 //! A transaction's content and its status: what makes two posts the same, and which changes of
 //! status are legal.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -102,6 +103,18 @@ pub struct Content {
     /// At most 50 string pairs. An empty map is kept and differs from none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// A transaction as far as calls about it to its third party are made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    pub content: Content,
+    /// The third party's id, once it is known.
+    pub provider_id: Option<String>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// How long ago the last create was sent that may have gone through, where that matters.
+    pub since_create: Option<Duration>,
 }
 
 impl Content {

@@ -12,6 +12,10 @@
 //! A call that found no place on a connection was not sent: the job is postponed without using an
 //! attempt, and the circuit counts nothing.
 //!
+//! Where a profile describes the third party its rules say what comes next (`create_by_profile`):
+//! one that cannot be looked up by our id is posted to at once, and an ambiguous create repeated
+//! byte for byte.
+//!
 //! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
 //! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
 //! probe. A create never probes: only an answered lookup goes before it.
@@ -26,12 +30,18 @@ use serde_json::json;
 use super::{
     Job, JobContext,
     circuit::{Admission, FREE_PROBES, Permit},
+    create_by_profile::{
+        History, {self},
+    },
     credentials::CreateRefusal,
     transaction_missing,
 };
 use crate::{
-    domain::{CircuitCause, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status},
+    domain::{
+        CircuitCause, DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy, Status, Subject,
+    },
     outbound::third_party::{CreateError, Lookup, LookupError, StatusReport},
+    profiles::{CreateMeans, CreateStep},
     store::{
         StoreError, evidence, jobs,
         jobs::outcomes::{Next, Outcome, SnoozeCount},
@@ -52,7 +62,6 @@ const HELD: Duration = Duration::from_secs(1);
 
 /// Runs the job.
 pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreError> {
-    let id = job.transaction_id();
     let Some(transaction) = job.transaction() else {
         return Ok(transaction_missing(&context, &job));
     };
@@ -63,28 +72,80 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     if let Some(unreadable) = transaction.unreadable.first() {
         return Ok(super::unreadable(unreadable));
     }
-    let backoff = context.config.third_party.create_backoff;
+    let history = History::read(&context, transaction).await?;
+    match history.begin(&context) {
+        CreateStep::LookUp => match look_up_first(&context, &job, transaction, &history).await? {
+            LookedUp::Ended(outcome) => Ok(*outcome),
+            LookedUp::Absent(permit) => {
+                create(&context, &job, transaction, &history, CreateStep::Post, permit).await
+            }
+        },
+        CreateStep::Post if job.claimed.is_last_attempt() => {
+            give_up(&context, &job, "none of them was sent").await
+        }
+        step @ (CreateStep::Post | CreateStep::Repeat) => {
+            // There is no lookup that could find out whether the third party answers again.
+            let longest = super::longest_calls(&context.config, context.config.third_party.timeout);
+            match context.circuit.pass_or_probe_create(longest).await? {
+                Admission::Granted(permit) => {
+                    create(&context, &job, transaction, &history, step, permit).await
+                }
+                Admission::Denied { wait } => Ok(Outcome::snooze(wait)),
+            }
+        }
+        CreateStep::Operator(why) => Ok(create_by_profile::operator(why)),
+        // No try begins so.
+        CreateStep::Done | CreateStep::Refused | CreateStep::Wait | CreateStep::Hold => {
+            Ok(Outcome::retry(context.config.third_party.create_backoff, "nothing to do"))
+        }
+    }
+}
+
+/// What the lookup before a create comes to.
+enum LookedUp {
+    /// The run ends with it.
+    Ended(Box<Outcome>),
+    /// It is not there: it may be created with this permit.
+    Absent(Permit),
+}
+
+impl From<Outcome> for LookedUp {
+    fn from(outcome: Outcome) -> Self {
+        Self::Ended(Box::new(outcome))
+    }
+}
+
+async fn look_up_first(
+    context: &JobContext,
+    job: &Job,
+    transaction: &Transaction,
+    history: &History,
+) -> Result<LookedUp, StoreError> {
+    let id = transaction.id;
+    let third_party = &context.config.third_party;
+    let backoff = third_party.create_backoff;
     let is_last_lookup = job.claimed.is_last_attempt();
 
-    let lookup_timeout = context.config.third_party.lookup_timeout;
-    let longest = lookup_timeout + context.config.third_party.timeout;
+    let longest = third_party.lookup_timeout + third_party.timeout;
     let permit = match context.circuit.pass_or_probe_create(longest).await? {
         Admission::Granted(permit) => permit,
-        Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
+        Admission::Denied { wait } => return Ok(Outcome::snooze(wait).into()),
     };
-    let answer = context.third_party.look_up(id).await;
+    let subject = || Subject { since_create: history.since_create(), ..transaction.subject() };
+    let answer = context.third_party.look_up(id, subject).await;
     if let Err(error) = &answer
         && error.is_unauthorized()
         && context.credentials.are_refused(&context.third_party).await
     {
         context.circuit.refuse(permit, CircuitCause::LookupRefused, &error.reason).await;
-        return Ok(held(&context, job.claimed.probes, error.reason.clone()));
+        return Ok(held(context, job.claimed.probes, error.reason.clone()).into());
     }
     if answer.as_ref().is_err_and(LookupError::is_inconclusive) {
-        return Ok(Outcome::snooze(queue_delay()));
+        return Ok(Outcome::snooze(queue_delay()).into());
     }
+    let next = history.after_lookup(context, &answer);
     let outage = answer.as_ref().err().filter(|error| error.is_outage());
-    let goes_on = matches!(answer, Ok(Lookup::Absent)) && !is_last_lookup;
+    let goes_on = next == CreateStep::Post && !is_last_lookup;
     // A probe that is to find out about creates has not ended with its lookup.
     let mut probe = None;
     if goes_on && permit.probes_creates() {
@@ -96,48 +157,103 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
         && job.claimed.probes < FREE_PROBES
         && let Some(wait) = context.circuit.wait()
     {
-        return Ok(Outcome::new(Next::Snooze {
+        let outcome = Outcome::new(Next::Snooze {
             delay: wait.max(retry_after.unwrap_or_default()),
             count: Some(SnoozeCount::Probes(job.claimed.probes.saturating_add(1))),
-        }));
+        });
+        return Ok(outcome.into());
     }
 
-    match answer {
-        Ok(Lookup::Found(report)) => return Ok(found(report)),
-        Ok(Lookup::Absent) if is_last_lookup => {
+    match (answer, next) {
+        (Ok(Lookup::Found(report)), _) => {
+            let ended = create_by_profile::learn(context, transaction, &report).await;
+            return Ok(ended.unwrap_or_else(|| found(report)).into());
+        }
+        (Ok(Lookup::Unclear { reason }), CreateStep::Operator(why)) => {
+            return Ok(create_by_profile::operator(&format!("{why}: it {reason}")).into());
+        }
+        (_, CreateStep::Operator(why)) => return Ok(create_by_profile::operator(why).into()),
+        (Ok(Lookup::Absent), _) if is_last_lookup => {
             let why = "it is not at the third party after the last try";
-            return give_up(&context, &job, why).await;
+            return Ok(give_up(context, job, why).await?.into());
         }
-        Ok(Lookup::Absent) => {}
-        Err(error) if is_last_lookup => return last_lookup_unanswered(&context, &job, error).await,
-        Err(LookupError { reason, retry_after, .. }) => {
+        (Ok(Lookup::Absent), CreateStep::Post) => {}
+        // Its id there is known, so that it exists.
+        (Err(error), _) if is_last_lookup && history.sent.has_provider_id => {
+            return Ok(Outcome::retry(Duration::ZERO, error.to_string()).into());
+        }
+        (Err(error), _) if is_last_lookup => {
+            return Ok(last_lookup_unanswered(context, job, error).await?.into());
+        }
+        (Err(LookupError { reason, retry_after, .. }), _) => {
             let delay = backoff.max(retry_after.unwrap_or_default());
-            return Ok(Outcome::retry(delay, format!("the lookup got no answer: {reason}")));
+            let why = format!("the lookup got no answer: {reason}");
+            return Ok(Outcome::retry(delay, why).into());
+        }
+        (Ok(Lookup::Absent | Lookup::Unclear { .. }), _) => {
+            return Ok(Outcome::retry(backoff, "the lookup is not clear").into());
         }
     }
 
-    let permit = match probe {
-        Some(probe) => probe,
+    Ok(match probe {
+        Some(probe) => LookedUp::Absent(probe),
         None => match context.circuit.pass().await? {
-            Admission::Granted(permit) => permit,
-            Admission::Denied { wait } => return Ok(Outcome::snooze(wait)),
+            Admission::Granted(permit) => LookedUp::Absent(permit),
+            Admission::Denied { wait } => Outcome::snooze(wait).into(),
         },
+    })
+}
+
+async fn create(
+    context: &JobContext,
+    job: &Job,
+    transaction: &Transaction,
+    history: &History,
+    step: CreateStep,
+    permit: Permit,
+) -> Result<Outcome, StoreError> {
+    let backoff = context.config.third_party.create_backoff;
+    let created = match context.third_party.profile() {
+        None => {
+            let (id, content) = (transaction.id, transaction.content());
+            context.third_party.create(id, &content, job.lease.fence()).await
+        }
+        Some(client) => {
+            let sent =
+                create_by_profile::send(context, job, transaction, history, step, client).await?;
+            match sent {
+                Ok(created) => {
+                    created.forget_unless_sent(context, transaction).await;
+                    created.answer
+                }
+                Err(outcome) => return Ok(outcome),
+            }
+        }
     };
-    let created = context.third_party.create(id, &transaction.content(), job.lease.fence()).await;
     if let Err(CreateError::Unauthorized { reason }) = created {
-        return Ok(refused(&context, &job, permit, reason).await);
+        return Ok(refused(context, job, history, permit, reason).await);
     }
     if !matches!(&created, Err(error) if error.says_nothing()) {
-        if matches!(created, Ok(_) | Err(CreateError::AlreadyExists | CreateError::Rejected { .. }))
-        {
+        if matches!(
+            created,
+            Ok(_) | Err(CreateError::AlreadyExists(_) | CreateError::Rejected { .. })
+        ) {
             context.credentials.create_taken();
         }
         let outage = created.as_ref().err().filter(|error| error.is_outage());
         context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
     }
+    if let Ok(report) | Err(CreateError::AlreadyExists(report)) = &created
+        && let Some(ended) = create_by_profile::learn(context, transaction, report).await
+    {
+        return Ok(ended);
+    }
     Ok(match created {
         Ok(report) => exists(EvidenceKind::CreatedAtThirdParty, report),
-        Err(CreateError::AlreadyExists) => found(StatusReport::default()),
+        Err(CreateError::AlreadyExists(report)) => found(report),
+        Err(CreateError::Unclear { reason }) => {
+            create_by_profile::operator(&format!("something exists there: it {reason}"))
+        }
         // Frozen or cut off from the database for too long: another worker may have the job, and
         // may be past its own lookup.
         Err(CreateError::Stale) => Outcome::snooze(backoff),
@@ -149,9 +265,23 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
         }
         Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
-            rejected(reason)
+            rejected_after(context, history, reason)
         }
     })
+}
+
+/// Refused, which is final unless an earlier create may have gone through.
+fn rejected_after(context: &JobContext, history: &History, reason: String) -> Outcome {
+    let next = context
+        .third_party
+        .profile()
+        .map(|client| client.profile().after_create(&history.sent, CreateMeans::Refused));
+    match next {
+        Some(CreateStep::Operator(why)) => {
+            create_by_profile::operator(&format!("{why}: it {reason}"))
+        }
+        _ => rejected(reason),
+    }
 }
 
 fn rejected(reason: String) -> Outcome {
@@ -163,7 +293,13 @@ fn rejected(reason: String) -> Outcome {
 }
 
 /// 401 or 403 for the create: the credentials' fault, unless the others are taken.
-async fn refused(context: &JobContext, job: &Job, permit: Permit, reason: String) -> Outcome {
+async fn refused(
+    context: &JobContext,
+    job: &Job,
+    history: &History,
+    permit: Permit,
+    reason: String,
+) -> Outcome {
     let backoff = context.config.third_party.create_backoff;
     let before = job.claimed.probes;
     match context.credentials.judge_create(before, backoff) {
@@ -178,7 +314,7 @@ async fn refused(context: &JobContext, job: &Job, permit: Permit, reason: String
         }
         CreateRefusal::Transaction => {
             context.circuit.record(permit, None).await;
-            rejected(reason)
+            rejected_after(context, history, reason)
         }
     }
 }
@@ -196,7 +332,7 @@ fn queue_delay() -> Duration {
     QUEUE_DELAY.mul_f64(1.0 + rand::random::<f64>())
 }
 
-fn ambiguous(delay: Duration, reason: String) -> Outcome {
+pub(super) fn ambiguous(delay: Duration, reason: String) -> Outcome {
     let detail = json!({ "error": reason });
     Outcome::retry(delay, reason).with_evidence(EvidenceKind::CreateAmbiguous, detail)
 }
@@ -221,10 +357,19 @@ fn found(report: StatusReport) -> Outcome {
 
 /// It is there, so that at least `pending` is reported: the transaction may have been called failed
 /// meanwhile, which that contradicts.
-fn exists(evidence: EvidenceKind, StatusReport { status, unusable }: StatusReport) -> Outcome {
+fn exists(evidence: EvidenceKind, report: StatusReport) -> Outcome {
+    let StatusReport { status, unusable, provider_id, rule, profile_hash } = report;
     let mut detail = json!({ "status": status.map(ReportedStatus::as_str) });
-    if let Some(answer) = unusable {
-        detail["answer"] = answer.into();
+    let more = [
+        ("answer", unusable),
+        ("provider_id", provider_id),
+        ("rule", rule),
+        ("profile", profile_hash),
+    ];
+    for (name, value) in more {
+        if let Some(value) = value {
+            detail[name] = value.into();
+        }
     }
     let status = status.map_or(Status::Pending, Status::from);
     Outcome::done()

@@ -16,8 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use uuid::Uuid;
-
 use crate::outbound::ThirdPartyClient;
 
 /// How long the answer to a lookup of an unused id is believed.
@@ -45,7 +43,10 @@ impl Credentials {
         {
             return refused;
         }
-        let refused = match third_party.look_up(Uuid::new_v4()).await {
+        if !third_party.can_look_up_nothing() {
+            return true;
+        }
+        let refused = match third_party.look_up_nothing().await {
             Ok(_) => false,
             Err(error) => error.is_unauthorized() || error.is_outage(),
         };

@@ -1,7 +1,8 @@
 //! The four kinds of job, and the context of every run.
 //!
 //! All kinds are registered in [`definitions`]. A handler does its calls and returns an
-//! [`Outcome`]; it writes nothing. The [`runner`] around it bounds its time, catches its panics
+//! [`Outcome`]; it writes nothing, except that a create which nobody could look up is noted before
+//! it is sent (`create_by_profile`). The [`runner`] around it bounds its time, catches its panics
 //! and writes the outcome under the job's lease, together with all effects, in one SQL
 //! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
 //! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
@@ -15,6 +16,7 @@
 pub mod callback_hosts;
 pub mod circuit;
 pub mod create_at_third_party;
+mod create_by_profile;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;
@@ -184,6 +186,15 @@ impl JobDefinition {
     }
 }
 
+/// The longest that a call to the third party takes, with what is called for it: for one that a
+/// profile describes a token, and both once more where that was refused.
+fn longest_calls(config: &Config, timeout: Duration) -> Duration {
+    match &config.third_party.profile {
+        None => longest_call(timeout),
+        Some(_) => 2 * (longest_call(timeout) + longest_call(config.third_party.lookup_timeout)),
+    }
+}
+
 /// The four kinds of job.
 pub fn definitions(config: &Config) -> Vec<JobDefinition> {
     let concurrency = config.worker.concurrency;
@@ -201,7 +212,8 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::CreateAtThirdParty,
             outbound,
-            longest_call(third_party.lookup_timeout) + longest_call(third_party.timeout),
+            longest_calls(config, third_party.lookup_timeout)
+                + longest_calls(config, third_party.timeout),
             CrashDelay::Ambiguous(third_party.create_backoff),
             create_at_third_party::run,
         ),

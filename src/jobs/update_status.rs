@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use super::{
     Job, JobContext, Slot,
     circuit::{Admission, FREE_PROBES},
-    transaction_missing,
+    longest_calls, transaction_missing,
 };
 use crate::{
     config::Config,
@@ -35,10 +35,7 @@ use crate::{
         CircuitCause, DeadLetterKind, EvidenceKind, JobKind, LastAnswers, PollSchedule,
         ReportedStatus, SettledBy, Status,
     },
-    outbound::{
-        longest_call,
-        third_party::{Lookup, LookupError, StatusReport},
-    },
+    outbound::third_party::{Lookup, LookupError, StatusReport},
     store::{
         StoreError,
         jobs::outcomes::{Next, Outcome, SnoozeCount},
@@ -62,7 +59,7 @@ const POLLS_ADDED: u32 = 1_000;
 /// The longest that one run may take: its polls, each as slow as it may be, and the waits between.
 pub fn longest_run(config: &Config) -> Duration {
     let schedule = schedule(config);
-    let lookup = longest_call(config.third_party.lookup_timeout);
+    let lookup = longest_calls(config, config.third_party.lookup_timeout);
     let (mut total, mut polls) = (lookup, 1);
     while total < config.poll.deadline && polls < POLLS_ADDED {
         let gap = schedule.gap(polls, 0.0);
@@ -132,6 +129,19 @@ pub async fn run(
         }
         // The deadline is looked at before the poll: so the last poll comes after it.
         let left = time_left(&context, &job, &current).await?;
+        // Its id there is not known yet: the create finds it out, or a webhook.
+        if context
+            .third_party
+            .profile()
+            .is_some_and(|client| !client.can_look_up(&current.subject()))
+        {
+            polls = polls.saturating_add(1);
+            let why = "not asked: its id at the third party is not known";
+            answers.add(polls, context.clock.now(), why, true);
+            let Some(left) = left else { break deadline_passed(&context, polls, answers) };
+            let wait = schedule.gap(polls, rand::random()).min(left).max(SNOOZE_FROM);
+            break postponed(wait, polls, answers);
+        }
         let lookup_timeout = context.config.third_party.lookup_timeout;
         let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
             Admission::Granted(permit) => permit,
@@ -139,7 +149,7 @@ pub async fn run(
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };
-        let answer = context.third_party.look_up(id).await;
+        let answer = context.third_party.look_up(id, || current.subject()).await;
         polls = polls.saturating_add(1);
         let (said, is_strange) = describe(&answer);
         if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {
@@ -174,10 +184,10 @@ pub async fn run(
         match answer {
             Ok(Lookup::Found(report)) => match report.status {
                 Some(ReportedStatus::Pending) => seen_pending = seen_pending.saturating_add(1),
-                Some(status) => break settled(status, polls),
+                Some(status) => break settled(status, polls, report.rule),
                 None => {}
             },
-            Ok(Lookup::Absent) => {}
+            Ok(Lookup::Absent | Lookup::Unclear { .. }) => {}
             Err(error) => {
                 tracing::debug!(transaction_id = %id, polls, "{error}");
                 gap = gap.max(error.retry_after.unwrap_or_default());
@@ -216,6 +226,7 @@ fn describe(answer: &Result<Lookup, LookupError>) -> (String, bool) {
             (format!("answered that it is {status}"), false)
         }
         Ok(Lookup::Absent) => ("answered that it is not there".to_owned(), false),
+        Ok(Lookup::Unclear { reason }) => (reason.clone(), true),
         Err(error) => (error.reason.clone(), true),
     }
 }
@@ -264,8 +275,11 @@ async fn time_left(
     Ok(left(deadline + paused))
 }
 
-fn settled(status: ReportedStatus, polls: u32) -> Outcome {
-    let detail = json!({ "status": status.as_str(), "polls": 1, "poll": polls });
+fn settled(status: ReportedStatus, polls: u32, rule: Option<String>) -> Outcome {
+    let mut detail = json!({ "status": status.as_str(), "polls": 1, "poll": polls });
+    if let Some(rule) = rule {
+        detail["rule"] = rule.into();
+    }
     Outcome::done()
         .with_evidence(EvidenceKind::PollStatus, detail)
         .with_report(Status::from(status), SettledBy::Poll)

@@ -24,11 +24,14 @@ use crate::{
     domain::{CircuitState, Finding, Seen},
     outbound::{
         ThirdPartyClient,
-        third_party::{Lookup, LookupError},
+        third_party::{Lookup, LookupError, LookupErrorKind},
     },
     store::{
         Database, StoreError, circuit,
-        reconcile::{self, Action, Checked, LateStoring, Scope, Terms},
+        reconcile::{
+            Action, Checked, LateStoring, Scope, Terms, {self},
+        },
+        transactions,
     },
 };
 
@@ -166,12 +169,17 @@ pub async fn sweep(
     report.candidates = candidates.len();
 
     let mut answers = std::pin::pin!(
-        look_up(third_party, config.reconcile.rate, candidates).take_until(stopping.cancelled())
+        look_up(pool, third_party, config.reconcile.rate, candidates)
+            .take_until(stopping.cancelled())
     );
     let (mut silence, mut refused) = (0, None);
     while let Some((id, answer)) = answers.next().await {
         let retry_after = answer.as_ref().err().and_then(|error| error.retry_after);
-        silence = if answer.is_err() { silence + 1 } else { 0 };
+        silence = match &answer {
+            Err(error) if error.kind == LookupErrorKind::NotAsked => silence,
+            Err(_) => silence + 1,
+            Ok(_) => 0,
+        };
         let terms = Terms {
             deadline: config.poll.deadline,
             recheck: config.reconcile.interval,
@@ -242,6 +250,7 @@ async fn close_settled(
 
 /// Looks `ids` up, at most `rate` a second, and without a burst after a slow one.
 fn look_up(
+    pool: &Database,
     third_party: &ThirdPartyClient,
     rate: u32,
     ids: Vec<Uuid>,
@@ -253,14 +262,31 @@ fn look_up(
         ticks.tick().await;
         Some((id, (ids, ticks)))
     })
-    .map(move |id| async move { (id, third_party.look_up(id).await) })
+    .map(move |id| async move { (id, look_up_one(pool, third_party, id).await) })
     .buffer_unordered(IN_FLIGHT)
+}
+
+async fn look_up_one(
+    pool: &Database,
+    third_party: &ThirdPartyClient,
+    id: Uuid,
+) -> Result<Lookup, LookupError> {
+    // Quartet's own contract asks by the id alone.
+    if third_party.profile().is_none() {
+        return third_party.look_up_unknown(id).await;
+    }
+    match transactions::get(pool, id).await {
+        Ok(Some(transaction)) => third_party.look_up(id, || transaction.subject()).await,
+        Ok(None) => third_party.look_up_unknown(id).await,
+        Err(error) => Err(LookupError::not_asked(error.to_string())),
+    }
 }
 
 fn seen(answer: Result<Lookup, LookupError>) -> Seen {
     match answer {
         Ok(Lookup::Found(report)) => Seen::Found(report.status),
         Ok(Lookup::Absent) => Seen::Absent,
+        Ok(Lookup::Unclear { reason }) => Seen::Unanswered(reason),
         Err(error) => Seen::Unanswered(error.reason),
     }
 }

@@ -1,9 +1,9 @@
 //! Removes rows of finished work by age, in small batches with pauses, so that running work is
 //! hardly slowed down.
 //!
-//! First the job rows of ended transactions, then evidence, closed dead letters, webhook deliveries
-//! and closed findings. What may go is decided in `store::retention`; a run that is cut off leaves
-//! the rest for the next one.
+//! First the job rows of ended transactions, then what was kept of creates, evidence, closed dead
+//! letters, webhook deliveries and closed findings. What may go is decided in `store::retention`
+//! and `store::sent_creates`; a run that is cut off leaves the rest for the next one.
 
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::run::{Run, RunError};
 use crate::{
     config,
-    store::{self, Database, StoreError, retention},
+    store::{
+        Database, StoreError, retention, sent_creates, {self},
+    },
 };
 
 /// Transactions of one batch: up to four times as many job rows.
@@ -36,6 +38,8 @@ struct Removed {
     dead_letters: u64,
     webhooks: u64,
     findings: u64,
+    /// What was kept of creates for which it is not needed any more.
+    sent_creates: u64,
 }
 
 /// Removes all that is old enough, until `stopping`.
@@ -55,6 +59,7 @@ pub async fn run(
         "dead_letters": removed.dead_letters,
         "webhooks": removed.webhooks,
         "findings": removed.findings,
+        "sent_creates": removed.sent_creates,
     });
     // Where it was stopped, another process goes on at once.
     Ok(Run { result, due_in: (!finished).then_some(Duration::ZERO) })
@@ -78,6 +83,17 @@ async fn remove(
             return Ok(false);
         }
         after = walk.next;
+    }
+
+    loop {
+        let changed = sent_creates::prune(pool, ROWS).await?;
+        removed.sent_creates += changed;
+        if !pause(stopping, changed).await {
+            return Ok(false);
+        }
+        if changed == 0 {
+            break;
+        }
     }
 
     let mut next = None;

@@ -17,15 +17,26 @@ use crate::{
         CircuitState, DeadLetterKind, DeadLetterState, Decision, JobKind, ReportedStatus,
         SettledBy, Status, words,
     },
-    outbound::third_party::Lookup,
+    outbound::{
+        ThirdPartyClient,
+        third_party::{Lookup, LookupError},
+    },
     store::{
         StoreError,
         audit::Actor,
         circuit,
-        clients::{self, Callback},
-        dead_letter_actions::{self, DeadLetterError},
-        dead_letters::{self, DeadLetter, Filter},
-        transactions::{self, Transaction},
+        clients::{
+            Callback, {self},
+        },
+        dead_letter_actions::{
+            DeadLetterError, {self},
+        },
+        dead_letters::{
+            DeadLetter, Filter, {self},
+        },
+        transactions::{
+            Transaction, {self},
+        },
     },
 };
 
@@ -247,7 +258,7 @@ impl Operations {
         let Some((letter, transaction)) = bounded(read).await? else { return Ok(None) };
         let (at_third_party, third_party_status) = match letter.transaction_id {
             Some(transaction_id) if concerns_third_party(&letter) => {
-                self.look_up(transaction_id, deadline).await
+                self.look_up(transaction_id, transaction.as_ref(), deadline).await
             }
             _ => (AtThirdParty::NotAsked, None),
         };
@@ -270,15 +281,21 @@ impl Operations {
         }))
     }
 
-    async fn look_up(&self, id: Uuid, deadline: Instant) -> (AtThirdParty, Option<ReportedStatus>) {
+    async fn look_up(
+        &self,
+        id: Uuid,
+        transaction: Option<&Transaction>,
+        deadline: Instant,
+    ) -> (AtThirdParty, Option<ReportedStatus>) {
         let Some(third_party) = self.third_party.as_ref().filter(|_| Instant::now() < deadline)
         else {
             return (AtThirdParty::NotAsked, None);
         };
-        match tokio::time::timeout_at(deadline, third_party.look_up(id)).await {
+        let look_up = look_up(third_party, id, transaction);
+        match tokio::time::timeout_at(deadline, look_up).await {
             Ok(Ok(Lookup::Found(report))) => (AtThirdParty::Found, report.status),
             Ok(Ok(Lookup::Absent)) => (AtThirdParty::Absent, None),
-            Ok(Err(_)) | Err(_) => (AtThirdParty::Unanswered, None),
+            Ok(Ok(Lookup::Unclear { .. }) | Err(_)) | Err(_) => (AtThirdParty::Unanswered, None),
         }
     }
 
@@ -307,6 +324,17 @@ impl Operations {
             }
             _ => None,
         })
+    }
+}
+
+async fn look_up(
+    third_party: &ThirdPartyClient,
+    id: Uuid,
+    transaction: Option<&Transaction>,
+) -> Result<Lookup, LookupError> {
+    match transaction {
+        Some(transaction) => third_party.look_up(id, || transaction.subject()).await,
+        None => third_party.look_up_unknown(id).await,
     }
 }
 

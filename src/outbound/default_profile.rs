@@ -12,7 +12,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::third_party::{CreateError, Lookup, ThirdPartyClient};
+use super::third_party::{CreateError, Lookup, LookupError, ThirdPartyClient};
 use crate::{
     config::Config,
     domain::{Content, ReportedStatus, peer_answer},
@@ -74,6 +74,10 @@ impl Peer {
     }
 }
 
+async fn look_up(client: &ThirdPartyClient) -> Result<Lookup, LookupError> {
+    client.look_up(ID, || panic!("only a profile needs it")).await
+}
+
 /// Reads a request whole.
 async fn read(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
@@ -133,7 +137,7 @@ async fn the_same_bytes_are_sent() {
     for content in contents() {
         peer.client.create(ID, &content, Arc::new(|| true)).await.unwrap();
         same(profile.create_request(&inputs(&content, &values)).unwrap());
-        peer.client.look_up(ID).await.unwrap();
+        look_up(&peer.client).await.unwrap();
         same(profile.lookup_request(&inputs(&content, &values)).unwrap());
     }
 }
@@ -189,7 +193,7 @@ async fn each_answer_to_a_create_is_read_alike() {
             let outage = answer.as_ref().err().is_some_and(CreateError::is_outage);
             let (means, said) = match &answer {
                 Ok(_) => (CreateMeans::Created, None),
-                Err(CreateError::AlreadyExists) => (CreateMeans::Exists, None),
+                Err(CreateError::AlreadyExists(_)) => (CreateMeans::Exists, None),
                 Err(CreateError::Unauthorized { reason }) => (CreateMeans::Blocked, Some(reason)),
                 Err(CreateError::Rejected { reason }) => (CreateMeans::Refused, Some(reason)),
                 Err(CreateError::Busy { reason, .. }) => (CreateMeans::Later, Some(reason)),
@@ -226,7 +230,7 @@ async fn each_answer_to_a_lookup_is_read_alike() {
     for code in CODES {
         for body in bodies().iter().filter(|body| !matches!(code, 204 | 304) || body.is_empty()) {
             peer.answer(code, body);
-            let answer = peer.client.look_up(ID).await;
+            let answer = look_up(&peer.client).await;
             let text = peer_answer::text(body.as_bytes(), None);
             let read = profile.read_lookup(&inputs, &Answer { code, body: Ok(&text) }, None);
             let found = match read.means {
@@ -240,6 +244,7 @@ async fn each_answer_to_a_lookup_is_read_alike() {
             let known = match answer {
                 Ok(Lookup::Found(report)) => Ok((report.status, report.unusable.is_some())),
                 Ok(Lookup::Absent) => Err(None),
+                Ok(Lookup::Unclear { reason }) => panic!("{code} {body}: {reason}"),
                 Err(error) => Err(Some((error.is_outage(), error.is_unauthorized()))),
             };
             assert_eq!(found, known, "{code} {body}: {read:?}");

@@ -18,11 +18,13 @@ mod fence;
 mod names;
 mod own_addresses;
 pub mod probe;
+pub mod profile;
 mod progress;
 mod resolver;
 mod reuse;
 mod sender;
 pub mod third_party;
+mod third_party_answers;
 
 use std::{error::Error as _, time::Duration};
 

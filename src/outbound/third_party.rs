@@ -4,10 +4,7 @@
 //! ([`CreateError::Ambiguous`]); a lookup that was not answered says nothing
 //! ([`LookupError`]), least of all that the transaction is not there.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use hyper::body::Bytes;
 use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
@@ -15,22 +12,29 @@ use serde::Serialize;
 use tracing::Instrument;
 use uuid::Uuid;
 
+pub use super::third_party_answers::{
+    CreateError, Lookup, LookupError, LookupErrorKind, StatusReport,
+};
 use super::{
     Fence, SetupError, answer,
     answer::BodyError,
     call_span, fence, name_limit,
     names::Names,
+    profile::{PreparedCreate, ProfileClient, RepeatError, nothing},
     progress, retry_after,
     reuse::Trust,
-    sender::{CREATE_IDLE_TIMEOUT, IDLE_TIMEOUT, SendError, Sender},
+    sender::{CREATE_IDLE_TIMEOUT, IDLE_TIMEOUT, Sender},
     traced,
 };
 use crate::{
     config,
     domain::{
-        Content, DatabaseClock, ReportedStatus,
-        peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
+        Content, DatabaseClock, Subject,
+        peer_answer::{
+            MAX_EXCERPT_CHARS, Report, excerpt, {self},
+        },
     },
+    profiles::RenderError,
     telemetry::{
         Metrics,
         labels::{CallResult, CalledPeer},
@@ -46,179 +50,15 @@ pub struct ThirdPartyClient {
     create_url: String,
     lookup_url: String,
     webhook_url: String,
+    /// Calls it, where it speaks an interface of its own.
+    profile: Option<Arc<ProfileClient>>,
     metrics: Option<Arc<Metrics>>,
     clock: DatabaseClock,
-}
-
-/// What the third party says about a transaction that it has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StatusReport {
-    /// `None`: the answer had no status that is known.
-    pub status: Option<ReportedStatus>,
-    /// What of the answer could not be used, for an operator.
-    pub unusable: Option<String>,
-}
-
-/// Why a create was not answered with 2xx.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CreateError {
-    /// 504, a timeout, a broken connection or another 5xx: it may have gone through. Where a used
-    /// connection broke, that says nothing of the third party as a whole.
-    #[error("ambiguous: {reason}")]
-    Ambiguous { reason: String, is_outage: bool },
-    /// No connection could be opened: it was not sent.
-    #[error("unreachable: {reason}")]
-    Unreachable { reason: String },
-    /// It was not sent: it found no place on a connection, or that broke before.
-    #[error("not sent: {reason}")]
-    NotSent { reason: String },
-    /// 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also mean
-    /// that the answer was lost.
-    #[error("busy: {reason}")]
-    Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
-    /// 409: it exists there already.
-    #[error("it exists there already")]
-    AlreadyExists,
-    /// 401 or 403: our credentials were refused, and likely not this transaction.
-    #[error("the credentials were refused: {reason}")]
-    Unauthorized { reason: String },
-    /// Another 4xx: never.
-    #[error("rejected: {reason}")]
-    Rejected { reason: String },
-    /// Another worker may have created it meanwhile: it was not sent.
-    #[error("the worker's lease was lost before it was sent")]
-    Stale,
-}
-
-impl CreateError {
-    /// Whether the third party as a whole seems to be down: no answer, a 5xx, or a redirect to
-    /// nowhere. A refusal is an answer, and so is 'not so fast' (429).
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Ambiguous { is_outage, .. } => *is_outage,
-            Self::Unreachable { .. } => true,
-            Self::Busy { may_be_lost, .. } => *may_be_lost,
-            Self::AlreadyExists
-            | Self::Unauthorized { .. }
-            | Self::Rejected { .. }
-            | Self::NotSent { .. }
-            | Self::Stale => false,
-        }
-    }
-
-    /// Whether it says nothing of the third party as a whole, not even that it answers.
-    pub fn says_nothing(&self) -> bool {
-        matches!(
-            self,
-            Self::Ambiguous { is_outage: false, .. } | Self::NotSent { .. } | Self::Stale
-        )
-    }
-
-    fn result(&self) -> CallResult {
-        match self {
-            Self::Ambiguous { .. } => CallResult::Ambiguous,
-            Self::Unreachable { .. } => CallResult::Unreachable,
-            Self::NotSent { .. } => CallResult::NotSent,
-            Self::Busy { .. } => CallResult::Busy,
-            Self::AlreadyExists => CallResult::Exists,
-            Self::Unauthorized { .. } => CallResult::Unauthorized,
-            Self::Rejected { .. } => CallResult::Rejected,
-            Self::Stale => CallResult::Stale,
-        }
-    }
-}
-
-/// What a lookup found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
-    /// It exists there.
-    Found(StatusReport),
-    /// 404, or 405 and 501: it is not there, or lookups are not offered.
-    Absent,
-}
-
-/// A lookup that was not answered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the lookup got no answer: {reason}")]
-pub struct LookupError {
-    pub reason: String,
-    pub retry_after: Option<Duration>,
-    pub kind: LookupErrorKind,
-}
-
-/// What a lookup that was not answered says of the third party as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookupErrorKind {
-    /// It seems to be down, as in [`CreateError::is_outage`].
-    Outage,
-    /// It refused our credentials: 401 or 403.
-    Unauthorized,
-    /// It answers, but this answer cannot be used.
-    Unusable,
-    /// Nothing, not even that it answers: the lookup was not sent, or ended with a used connection.
-    Inconclusive,
-}
-
-impl LookupError {
-    fn new(kind: LookupErrorKind, reason: String) -> Self {
-        Self { reason, retry_after: None, kind }
-    }
-
-    pub fn is_outage(&self) -> bool {
-        self.kind == LookupErrorKind::Outage
-    }
-
-    pub fn is_unauthorized(&self) -> bool {
-        self.kind == LookupErrorKind::Unauthorized
-    }
-
-    pub fn is_inconclusive(&self) -> bool {
-        self.kind == LookupErrorKind::Inconclusive
-    }
-
-    fn result(&self) -> CallResult {
-        match self.kind {
-            LookupErrorKind::Outage | LookupErrorKind::Unusable => CallResult::NoAnswer,
-            LookupErrorKind::Unauthorized => CallResult::Unauthorized,
-            LookupErrorKind::Inconclusive => CallResult::Queued,
-        }
-    }
 }
 
 /// The status codes that are about who asks, and not about what is asked for.
 fn is_unauthorized(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-}
-
-impl From<SendError> for LookupError {
-    fn from(error: SendError) -> Self {
-        let kind = if error.is_outage() {
-            LookupErrorKind::Outage
-        } else if error.says_nothing() {
-            LookupErrorKind::Inconclusive
-        } else {
-            LookupErrorKind::Unusable
-        };
-        Self::new(kind, error.reason())
-    }
-}
-
-impl From<SendError> for CreateError {
-    fn from(error: SendError) -> Self {
-        let (reason, is_outage) = (error.reason(), error.is_outage());
-        match error {
-            SendError::Stale => Self::Stale,
-            SendError::NoConnection(_) => Self::Unreachable { reason },
-            SendError::Queued => Self::NotSent { reason },
-            // Without its body it counts for nothing, whatever of its head was read.
-            SendError::Broken { is_sent: false, is_reused: true, .. } => Self::NotSent { reason },
-            SendError::Broken { is_sent: false, .. } => Self::Unreachable { reason },
-            SendError::Refused(_) => Self::Busy { reason, retry_after: None, may_be_lost: false },
-            SendError::Late | SendError::Broken { is_sent: true, .. } => {
-                Self::Ambiguous { reason, is_outage }
-            }
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -250,7 +90,15 @@ impl ThirdPartyClient {
                 http.dns_resolver(names.clone())
             })
         };
+        let profile = match &config.profile {
+            Some(profile) => {
+                let client = ProfileClient::new(config, dns, profile, webhook_url.clone())?;
+                Some(Arc::new(client))
+            }
+            None => None,
+        };
         Ok(Self {
+            profile,
             creates: sender(config.timeout, CREATE_IDLE_TIMEOUT)?,
             lookups: sender(config.lookup_timeout, IDLE_TIMEOUT)?,
             create_url: config.create_url().unwrap_or_default(),
@@ -270,6 +118,9 @@ impl ThirdPartyClient {
     pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
         self.creates = self.creates.with_metrics(metrics.clone());
         self.lookups = self.lookups.with_metrics(metrics.clone());
+        if let Some(profile) = &self.profile {
+            profile.set_metrics(metrics.clone());
+        }
         self.metrics = Some(metrics);
         self
     }
@@ -284,6 +135,32 @@ impl ThirdPartyClient {
         self.lookup_url.replace(ID_PLACEHOLDER, &id.to_string())
     }
 
+    /// What calls it, where a profile describes it.
+    pub fn profile(&self) -> Option<&ProfileClient> {
+        self.profile.as_deref()
+    }
+
+    /// The request that creates a transaction.
+    pub fn prepare(
+        &self,
+        profile: &ProfileClient,
+        id: Uuid,
+        subject: &Subject,
+    ) -> Result<PreparedCreate, RenderError> {
+        profile.prepare(id, subject, &self.clock)
+    }
+
+    /// The first such request once more, as [`PreparedCreate::to_bytes`] kept it.
+    pub fn repeat(
+        &self,
+        profile: &ProfileClient,
+        id: Uuid,
+        subject: &Subject,
+        first: &[u8],
+    ) -> Result<PreparedCreate, RepeatError> {
+        profile.repeat(id, subject, first, &self.clock)
+    }
+
     /// `POST {base_url}/transaction`. Not sent once `fence` says no.
     pub async fn create(
         &self,
@@ -291,16 +168,39 @@ impl ThirdPartyClient {
         content: &Content,
         fence: Fence,
     ) -> Result<StatusReport, CreateError> {
+        self.observed_create(id, self.post(id, content, fence)).await
+    }
+
+    /// The same, as a profile says.
+    pub async fn create_by_profile(
+        &self,
+        profile: &ProfileClient,
+        id: Uuid,
+        prepared: &PreparedCreate,
+        fence: Fence,
+    ) -> Result<StatusReport, CreateError> {
+        self.observed_create(id, profile.create(id, prepared, fence, &self.clock)).await
+    }
+
+    async fn observed_create(
+        &self,
+        id: Uuid,
+        call: impl Future<Output = Result<StatusReport, CreateError>>,
+    ) -> Result<StatusReport, CreateError> {
         let span = call_span!("create_at_third_party", "POST", id);
         let began = Instant::now();
-        let created = self.post(id, content, fence).instrument(span.clone()).await;
+        let created = call.instrument(span.clone()).await;
         let result = match &created {
             Ok(_) => CallResult::Created,
             Err(error) => error.result(),
         };
         match &created {
             Ok(StatusReport { unusable: Some(reason), .. })
-            | Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
+            | Err(
+                CreateError::Unauthorized { reason }
+                | CreateError::Rejected { reason }
+                | CreateError::Unclear { reason },
+            ) => {
                 log_strange("create", id, reason);
             }
             _ => {}
@@ -334,7 +234,7 @@ impl ThirdPartyClient {
                 let report = read_report(id, status, response).await;
                 Ok(report.unwrap_or_else(|error| StatusReport::unusable(error.reason)))
             }
-            StatusCode::CONFLICT => Err(CreateError::AlreadyExists),
+            StatusCode::CONFLICT => Err(CreateError::AlreadyExists(StatusReport::default())),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let retry_after = retry_after(&response, &self.clock);
                 Err(CreateError::Busy {
@@ -357,18 +257,44 @@ impl ThirdPartyClient {
         }
     }
 
-    /// `GET {base_url}/transaction/{id}`.
-    pub async fn look_up(&self, id: Uuid) -> Result<Lookup, LookupError> {
+    /// Looks up an id that was never used: a harmless call, which says whether our credentials are
+    /// taken.
+    pub async fn look_up_nothing(&self) -> Result<Lookup, LookupError> {
+        self.look_up_unknown(Uuid::new_v4()).await
+    }
+
+    /// Looks up an id of which nothing else is known here.
+    pub async fn look_up_unknown(&self, id: Uuid) -> Result<Lookup, LookupError> {
+        self.look_up(id, || nothing(&self.clock)).await
+    }
+
+    /// Whether that call can be made: not where lookups are by the third party's own id.
+    pub fn can_look_up_nothing(&self) -> bool {
+        self.profile.as_ref().is_none_or(|profile| profile.can_look_up(&nothing(&self.clock)))
+    }
+
+    /// `GET {base_url}/transaction/{id}`, or as a profile says, which is made of `subject`.
+    pub async fn look_up(
+        &self,
+        id: Uuid,
+        subject: impl FnOnce() -> Subject,
+    ) -> Result<Lookup, LookupError> {
         let span = call_span!("look_up_at_third_party", "GET", id);
         let began = Instant::now();
-        let found = self.get(id).instrument(span.clone()).await;
+        let found = match &self.profile {
+            None => self.get(id).instrument(span.clone()).await,
+            Some(profile) => {
+                profile.look_up(id, &subject(), &self.clock).instrument(span.clone()).await
+            }
+        };
         let result = match &found {
-            Ok(Lookup::Found(_)) => CallResult::Found,
+            Ok(Lookup::Found(_) | Lookup::Unclear { .. }) => CallResult::Found,
             Ok(Lookup::Absent) => CallResult::Absent,
             Err(error) => error.result(),
         };
         match &found {
             Ok(Lookup::Found(StatusReport { unusable: Some(reason), .. }))
+            | Ok(Lookup::Unclear { reason })
             | Err(LookupError { reason, .. }) => log_strange("lookup", id, reason),
             Ok(_) => {}
         }
@@ -406,12 +332,6 @@ impl ThirdPartyClient {
     }
 }
 
-impl StatusReport {
-    fn unusable(reason: String) -> Self {
-        Self { status: None, unusable: Some(reason) }
-    }
-}
-
 /// What an answer of 2xx says about `id`. An error where it broke off or cannot be read.
 async fn read_report(
     id: Uuid,
@@ -429,7 +349,7 @@ async fn read_report(
     let body = excerpt(&text, MAX_EXCERPT_CHARS);
     match peer_answer::report(id, &text) {
         Ok(Report { status: Some(status), .. }) => {
-            Ok(StatusReport { status: Some(status), unusable: None })
+            Ok(StatusReport { status: Some(status), ..StatusReport::default() })
         }
         Ok(Report { unknown: Some(word), .. }) => Ok(StatusReport::unusable(format!(
             "answered {code} with the unknown status `{word}`: {body}"

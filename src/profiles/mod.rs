@@ -32,6 +32,7 @@ mod safety;
 mod scalar;
 mod shipped;
 mod signing;
+mod stored_request;
 mod template;
 mod values;
 pub mod webhook;
@@ -57,6 +58,7 @@ pub use self::{
     rule::{CreateMeans, LookupMeans},
     shipped::{SHIPPED, Shipped},
     signing::Signing,
+    stored_request::StoredRequest,
     template::Template,
     values::{Inputs, Names, RenderError, SecretText, Values},
 };
@@ -156,6 +158,19 @@ impl Profile {
     /// The `[webhook]` section.
     pub fn webhook(&self) -> Option<&WebhookProfile> {
         self.definition.webhook.as_ref()
+    }
+
+    /// How long the same request may be sent again, from the first one on.
+    pub fn repeat_within(&self) -> Duration {
+        self.definition.repeat_within()
+    }
+
+    /// Whether what it does next depends on when its creates were sent.
+    pub fn depends_on_sent_creates(&self) -> bool {
+        let Definition { create, lookup, .. } = &self.definition;
+        lookup.by == LookupBy::ProviderId
+            || create.repeat == Repeat::NewTransaction
+            || lookup.settle_after.is_some()
     }
 
     /// How a try to create begins.

@@ -49,12 +49,17 @@ pub enum CreateStep {
 }
 
 impl Definition {
+    /// How long a repeat is taken to be safe.
+    pub(super) fn repeat_within(&self) -> Duration {
+        self.create.repeat_within.map_or(REPEAT_WITHIN, |period| period.0)
+    }
+
     /// How a try begins.
     pub(super) fn begin(&self, sent: &Sent) -> CreateStep {
         if self.lookup.by == LookupBy::Id || sent.has_provider_id {
             return CreateStep::LookUp;
         }
-        let within = self.create.repeat_within.map_or(REPEAT_WITHIN, |period| period.0);
+        let within = self.repeat_within();
         match sent.since_first {
             None => CreateStep::Post,
             // Refused when the profile was loaded; and no repeat of it is safe.

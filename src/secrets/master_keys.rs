@@ -15,6 +15,7 @@ use base64::{
 };
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::signature::{ParseSecretError, Secret};
 
@@ -23,6 +24,10 @@ const KEY_BYTES: usize = 32;
 const PREFIX: &str = "sealed:v1:";
 /// Begins what is authenticated together with the ciphertext.
 const CONTEXT: &str = "quartet client signing secret v1:";
+/// The same of a request to a third party.
+const REQUEST_CONTEXT: &str = "quartet create request v1:";
+/// Begins a request that is stored while there is no key.
+const PLAIN_REQUEST: &str = "plain:v1:";
 
 /// One key, with the id that its sealed secrets carry.
 #[derive(Clone)]
@@ -94,20 +99,50 @@ impl MasterKeys {
     /// Seals the secret of the client of this name with the first key; without a key it stays
     /// plain.
     pub fn seal(&self, client: &str, secret: &Secret) -> String {
-        let Some(MasterKey { id, key }) = self.0.first() else { return secret.reveal() };
-        let nonce: [u8; NONCE_LEN] = rand::random();
-        let mut sealed = secret.reveal().into_bytes();
-        sealed.reserve(MAX_TAG_LEN);
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(client), &mut sealed)
-            // It fails for more than 256 GiB.
-            .expect("a secret is short");
-        format!("{PREFIX}{id}:{}", URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
+        let revealed = secret.reveal();
+        self.seal_bytes(aad(client), revealed.clone().into_bytes()).unwrap_or(revealed)
     }
 
     /// The secret of the client of this name, as it was stored. A plain one is read as
     /// it is.
     pub fn open(&self, client: &str, stored: &str) -> Result<Secret, OpenError> {
-        let Some((id, sealed)) = parts(stored)? else { return Ok(stored.parse()?) };
+        let Some(parts) = parts(stored)? else { return Ok(stored.parse()?) };
+        let opened = self.open_bytes(aad(client), parts)?;
+        let text = std::str::from_utf8(&opened).map_err(|_| OpenError::Malformed)?;
+        Ok(text.parse()?)
+    }
+
+    /// Seals a request about the transaction of this id; without a key it is merely encoded.
+    pub fn seal_request(&self, transaction_id: Uuid, request: Vec<u8>) -> String {
+        let plain = || format!("{PLAIN_REQUEST}{}", URL_SAFE_NO_PAD.encode(&request));
+        self.seal_bytes(request_aad(transaction_id), request.clone()).unwrap_or_else(plain)
+    }
+
+    /// The request about the transaction of this id, as it was stored.
+    pub fn open_request(&self, transaction_id: Uuid, stored: &str) -> Result<Vec<u8>, OpenError> {
+        if let Some(encoded) = stored.strip_prefix(PLAIN_REQUEST) {
+            return URL_SAFE_NO_PAD.decode(encoded).map_err(|_| OpenError::Malformed);
+        }
+        let parts = parts(stored)?.ok_or(OpenError::Malformed)?;
+        self.open_bytes(request_aad(transaction_id), parts)
+    }
+
+    /// `None`: there is no key.
+    fn seal_bytes(&self, aad: Aad<Vec<u8>>, mut bytes: Vec<u8>) -> Option<String> {
+        let MasterKey { id, key } = self.0.first()?;
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        bytes.reserve(MAX_TAG_LEN);
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut bytes)
+            // It fails for more than 256 GiB.
+            .expect("what is sealed is short");
+        Some(format!("{PREFIX}{id}:{}", URL_SAFE_NO_PAD.encode([&nonce[..], &bytes].concat())))
+    }
+
+    fn open_bytes(
+        &self,
+        aad: Aad<Vec<u8>>,
+        (id, sealed): (&str, &str),
+    ) -> Result<Vec<u8>, OpenError> {
         let key = self.0.iter().find(|key| key.id == id);
         let MasterKey { key, .. } = key.ok_or_else(|| OpenError::UnknownKey(id.to_owned()))?;
         let mut sealed = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| OpenError::Malformed)?;
@@ -115,10 +150,9 @@ impl MasterKeys {
             return Err(OpenError::Malformed);
         };
         let opened = key
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), aad(client), sealed)
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), aad, sealed)
             .map_err(|_| OpenError::Forged)?;
-        let text = std::str::from_utf8(opened).map_err(|_| OpenError::Malformed)?;
-        Ok(text.parse()?)
+        Ok(opened.to_vec())
     }
 
     /// With what a stored secret is sealed, as it says itself.
@@ -151,6 +185,10 @@ fn parts(stored: &str) -> Result<Option<(&str, &str)>, OpenError> {
 
 fn aad(client: &str) -> Aad<Vec<u8>> {
     Aad::from([CONTEXT, client].concat().into_bytes())
+}
+
+fn request_aad(transaction_id: Uuid) -> Aad<Vec<u8>> {
+    Aad::from([REQUEST_CONTEXT.as_bytes(), transaction_id.as_bytes()].concat())
 }
 
 impl FromStr for MasterKeys {
@@ -207,6 +245,22 @@ mod tests {
         let (one, other) = (keys.seal("shop", &secret), keys.seal("shop", &secret));
         assert_ne!(one, other);
         assert!(!one.contains(&secret.reveal()["whsec_".len()..]));
+    }
+
+    #[test]
+    fn a_request_opens_for_its_transaction_alone_and_is_not_seen() {
+        let sealing = keys(&[&MasterKeys::generate()]);
+        let (id, request) = (Uuid::from_u128(7), b"amount=1250".to_vec());
+        let sealed = sealing.seal_request(id, request.clone());
+        assert_eq!(sealing.open_request(id, &sealed), Ok(request.clone()));
+        assert_eq!(sealing.open_request(Uuid::from_u128(8), &sealed), Err(OpenError::Forged));
+        assert_eq!(sealing.open("shop", &sealed), Err(OpenError::Forged));
+        assert!(!sealed.contains(&URL_SAFE_NO_PAD.encode(&request)));
+        let none = MasterKeys::default();
+        let plain = none.seal_request(id, request.clone());
+        assert_eq!(none.open_request(id, &plain).as_ref(), Ok(&request));
+        assert_eq!(sealing.open_request(id, &plain), Ok(request));
+        assert!(matches!(none.open_request(id, &sealed), Err(OpenError::UnknownKey(_))));
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn accepted_at(post: &Post, created_at: Time) -> Transaction {
         settled_by: None,
         created_at,
         updated_at: created_at.at(),
+        provider_id: None,
         unreadable: Vec::new(),
     }
 }

@@ -28,6 +28,7 @@ pub mod reconcile;
 pub mod rejected_webhooks;
 pub mod retention;
 pub mod scrape;
+pub mod sent_creates;
 pub mod settle;
 pub mod summary;
 pub mod transaction_list;

@@ -17,7 +17,7 @@ use super::{
     },
     wanted,
 };
-use crate::domain::{Content, Decision, JobKind, NewTransaction, SettledBy, Status};
+use crate::domain::{Content, Decision, JobKind, NewTransaction, SettledBy, Status, Subject};
 
 /// A row of `transactions`. There is one for each row, however strange: a value that cannot be read
 /// stands as the nearest one that can, and is named in `unreadable`.
@@ -37,6 +37,8 @@ pub struct Transaction {
     pub settled_by: Option<SettledBy>,
     pub created_at: Time,
     pub updated_at: DateTime<Utc>,
+    /// The third party's id.
+    pub provider_id: Option<String>,
     pub unreadable: Vec<Unreadable>,
 }
 
@@ -74,6 +76,16 @@ impl Transaction {
         }
     }
 
+    /// What a third party's profile says of it.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            content: self.content(),
+            provider_id: self.provider_id.clone(),
+            created_at: self.created_at.at(),
+            since_create: None,
+        }
+    }
+
     /// The transaction as it was accepted.
     pub fn as_new(&self) -> NewTransaction {
         NewTransaction { id: self.id, client_id: self.client_id, content: self.content() }
@@ -96,6 +108,7 @@ struct StoredTransaction {
     settled_by: Column<Option<SettledBy>>,
     created_at: Time,
     updated_at: Time,
+    provider_id: Option<String>,
 }
 
 impl From<StoredTransaction> for Transaction {
@@ -138,6 +151,7 @@ impl From<StoredTransaction> for Transaction {
             settled_by,
             created_at: stored.created_at,
             updated_at: stored.updated_at.at(),
+            provider_id: stored.provider_id,
             unreadable,
         }
     }
@@ -248,7 +262,8 @@ pub(super) async fn lock_all(
                 status AS "status!: Column<Status>", version, notified_version,
                 settled_at AS "settled_at!: MaybeTime",
                 settled_by AS "settled_by!: Column<Option<SettledBy>>",
-                created_at AS "created_at: Time", updated_at AS "updated_at: Time"
+                created_at AS "created_at: Time", updated_at AS "updated_at: Time",
+                provider_id
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
@@ -270,7 +285,8 @@ pub(super) async fn lock_all(
                 status AS "status!: Column<Status>", version, notified_version,
                 settled_at AS "settled_at!: MaybeTime",
                 settled_by AS "settled_by!: Column<Option<SettledBy>>",
-                created_at AS "created_at: Time", updated_at AS "updated_at: Time"
+                created_at AS "created_at: Time", updated_at AS "updated_at: Time",
+                provider_id
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
@@ -308,7 +324,8 @@ pub(super) async fn get_all(
             status AS "status!: Column<Status>", version, notified_version,
             settled_at AS "settled_at!: MaybeTime",
             settled_by AS "settled_by!: Column<Option<SettledBy>>",
-            created_at AS "created_at: Time", updated_at AS "updated_at: Time"
+            created_at AS "created_at: Time", updated_at AS "updated_at: Time",
+            provider_id
         FROM transactions
         WHERE id = ANY ($1::uuid[])
         "#,
@@ -399,7 +416,8 @@ pub async fn list(
             status AS "status!: Column<Status>", version AS "version!",
             notified_version AS "notified_version!", settled_at AS "settled_at!: MaybeTime",
             settled_by AS "settled_by!: Column<Option<SettledBy>>",
-            created_at AS "created_at!: Time", updated_at AS "updated_at!: Time"
+            created_at AS "created_at!: Time", updated_at AS "updated_at!: Time",
+            provider_id
         FROM (SELECT * FROM settled UNION ALL SELECT * FROM pending) AS page
         ORDER BY created_at DESC, id DESC
         LIMIT $7

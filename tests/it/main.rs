@@ -50,6 +50,7 @@ mod peer_answers;
 mod plans;
 mod poison;
 mod pressure;
+mod profiled;
 mod reconcile;
 mod rescue;
 mod retention;

@@ -7,7 +7,9 @@ use quartet::{
     config::{Config, Role},
     jobs,
     sandbox::{SendWebhook, Status},
-    store::{self, transactions},
+    store::{
+        transactions, {self},
+    },
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -290,6 +292,7 @@ async fn evidence_webhooks_and_closed_dead_letters_go_by_their_own_ages() {
     let removed = prune(&app).await;
     let expected = json!({
         "transactions": 2, "evidence": evidence, "dead_letters": 1, "webhooks": 2, "findings": 1,
+        "sent_creates": 0,
     });
     assert_eq!(removed, expected);
     let count = async |query: &'static str, id: Uuid| -> i64 {

@@ -5,6 +5,7 @@ mod access;
 mod dns;
 mod intake;
 mod peers;
+mod profile;
 mod telemetry;
 mod upkeep;
 
@@ -13,5 +14,6 @@ pub(super) use access::{read_operator_name, read_operator_tokens};
 pub use dns::Dns;
 pub use intake::{Intake, Limits};
 pub use peers::{Circuit, Notify, Poll, ThirdParty, Webhook};
+pub use profile::{LiveValues, ThirdPartyProfile};
 pub use telemetry::{Log, Traces};
 pub use upkeep::{Reconcile, Retention, Worker};

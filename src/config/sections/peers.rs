@@ -7,13 +7,16 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::super::{
-    credentials::secrets,
-    settings::Settings,
-    value::{
-        BaseUrl, count, duration, factor, lookup_path, networks, path, ports, positive_duration,
-        positive_ratio, seconds, truth,
+use super::{
+    super::{
+        credentials::secrets,
+        settings::Settings,
+        value::{
+            BaseUrl, count, duration, factor, lookup_path, networks, path, ports,
+            positive_duration, positive_ratio, seconds, truth,
+        },
     },
+    ThirdPartyProfile,
 };
 use crate::{domain::EgressPolicy, signature::Secret};
 
@@ -38,10 +41,43 @@ pub struct ThirdParty {
     pub late_storing: Duration,
     /// Maximum number of concurrent creates, and of polls, in one process.
     pub max_in_flight: u32,
+    /// How it is called, where that is not Quartet's own contract.
+    pub profile: Option<ThirdPartyProfile>,
 }
+
+/// What a profile says itself.
+const NOT_WITH_PROFILE: [&str; 2] =
+    ["QUARTET_THIRD_PARTY__CREATE_PATH", "QUARTET_THIRD_PARTY__LOOKUP_PATH"];
 
 impl ThirdParty {
     pub(in crate::config) fn read(settings: &mut Settings) -> Self {
+        let mut third_party = Self::read_without(settings);
+        let profile = ThirdPartyProfile::read(settings);
+        if let Some(ThirdPartyProfile { profile, .. }) = &profile {
+            for variable in NOT_WITH_PROFILE {
+                if settings.is_given(variable) {
+                    settings.refuse(variable, "is not used with QUARTET_THIRD_PARTY__PROFILE");
+                }
+            }
+            let own = |variable, of_profile: Option<Duration>, setting: &mut Duration| {
+                if let Some(own) = of_profile.filter(|_| !settings.is_given(variable)) {
+                    *setting = own;
+                }
+            };
+            own("QUARTET_THIRD_PARTY__TIMEOUT", profile.timeout(), &mut third_party.timeout);
+            own(
+                "QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT",
+                profile.lookup_timeout(),
+                &mut third_party.lookup_timeout,
+            );
+            let base_url = profile.base_url().and_then(|url| BaseUrl::parse(url).ok());
+            third_party.base_url = third_party.base_url.or(base_url);
+        }
+        third_party.profile = profile;
+        third_party
+    }
+
+    fn read_without(settings: &mut Settings) -> Self {
         Self {
             base_url: settings.optional(
                 "QUARTET_THIRD_PARTY__BASE_URL",
@@ -98,6 +134,7 @@ impl ThirdParty {
                 count(1, 1_000_000),
                 "Maximum number of concurrent creates, and of concurrent polls, in one process",
             ),
+            profile: None,
         }
     }
 

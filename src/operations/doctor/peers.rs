@@ -11,7 +11,13 @@ use url::Url;
 use super::{Finding, bounded};
 use crate::{
     config::{Config, Role},
-    outbound::probe::{self, Answer, CallbackProblem},
+    outbound::{
+        ThirdPartyClient,
+        probe::{
+            Answer, CallbackProblem, {self},
+        },
+        third_party::Lookup,
+    },
     store::clients::Client,
 };
 
@@ -36,6 +42,12 @@ pub(super) async fn check_third_party(config: &Config, role: Role) -> Vec<Findin
         let found = "not set, so that operators' previews and `reconcile` have nobody to ask";
         return vec![Finding::ok(THIRD_PARTY, found)];
     };
+    if config.third_party.profile.is_some() {
+        return bounded(THIRD_PARTY, async {
+            vec![look_up_by_profile(config, url.as_str()).await]
+        })
+        .await;
+    }
     bounded(THIRD_PARTY, async {
         let finding = match probe::look_up_nothing(&config.third_party).await {
             Err(error) => Finding::error(THIRD_PARTY, error.to_string(), "reinstall Quartet"),
@@ -50,6 +62,50 @@ pub(super) async fn check_third_party(config: &Config, role: Role) -> Vec<Findin
         vec![finding]
     })
     .await
+}
+
+async fn look_up_by_profile(config: &Config, url: &str) -> Finding {
+    let client = ThirdPartyClient::new(&config.third_party, &config.dns, String::new());
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => {
+            let remedy = "correct the profile's client certificate";
+            return Finding::error(THIRD_PARTY, error.to_string(), remedy);
+        }
+    };
+    if !client.can_look_up_nothing() {
+        let found = format!("{url} was not asked: it is looked up by its own ids alone");
+        return Finding::ok(THIRD_PARTY, found);
+    }
+    match client.look_up_nothing().await {
+        Ok(Lookup::Absent) => Finding::ok(
+            THIRD_PARTY,
+            format!("{url} answered that an unknown id is not there, as its profile says"),
+        ),
+        Ok(Lookup::Found(_) | Lookup::Unclear { .. }) => Finding::error(
+            THIRD_PARTY,
+            format!("{url} found an id that does not exist"),
+            "correct the profile's rules for lookups: a transaction counts as created where its \
+             lookup finds it, so that none would be created",
+        ),
+        Err(error) if error.is_unauthorized() => Finding::error(
+            THIRD_PARTY,
+            format!("{url} refused our credentials: {}", error.reason),
+            "correct the profile's secrets, or have this machine's address allowed there",
+        ),
+        Err(error) if error.is_outage() => Finding::error(
+            THIRD_PARTY,
+            format!("{url} gave no answer: {}", error.reason),
+            "open the way to it (egress, proxy, firewall), or correct \
+             QUARTET_THIRD_PARTY__BASE_URL",
+        ),
+        Err(error) => Finding::error(
+            THIRD_PARTY,
+            format!("{url}: {}", error.reason),
+            "correct QUARTET_THIRD_PARTY__BASE_URL, or the profile's rules for lookups: nothing is \
+             created without a rule that says `absent`",
+        ),
+    }
 }
 
 fn judge(url: &str, answer: &Answer) -> Finding {

@@ -10,7 +10,9 @@ use quartet::{
     store::{
         jobs::{
             ClaimedJob, Lease,
-            outcomes::{self, End, EndedRun, Next, Outcome},
+            outcomes::{
+                End, EndedRun, Next, Outcome, {self},
+            },
         },
         transactions::Transaction,
         webhooks::WebhookOutcome,
@@ -415,6 +417,7 @@ fn transaction(state: &State) -> Transaction {
         settled_by: state.settled_by,
         created_at: time.into(),
         updated_at: time,
+        provider_id: None,
         unreadable: Vec::new(),
     }
 }

@@ -1,0 +1,318 @@
+//! The profile of the third party, and the values that it uses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::super::{settings::Settings, value::Parsed};
+use crate::profiles::{Names, Profile, SHIPPED, SecretText, Shipped, Values};
+
+const PROFILE: &str = "QUARTET_THIRD_PARTY__PROFILE";
+const DIRECTORY: &str = "QUARTET_THIRD_PARTY__SECRETS_DIRECTORY";
+const SECRETS: &str = "QUARTET_THIRD_PARTY__SECRETS__";
+const VARS: &str = "QUARTET_THIRD_PARTY__VARS__";
+/// Longest file that is read.
+const MAX_FILE: u64 = 1024 * 1024;
+/// How often the files are looked at for changes, while the values are used.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// `QUARTET_THIRD_PARTY__PROFILE` with its variables and secrets.
+#[derive(Debug, Clone)]
+pub struct ThirdPartyProfile {
+    pub profile: Arc<Profile>,
+    pub values: Arc<LiveValues>,
+}
+
+impl PartialEq for ThirdPartyProfile {
+    fn eq(&self, other: &Self) -> bool {
+        let same_settings = |a: &LiveValues, b: &LiveValues| {
+            a.directory == b.directory && a.from_settings == b.from_settings
+        };
+        self.profile == other.profile && same_settings(&self.values, &other.values)
+    }
+}
+
+impl ThirdPartyProfile {
+    pub(in crate::config) fn read(settings: &mut Settings) -> Option<Self> {
+        let profile = settings.optional(
+            PROFILE,
+            parse_profile,
+            "How the third party is called: the name of a profile that comes with the program, or \
+             a file, `FILE.toml`. Unset, it speaks Quartet's own contract",
+        );
+        let directory = settings.optional(
+            DIRECTORY,
+            directory,
+            "Directory with a file for each secret of the profile, by its name; a file that \
+             changes is read again",
+        );
+        let secrets = settings.family(
+            "QUARTET_THIRD_PARTY__SECRETS__NAME",
+            SECRETS,
+            true,
+            "The profile's secret `NAME`, unless it is a file in \
+             `QUARTET_THIRD_PARTY__SECRETS_DIRECTORY`",
+        );
+        let vars = settings.family(
+            "QUARTET_THIRD_PARTY__VARS__NAME",
+            VARS,
+            false,
+            "The profile's variable `NAME`",
+        );
+        let Some(profile) = profile else {
+            if !settings.is_refused(PROFILE) {
+                for variable in secrets
+                    .keys()
+                    .map(|name| variable(SECRETS, name))
+                    .chain(vars.keys().map(|name| variable(VARS, name)))
+                {
+                    settings.refuse(&variable, &format!("is used with {PROFILE} alone"));
+                }
+            }
+            return None;
+        };
+        let names = profile.names();
+        let from_settings = Values {
+            vars,
+            secrets: secrets.into_iter().map(|(name, text)| (name, text.into())).collect(),
+        };
+        refuse_unknown(settings, &names, &from_settings);
+        let values = LiveValues::new(directory, &names, from_settings);
+        match values.read() {
+            Ok(values) => refuse_missing(settings, &names, &values),
+            Err(why) => settings.refuse(DIRECTORY, &why),
+        }
+        Some(Self { profile: Arc::new(profile), values: Arc::new(values) })
+    }
+}
+
+fn variable(prefix: &str, name: &str) -> String {
+    format!("{prefix}{}", name.to_ascii_uppercase())
+}
+
+fn refuse_unknown(settings: &mut Settings, names: &Names, values: &Values) {
+    let unknown = |given: Vec<&String>, used: [&BTreeSet<String>; 2]| {
+        let unknown = given.into_iter().filter(|name| !used.iter().any(|set| set.contains(*name)));
+        unknown.cloned().collect::<Vec<_>>()
+    };
+    let list = |sets: [&BTreeSet<String>; 2]| {
+        let names: Vec<&str> = sets.into_iter().flatten().map(String::as_str).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    let secrets = [&names.secrets, &names.optional_secrets];
+    for name in unknown(values.secrets.keys().collect(), secrets) {
+        let allowed = format!("is no secret of the profile, which uses {}", list(secrets));
+        settings.refuse(&variable(SECRETS, &name), &allowed);
+    }
+    let vars = [&names.vars, &names.optional_vars];
+    for name in unknown(values.vars.keys().collect(), vars) {
+        let allowed = format!("is no variable of the profile, which uses {}", list(vars));
+        settings.refuse(&variable(VARS, &name), &allowed);
+    }
+}
+
+fn refuse_missing(settings: &mut Settings, names: &Names, values: &Values) {
+    for name in names.secrets.iter().filter(|name| !values.secrets.contains_key(*name)) {
+        let allowed = format!(
+            "must be the profile's secret `{name}`, or that must be the file `{name}` in \
+             {DIRECTORY}"
+        );
+        settings.refuse(&variable(SECRETS, name), &allowed);
+    }
+    for name in names.vars.iter().filter(|name| !values.vars.contains_key(*name)) {
+        let allowed = format!("must be the profile's variable `{name}`");
+        settings.refuse(&variable(VARS, name), &allowed);
+    }
+}
+
+fn parse_profile(text: &str) -> Parsed<Profile> {
+    if text.ends_with(".toml") || text.contains('/') {
+        let read = read_file(Path::new(text)).map_err(|why| format!("cannot be read: {why}"))?;
+        let read = read.ok_or("must be a file that is there")?;
+        return Profile::parse(text, &read).map_err(|why| format!("cannot be used:\n{why}"));
+    }
+    let shipped = Shipped::named(text).ok_or_else(|| {
+        let names: Vec<&str> = SHIPPED.iter().map(|shipped| shipped.name).collect();
+        format!("must be one of {}, or a file, such as ./own.toml", names.join(", "))
+    })?;
+    shipped.profile().map_err(|why| format!("cannot be used:\n{why}"))
+}
+
+fn directory(text: &str) -> Parsed<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_dir() { Ok(path) } else { Err("must be a directory that is there".to_owned()) }
+}
+
+/// The text of a file; `None`: there is none.
+fn read_file(path: &Path) -> Result<Option<String>, String> {
+    match fs::metadata(path) {
+        Ok(file) if file.len() > MAX_FILE => {
+            return Err(format!("it is longer than {MAX_FILE} bytes"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    }
+    fs::read_to_string(path).map(Some).map_err(|error| error.to_string())
+}
+
+/// The variables and secrets of a profile, as they are now. Secrets that are files are read again
+/// when these change; where one cannot be read the values stay as they were.
+#[derive(Debug)]
+pub struct LiveValues {
+    directory: Option<PathBuf>,
+    /// The secrets that may be files.
+    names: BTreeSet<String>,
+    from_settings: Values,
+    present: Mutex<Option<Present>>,
+}
+
+#[derive(Debug)]
+struct Present {
+    values: Arc<Values>,
+    files: Files,
+    looked_at: Instant,
+}
+
+/// When each file was changed, and its length.
+type Files = BTreeMap<String, Option<(SystemTime, u64)>>;
+
+impl LiveValues {
+    fn new(directory: Option<PathBuf>, names: &Names, from_settings: Values) -> Self {
+        let names = names.secrets.union(&names.optional_secrets);
+        let names = names.filter(|name| !from_settings.secrets.contains_key(*name));
+        Self {
+            directory,
+            names: names.cloned().collect(),
+            from_settings,
+            present: Mutex::default(),
+        }
+    }
+
+    /// The values as they are now. The same `Arc` where nothing has changed.
+    pub fn get(&self) -> Arc<Values> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(present) = &*present
+            && (self.directory.is_none() || present.looked_at.elapsed() < LOOK_EVERY)
+        {
+            return present.values.clone();
+        }
+        let files = self.files();
+        let before = present.take();
+        let values = match &before {
+            Some(before) if before.files == files => before.values.clone(),
+            _ => {
+                match (self.read().and_then(|values| complete(values, before.as_ref())), &before) {
+                    (Ok(values), Some(before)) if values == *before.values => before.values.clone(),
+                    (Ok(values), Some(_)) => {
+                        tracing::info!("the third party's secrets were read again");
+                        Arc::new(values)
+                    }
+                    (Ok(values), None) => Arc::new(values),
+                    (Err(why), Some(before)) => {
+                        tracing::warn!(why, "the third party's secrets stay as they were");
+                        before.values.clone()
+                    }
+                    (Err(why), None) => {
+                        tracing::warn!(why, "the third party's secrets cannot be read");
+                        Arc::new(self.from_settings.clone())
+                    }
+                }
+            }
+        };
+        *present = Some(Present { values: values.clone(), files, looked_at: Instant::now() });
+        values
+    }
+
+    fn files(&self) -> Files {
+        let state = |name: &String| {
+            let metadata = fs::metadata(self.directory.as_ref()?.join(name)).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        self.names.iter().map(|name| (name.clone(), state(name))).collect()
+    }
+
+    fn read(&self) -> Result<Values, String> {
+        let mut values = self.from_settings.clone();
+        let Some(directory) = &self.directory else { return Ok(values) };
+        for name in &self.names {
+            let path = directory.join(name);
+            let text = read_file(&path)
+                .map_err(|why| format!("has the file `{name}`, which cannot be read: {why}"))?;
+            let Some(text) = text else { continue };
+            // Editors end a file with a line break, which is no part of the secret.
+            let text = text.trim_end_matches(['\r', '\n']);
+            if !text.is_empty() {
+                values.secrets.insert(name.clone(), SecretText::from(text.to_owned()));
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// A file that has gone takes no secret away: it may be about to be replaced.
+fn complete(values: Values, before: Option<&Present>) -> Result<Values, String> {
+    let known = before.into_iter().flat_map(|before| before.values.secrets.keys());
+    match known.into_iter().find(|name| !values.secrets.contains_key(*name)) {
+        Some(name) => Err(format!("the file `{name}` has gone, or is empty")),
+        None => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn load(settings: &[(&str, &str)]) -> Result<Config, String> {
+        let env = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(env, None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_profile_brings_its_timeouts_and_needs_its_values() {
+        let error = load(&[(PROFILE, "mtn-momo")]).unwrap_err();
+        for name in ["SECRETS__SUBSCRIPTION_KEY", "SECRETS__CLIENT_ID", "VARS__TARGET_ENVIRONMENT"]
+        {
+            assert!(error.contains(&format!("QUARTET_THIRD_PARTY__{name}")), "{error}");
+        }
+        let error = load(&[(PROFILE, "paypal")]).unwrap_err();
+        assert!(error.contains("mtn-momo") && error.contains(PROFILE), "{error}");
+        let error = load(&[
+            (PROFILE, "paystack"),
+            ("QUARTET_THIRD_PARTY__SECRETS__TOKEN", "sk_hush_1"),
+            ("QUARTET_THIRD_PARTY__SECRETS__TOKENS", "sk_hush_2"),
+            ("QUARTET_THIRD_PARTY__CREATE_PATH", "/x"),
+        ]);
+        let error = error.unwrap_err();
+        assert!(error.contains("SECRETS__TOKENS") && error.contains("uses token"), "{error}");
+        assert!(error.contains("CREATE_PATH") && !error.contains("hush"), "{error}");
+        let error = load(&[("QUARTET_THIRD_PARTY__SECRETS__TOKEN", "sk_hush_1")]).unwrap_err();
+        assert!(error.contains(PROFILE) && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_changes_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        let settings = [(PROFILE, "paystack"), (DIRECTORY, directory.path().to_str().unwrap())];
+        assert!(load(&settings).unwrap_err().contains("the file `token`"));
+        fs::write(&file, "one\n").unwrap();
+        let config = load(&settings).unwrap();
+        let values = config.third_party.profile.unwrap().values;
+        let token = |values: &Values| values.secrets["token"].expose().to_owned();
+        assert_eq!(token(&values.get()), "one");
+        fs::write(&file, "another\n").unwrap();
+        values.present.lock().unwrap().as_mut().unwrap().looked_at -= LOOK_EVERY;
+        assert_eq!(token(&values.get()), "another");
+        fs::remove_file(&file).unwrap();
+        values.present.lock().unwrap().as_mut().unwrap().looked_at -= LOOK_EVERY;
+        assert_eq!(token(&values.get()), "another");
+        assert!(!format!("{values:?}").contains("another"));
+    }
+}

@@ -1,0 +1,436 @@
+//! A third party that a profile describes: its requests are rendered and its answers read by the
+//! profile; sending them, tokens and certificates are here.
+//!
+//! - A 401 to a call with an OAuth2 token has the token renewed and the call made once more, which
+//!   uses no attempt: what is answered 401 was not processed.
+//! - Where there is no token the call is not made.
+//! - What an answer repeats of our secrets is taken out before anything else sees it.
+
+mod answers;
+mod connections;
+mod tokens;
+
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+use reqwest::{
+    Client, Method, RequestBuilder, Response,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use uuid::Uuid;
+
+use self::{
+    answers::{Answered, read_answer, reason, report},
+    connections::{Connections, Senders},
+    tokens::{TokenError, TokenInUse, Tokens},
+};
+use super::{
+    Fence, SetupError, answer, fence,
+    progress::{
+        Progress, {self},
+    },
+    sender::SendError,
+    third_party_answers::{CreateError, Lookup, LookupError, LookupErrorKind, StatusReport},
+    traced,
+};
+use crate::{
+    config::{
+        ThirdPartyProfile, {self},
+    },
+    domain::{Content, DatabaseClock, Subject},
+    profiles::{
+        CreateMeans, Header, Inputs, LookupBy, LookupMeans, Profile, RenderError, Request,
+        SecretText, Signing, StoredRequest, ThirdParty, Token, Values, read_token,
+    },
+    telemetry::Metrics,
+};
+
+const UNAUTHORIZED: u16 = 401;
+/// Why a transaction is not looked up.
+const NO_ID: &str = "its id at the third party is not known";
+
+/// Calls a third party as its profile says.
+#[derive(Debug)]
+pub struct ProfileClient {
+    profile: Arc<Profile>,
+    settings: ThirdPartyProfile,
+    base_url: String,
+    webhook_url: String,
+    connections: Connections,
+    tokens: Tokens,
+}
+
+/// A create that is ready to be sent.
+#[derive(Debug, Clone)]
+pub struct PreparedCreate {
+    request: Request,
+    base_url: String,
+}
+
+impl PreparedCreate {
+    /// What is kept of it to be sent again: see [`ProfileClient::repeat`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        StoredRequest::new(&self.base_url, &self.request).to_bytes()
+    }
+}
+
+/// Why a create cannot be sent again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RepeatError {
+    #[error("the first request cannot be read")]
+    Unreadable,
+    #[error("the first request was sent to {0}, where the third party is not any more")]
+    Moved(String),
+    #[error(transparent)]
+    Render(#[from] RenderError),
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// Not once this says no.
+    Create(&'a Fence),
+    /// It may be sent again.
+    Lookup,
+}
+
+/// Why there is no answer.
+enum CallError {
+    Send(SendError),
+    Token(TokenError),
+    Render(RenderError),
+}
+
+impl ProfileClient {
+    pub(super) fn new(
+        settings: &config::ThirdParty,
+        dns: &config::Dns,
+        profile: &ThirdPartyProfile,
+        webhook_url: String,
+    ) -> Result<Self, SetupError> {
+        let base_url = settings.base_url.as_ref().map(|url| url.as_str().to_owned());
+        Ok(Self {
+            profile: profile.profile.clone(),
+            settings: profile.clone(),
+            base_url: base_url.unwrap_or_default(),
+            webhook_url,
+            connections: Connections::new(settings, dns, profile)?,
+            tokens: Tokens::default(),
+        })
+    }
+
+    /// Counts its calls in `metrics` from now on.
+    pub(super) fn set_metrics(&self, metrics: Arc<Metrics>) {
+        self.connections.set_metrics(metrics);
+    }
+
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Whether a transaction can be looked up: by our id, or by theirs once it is known.
+    pub fn can_look_up(&self, subject: &Subject) -> bool {
+        self.profile.lookup_by() == LookupBy::Id || subject.provider_id.is_some()
+    }
+
+    /// The request that creates a transaction.
+    pub fn prepare(
+        &self,
+        id: Uuid,
+        subject: &Subject,
+        clock: &DatabaseClock,
+    ) -> Result<PreparedCreate, RenderError> {
+        let values = self.settings.values.get();
+        let request = self.profile.create_request(&self.inputs(id, subject, &values, clock))?;
+        Ok(PreparedCreate { request, base_url: self.base_url.clone() })
+    }
+
+    /// The first request once more, as [`PreparedCreate::to_bytes`] kept it. Its headers with
+    /// secrets are those of now.
+    pub fn repeat(
+        &self,
+        id: Uuid,
+        subject: &Subject,
+        first: &[u8],
+        clock: &DatabaseClock,
+    ) -> Result<PreparedCreate, RepeatError> {
+        let StoredRequest { base_url, mut request } =
+            StoredRequest::parse(first).ok_or(RepeatError::Unreadable)?;
+        if base_url != self.base_url {
+            return Err(RepeatError::Moved(base_url));
+        }
+        let now = self.prepare(id, subject, clock)?.request;
+        request.headers.extend(now.headers.into_iter().filter(|header| header.is_secret));
+        Ok(PreparedCreate { request, base_url })
+    }
+
+    /// Sends a create. Not sent once `fence` says no.
+    pub(super) async fn create(
+        &self,
+        id: Uuid,
+        prepared: &PreparedCreate,
+        fence: Fence,
+        clock: &DatabaseClock,
+    ) -> Result<StatusReport, CreateError> {
+        let is_refused = |answered: &Answered| {
+            let read = self.profile.read_create(id, &answered.as_answer());
+            answered.code == UNAUTHORIZED && read.means == CreateMeans::Blocked
+        };
+        let how = How::Create(&fence);
+        let answered = self.call(&prepared.request, how, is_refused, clock).await?;
+        let read = self.profile.read_create(id, &answered.as_answer());
+        let retry_after = answered.retry_after;
+        let reason = reason(&read);
+        match read.means {
+            CreateMeans::Created => Ok(report(read, &self.profile)),
+            CreateMeans::Exists => Err(CreateError::AlreadyExists(report(read, &self.profile))),
+            CreateMeans::Refused => Err(CreateError::Rejected { reason }),
+            CreateMeans::Later => {
+                Err(CreateError::Busy { reason, retry_after, may_be_lost: read.may_be_lost() })
+            }
+            CreateMeans::Unclear => Err(CreateError::Unclear { reason }),
+            CreateMeans::Blocked => Err(CreateError::Unauthorized { reason }),
+            CreateMeans::Ambiguous => {
+                Err(CreateError::Ambiguous { reason, is_outage: read.is_outage() })
+            }
+        }
+    }
+
+    /// Looks a transaction up.
+    pub(super) async fn look_up(
+        &self,
+        id: Uuid,
+        subject: &Subject,
+        clock: &DatabaseClock,
+    ) -> Result<Lookup, LookupError> {
+        if !self.can_look_up(subject) {
+            return Err(LookupError::not_asked(NO_ID.to_owned()));
+        }
+        let values = self.settings.values.get();
+        let inputs = self.inputs(id, subject, &values, clock);
+        let unusable =
+            |why: &RenderError| LookupError::new(LookupErrorKind::Unusable, why.to_string());
+        let request = self.profile.lookup_request(&inputs).map_err(|why| unusable(&why))?;
+        let read = |answered: &Answered| {
+            self.profile.read_lookup(&inputs, &answered.as_answer(), subject.since_create)
+        };
+        let is_refused =
+            |answered: &Answered| answered.code == UNAUTHORIZED && read(answered).is_unauthorized();
+        let answered = self.call(&request, How::Lookup, is_refused, clock).await?;
+        let read = read(&answered);
+        let reason = reason(&read);
+        match read.means {
+            LookupMeans::Found => Ok(Lookup::Found(report(read, &self.profile))),
+            LookupMeans::Absent => Ok(Lookup::Absent),
+            LookupMeans::Unclear => Ok(Lookup::Unclear { reason }),
+            LookupMeans::NoAnswer | LookupMeans::NotOurs => {
+                let kind = if read.is_unauthorized() {
+                    LookupErrorKind::Unauthorized
+                } else if read.is_outage() {
+                    LookupErrorKind::Outage
+                } else {
+                    LookupErrorKind::Unusable
+                };
+                Err(LookupError { reason, retry_after: answered.retry_after, kind })
+            }
+        }
+    }
+
+    fn inputs<'a>(
+        &'a self,
+        id: Uuid,
+        subject: &'a Subject,
+        values: &'a Values,
+        clock: &DatabaseClock,
+    ) -> Inputs<'a> {
+        Inputs {
+            id,
+            content: &subject.content,
+            provider_id: subject.provider_id.as_deref(),
+            created_at: subject.created_at,
+            now: clock.now(),
+            webhook_url: &self.webhook_url,
+            values,
+        }
+    }
+
+    /// Makes a call with its credentials, and once more with a new token where `is_refused` says
+    /// that the token was refused.
+    async fn call(
+        &self,
+        request: &Request,
+        how: How<'_>,
+        is_refused: impl Fn(&Answered) -> bool,
+        clock: &DatabaseClock,
+    ) -> Result<Answered, CallError> {
+        let values = self.settings.values.get();
+        let senders = self.connections.with(&values);
+        let mut is_renewed = false;
+        loop {
+            let token = self.token(&values, &senders).await.map_err(CallError::Token)?;
+            let text = token.as_ref().map(TokenInUse::text);
+            let signed = self.authenticated(request, &values, text, clock);
+            let signed = signed.map_err(CallError::Render)?;
+            let response = self.send(&senders, &signed, how).await.map_err(CallError::Send)?;
+            let answered = read_answer(response, &values, &signed.headers, clock).await;
+            let Some(token) = token else { return Ok(answered) };
+            if !is_refused(&answered) {
+                token.worked();
+                return Ok(answered);
+            }
+            if is_renewed || !self.tokens.refused(&token) {
+                return Ok(answered);
+            }
+            is_renewed = true;
+        }
+    }
+
+    async fn send(
+        &self,
+        senders: &Senders,
+        request: &Request,
+        how: How<'_>,
+    ) -> Result<Response, SendError> {
+        let How::Create(may_be_sent) = how else {
+            let make = |http: &Client, progress: Progress| {
+                traced(self.builder(http, request).body(progress::no_body(progress)))
+            };
+            return senders.lookups.send(make).await;
+        };
+        let body = Bytes::from(request.body.clone());
+        // Without a body there is nothing that could be held back later.
+        if body.is_empty() && !may_be_sent() {
+            return Err(SendError::Stale);
+        }
+        let make = |http: &Client, progress: Progress| {
+            let body = match body.is_empty() {
+                true => progress::no_body(progress),
+                false => fence::body(body.clone(), may_be_sent.clone(), progress),
+            };
+            traced(self.builder(http, request).body(body))
+        };
+        senders.creates.send_create(make).await
+    }
+
+    /// The request with its credentials and its signature.
+    fn authenticated(
+        &self,
+        request: &Request,
+        values: &Values,
+        token: Option<&SecretText>,
+        clock: &DatabaseClock,
+    ) -> Result<Request, RenderError> {
+        let mut request = request.clone();
+        request.headers.extend(self.profile.credential_headers(values, token)?);
+        if let Some(signer) = self.profile.signer() {
+            let nonce = Uuid::new_v4().simple().to_string();
+            let (base_url, now) = (self.base_url.as_str(), clock.now());
+            signer.sign(&mut request, &Signing { base_url, values, now, nonce: &nonce })?;
+        }
+        Ok(request)
+    }
+
+    /// `None`: the profile needs none.
+    async fn token(
+        &self,
+        values: &Values,
+        senders: &Senders,
+    ) -> Result<Option<TokenInUse>, TokenError> {
+        let failed = |why: RenderError| TokenError { reason: why.to_string(), is_refused: true };
+        let Some(asking) = self.profile.token_request(values).map_err(failed)? else {
+            return Ok(None);
+        };
+        let url = match asking.url.starts_with('/') {
+            true => format!("{}{}", self.base_url, asking.url),
+            false => asking.url.clone(),
+        };
+        let ask = || ask_token(senders, &url, &asking.request);
+        self.tokens.get(self.profile.renew_token_early(), ask).await.map(Some)
+    }
+
+    fn builder(&self, http: &Client, request: &Request) -> RequestBuilder {
+        let method = match Method::from_bytes(request.method.as_str().as_bytes()) {
+            Ok(method) => method,
+            // The language has no other than those that HTTP has.
+            Err(_) => Method::POST,
+        };
+        let url = format!("{}{}", self.base_url, request.target());
+        with_headers(http.request(method, url), request)
+    }
+}
+
+/// Asks for a token.
+async fn ask_token(senders: &Senders, url: &str, request: &Request) -> Result<Token, TokenError> {
+    let body = Bytes::from(request.body.clone());
+    let make = |http: &Client, progress: Progress| {
+        let always: Fence = Arc::new(|| true);
+        let builder = http.request(Method::POST, url);
+        with_headers(builder, request).body(fence::body(body.clone(), always, progress))
+    };
+    let unanswered = |error: SendError| TokenError {
+        reason: format!("the token request got no answer: {}", error.reason()),
+        is_refused: false,
+    };
+    let response = senders.tokens.send(make).await.map_err(unanswered)?;
+    let code = response.status().as_u16();
+    let body = answer::text(response).await.map_err(|error| error.to_string());
+    let body = body.as_deref().map_err(String::as_str);
+    read_token(code, body)
+        .map_err(|reason| TokenError { reason, is_refused: matches!(code, 400 | 401 | 403) })
+}
+
+fn with_headers(mut builder: RequestBuilder, request: &Request) -> RequestBuilder {
+    if let Some(content_type) = request.content_type() {
+        builder = builder.header(CONTENT_TYPE, content_type);
+    }
+    for Header { name, value, is_secret } in &request.headers {
+        builder = match HeaderValue::from_str(value) {
+            Ok(mut value) => {
+                value.set_sensitive(*is_secret);
+                builder.header(name, value)
+            }
+            // The builder keeps the error, which does not show the value.
+            Err(_) => builder.header(name, value),
+        };
+    }
+    builder
+}
+
+/// What a transaction is that was never accepted: for a lookup that must find nothing.
+pub(super) fn nothing(clock: &DatabaseClock) -> Subject {
+    Subject {
+        content: Content::default(),
+        provider_id: None,
+        created_at: clock.now(),
+        since_create: None,
+    }
+}
+
+impl From<CallError> for LookupError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Send(error) => error.into(),
+            CallError::Token(TokenError { reason, is_refused: true }) => {
+                Self::new(LookupErrorKind::Unauthorized, reason)
+            }
+            CallError::Token(TokenError { reason, .. }) => {
+                Self::new(LookupErrorKind::Outage, reason)
+            }
+            CallError::Render(why) => Self::new(LookupErrorKind::Unauthorized, why.to_string()),
+        }
+    }
+}
+
+/// Nothing was sent without a token.
+impl From<CallError> for CreateError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Send(error) => error.into(),
+            CallError::Token(TokenError { reason, is_refused: true }) => {
+                Self::Unauthorized { reason }
+            }
+            CallError::Token(TokenError { reason, .. }) => Self::Unreachable { reason },
+            CallError::Render(why) => Self::Unauthorized { reason: why.to_string() },
+        }
+    }
+}
