@@ -6,10 +6,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    definition::{Content, Method},
-    request::{Header, Request},
-};
+use super::request::{Content, Header, Method, Request};
 
 /// A request that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
