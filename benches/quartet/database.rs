@@ -38,7 +38,7 @@ const SHOWN: [&str; 8] = [
 ];
 const TEMPLATE: &str = "quartet_template";
 const PERIODIC_TASKS: &str = "UPDATE maintenance_tasks SET due_at = now() + interval '5 minutes'";
-const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The server.
 pub struct Server {
@@ -75,7 +75,7 @@ impl Server {
             url.parse::<PgConnectOptions>()?.options([("work_mem", "256MB")]);
         let pool = PgPoolOptions::new()
             .max_connections(2)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(MAX_WAIT)
             .connect_with(options)
             .await?;
         // As after `quartet migrate`; the template is older than that.

@@ -28,7 +28,7 @@ use crate::{
 
 const SLOT: &str = "forgotten_standby";
 /// For the standby to start, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The slot that is left. It keeps all WAL from then on, beside the dead rows.
 pub struct AbandonedSlot {
@@ -57,13 +57,13 @@ impl AbandonedSlot {
         }
         let mut standby = start(&programs, account, &data)?;
         let mut session = PgConnection::connect(url).await?;
-        wait_until("the standby reports what it may see", PATIENCE, async || {
+        wait_until("the standby reports what it may see", MAX_WAIT, async || {
             let seen = "SELECT xmin IS NOT NULL FROM pg_replication_slots WHERE slot_name = $1";
             Ok(sqlx::query_scalar(seen).bind(SLOT).fetch_one(&mut session).await?)
         })
         .await?;
         end(&mut standby).await?;
-        wait_until("the standby has left its slot", PATIENCE, async || {
+        wait_until("the standby has left its slot", MAX_WAIT, async || {
             let left = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = $1";
             Ok(sqlx::query_scalar(left).bind(SLOT).fetch_one(&mut session).await?)
         })
@@ -121,7 +121,7 @@ async fn end(standby: &mut Child) -> Result<(), BenchError> {
         let sent = kill(Pid::from_raw(pid), Signal::SIGINT).map_err(std::io::Error::from);
         sent.doing("stop the standby")?;
     }
-    wait_until("the standby ends", PATIENCE, async || {
+    wait_until("the standby ends", MAX_WAIT, async || {
         Ok(standby.try_wait().doing("look after the standby")?.is_some())
     })
     .await

@@ -46,7 +46,7 @@ It uses:
 /// How often the live view is drawn.
 const REFRESH: Duration = Duration::from_millis(200);
 /// Added to the longest that a transaction may take, for a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// How `demo` runs.
 #[derive(Debug, Args)]
@@ -132,7 +132,7 @@ pub(super) async fn post(stack: &Stack, transactions: usize) -> Result<Vec<Uuid>
 async fn send_until_answered(
     request: impl Fn() -> reqwest::RequestBuilder,
 ) -> Result<(), CliError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     loop {
         let sent = request().send().await?;
         if sent.status() != StatusCode::SERVICE_UNAVAILABLE || Instant::now() > deadline {
@@ -145,7 +145,7 @@ async fn send_until_answered(
 
 async fn wait_ready(http: &reqwest::Client, stack: &Stack) -> Result<(), CliError> {
     let url = format!("http://{}/health/ready", stack.address);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while !http.get(&url).send().await?.status().is_success() {
         if Instant::now() > deadline {
             return Err(CliError::Failed("Quartet did not become ready".to_owned()));
@@ -159,7 +159,7 @@ async fn wait_ready(http: &reqwest::Client, stack: &Stack) -> Result<(), CliErro
 async fn watch(stack: &Stack, pool: &Database, ids: &[Uuid]) -> Result<Progress, CliError> {
     let keys: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     let view = View::new(ids.len());
-    let deadline = Instant::now() + longest_life(stack) + PATIENCE;
+    let deadline = Instant::now() + longest_life(stack) + MAX_WAIT;
     loop {
         let progress = summary::progress(pool, ids).await?;
         view.draw(&progress, &summary::job_counts(pool, &keys).await?);

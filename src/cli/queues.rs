@@ -15,7 +15,7 @@ use crate::{
     http::operator::schema::{Queue, QueueList},
     store::{
         audit::Actor,
-        queues::{self, QueueFigures},
+        queues::{self, QueueStats},
     },
 };
 
@@ -67,7 +67,7 @@ pub(super) async fn run(config: &Config, command: QueuesCommand) -> Result<(), C
     Ok(())
 }
 
-fn print_one(figures: QueueFigures, json: bool) {
+fn print_one(figures: QueueStats, json: bool) {
     if json {
         print_json(&Queue::from(figures));
     } else {
@@ -75,7 +75,7 @@ fn print_one(figures: QueueFigures, json: bool) {
     }
 }
 
-fn print(figures: Vec<QueueFigures>, json: bool) {
+fn print(figures: Vec<QueueStats>, json: bool) {
     if json {
         let items = figures.into_iter().map(Into::into).collect();
         return print_json(&QueueList { items, next_cursor: None });

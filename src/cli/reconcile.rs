@@ -29,9 +29,9 @@ use crate::{
 
 const TASK: MaintenanceTask = MaintenanceTask::Reconcile;
 /// Most transactions of one call.
-const MOST: i64 = 100_000;
+const MAX_FINDINGS: i64 = 100_000;
 /// How long a sweep that is under way is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How `reconcile` runs.
@@ -41,8 +41,8 @@ pub(super) struct ReconcileArgs {
     #[arg(long, value_name = "DURATION|TIME", value_parser = parse_since)]
     since: Since,
     /// Maximum number to look up, longest-waiting first
-    #[arg(long, value_name = "NUMBER", default_value_t = MOST,
-        value_parser = clap::value_parser!(i64).range(1..=MOST))]
+    #[arg(long, value_name = "NUMBER", default_value_t = MAX_FINDINGS,
+        value_parser = clap::value_parser!(i64).range(1..=MAX_FINDINGS))]
     limit: i64,
     /// Write nothing; show what would be done
     #[arg(long)]
@@ -154,7 +154,7 @@ async fn acquire(
     occasion: Occasion,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while !maintenance::acquire(pool, TASK, holder, lease, occasion).await? {
         if let Some((other, until)) = maintenance::holder(pool, TASK).await?
             && Instant::now() > deadline

@@ -1,7 +1,7 @@
 //! What must hold between settings, and which of them a role cannot do without.
 
 use super::{Config, Role, value::shown};
-use crate::domain::EgressRefusal;
+use crate::domain::EgressDenied;
 
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
@@ -102,7 +102,7 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         broken.push(Broken {
             variable: "QUARTET_DEFAULT_CLIENT__CALLBACK_URL",
             other: Some(match refusal {
-                EgressRefusal::Port { .. } => "QUARTET_NOTIFY__ALLOWED_PORTS",
+                EgressDenied::Port { .. } => "QUARTET_NOTIFY__ALLOWED_PORTS",
                 _ => "QUARTET_NOTIFY__ALLOWED_NETWORKS",
             }),
             value: Some(client.callback_url.to_string()),

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-super::words! {
+super::string_enum! {
     /// Where a circuit stands.
     CircuitState {
         /// Calls are made.
@@ -18,7 +18,7 @@ super::words! {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// Why a circuit is open.
     CircuitCause {
         /// Calls fail.

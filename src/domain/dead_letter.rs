@@ -2,7 +2,7 @@
 
 use super::JobKind;
 
-super::words! {
+super::string_enum! {
     /// Why something is in front of an operator.
     DeadLetterKind {
         /// The attempts are used up.
@@ -36,7 +36,7 @@ impl DeadLetterKind {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// Where a dead letter stands.
     DeadLetterState {
         Open = "open",

@@ -1,6 +1,6 @@
 //! The kinds of evidence kept about a transaction (table `transaction_events`).
 
-super::words! {
+super::string_enum! {
     /// What was observed or decided about a transaction.
     EvidenceKind {
         Accepted = "accepted",

@@ -1,7 +1,7 @@
 //! The four kinds of job, their stored names, the states a job can be in, and how one run of it
 //! ends.
 
-super::words! {
+super::string_enum! {
     /// The four jobs of a transaction. The word is the `job_type` of the row and the queue's name.
     JobKind {
         CreateTransaction = "create_transaction",
@@ -18,7 +18,7 @@ impl JobKind {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// Where a job stands, in an operator's words.
     JobState {
         /// Waits for nothing but a worker.
@@ -35,7 +35,7 @@ super::words! {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// What became of one run of a job, for metrics and traces.
     RunOutcome {
         /// The job is done.

@@ -1,7 +1,7 @@
 //! The periodic tasks (table `maintenance_tasks`) and what reconciliation finds (table
 //! `reconcile_findings`).
 
-super::words! {
+super::string_enum! {
     /// A task that runs in one process at a time.
     MaintenanceTask {
         /// Looks up at the third party what is open here.
@@ -11,7 +11,7 @@ super::words! {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// How what the third party shows stands to what is here.
     Finding {
         /// Open here, and not there.

@@ -22,7 +22,7 @@ pub mod visible;
 pub use circuit::{CircuitCause, CircuitState};
 pub use clock::{BootInstant, DatabaseClock};
 pub use dead_letter::{DeadLetterKind, DeadLetterState};
-pub use egress::{EgressPolicy, EgressRefusal};
+pub use egress::{EgressDenied, EgressPolicy};
 pub use evidence::EvidenceKind;
 pub use job::{JobKind, JobState, RunOutcome};
 pub use last_answers::LastAnswers;
@@ -36,7 +36,7 @@ pub use visible::{visible, visible_line};
 
 /// Declares an enum that is stored and sent as one of a few fixed words, with `as_str`, `ALL`,
 /// `FromStr` and `Display`. The words are part of the wire contract and of the schema's CHECKs.
-macro_rules! words {
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,7 +44,7 @@ macro_rules! words {
             $($(#[$variant_doc])* $variant),+
         }
 
-        impl crate::domain::Words for $name {
+        impl crate::domain::StringEnum for $name {
             const NAME: &'static str = stringify!($name);
             const ALL: &[Self] = &[$(Self::$variant),+];
 
@@ -55,7 +55,7 @@ macro_rules! words {
 
         impl $name {
             /// Every value, in the order of declaration.
-            pub const ALL: &[Self] = <Self as crate::domain::Words>::ALL;
+            pub const ALL: &[Self] = <Self as crate::domain::StringEnum>::ALL;
 
             /// The word that stands for it on the wire and in the database.
             pub const fn as_str(self) -> &'static str {
@@ -102,10 +102,10 @@ macro_rules! words {
         }
     };
 }
-pub(crate) use words;
+pub(crate) use string_enum;
 
-/// An enumeration of fixed words, made by `words!`.
-pub trait Words: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownWord> {
+/// An enumeration of fixed words, made by `string_enum!`.
+pub trait StringEnum: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownWord> {
     /// The name of the enumeration.
     const NAME: &'static str;
     /// Every value, in the order of declaration.
@@ -117,7 +117,7 @@ pub trait Words: Copy + Send + Sync + 'static + std::str::FromStr<Err = UnknownW
 
 impl UnknownWord {
     /// None of this enumeration's words.
-    pub fn of<T: Words>() -> Self {
+    pub fn of<T: StringEnum>() -> Self {
         let Err(unknown) = "".parse::<T>() else { return Self { allowed: &[] } };
         unknown
     }

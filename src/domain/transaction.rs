@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-super::words! {
+super::string_enum! {
     /// Where a transaction stands. It leaves `Pending` at most once by itself.
     Status {
         Pending = "pending",
@@ -25,7 +25,7 @@ impl Status {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// A status as the third party reports it, in an answer or a webhook. It has no word for
     /// `failed`: that one is Quartet's own.
     ReportedStatus {
@@ -45,7 +45,7 @@ impl From<ReportedStatus> for Status {
     }
 }
 
-super::words! {
+super::string_enum! {
     /// What settled a transaction.
     SettledBy {
         ThirdPartyResponse = "third_party_response",

@@ -5,6 +5,7 @@
 //! database that is away is answered with 503 within two seconds.
 
 pub mod api;
+pub mod api_enum;
 pub mod console;
 pub mod middleware;
 pub mod operator;
@@ -13,7 +14,6 @@ pub mod problem;
 pub mod route_list;
 pub mod server;
 pub mod tls;
-pub mod words;
 
 use std::{
     any::Any,

@@ -2,8 +2,8 @@
 //!
 //! Everything that goes wrong in a request ends here: what operations raise themselves, and what
 //! poem raises before an operation runs (unknown path, wrong method, unreadable parameter, panic).
-//! A 500 is opaque; its cause goes with the answer to the edge, where [`crate::http::middleware::observe`] logs it
-//! once.
+//! A 500 is opaque; its cause goes with the answer to the edge, where
+//! [`crate::http::middleware::observe`] logs it once.
 
 use poem::{
     IntoResponse, Response,

@@ -51,7 +51,7 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The answer to a handler that is about to call.
 #[derive(Debug)]
-pub enum Admission {
+pub enum CircuitAdmission {
     /// Call, and report how it ended.
     Granted(Permit),
     /// Do not call; ask again after `wait`.
@@ -133,25 +133,32 @@ impl CircuitBreaker {
     }
 
     /// Asks for a call that may go through while the circuit is closed, and for nothing else.
-    pub async fn pass(&self) -> Result<Admission, StoreError> {
+    pub async fn pass(&self) -> Result<CircuitAdmission, StoreError> {
         let view = self.view().await?;
         Ok(match self.wait_in(view) {
-            None => Admission::Granted(Permit(PermitKind::Pass { trips: view.trips })),
-            Some(wait) => Admission::Denied { wait },
+            None => CircuitAdmission::Granted(Permit(PermitKind::Pass { trips: view.trips })),
+            Some(wait) => CircuitAdmission::Denied { wait },
         })
     }
 
     /// Asks for a call that may also probe, and takes at most `longest`.
-    pub async fn pass_or_probe(&self, longest: Duration) -> Result<Admission, StoreError> {
+    pub async fn pass_or_probe(&self, longest: Duration) -> Result<CircuitAdmission, StoreError> {
         self.probe(longest, false).await
     }
 
     /// The same for a create, which begins with a lookup.
-    pub async fn pass_or_probe_create(&self, longest: Duration) -> Result<Admission, StoreError> {
+    pub async fn pass_or_probe_create(
+        &self,
+        longest: Duration,
+    ) -> Result<CircuitAdmission, StoreError> {
         self.probe(longest, true).await
     }
 
-    async fn probe(&self, longest: Duration, is_create: bool) -> Result<Admission, StoreError> {
+    async fn probe(
+        &self,
+        longest: Duration,
+        is_create: bool,
+    ) -> Result<CircuitAdmission, StoreError> {
         let Phase::Opened { mut until, probe_until, open_for, cause } = self.view().await?.phase
         else {
             return self.pass().await;
@@ -172,7 +179,7 @@ impl CircuitBreaker {
         match taken {
             Some(open_for) => {
                 tracing::debug!(probe, "probing the third party");
-                Ok(Admission::Granted(Permit(PermitKind::Probe { probe, open_for, cause })))
+                Ok(CircuitAdmission::Granted(Permit(PermitKind::Probe { probe, open_for, cause })))
             }
             None => self.pass().await,
         }

@@ -29,7 +29,7 @@ use serde_json::json;
 
 use super::{
     Job, JobContext,
-    circuit::{Admission, FREE_PROBES, Permit},
+    circuit::{CircuitAdmission, FREE_PROBES, Permit},
     create_by_profile::{
         History, {self},
     },
@@ -87,10 +87,10 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             // There is no lookup that could find out whether the third party answers again.
             let longest = super::longest_calls(&context.config, context.config.third_party.timeout);
             match context.circuit.pass_or_probe_create(longest).await? {
-                Admission::Granted(permit) => {
+                CircuitAdmission::Granted(permit) => {
                     create(&context, &job, transaction, &history, step, permit).await
                 }
-                Admission::Denied { wait } => Ok(Outcome::snooze(wait)),
+                CircuitAdmission::Denied { wait } => Ok(Outcome::snooze(wait)),
             }
         }
         CreateStep::Operator(why) => Ok(create_by_profile::operator(why)),
@@ -128,8 +128,8 @@ async fn look_up_first(
 
     let longest = third_party.lookup_timeout + third_party.timeout;
     let permit = match context.circuit.pass_or_probe_create(longest).await? {
-        Admission::Granted(permit) => permit,
-        Admission::Denied { wait } => return Ok(Outcome::snooze(wait).into()),
+        CircuitAdmission::Granted(permit) => permit,
+        CircuitAdmission::Denied { wait } => return Ok(Outcome::snooze(wait).into()),
     };
     let subject = || Subject { since_create: history.since_create(), ..transaction.subject() };
     let answer = context.third_party.look_up(id, subject).await;
@@ -198,8 +198,8 @@ async fn look_up_first(
     Ok(match probe {
         Some(probe) => LookedUp::Absent(probe),
         None => match context.circuit.pass().await? {
-            Admission::Granted(permit) => LookedUp::Absent(permit),
-            Admission::Denied { wait } => Outcome::snooze(wait).into(),
+            CircuitAdmission::Granted(permit) => LookedUp::Absent(permit),
+            CircuitAdmission::Denied { wait } => Outcome::snooze(wait).into(),
         },
     })
 }

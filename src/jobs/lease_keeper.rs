@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     domain::BootInstant,
-    outbound::Fence,
+    outbound::LeaseGuard,
     store::{
         self, Database, StoreError,
         jobs::{
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// The shortest time that a beat is waited for, however short the heartbeat.
-const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
+const MIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Leases older than this, or than a few heartbeats, are compared now and then only.
 const COMPARED: Duration = Duration::from_secs(30);
 const COMPARED_BEATS: u32 = 6;
@@ -71,7 +71,7 @@ impl WorkerLease {
     }
 
     /// Says, whenever it is asked, whether nobody else can have taken over this worker's jobs yet.
-    pub fn fence(&self) -> Fence {
+    pub fn fence(&self) -> LeaseGuard {
         let lease = self.clone();
         Arc::new(move || lease.keeper.state().is_held(&lease.worker, BootInstant::now()))
     }
@@ -207,7 +207,7 @@ impl LeaseKeeper {
                 () = stop.cancelled() => return,
             }
             // One that gets no answer must not hold the next one up.
-            let patience = self.heartbeat.max(SHORTEST_PATIENCE);
+            let patience = self.heartbeat.max(MIN_PATIENCE);
             match store::in_time_of(patience, self.renew()).await {
                 Ok(()) => self.renewed.notify_one(),
                 Err(error) => {

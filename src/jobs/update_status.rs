@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Job, JobContext, Slot,
-    circuit::{Admission, FREE_PROBES},
+    circuit::{CircuitAdmission, FREE_PROBES},
     longest_calls, transaction_missing,
 };
 use crate::{
@@ -144,8 +144,8 @@ pub async fn run(
         }
         let lookup_timeout = context.config.third_party.lookup_timeout;
         let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
-            Admission::Granted(permit) => permit,
-            Admission::Denied { wait } => {
+            CircuitAdmission::Granted(permit) => permit,
+            CircuitAdmission::Denied { wait } => {
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };

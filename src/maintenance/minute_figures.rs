@@ -1,4 +1,4 @@
-//! Writes this process's share of the figures per minute ([`crate::store::figures`]).
+//! Writes this process's share of the figures per minute ([`crate::store::minute_figures`]).
 //!
 //! Every few seconds what the metrics have counted since is added to the present minute, in one
 //! statement; where nothing was counted nothing is written. The last addition is made at shutdown.
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     store::{
         Database, StoreError,
-        figures::{self, Delta},
+        minute_figures::{self, Delta},
     },
     telemetry::{Metrics, metrics::Total},
 };
@@ -65,10 +65,10 @@ impl Writer {
         if deltas.is_empty() {
             return Ok(());
         }
-        figures::add(&self.pool, &deltas).await?;
+        minute_figures::add(&self.pool, &deltas).await?;
         self.written = totals;
         if self.pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-            figures::prune(&self.pool).await?;
+            minute_figures::prune(&self.pool).await?;
             self.pruned_at = Some(Instant::now());
         }
         Ok(())

@@ -40,7 +40,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const FLOORS_EVERY: Duration = Duration::from_secs(5);
 /// How long a stopping process waits for a task to end between two steps, and then to give its
 /// lease back.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the tasks whenever they are due and free, until the process stops.
 pub async fn run(context: MaintenanceContext) {
@@ -124,7 +124,7 @@ async fn run_once(
     tokio::select! {
         released = release => released?,
         // Not given back, it ends by itself.
-        () = stopped_for(&context.stopping, 2 * STOP_PATIENCE) => {}
+        () = stopped_for(&context.stopping, 2 * STOP_TIMEOUT) => {}
     }
     Ok(end.due_in.unwrap_or_default())
 }
@@ -205,7 +205,7 @@ pub async fn hold<T>(
     tokio::select! {
         done = work => Ok(done),
         () = lost => Err(RunError::LeaseLost),
-        () = stopped_for(stopping, STOP_PATIENCE) => Err(RunError::Stopped),
+        () = stopped_for(stopping, STOP_TIMEOUT) => Err(RunError::Stopped),
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! [`doctor`] looks at everything that a deployment needs, and changes nothing.
 //!
-//! [`secrets`] seals what clients' callbacks are signed with. A crash leaves whatever was committed:
-//! each step is one SQL transaction, and may be done again.
+//! [`secrets`] seals what clients' callbacks are signed with. A crash leaves whatever was
+//! committed: each step is one SQL transaction, and may be done again.
 
 pub mod doctor;
 pub mod explain;

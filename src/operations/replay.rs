@@ -15,7 +15,7 @@ use super::Operations;
 use crate::{
     domain::{
         CircuitState, DeadLetterKind, DeadLetterState, Decision, JobKind, ReportedStatus,
-        SettledBy, Status, words,
+        SettledBy, Status, string_enum,
     },
     outbound::{
         ThirdPartyClient,
@@ -47,7 +47,7 @@ const LOOKUPS_AT_ONCE: usize = 16;
 /// How long the lookups of a preview may take in all; what is left then is not asked.
 const PREVIEW_LIMIT: Duration = Duration::from_secs(10);
 
-words! {
+string_enum! {
     /// What the third party shows of a transaction.
     AtThirdParty {
         /// It is there.
@@ -62,7 +62,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What became of a dead letter in a bulk replay.
     ItemOutcome {
         /// Dry run: it would be replayed.

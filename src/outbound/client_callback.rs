@@ -20,7 +20,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    Fence, SetupError, answer, call_span, fence, name_limit,
+    LeaseGuard, SetupError, answer, call_span, lease_guard, name_limit,
     names::Names,
     own_addresses::OwnAddresses,
     resolver::{self, EgressGuard, GuardedResolver, Lookup},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     config,
-    domain::{DatabaseClock, EgressRefusal, Status},
+    domain::{DatabaseClock, EgressDenied, Status},
     signature::{self, Secret},
     telemetry::{
         Metrics,
@@ -75,7 +75,7 @@ pub enum NotifyError {
     Unreachable { reason: String },
     /// The callback URL leads where none may: not called; again later.
     #[error("the callback URL {0}")]
-    Blocked(#[from] EgressRefusal),
+    Blocked(#[from] EgressDenied),
     /// Another worker may have notified the client of something newer: not sent.
     #[error("the worker's lease was lost before it was sent")]
     Stale,
@@ -142,7 +142,7 @@ impl CallbackClient {
         url: &str,
         secrets: &[Secret],
         notification: &Notification,
-        fence: Fence,
+        fence: LeaseGuard,
     ) -> Result<(), NotifyError> {
         let span = call_span!("notify_client", "PUT", notification.id);
         let began = Instant::now();
@@ -171,9 +171,9 @@ impl CallbackClient {
         url: &str,
         secrets: &[Secret],
         notification: &Notification,
-        fence: Fence,
+        fence: LeaseGuard,
     ) -> Result<(), NotifyError> {
-        let url = Url::parse(url).map_err(|_| EgressRefusal::Url)?;
+        let url = Url::parse(url).map_err(|_| EgressDenied::Url)?;
         self.guard.check_url(&url)?;
         let body = Body {
             id: notification.id,
@@ -196,7 +196,7 @@ impl CallbackClient {
                 .header(signature::ID_HEADER, &webhook_id)
                 .header(signature::TIMESTAMP_HEADER, timestamp)
                 .header(signature::SIGNATURE_HEADER, &signature);
-            traced(request.body(fence::body(body.clone(), fence.clone(), progress)))
+            traced(request.body(lease_guard::body(body.clone(), fence.clone(), progress)))
         });
         let response = sent.await.map_err(|error| match &error {
             SendError::Stale => NotifyError::Stale,
@@ -318,7 +318,7 @@ mod tests {
             vec![ip("127.0.0.2"), ip("fe80::1")],
         ] {
             let (notified, _) = call(policy.clone(), vec![answer.clone()], port).await;
-            let Err(NotifyError::Blocked(EgressRefusal::Address { .. })) = notified else {
+            let Err(NotifyError::Blocked(EgressDenied::Address { .. })) = notified else {
                 panic!("{answer:?}: {notified:?}");
             };
         }

@@ -14,7 +14,7 @@ mod answer;
 pub mod client_callback;
 #[cfg(test)]
 mod default_profile;
-mod fence;
+mod lease_guard;
 mod names;
 mod own_addresses;
 pub mod probe;
@@ -37,7 +37,7 @@ use reqwest::{
 use tracing::Span;
 
 pub use client_callback::CallbackClient;
-pub use fence::Fence;
+pub use lease_guard::LeaseGuard;
 pub use sender::longest_call;
 pub use third_party::ThirdPartyClient;
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config,
-    domain::{EgressPolicy, EgressRefusal},
+    domain::{EgressDenied, EgressPolicy},
 };
 
 /// What the third party answered.
@@ -49,7 +49,7 @@ pub async fn look_up_nothing(
 #[derive(Debug, thiserror::Error)]
 pub enum CallbackProblem {
     #[error(transparent)]
-    Denied(#[from] EgressRefusal),
+    Denied(#[from] EgressDenied),
     #[error("has a name that is not resolved: {0}")]
     Name(io::Error),
     #[error("has a name without an address")]
@@ -68,7 +68,7 @@ pub async fn connect_to_callback(
 ) -> Result<(), CallbackProblem> {
     let guard = EgressGuard::new(policy.clone(), OwnAddresses::default());
     guard.check_url(url)?;
-    let port = url.port_or_known_default().ok_or(EgressRefusal::Url)?;
+    let port = url.port_or_known_default().ok_or(EgressDenied::Url)?;
     let connected = async {
         let addresses: Vec<SocketAddr> = match url.host() {
             Some(Host::Ipv4(address)) => vec![(address, port).into()],
@@ -77,7 +77,7 @@ pub async fn connect_to_callback(
                 .await
                 .map_err(CallbackProblem::Name)?
                 .collect(),
-            None => return Err(CallbackProblem::Denied(EgressRefusal::Url)),
+            None => return Err(CallbackProblem::Denied(EgressDenied::Url)),
         };
         for address in &addresses {
             guard.check_address(address.ip())?;

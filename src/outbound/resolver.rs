@@ -15,7 +15,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 use super::{cause_in, names::Names, own_addresses::OwnAddresses};
-use crate::domain::{EgressPolicy, EgressRefusal};
+use crate::domain::{EgressDenied, EgressPolicy};
 
 /// Looks a name up.
 pub(super) type Lookup =
@@ -42,7 +42,7 @@ impl EgressGuard {
     }
 
     /// Judges what can be judged of a URL before its name is resolved.
-    pub(super) fn check_url(&self, url: &Url) -> Result<(), EgressRefusal> {
+    pub(super) fn check_url(&self, url: &Url) -> Result<(), EgressDenied> {
         self.policy.check_url(url)?;
         match url.host() {
             Some(Host::Ipv4(address)) => self.check_own(address.into()),
@@ -52,12 +52,12 @@ impl EgressGuard {
     }
 
     /// Judges an address that a name resolved to.
-    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), EgressRefusal> {
+    pub(super) fn check_address(&self, address: IpAddr) -> Result<(), EgressDenied> {
         self.policy.check_address(address)?;
         self.check_own(address)
     }
 
-    fn check_own(&self, address: IpAddr) -> Result<(), EgressRefusal> {
+    fn check_own(&self, address: IpAddr) -> Result<(), EgressDenied> {
         self.policy.check_own(address, &self.own.current())
     }
 }
@@ -89,6 +89,6 @@ impl Resolve for GuardedResolver {
 }
 
 /// The refusal that a failed call is due to, if it is.
-pub(super) fn refusal_in(error: &reqwest::Error) -> Option<EgressRefusal> {
+pub(super) fn refusal_in(error: &reqwest::Error) -> Option<EgressDenied> {
     cause_in(error).cloned()
 }

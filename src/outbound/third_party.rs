@@ -16,9 +16,9 @@ pub use super::third_party_answers::{
     CreateError, Lookup, LookupError, LookupErrorKind, StatusReport,
 };
 use super::{
-    Fence, SetupError, answer,
+    LeaseGuard, SetupError, answer,
     answer::BodyError,
-    call_span, fence, name_limit,
+    call_span, lease_guard, name_limit,
     names::Names,
     profile::{PreparedCreate, ProfileClient, RepeatError, nothing},
     progress, retry_after,
@@ -166,7 +166,7 @@ impl ThirdPartyClient {
         &self,
         id: Uuid,
         content: &Content,
-        fence: Fence,
+        fence: LeaseGuard,
     ) -> Result<StatusReport, CreateError> {
         self.observed_create(id, self.post(id, content, fence)).await
     }
@@ -177,7 +177,7 @@ impl ThirdPartyClient {
         profile: &ProfileClient,
         id: Uuid,
         prepared: &PreparedCreate,
-        fence: Fence,
+        fence: LeaseGuard,
     ) -> Result<StatusReport, CreateError> {
         self.observed_create(id, profile.create(id, prepared, fence, &self.clock)).await
     }
@@ -216,7 +216,7 @@ impl ThirdPartyClient {
         &self,
         id: Uuid,
         content: &Content,
-        fence: Fence,
+        fence: LeaseGuard,
     ) -> Result<StatusReport, CreateError> {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
         let body = serde_json::to_vec(&body)
@@ -224,7 +224,7 @@ impl ThirdPartyClient {
         let body = Bytes::from(body);
         let sent = self.creates.send_create(|http, progress| {
             let request = http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
-            traced(request.body(fence::body(body.clone(), fence.clone(), progress)))
+            traced(request.body(lease_guard::body(body.clone(), fence.clone(), progress)))
         });
         let response = sent.await?;
         let status = response.status();

@@ -1,7 +1,7 @@
 //! Accepting: transactions, their four jobs each and the evidence, in one SQL statement.
 //!
-//! Posts that wait together are written together (see [`super::postgres::coalesce`]). A post whose answer was
-//! lost and that is written again finds its id taken, and is answered as a repeat.
+//! Posts that wait together are written together (see [`super::postgres::coalesce`]). A post whose
+//! answer was lost and that is written again finds its id taken, and is answered as a repeat.
 
 use std::{
     collections::HashMap,
@@ -36,7 +36,7 @@ pub struct Post {
 
 /// Most posts of a batch while jobs are slow: the batch is short then, and so is the pause after
 /// it, and more in one batch would cost little less.
-const MOST_WHILE_SLOW: usize = 64;
+const MAX_BATCH_WHILE_SLOW: usize = 64;
 
 /// Writes posts. The answer is the transaction, or `None` where nothing was written: the id exists,
 /// or the key is not valid any more.
@@ -51,13 +51,13 @@ impl Batch for Accepts {
     type Request = Post;
     type Answer = Option<Transaction>;
 
-    const MOST: usize = 128;
+    const MAX_BATCH: usize = 128;
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
     const SESSION: &'static [(&'static str, &'static str)] =
         &[("enable_seqscan", "off"), ("jit", "off")];
 
     fn most(&self) -> usize {
-        if self.latency.is_slow(Instant::now()) { MOST_WHILE_SLOW } else { Self::MOST }
+        if self.latency.is_slow(Instant::now()) { MAX_BATCH_WHILE_SLOW } else { Self::MAX_BATCH }
     }
 
     fn pause_after(&self, took: Duration) -> Duration {

@@ -14,9 +14,9 @@ use super::{
     evidence::{self, NewEvidence},
     postgres::columns::{AnyJson, Column, Time, readable},
 };
-use crate::domain::{EvidenceKind, words};
+use crate::domain::{EvidenceKind, string_enum};
 
-words! {
+string_enum! {
     /// What an operator did.
     OperatorAction {
         Replay = "replay",
@@ -47,7 +47,7 @@ pub struct Actor<'a> {
 
 /// What an action was about.
 #[derive(Debug, Clone, Default)]
-pub struct Target<'a> {
+pub struct AuditTarget<'a> {
     pub transaction_id: Option<Uuid>,
     pub dead_letter_id: Option<Uuid>,
     pub job_id: Option<&'a str>,
@@ -108,7 +108,7 @@ pub async fn record(
     conn: &mut PgConnection,
     actor: Actor<'_>,
     action: OperatorAction,
-    target: Target<'_>,
+    target: AuditTarget<'_>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         r#"
@@ -155,7 +155,7 @@ pub async fn record_client(
     mut detail: Map<String, Value>,
 ) -> Result<(), StoreError> {
     detail.insert("client".to_owned(), client.into());
-    record(conn, actor, action, Target { detail, ..Target::default() }).await
+    record(conn, actor, action, AuditTarget { detail, ..AuditTarget::default() }).await
 }
 
 /// Records an action of many steps, before the first of them.
@@ -166,7 +166,7 @@ pub async fn record_begin(
     detail: Map<String, Value>,
 ) -> Result<(), StoreError> {
     let mut tx = super::begin(pool).await?;
-    record(&mut tx, actor, action, Target { detail, ..Target::default() }).await?;
+    record(&mut tx, actor, action, AuditTarget { detail, ..AuditTarget::default() }).await?;
     Ok(tx.commit().await?)
 }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Database, StoreError,
-    audit::{self, Actor, OperatorAction, Target},
+    audit::{self, Actor, AuditTarget, OperatorAction},
     postgres::columns::Time,
 };
 
@@ -222,7 +222,7 @@ pub async fn reseal(
         resealed += usize::from(replace(&mut *tx, read, sealed).await?);
     }
     let detail = Map::from_iter([("resealed".to_owned(), resealed.into())]);
-    let target = Target { detail, ..Target::default() };
+    let target = AuditTarget { detail, ..AuditTarget::default() };
     audit::record(&mut tx, actor, OperatorAction::ResealSecrets, target).await?;
     tx.commit().await?;
     Ok(resealed)

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Database, SqlTransaction, StoreError,
-    audit::{self, Actor, OperatorAction, Target},
+    audit::{self, Actor, AuditTarget, OperatorAction},
     dead_letters::{self, DeadLetter},
     jobs::{JobPlan, job_control},
     settle,
@@ -91,7 +91,7 @@ impl Opened {
             let before = self.transaction.as_ref().map(|before| before.status.as_str());
             detail.insert("status_before".to_owned(), Value::from(before));
         }
-        let target = Target {
+        let target = AuditTarget {
             transaction_id: self.letter.transaction_id,
             dead_letter_id: Some(self.letter.id),
             job_id: self.letter.job_id.as_deref(),

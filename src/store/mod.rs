@@ -19,9 +19,9 @@ pub mod console_sessions;
 pub mod dead_letter_actions;
 pub mod dead_letters;
 pub mod evidence;
-pub mod figures;
 pub mod jobs;
 pub mod maintenance;
+pub mod minute_figures;
 pub mod postgres;
 pub mod queues;
 pub mod reconcile;
@@ -45,11 +45,11 @@ pub use self::postgres::{
     migrate::{DEFAULT_WAIT, MigrateError, is_migrated, migrate, migrate_within},
     session::Target,
 };
-use crate::{domain::Words, telemetry::troubles::Troubles};
+use crate::{domain::StringEnum, telemetry::database_errors::DatabaseErrors};
 
 /// The wanted word, or all of its kind. A list reads a range of an index for each and merges them:
 /// what is rare is found among millions of others, whatever plan the server makes.
-fn wanted<W: Words>(word: Option<W>) -> Vec<String> {
+fn wanted<W: StringEnum>(word: Option<W>) -> Vec<String> {
     let text = |word: W| word.as_str().to_owned();
     word.map_or_else(|| W::ALL.iter().copied().map(text).collect(), |word| vec![text(word)])
 }
@@ -131,15 +131,15 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
 }
 
 /// A pool at `target`, whose users wait at most `acquire_timeout` for a connection, and which
-/// counts what goes wrong in `troubles`. Connects on first use, so that a database that is away
-/// delays no start.
+/// counts what goes wrong in `database_errors`. Connects on first use, so that a database that is
+/// away delays no start.
 pub fn connect(
     target: &Target,
     max_connections: u32,
     acquire_timeout: Duration,
-    troubles: &Arc<Troubles>,
+    database_errors: &Arc<DatabaseErrors>,
 ) -> Database {
-    Database::new(target.clone(), max_connections, acquire_timeout, troubles.clone())
+    Database::new(target.clone(), max_connections, acquire_timeout, database_errors.clone())
 }
 
 /// Begins a transaction. Every transaction of ours begins here, but for those of the writers.
@@ -155,7 +155,7 @@ pub async fn begin_snapshot(database: &Database) -> Result<SqlTransaction, Store
 /// Answers when the database does, and takes writes.
 pub async fn ping(database: &Database) -> Result<(), StoreError> {
     database.refuse_read_only().await?;
-    if database.troubles().disk_was_full() {
+    if database.database_errors().disk_was_full() {
         let error = std::io::Error::other("the database's disk was full a moment ago");
         return Err(StoreError::Unavailable(sqlx::Error::Io(error)));
     }

@@ -10,7 +10,7 @@ use sqlx::PgExecutor;
 
 use super::{
     Database, StoreError,
-    audit::{self, Actor, OperatorAction, Target},
+    audit::{self, Actor, AuditTarget, OperatorAction},
     postgres::columns::{Column, MaybeTime, Time, readable},
 };
 use crate::domain::JobKind;
@@ -21,7 +21,7 @@ pub const MAX_COUNT: i64 = 10_000;
 
 /// How a queue stands.
 #[derive(Debug, Clone)]
-pub struct QueueFigures {
+pub struct QueueStats {
     pub queue: JobKind,
     /// Jobs that wait for a worker, at most [`MAX_COUNT`].
     pub due: i64,
@@ -47,7 +47,7 @@ pub struct Pause {
 }
 
 /// The four queues, in their order.
-pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<QueueFigures>, StoreError> {
+pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<QueueStats>, StoreError> {
     let rows = sqlx::query!(
         r#"
         SELECT
@@ -62,7 +62,7 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<QueueFigures>, St
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| QueueFigures {
+        .map(|row| QueueStats {
             queue: row.queue,
             due: row.due,
             scheduled: row.scheduled,
@@ -81,10 +81,7 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<QueueFigures>, St
 }
 
 /// One queue.
-pub async fn get(
-    executor: impl PgExecutor<'_>,
-    queue: JobKind,
-) -> Result<QueueFigures, StoreError> {
+pub async fn get(executor: impl PgExecutor<'_>, queue: JobKind) -> Result<QueueStats, StoreError> {
     let mut queues = list(executor).await?;
     // The view has a row for each kind.
     Ok(queues.swap_remove(queue.index()))
@@ -148,7 +145,7 @@ pub async fn pause(
     pool: &Database,
     queue: JobKind,
     actor: Actor<'_>,
-) -> Result<QueueFigures, StoreError> {
+) -> Result<QueueStats, StoreError> {
     let mut tx = super::begin(pool).await?;
     let paused = sqlx::query!(
         r#"
@@ -163,7 +160,7 @@ pub async fn pause(
     .execute(&mut *tx)
     .await?;
     if paused.rows_affected() > 0 {
-        let target = Target { queue: Some(queue.as_str()), ..Target::default() };
+        let target = AuditTarget { queue: Some(queue.as_str()), ..AuditTarget::default() };
         audit::record(&mut tx, actor, OperatorAction::PauseQueue, target).await?;
     }
     let figures = get(&mut *tx, queue).await?;
@@ -176,7 +173,7 @@ pub async fn resume(
     pool: &Database,
     queue: JobKind,
     actor: Actor<'_>,
-) -> Result<QueueFigures, StoreError> {
+) -> Result<QueueStats, StoreError> {
     let mut tx = super::begin(pool).await?;
     let resumed = sqlx::query!(
         r#"
@@ -191,7 +188,7 @@ pub async fn resume(
     .execute(&mut *tx)
     .await?;
     if resumed.rows_affected() > 0 {
-        let target = Target { queue: Some(queue.as_str()), ..Target::default() };
+        let target = AuditTarget { queue: Some(queue.as_str()), ..AuditTarget::default() };
         audit::record(&mut tx, actor, OperatorAction::ResumeQueue, target).await?;
     }
     let figures = get(&mut *tx, queue).await?;

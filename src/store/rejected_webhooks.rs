@@ -7,9 +7,9 @@
 use sqlx::PgExecutor;
 
 use super::{StoreError, jobs::job_list::JobCursor, postgres::columns::Time};
-use crate::domain::words;
+use crate::domain::string_enum;
 
-words! {
+string_enum! {
     /// Why a webhook is not taken.
     WebhookRejection {
         /// 401: `webhook-id`, `webhook-timestamp` or `webhook-signature` is missing.

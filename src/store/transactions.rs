@@ -205,9 +205,9 @@ impl Batch for Reads {
     type Request = Uuid;
     type Answer = Option<Transaction>;
 
-    const MOST: usize = 500;
+    const MAX_BATCH: usize = 500;
     // A job that reads can wait for its next run.
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const MAX_WAIT: Duration = Duration::from_secs(2);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 
     async fn run(

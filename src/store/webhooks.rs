@@ -23,12 +23,12 @@ use super::{
     transactions,
 };
 use crate::domain::{
-    DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, words,
+    DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, string_enum,
 };
 
 const SOURCE: &str = "webhook";
 
-words! {
+string_enum! {
     /// What a webhook did.
     WebhookOutcome {
         Settled = "settled",
@@ -78,7 +78,7 @@ impl Batch for Webhooks {
     type Request = Webhook;
     type Answer = Received;
 
-    const MOST: usize = 200;
+    const MAX_BATCH: usize = 200;
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 

@@ -1,8 +1,8 @@
 //! The words that stand in metrics for what happened.
 
-use crate::domain::words;
+use crate::domain::string_enum;
 
-words! {
+string_enum! {
     /// How a `POST /v1/transactions` was answered.
     AcceptResult {
         /// 202: stored with its four jobs.
@@ -40,7 +40,7 @@ impl AcceptResult {
     }
 }
 
-words! {
+string_enum! {
     /// What became of a webhook.
     WebhookResult {
         /// It settled the transaction.
@@ -76,9 +76,9 @@ impl WebhookResult {
     }
 }
 
-words! {
+string_enum! {
     /// Why a request or a connection was refused before it was looked at closely.
-    Refusal {
+    RejectReason {
         /// 429: its client sends too many.
         RateLimit = "rate_limit",
         /// 429: its client waits for as many transactions at the same time as are its share.
@@ -98,7 +98,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// How the third party answered a create or a lookup.
     CallResult {
         /// Create: 2xx.
@@ -148,7 +148,7 @@ impl CallResult {
         &[Self::Found, Self::Absent, Self::Unauthorized, Self::NoAnswer, Self::Queued];
 }
 
-words! {
+string_enum! {
     /// Whom this process calls.
     CalledPeer {
         /// The third party.
@@ -158,7 +158,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Why a request was sent again at once.
     SentAgain {
         /// A used connection broke instead of answering.
@@ -168,7 +168,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// How a client answered a notification.
     NotifyResult {
         /// 2xx.
@@ -188,9 +188,9 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// Why the database did not serve this process.
-    DatabaseTrouble {
+    DatabaseErrorCause {
         /// No connection, a lost one, a restart.
         Connection = "connection",
         /// No answer in time.

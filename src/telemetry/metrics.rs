@@ -15,21 +15,21 @@ use prometheus::{
 use sqlx::PgPool;
 
 use super::{
+    database_errors::DatabaseErrors,
     labels::{
-        AcceptResult, CallResult, CalledPeer, NotifyResult, Refusal, SentAgain, WebhookResult,
+        AcceptResult, CallResult, CalledPeer, NotifyResult, RejectReason, SentAgain, WebhookResult,
     },
     operations::OperationMetrics,
     reading::DatabaseReading,
     registering::{ByWord, Maker, buckets},
-    troubles::Troubles,
 };
 use crate::domain::{JobKind, RunOutcome, SettledBy};
 
 /// Seconds of what is done here: a request, a run of a job that calls nobody.
-const SHORT: [f64; 13] =
+const SHORT_BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0];
 /// Seconds of what others do: calls and the runs of jobs around them.
-const LONG: [f64; 14] =
+const LONG_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 35.0];
 /// Seconds that a due job waited.
 const LATENESS: [f64; 14] =
@@ -89,20 +89,21 @@ pub struct Metrics {
     time_to_final: Vec<(SettledBy, Histogram)>,
     requests: IntCounterVec,
     request_durations: HistogramVec,
-    refusals: ByWord<Refusal>,
+    refusals: ByWord<RejectReason>,
     http_connections: IntGauge,
     clock_skew: GaugeVec,
     connections: IntGaugeVec,
-    troubles: Arc<Troubles>,
+    database_error_counts: Arc<DatabaseErrors>,
     database_errors: IntCounterVec,
 }
 
 impl Metrics {
-    /// Metrics at zero, of a process of this role with these pools, whose `troubles` are shown.
+    /// Metrics at zero, of a process of this role with these pools, whose `database_error_counts`
+    /// are shown.
     pub fn new(
         role: &str,
         pools: Vec<NamedPool>,
-        troubles: Arc<Troubles>,
+        database_error_counts: Arc<DatabaseErrors>,
     ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
@@ -133,7 +134,7 @@ impl Metrics {
             "quartet_job_duration_seconds",
             "From the start of a job's run to its written outcome.",
             &["queue"],
-            &LONG,
+            &LONG_BUCKETS,
         )?;
         let lateness = make.histograms(
             "quartet_job_lateness_seconds",
@@ -165,7 +166,7 @@ impl Metrics {
             "quartet_third_party_call_duration_seconds",
             "Time that calls of the third party took, answered or not.",
             &["call"],
-            &LONG,
+            &LONG_BUCKETS,
         )?;
         let idle_closed = make.counters(
             "quartet_idle_connections_closed_total",
@@ -197,7 +198,7 @@ impl Metrics {
             "quartet_notification_duration_seconds",
             "Time that notifications took, answered or not.",
             &[],
-            &LONG,
+            &LONG_BUCKETS,
         )?;
         let time_to_final = make.histograms(
             "quartet_time_to_final_seconds",
@@ -215,7 +216,7 @@ impl Metrics {
             "quartet_http_request_duration_seconds",
             "Time to answer HTTP requests, by operation.",
             &["operation"],
-            &SHORT,
+            &SHORT_BUCKETS,
         )?;
         let refusals = make.counters(
             "quartet_requests_refused_total",
@@ -245,7 +246,7 @@ impl Metrics {
         Ok(Self {
             clock_skew,
             pools,
-            troubles,
+            database_error_counts,
             database_errors,
             accepts: ByWord::new(AcceptResult::ALL, |word| accepts.with_label_values(&[word])),
             webhooks: ByWord::new(WebhookResult::ALL, |word| webhooks.with_label_values(&[word])),
@@ -279,7 +280,7 @@ impl Metrics {
             time_to_final: SettledBy::ALL.iter().map(settled_by).collect(),
             requests,
             request_durations,
-            refusals: ByWord::new(Refusal::ALL, |word| refusals.with_label_values(&[word])),
+            refusals: ByWord::new(RejectReason::ALL, |word| refusals.with_label_values(&[word])),
             http_connections: http_connections.with_label_values::<&str>(&[]),
             connections,
             registry,
@@ -302,7 +303,7 @@ impl Metrics {
     }
 
     /// A request or a connection was refused.
-    pub fn refused(&self, why: Refusal) {
+    pub fn refused(&self, why: RejectReason) {
         self.refusals.inc(why);
     }
 
@@ -431,8 +432,8 @@ impl Metrics {
             set("in_use", i64::from(pool.size()) - idle);
             set("max", i64::from(pool.options().get_max_connections()));
         }
-        for (trouble, count) in self.troubles.counts() {
-            let counter = self.database_errors.with_label_values(&[trouble.as_str()]);
+        for (cause, count) in self.database_error_counts.counts() {
+            let counter = self.database_errors.with_label_values(&[cause.as_str()]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
         let mut families: Vec<MetricFamily> = self.registry.gather();

@@ -5,7 +5,7 @@ use prometheus::{
     Registry,
 };
 
-use crate::domain::Words;
+use crate::domain::StringEnum;
 
 /// Counters of one metric, one for each word of a label.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(super) struct ByWord<L> {
     pub(super) children: Vec<(L, IntCounter)>,
 }
 
-impl<L: Words + PartialEq> ByWord<L> {
+impl<L: StringEnum + PartialEq> ByWord<L> {
     pub(super) fn new(words: &[L], child: impl Fn(&'static str) -> IntCounter) -> Self {
         Self { children: words.iter().map(|word| (*word, child(word.as_str()))).collect() }
     }

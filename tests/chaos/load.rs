@@ -26,7 +26,7 @@ use crate::support::{Answer, Client, world::API_KEY};
 
 const POSTERS: u64 = 4;
 /// How long a poster waits for an answer before it asks another process.
-const PATIENCE: Duration = Duration::from_secs(3);
+const MAX_WAIT: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(150);
 /// How long after the last fault a post may be without an answer.
 const ANSWERED: Duration = Duration::from_secs(30);
@@ -251,7 +251,7 @@ impl Poster {
             let began = Instant::now();
             let headers = [("content-type", "application/json")];
             let sent = client.try_send(method.clone(), &path, &headers, body.to_owned());
-            match tokio::time::timeout(PATIENCE, sent).await {
+            match tokio::time::timeout(MAX_WAIT, sent).await {
                 Ok(Ok(answer)) if right(answer.status) => return Some(answer),
                 Ok(Ok(answer)) if matches!(answer.status, 429 | 503) => {
                     lock(&self.book).refused += 1;

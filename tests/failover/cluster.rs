@@ -26,13 +26,13 @@ const BOUND: Duration = Duration::from_secs(180);
 const REST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Each question is a query of a Python program that has a cluster to keep.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// Two rounds of Patroni's loop: on a busy machine a standby can drop out again at once, and without
-/// a synchronous one nobody may take over.
+/// Two rounds of Patroni's loop: on a busy machine a standby can drop out again at once, and
+/// without a synchronous one nobody may take over.
 const FORMED_FOR: Duration = Duration::from_secs(2);
 const SUPERUSER_PASSWORD: &str = "superuser";
 /// Patroni's own settings of time, in seconds: its loop is shorter than in production, so that the
-/// test is, too. The lock is not: where a busy machine delays a round beyond `ttl`, a healthy primary
-/// loses it.
+/// test is, too. The lock is not: where a busy machine delays a round beyond `ttl`, a healthy
+/// primary loses it.
 const TIMES: [(&str, &str); 3] = [("TTL", "20"), ("LOOP_WAIT", "1"), ("RETRY_TIMEOUT", "8")];
 
 /// Before this version Patroni writes the leader's key without looking whose it is by then.
@@ -169,8 +169,8 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until there is one primary, a synchronous standby and another standby; panics with what
-    /// each node says of itself.
+    /// Waits until there is one primary, a synchronous standby and another standby; panics with
+    /// what each node says of itself.
     pub async fn wait_formed(&mut self) {
         self.etcd.assert_runs();
         self.haproxy.assert_runs();

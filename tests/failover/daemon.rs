@@ -16,7 +16,7 @@ use nix::{
 
 use crate::process::{end_with_parent, last_lines, send_signal, wait_for_exit};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The unprivileged user that Postgres, which refuses root, and all beside it runs as: `None` for
 /// this one.
@@ -84,7 +84,7 @@ impl Drop for Daemon {
         // It may be frozen.
         send_signal(&self.child, Signal::SIGCONT);
         send_signal(&self.child, Signal::SIGTERM);
-        if !matches!(wait_for_exit(&mut self.child, PATIENCE), Ok(Some(_))) {
+        if !matches!(wait_for_exit(&mut self.child, MAX_WAIT), Ok(Some(_))) {
             send_signal(&self.child, Signal::SIGKILL);
             let _ = self.child.wait();
         }

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(60);
 /// so that the first moment is seen at which it works again.
 const RETRY: Duration = Duration::from_millis(100);
 /// Longer than any answer may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// What the callers saw.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ pub struct Load {
 impl Load {
     /// Starts `callers` of them, which take turns between `apis`.
     pub fn start(callers: usize, apis: &[SocketAddr]) -> Self {
-        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
+        let http = reqwest::Client::builder().timeout(MAX_WAIT).no_proxy().build().unwrap();
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), CancellationToken::new());
         let callers = (0..callers).map(|number| {
             let caller = Caller {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quartet::{
     config::Role,
-    store::{figures, queues},
+    store::{minute_figures, queues},
 };
 
 use crate::support::{World, spawn_api, wait_until};
@@ -91,7 +91,7 @@ async fn an_hour_of_them_is_read_in_order_and_at_once() {
     let mut took = Vec::new();
     for _ in 0..11 {
         let began = Instant::now();
-        let rows = figures::since(&world.pool, 60).await.unwrap();
+        let rows = minute_figures::since(&world.pool, 60).await.unwrap();
         took.push(began.elapsed());
         // A minute may have passed since they were made.
         assert!([59 * 28, 60 * 28].contains(&rows.len()), "{}", rows.len());

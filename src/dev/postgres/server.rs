@@ -8,30 +8,39 @@
 //!
 //! Dropping a [`Server`] halts it immediately and then removes a temporary directory.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-use super::directory::Directory;
-use super::process::{end_with_parent, last_lines, send_signal, wait_for_exit};
-use super::{Account, Error, Installation, Options, password};
+use super::{
+    Account, Error, Installation, Options,
+    directory::Directory,
+    password,
+    process::{end_with_parent, last_lines, send_signal, wait_for_exit},
+};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const READY_POLL: Duration = Duration::from_millis(10);
 /// A fast halt writes a checkpoint; an immediate one gives the children 5 s before it kills them.
-const FAST_PATIENCE: Duration = Duration::from_secs(30);
-const IMMEDIATE_PATIENCE: Duration = Duration::from_secs(8);
+const FAST_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+const IMMEDIATE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a predecessor may take to die, or another socket to free our port at a resume.
-const SUCCESSION_PATIENCE: Duration = Duration::from_secs(10);
+const SUCCESSION_TIMEOUT: Duration = Duration::from_secs(10);
 const PORT_TRIES: u32 = 20;
 
 /// Below the ports that systems give to outgoing connections (Linux: from 32768). A client that
@@ -124,9 +133,9 @@ impl Server {
             return Ok(());
         };
         let steps = [
-            (Signal::SIGINT, FAST_PATIENCE),
-            (Signal::SIGQUIT, IMMEDIATE_PATIENCE),
-            (Signal::SIGKILL, IMMEDIATE_PATIENCE),
+            (Signal::SIGINT, FAST_SHUTDOWN_TIMEOUT),
+            (Signal::SIGQUIT, IMMEDIATE_SHUTDOWN_TIMEOUT),
+            (Signal::SIGKILL, IMMEDIATE_SHUTDOWN_TIMEOUT),
         ];
         let first = match halt {
             Halt::Fast => 0,
@@ -270,7 +279,7 @@ impl Server {
     }
 
     fn launch_again(&mut self, port: u16) -> Result<u16, Error> {
-        let deadline = Instant::now() + SUCCESSION_PATIENCE;
+        let deadline = Instant::now() + SUCCESSION_TIMEOUT;
         let mut tries = 1;
         loop {
             match self.launch_on(port) {
@@ -349,7 +358,7 @@ impl Server {
     /// A killed owner's server takes a moment to die, and PostgreSQL refuses to start beside it.
     /// Whether it really is one is for PostgreSQL to decide: the id may be another's by now.
     fn await_predecessor(&self) {
-        let deadline = Instant::now() + SUCCESSION_PATIENCE;
+        let deadline = Instant::now() + SUCCESSION_TIMEOUT;
         let is_alive = || {
             let text = fs::read_to_string(self.path("data/postmaster.pid")).unwrap_or_default();
             let id = text.lines().next().and_then(|line| line.trim().parse().ok());

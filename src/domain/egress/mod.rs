@@ -45,7 +45,7 @@ pub struct EgressPolicy {
 
 /// Why a callback URL is not called; each text goes on after the URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EgressRefusal {
+pub enum EgressDenied {
     #[error("leads to {address}, {what}, which QUARTET_NOTIFY__ALLOWED_NETWORKS does not allow")]
     Address { address: IpAddr, what: &'static str },
     #[error("uses port {port}, {what}, which QUARTET_NOTIFY__ALLOWED_PORTS does not allow")]
@@ -59,13 +59,13 @@ pub enum EgressRefusal {
 impl EgressPolicy {
     /// Judges what can be judged of a URL before its name is resolved: scheme, user, and an address
     /// where it holds one, in whatever notation (`http://2130706433/` is 127.0.0.1).
-    pub fn check_url(&self, url: &Url) -> Result<(), EgressRefusal> {
+    pub fn check_url(&self, url: &Url) -> Result<(), EgressDenied> {
         let has_user = !url.username().is_empty() || url.password().is_some();
         if !matches!(url.scheme(), "http" | "https") || has_user {
-            return Err(EgressRefusal::Url);
+            return Err(EgressDenied::Url);
         }
         if self.https_only && url.scheme() != "https" {
-            return Err(EgressRefusal::PlainHttp);
+            return Err(EgressDenied::PlainHttp);
         }
         match url.host() {
             Some(Host::Ipv4(address)) => self.check_address(address.into())?,
@@ -75,12 +75,12 @@ impl EgressPolicy {
                 self.check_address(Ipv4Addr::LOCALHOST.into())?;
             }
             Some(Host::Domain(_)) => {}
-            None => return Err(EgressRefusal::Url),
+            None => return Err(EgressDenied::Url),
         }
-        self.check_port(url.port_or_known_default().ok_or(EgressRefusal::Url)?)
+        self.check_port(url.port_or_known_default().ok_or(EgressDenied::Url)?)
     }
 
-    fn check_port(&self, port: u16) -> Result<(), EgressRefusal> {
+    fn check_port(&self, port: u16) -> Result<(), EgressDenied> {
         let what = match port {
             80 | 443 => return Ok(()),
             ..FIRST_UNPRIVILEGED_PORT => "a privileged port",
@@ -90,16 +90,16 @@ impl EgressPolicy {
         if self.allowed_ports.contains(&port) {
             return Ok(());
         }
-        Err(EgressRefusal::Port { port, what })
+        Err(EgressDenied::Port { port, what })
     }
 
     /// Judges an address, and every one that is written in it.
-    pub fn check_address(&self, address: IpAddr) -> Result<(), EgressRefusal> {
+    pub fn check_address(&self, address: IpAddr) -> Result<(), EgressDenied> {
         self.check(address, &special_purpose)
     }
 
     /// Judges an address by those of this machine: it may be reached there as nobody outside may.
-    pub fn check_own(&self, address: IpAddr, own: &[IpAddr]) -> Result<(), EgressRefusal> {
+    pub fn check_own(&self, address: IpAddr, own: &[IpAddr]) -> Result<(), EgressDenied> {
         self.check(address, &|meant| own.contains(&meant).then_some("an address of this machine"))
     }
 
@@ -107,12 +107,12 @@ impl EgressPolicy {
         &self,
         address: IpAddr,
         judge: &impl Fn(IpAddr) -> Option<&'static str>,
-    ) -> Result<(), EgressRefusal> {
+    ) -> Result<(), EgressDenied> {
         let meant = meant_by(address);
         if let Some(what) = judge(meant)
             && !self.allows(meant, address)
         {
-            return Err(EgressRefusal::Address { address: meant, what });
+            return Err(EgressDenied::Address { address: meant, what });
         }
         // Allowing the wrapping address does not allow the wrapped one.
         wrapped_in(meant).into_iter().try_for_each(|inner| self.check(inner.into(), judge))

@@ -10,7 +10,7 @@ use crate::{
     http::{ApiState, problem::Problem},
     store::{
         self, StoreError, circuit,
-        queues::{self, QueueFigures},
+        queues::{self, QueueStats},
         scrape,
     },
     telemetry::reading::{DatabaseReading, QueueReading},
@@ -74,8 +74,8 @@ async fn read(state: &ApiState) -> Result<DatabaseReading, StoreError> {
     })
 }
 
-impl From<QueueFigures> for QueueReading {
-    fn from(figures: QueueFigures) -> Self {
+impl From<QueueStats> for QueueReading {
+    fn from(figures: QueueStats) -> Self {
         Self {
             queue: figures.queue,
             due: figures.due,

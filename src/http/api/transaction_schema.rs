@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::{
     domain::{EvidenceKind, SettledBy, Status},
     http::{
+        api_enum::ApiEnum,
         middleware::body::{self, FieldFault, Fields, FromFields},
         page::list_object,
-        words::Word,
     },
     store::{evidence, transactions},
 };
@@ -128,7 +128,7 @@ pub struct Transaction {
     /// The id you posted.
     pub id: Uuid,
     /// `pending`, then once `completed`, `declined` or `failed`.
-    pub status: Word<Status>,
+    pub status: ApiEnum<Status>,
     /// Starts at 1 and grows by one with each status change.
     pub version: i32,
     /// Minor units of the currency.
@@ -146,7 +146,7 @@ pub struct Transaction {
     /// When the status became final.
     pub settled_at: Option<DateTime<Utc>>,
     /// What settled it.
-    pub settled_by: Option<Word<SettledBy>>,
+    pub settled_by: Option<ApiEnum<SettledBy>>,
     /// The last version that your callback URL acknowledged; 0 = none yet.
     pub notified_version: i32,
 }
@@ -159,7 +159,7 @@ impl Example for Transaction {
         let settled_at = DateTime::from_timestamp_nanos(1_795_428_031_250_000_000);
         Self {
             id: posted.id,
-            status: Word(Status::Completed),
+            status: ApiEnum(Status::Completed),
             version: 2,
             amount: posted.amount,
             currency: posted.currency,
@@ -168,7 +168,7 @@ impl Example for Transaction {
             created_at,
             updated_at: settled_at,
             settled_at: Some(settled_at),
-            settled_by: Some(Word(SettledBy::Webhook)),
+            settled_by: Some(ApiEnum(SettledBy::Webhook)),
             notified_version: 2,
         }
     }
@@ -178,7 +178,7 @@ impl From<transactions::Transaction> for Transaction {
     fn from(row: transactions::Transaction) -> Self {
         Self {
             id: row.id,
-            status: Word(row.status),
+            status: ApiEnum(row.status),
             version: row.version,
             amount: row.amount,
             currency: row.currency,
@@ -187,7 +187,7 @@ impl From<transactions::Transaction> for Transaction {
             created_at: row.created_at.at(),
             updated_at: row.updated_at,
             settled_at: row.settled_at,
-            settled_by: row.settled_by.map(Word),
+            settled_by: row.settled_by.map(ApiEnum),
             notified_version: row.notified_version,
         }
     }
@@ -210,7 +210,7 @@ pub struct Event {
     /// When it was written.
     pub at: DateTime<Utc>,
     /// What happened.
-    pub kind: Word<EvidenceKind>,
+    pub kind: ApiEnum<EvidenceKind>,
     /// Who saw or did it: `api`, `webhook`, `operator`, `lease`, or a job.
     pub source: String,
     /// What was seen.
@@ -230,7 +230,7 @@ impl From<evidence::Evidence> for Event {
         Self {
             id: row.id,
             at: row.at,
-            kind: Word(row.kind),
+            kind: ApiEnum(row.kind),
             source: row.source,
             detail: Any(row.detail),
         }

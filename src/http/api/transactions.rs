@@ -18,13 +18,13 @@ use crate::{
     domain::{Content, JobKind, NewTransaction, Status},
     http::{
         ApiState,
+        api_enum::ApiEnum,
         middleware::{
             auth::{ClientAuth, PosterAuth},
             body::StrictJson,
         },
         page::{self, Page},
         problem::{Problem, ProblemJson, ProblemType},
-        words::Word,
     },
     store::{
         accept::Post,
@@ -283,7 +283,7 @@ impl TransactionsApi {
         client: ClientAuth,
         state: Data<&Arc<ApiState>>,
         /// Only those with this status.
-        status: Query<Option<Word<Status>>>,
+        status: Query<Option<ApiEnum<Status>>>,
         /// Only those accepted at this time or later (RFC 3339).
         created_after: Query<Option<DateTime<Utc>>>,
         /// Only those accepted before this time (RFC 3339).

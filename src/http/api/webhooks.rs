@@ -25,9 +25,9 @@ use crate::{
     },
     http::{
         ApiState,
+        api_enum::ApiEnum,
         middleware::body,
         problem::{FieldProblem, Problem, ProblemJson, ProblemType},
-        words::Word,
     },
     signature::{self, SignedHeaders, VerifyError},
     store::{
@@ -52,13 +52,13 @@ pub struct ThirdPartyWebhook {
     /// The transaction's id.
     pub id: Uuid,
     /// How it stands.
-    pub status: Word<ReportedStatus>,
+    pub status: ApiEnum<ReportedStatus>,
 }
 
 impl Example for ThirdPartyWebhook {
     fn example() -> Self {
         let id = Uuid::from_u128(0x0195_f3a2_7b1c_7e9a_8d4f_2c6b_5a1e_9f03);
-        Self { id, status: Word(ReportedStatus::Completed) }
+        Self { id, status: ApiEnum(ReportedStatus::Completed) }
     }
 }
 
@@ -95,7 +95,7 @@ impl ThirdPartyWebhook {
             }
         });
         let status = status.and_then(|word| match peer_answer::status_word(&word) {
-            Some(status) => Some(Word(status)),
+            Some(status) => Some(ApiEnum(status)),
             None => {
                 let allowed = UnknownWord::of::<ReportedStatus>();
                 errors.push(FieldProblem::at("/status".to_owned(), allowed.to_string()));
@@ -279,14 +279,14 @@ fn unsigned(problem: Problem) -> poem::Error {
 pub struct WebhookReceipt {
     /// `settled`; `unchanged` (pending, or known already); `conflict` (another final status is
     /// known: an operator decides); `unknown_transaction` (kept for an operator).
-    pub outcome: Word<WebhookOutcome>,
+    pub outcome: ApiEnum<WebhookOutcome>,
     /// Whether this `webhook-id` came before; then nothing was done, and this is its first outcome.
     pub duplicate: bool,
 }
 
 impl Example for WebhookReceipt {
     fn example() -> Self {
-        Self { outcome: Word(WebhookOutcome::Settled), duplicate: false }
+        Self { outcome: ApiEnum(WebhookOutcome::Settled), duplicate: false }
     }
 }
 
@@ -361,7 +361,7 @@ impl WebhooksApi {
             state.metrics.settled(SettledBy::Webhook, state.clock.since(accepted_at));
         }
         Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
-            outcome: Word(received.outcome),
+            outcome: ApiEnum(received.outcome),
             duplicate: received.duplicate,
         })))
     }

@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use poem::{Response, handler, http::header, web::Path};
 use sha2::{Digest, Sha256};
 
-use super::refusal::Refusal;
+use super::page_error::PageError;
 
 struct Asset {
     name: &'static str,
@@ -62,7 +62,7 @@ pub fn icon_url() -> String {
 #[handler]
 pub fn show_asset(Path((hash, name)): Path<(String, String)>) -> poem::Result<Response> {
     let asset = [&STYLE, &SCRIPT, &ICON].into_iter().find(|asset| asset.name == name);
-    let asset = asset.ok_or_else(|| Refusal::not_found("there is no such file"))?;
+    let asset = asset.ok_or_else(|| PageError::not_found("there is no such file"))?;
     let keep = if *asset.hash == hash { "public, max-age=31536000, immutable" } else { "no-store" };
     Ok(Response::builder()
         .content_type(asset.media_type)

@@ -6,10 +6,10 @@ use askama::Template;
 use poem::{Response, handler, web::Data};
 
 use super::{
-    fields::Fields,
+    fields::FormFields,
+    format,
     layout::{self, Layout, Section},
     session::Session,
-    shown,
 };
 use crate::{
     http::ApiState,
@@ -33,7 +33,7 @@ struct AuditPage {
 pub async fn list_actions(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let before = query.parsed("before", "must be a number")?;
     let filter = Filter { before, ..Filter::default() };

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::{
     dead_letters::not_found,
-    fields::Fields,
+    fields::FormFields,
+    format::{self, Chip},
     layout::{self, Layout, Section},
-    refusal::Refusal,
+    page_error::PageError,
     session::Session,
-    shown::{self, Chip},
 };
 use crate::{
     domain::{DeadLetterState, Status},
@@ -41,12 +41,12 @@ enum Action {
 }
 
 impl Action {
-    fn of(fields: &Fields) -> Result<Self, Refusal> {
+    fn of(fields: &FormFields) -> Result<Self, PageError> {
         match fields.get("action") {
             Some("replay") => Ok(Self::Replay),
             Some("resolve") => Ok(Self::Resolve),
             Some("discard") => Ok(Self::Discard),
-            _ => Err(Refusal::invalid("action must be one of replay, resolve, discard")),
+            _ => Err(PageError::invalid("action must be one of replay, resolve, discard")),
         }
     }
 
@@ -124,7 +124,7 @@ impl ConfirmPage {
 pub async fn confirm_action(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let page = confirmation(state, session, query, None).await?;
     layout::page(&page)
@@ -133,9 +133,9 @@ pub async fn confirm_action(
 async fn confirmation(
     state: &ApiState,
     session: &Session,
-    fields: &Fields,
+    fields: &FormFields,
     error: Option<String>,
-) -> Result<ConfirmPage, Refusal> {
+) -> Result<ConfirmPage, PageError> {
     let action = Action::of(fields)?;
     let ids = selected(fields)?;
     let items = match action {
@@ -164,19 +164,19 @@ async fn confirmation(
 }
 
 /// The dead letters that a form names: those ticked, or without script all that it listed.
-fn selected(fields: &Fields) -> Result<Vec<Uuid>, Refusal> {
+fn selected(fields: &FormFields) -> Result<Vec<Uuid>, PageError> {
     let ids = if fields.get("all").is_some() { "listed" } else { "id" };
     let ids = fields.uuids(ids)?;
     match ids.len() {
-        0 => Err(Refusal::invalid("select at least one dead letter")),
+        0 => Err(PageError::invalid("select at least one dead letter")),
         count if count > MAX_SELECTED => {
-            Err(Refusal::invalid(format!("select at most {MAX_SELECTED} dead letters at once")))
+            Err(PageError::invalid(format!("select at most {MAX_SELECTED} dead letters at once")))
         }
         _ => Ok(ids),
     }
 }
 
-async fn read(state: &ApiState, ids: &[Uuid]) -> Result<Vec<DeadLetter>, Refusal> {
+async fn read(state: &ApiState, ids: &[Uuid]) -> Result<Vec<DeadLetter>, PageError> {
     let read = async {
         let mut letters = Vec::with_capacity(ids.len());
         for id in ids {
@@ -221,7 +221,7 @@ impl ResultPage {
 pub async fn act(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(form): Data<&Fields>,
+    Data(form): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let (action, ids) = (Action::of(form)?, selected(form)?);
     let checked = check(action, form, ids.len());
@@ -260,26 +260,30 @@ pub async fn act(
 /// The note and the status of a form that may be carried out.
 fn check(
     action: Action,
-    form: &Fields,
+    form: &FormFields,
     selected: usize,
-) -> Result<(Option<&str>, Option<Status>), Refusal> {
+) -> Result<(Option<&str>, Option<Status>), PageError> {
     let note = form.note()?;
     if action == Action::Resolve && note.is_none() {
-        return Err(Refusal::invalid("say in the note why this is resolved"));
+        return Err(PageError::invalid("say in the note why this is resolved"));
     }
     let confirmed = form.parsed::<usize>("count", "must be a number")?;
     if selected > 1 && confirmed != Some(selected) {
         let reason = format!("type {selected} to confirm this number; nothing was done");
-        return Err(Refusal::invalid(reason));
+        return Err(PageError::invalid(reason));
     }
     let status = form.word::<Status>("status")?;
     if status.is_some_and(|status| !status.is_final()) {
-        return Err(Refusal::invalid("status must be a final one"));
+        return Err(PageError::invalid("status must be a final one"));
     }
     Ok((note, status))
 }
 
-async fn replay(state: &ApiState, ids: &[Uuid], actor: Actor<'_>) -> Result<Vec<Outcome>, Refusal> {
+async fn replay(
+    state: &ApiState,
+    ids: &[Uuid],
+    actor: Actor<'_>,
+) -> Result<Vec<Outcome>, PageError> {
     let selection = Selection { ids: Some(ids.to_vec()), ..Selection::default() };
     let replayed = state.operations.replay_many(&selection, None, actor, |_| {}).await;
     state.wake_workers();
@@ -293,7 +297,7 @@ async fn replay(state: &ApiState, ids: &[Uuid], actor: Actor<'_>) -> Result<Vec<
         Err(interrupted) => {
             let cause = interrupted.source().map(|cause| cause.to_string().into());
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            Err(Refusal { cause, ..Refusal::new(status, interrupted.to_string()) })
+            Err(PageError { cause, ..PageError::new(status, interrupted.to_string()) })
         }
     }
 }
@@ -304,7 +308,7 @@ async fn close(
     action: Action,
     status: Option<Status>,
     actor: Actor<'_>,
-) -> Result<Vec<Outcome>, Refusal> {
+) -> Result<Vec<Outcome>, PageError> {
     let mut outcomes = Vec::with_capacity(ids.len());
     for id in ids {
         let closing = async {
@@ -351,7 +355,7 @@ async fn close(
 pub async fn show_result(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let action = Action::of(query)?;
     let letters = read(state, &selected(query)?).await?;

@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::{
     evidence::{Attempt, Step, attempts, timeline},
-    fields::Fields,
+    fields::FormFields,
+    format::{self, Chip},
     layout::{self, Layout, Section},
-    refusal::Refusal,
+    page_error::PageError,
     session::Session,
-    shown::{self, Chip},
 };
 use crate::{
     domain::{DeadLetterKind, DeadLetterState},
@@ -50,7 +50,7 @@ const AGES: [(&str, &str, i64); 4] = [
 #[template(path = "dead_letters.html")]
 struct ListPage {
     layout: Layout,
-    query: Fields,
+    query: FormFields,
     /// `None`: all states.
     state: Option<DeadLetterState>,
     clients: Vec<Client>,
@@ -98,7 +98,7 @@ fn is_open(letter: &DeadLetter) -> bool {
 pub async fn list_dead_letters(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let in_state = match query.get("state") {
         None => Some(DeadLetterState::Open),
@@ -127,12 +127,15 @@ pub async fn list_dead_letters(
     layout::page(&ListPage { layout, query: query.clone(), state: in_state, clients, rows, next })
 }
 
-fn opened_before(query: &Fields, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Refusal> {
+fn opened_before(
+    query: &FormFields,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, PageError> {
     let Some(given) = query.get("age") else { return Ok(None) };
     let age = AGES.iter().find(|(word, ..)| *word == given);
     let (_, _, minutes) = age.ok_or_else(|| {
         let words: Vec<&str> = AGES.iter().map(|(word, ..)| *word).collect();
-        Refusal::invalid(format!("age must be one of {}", words.join(", ")))
+        PageError::invalid(format!("age must be one of {}", words.join(", ")))
     })?;
     Ok(Some(now - TimeDelta::minutes(*minutes)))
 }
@@ -158,12 +161,12 @@ impl LetterPage {
 
     /// The job row as it was, and what else is known, as JSON.
     fn job(&self) -> Option<String> {
-        self.letter.job.as_ref().map(shown::pretty)
+        self.letter.job.as_ref().map(format::pretty)
     }
 
     fn details(&self) -> Vec<(String, String)> {
         let pairs = self.letter.detail.as_object().into_iter().flatten();
-        pairs.map(|(name, value)| (name.replace('_', " "), shown::plain(value))).collect()
+        pairs.map(|(name, value)| (name.replace('_', " "), format::plain(value))).collect()
     }
 }
 
@@ -172,7 +175,7 @@ impl LetterPage {
 pub async fn show_dead_letter(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
     Path(id): Path<Uuid>,
 ) -> poem::Result<Response> {
     let pool = &state.pool;
@@ -198,8 +201,8 @@ pub async fn show_dead_letter(
     })
 }
 
-pub fn not_found() -> Refusal {
-    Refusal::not_found("there is no dead letter with this id; closed ones are pruned by age")
+pub fn not_found() -> PageError {
+    PageError::not_found("there is no dead letter with this id; closed ones are pruned by age")
 }
 
 /// What a kind means, in one sentence for an operator who sees it for the first time.

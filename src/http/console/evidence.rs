@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::shown::{self, Clock};
+use super::format::{self, Clock};
 use crate::{domain::EvidenceKind, store::evidence::Evidence};
 
 /// One step of the timeline.
@@ -33,11 +33,11 @@ fn step(evidence: Evidence, begin: Option<DateTime<Utc>>) -> Step {
     Step {
         id: evidence.id,
         at: Clock(evidence.at),
-        since: format!("+{}", shown::words(since)),
+        since: format!("+{}", format::format_duration(since)),
         title,
         source: evidence.source.replace('_', " "),
         tone,
-        facts: facts.map(|(name, value)| (name.replace('_', " "), shown::plain(value))).collect(),
+        facts: facts.map(|(name, value)| (name.replace('_', " "), format::plain(value))).collect(),
     }
 }
 
@@ -53,9 +53,9 @@ pub struct Attempt {
 pub fn attempts(attempts: &Value) -> Vec<Attempt> {
     let attempts = attempts.as_array().into_iter().flatten();
     let read = |attempt: &Value| Attempt {
-        number: shown::plain(&attempt["attempt"]),
+        number: format::plain(&attempt["attempt"]),
         at: attempt["at"].as_str().and_then(|at| at.parse().ok()),
-        error: shown::plain(&attempt["error"]),
+        error: format::plain(&attempt["error"]),
     };
     attempts.map(read).collect()
 }

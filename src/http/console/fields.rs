@@ -4,9 +4,9 @@ use std::{borrow::Cow, str::FromStr};
 
 use uuid::Uuid;
 
-use super::refusal::Refusal;
+use super::page_error::PageError;
 use crate::{
-    domain::{UnknownWord, Words},
+    domain::{StringEnum, UnknownWord},
     http::{
         operator::MAX_NOTE,
         page::{self, PageCursor},
@@ -18,9 +18,9 @@ const MAX_PAIRS: usize = 1_000;
 
 /// Names and values, in their order; a name may come more than once.
 #[derive(Debug, Clone, Default)]
-pub struct Fields(Vec<(String, String)>);
+pub struct FormFields(Vec<(String, String)>);
 
-impl Fields {
+impl FormFields {
     /// Reads `application/x-www-form-urlencoded` text, as queries and forms are.
     pub fn parse(text: &[u8]) -> Self {
         let pairs = url::form_urlencoded::parse(text).take(MAX_PAIRS);
@@ -46,23 +46,23 @@ impl Fields {
     }
 
     /// One of the domain's words; `None` where the field is blank.
-    pub fn word<T: Words>(&self, name: &str) -> Result<Option<T>, Refusal> {
+    pub fn word<T: StringEnum>(&self, name: &str) -> Result<Option<T>, PageError> {
         let parse = |text: &str| {
-            text.parse().map_err(|wrong: UnknownWord| Refusal::invalid(format!("{name} {wrong}")))
+            text.parse().map_err(|wrong: UnknownWord| PageError::invalid(format!("{name} {wrong}")))
         };
         self.get(name).map(parse).transpose()
     }
 
     /// A uuid; `None` where the field is blank.
-    pub fn uuid(&self, name: &str) -> Result<Option<Uuid>, Refusal> {
+    pub fn uuid(&self, name: &str) -> Result<Option<Uuid>, PageError> {
         self.parsed(name, "must be a uuid")
     }
 
     /// All uuids of a name, each once.
-    pub fn uuids(&self, name: &str) -> Result<Vec<Uuid>, Refusal> {
+    pub fn uuids(&self, name: &str) -> Result<Vec<Uuid>, PageError> {
         let mut ids = Vec::new();
         for text in self.all(name) {
-            let wrong = |_| Refusal::invalid(format!("{name} must be a uuid"));
+            let wrong = |_| PageError::invalid(format!("{name} must be a uuid"));
             let id = Uuid::parse_str(text.trim()).map_err(wrong)?;
             if !ids.contains(&id) {
                 ids.push(id);
@@ -72,26 +72,26 @@ impl Fields {
     }
 
     /// A value of another type; `None` where the field is blank.
-    pub fn parsed<T: FromStr>(&self, name: &str, rule: &str) -> Result<Option<T>, Refusal> {
+    pub fn parsed<T: FromStr>(&self, name: &str, rule: &str) -> Result<Option<T>, PageError> {
         let parse =
-            |text: &str| text.parse().map_err(|_| Refusal::invalid(format!("{name} {rule}")));
+            |text: &str| text.parse().map_err(|_| PageError::invalid(format!("{name} {rule}")));
         self.get(name).map(parse).transpose()
     }
 
     /// Where a page of a list begins.
-    pub fn cursor<C: PageCursor>(&self) -> Result<Option<C>, Refusal> {
+    pub fn cursor<C: PageCursor>(&self) -> Result<Option<C>, PageError> {
         Ok(page::after(self.get("cursor"))?)
     }
 
     /// An operator's note; `None` where it is blank.
-    pub fn note(&self) -> Result<Option<&str>, Refusal> {
+    pub fn note(&self) -> Result<Option<&str>, PageError> {
         let note = self.get("note");
         let length = note.map_or(0, |note| note.chars().count());
         if length > MAX_NOTE {
-            return Err(Refusal::invalid(format!("a note has at most {MAX_NOTE} characters")));
+            return Err(PageError::invalid(format!("a note has at most {MAX_NOTE} characters")));
         }
         if note.is_some_and(|note| note.contains('\0')) {
-            return Err(Refusal::invalid("a note has no NUL characters"));
+            return Err(PageError::invalid("a note has no NUL characters"));
         }
         Ok(note)
     }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn blank_fields_are_none() {
-        let fields = Fields::parse(b"id=+&kind=&note=+why+");
+        let fields = FormFields::parse(b"id=+&kind=&note=+why+");
         assert_eq!((fields.get("id"), fields.get("kind")), (None, None));
         assert_eq!(fields.get("note"), Some("why"));
     }
@@ -118,20 +118,20 @@ mod tests {
     #[test]
     fn a_line_break_is_one_character() {
         let note = format!("{}%0D%0A{}", "a".repeat(500), "b".repeat(499));
-        let fields = Fields::parse(format!("note={note}").as_bytes());
+        let fields = FormFields::parse(format!("note={note}").as_bytes());
         assert_eq!(fields.note().unwrap().unwrap().chars().count(), 1_000);
     }
 
     #[test]
     fn a_cursor_replaces_the_one_before() {
-        let fields = Fields::parse(b"status=pending&client=&cursor=abc");
+        let fields = FormFields::parse(b"status=pending&client=&cursor=abc");
         assert_eq!(fields.with("cursor", "d&f"), "status=pending&cursor=d%26f");
     }
 
     #[test]
     fn repeated_ids_count_once() {
         let id = Uuid::now_v7();
-        let fields = Fields::parse(format!("id={id}&id={id}").as_bytes());
+        let fields = FormFields::parse(format!("id={id}&id={id}").as_bytes());
         assert_eq!(fields.uuids("id").unwrap(), [id]);
     }
 }

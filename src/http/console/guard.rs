@@ -14,9 +14,9 @@ use poem::{
 
 use super::{
     Console,
-    fields::Fields,
+    fields::FormFields,
     layout::{self, Layout},
-    refusal::Refusal,
+    page_error::PageError,
     session::{COOKIE, Session},
 };
 use crate::{
@@ -29,7 +29,7 @@ const MAX_FORM: usize = 64 * 1024;
 /// Most cookies of our name that are looked at.
 const MAX_COOKIES: usize = 4;
 /// How long a form may take to arrive.
-const FORM_PATIENCE: Duration = Duration::from_secs(10);
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing from elsewhere, nothing inline; forms and links stay here, and nobody frames a page.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
@@ -60,7 +60,7 @@ pub async fn call<E: Endpoint>(pages: Arc<E>, mut request: Request) -> poem::Res
 
 impl Console {
     /// Who asks, where that matters: a session that was neither signed out nor has expired.
-    async fn session(&self, request: &Request) -> Result<Option<Session>, Refusal> {
+    async fn session(&self, request: &Request) -> Result<Option<Session>, PageError> {
         let path = request.uri().path();
         if path.starts_with("/assets/") || path == "/sign-in" {
             return Ok(None);
@@ -94,7 +94,7 @@ async fn admit(
     if console.sessions.is_none() {
         let reason = "the console is closed: this process has no operator token. Set \
             QUARTET_OPERATOR_TOKEN and start it again";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, reason).into());
+        return Err(PageError::new(StatusCode::FORBIDDEN, reason).into());
     }
     let posted = !matches!(*request.method(), Method::GET | Method::HEAD);
     if posted {
@@ -102,21 +102,22 @@ async fn admit(
     }
     if posted && path != "/sign-in" && session.is_none() {
         let reason = "your session is over: sign in and do it again; nothing was done";
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, reason).into());
+        return Err(PageError::new(StatusCode::UNAUTHORIZED, reason).into());
     }
     let query = request.uri().query().unwrap_or_default();
-    let fields = if posted { read_form(request).await? } else { Fields::parse(query.as_bytes()) };
+    let fields =
+        if posted { read_form(request).await? } else { FormFields::parse(query.as_bytes()) };
     if path != "/sign-in" {
         match session {
             None => {
                 let back = request.original_uri().path_and_query().map(ToString::to_string);
-                let query = Fields::default().with("to", &back.unwrap_or_default());
+                let query = FormFields::default().with("to", &back.unwrap_or_default());
                 return Ok(Some(layout::see_other(&format!("/console/sign-in?{query}"))));
             }
             Some(session) => {
                 let token = fields.get("csrf").unwrap_or_default();
                 if posted && !session.is_csrf_token(token) {
-                    return Err(Refusal::forged().into());
+                    return Err(PageError::forged().into());
                 }
                 request.set_data(session.clone());
             }
@@ -126,20 +127,20 @@ async fn admit(
     Ok(None)
 }
 
-async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
+async fn read_form(request: &mut Request) -> Result<FormFields, PageError> {
     let form = "application/x-www-form-urlencoded";
     if !request.content_type().is_some_and(|given| given.starts_with(form)) {
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {form}")));
+        return Err(PageError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send {form}")));
     }
     body::check_content_coding(request)?;
     let body = request.take_body().into_bytes_limit(MAX_FORM);
-    match tokio::time::timeout(FORM_PATIENCE, body).await {
-        Ok(Ok(body)) => Ok(Fields::parse(&body)),
+    match tokio::time::timeout(FORM_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(FormFields::parse(&body)),
         Ok(Err(ReadBodyError::PayloadTooLarge)) => {
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long"))
+            Err(PageError::new(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long"))
         }
         Ok(Err(_)) | Err(_) => {
-            Err(Refusal::new(StatusCode::BAD_REQUEST, "the form did not arrive complete"))
+            Err(PageError::new(StatusCode::BAD_REQUEST, "the form did not arrive complete"))
         }
     }
 }
@@ -149,12 +150,12 @@ async fn read_form(request: &mut Request) -> Result<Fields, Refusal> {
 /// Our pages' `Referrer-Policy` lets browsers send the true `Origin` with our own forms; `null` is
 /// somebody else's. Browsers send no `Sec-Fetch-Site` over plain http, and a proxy may have
 /// replaced the `Host` that the browser knows: then the origin must be that of `HTTP__PUBLIC_URL`.
-fn check_site(request: &Request, public_origin: Option<&str>) -> Result<(), Refusal> {
+fn check_site(request: &Request, public_origin: Option<&str>) -> Result<(), PageError> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(site) = text("sec-fetch-site") {
         let is_own = matches!(site, "same-origin" | "none");
-        return if is_own { Ok(()) } else { Err(Refusal::forged()) };
+        return if is_own { Ok(()) } else { Err(PageError::forged()) };
     }
     let Some(origin) = text("origin") else { return Ok(()) };
     if public_origin.is_some_and(|public| public.eq_ignore_ascii_case(origin)) {
@@ -164,7 +165,7 @@ fn check_site(request: &Request, public_origin: Option<&str>) -> Result<(), Refu
     let authority = request.original_uri().authority().map(Authority::as_str);
     let host = text("host").or(authority).unwrap_or("?");
     let Some((scheme, origin_host)) = origin.split_once("://") else {
-        return Err(Refusal::forged());
+        return Err(PageError::forged());
     };
     // An origin leaves its scheme's own port out.
     let own_port = if scheme == "https" { ":443" } else { ":80" };
@@ -181,21 +182,21 @@ fn check_site(request: &Request, public_origin: Option<&str>) -> Result<(), Refu
          to the host {host}. If you opened this console at {origin}, a proxy replaced the host: let \
          it pass the header Host on, or set {known}, to that address; nothing was done"
     );
-    Err(Refusal::new(StatusCode::FORBIDDEN, reason))
+    Err(PageError::new(StatusCode::FORBIDDEN, reason))
 }
 
 fn refused(session: Option<&Session>, error: poem::Error) -> poem::Result<Response> {
     if error.is_from_response() {
         return Ok(error.into_response());
     }
-    let refusal = match error.downcast::<Refusal>() {
+    let refusal = match error.downcast::<PageError>() {
         Ok(refusal) => refusal,
         Err(error) if error.is::<MethodNotAllowedError>() => {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this page does not take this method")
+            PageError::new(StatusCode::METHOD_NOT_ALLOWED, "this page does not take this method")
         }
-        Err(error) if error.status().is_server_error() => Refusal::failed(error),
+        Err(error) if error.status().is_server_error() => PageError::failed(error),
         // Another path, or an id in it that cannot be read.
-        Err(_) => Refusal::not_found("there is no such page"),
+        Err(_) => PageError::not_found("there is no such page"),
     };
     layout::refused(&Layout::for_refusal(session, refusal.status), &refusal)
 }

@@ -10,11 +10,11 @@ use poem::{
 
 use super::{
     evidence::{Attempt, attempts},
-    fields::Fields,
+    fields::FormFields,
+    format::{self, Chip},
     layout::{self, Layout, Section},
-    refusal::Refusal,
+    page_error::PageError,
     session::Session,
-    shown::{self, Chip},
 };
 use crate::{
     domain::{JobKind, JobState},
@@ -35,7 +35,7 @@ const PAGE: u32 = 50;
 #[template(path = "jobs.html")]
 struct ListPage {
     layout: Layout,
-    query: Fields,
+    query: FormFields,
     rows: Vec<JobRow>,
     next: Option<String>,
 }
@@ -61,7 +61,7 @@ impl ListPage {
 pub async fn list_jobs(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let filter = JobFilter {
         queue: query.word("queue")?,
@@ -107,7 +107,7 @@ impl JobPage {
 pub async fn show_job(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
     Path(id): Path<String>,
 ) -> poem::Result<Response> {
     let mut page = read(state, session, known(&id)?).await?;
@@ -127,7 +127,7 @@ fn path_of(id: &str, query: &str) -> String {
     format!("/console/jobs/{}{query}", id.replace('+', "%20"))
 }
 
-async fn read(state: &ApiState, session: &Session, id: &str) -> Result<JobPage, Refusal> {
+async fn read(state: &ApiState, session: &Session, id: &str) -> Result<JobPage, PageError> {
     let job = state.fetch(job_list::get(&state.pool, id)).await?.ok_or_else(not_found)?;
     Ok(JobPage {
         layout: Layout::new(session, Section::Jobs, format!("Job {}", job.queue)),
@@ -138,8 +138,8 @@ async fn read(state: &ApiState, session: &Session, id: &str) -> Result<JobPage, 
     })
 }
 
-fn not_found() -> Refusal {
-    Refusal::not_found("there is no job with this id; finished ones are pruned by age")
+fn not_found() -> PageError {
+    PageError::not_found("there is no job with this id; finished ones are pruned by age")
 }
 
 /// Retries or cancels a job.
@@ -147,14 +147,14 @@ fn not_found() -> Refusal {
 pub async fn act_on_job(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(form): Data<&Fields>,
+    Data(form): Data<&FormFields>,
     Path((id, action)): Path<(String, String)>,
 ) -> poem::Result<Response> {
     let id = known(&id)?;
     let retries = match action.as_str() {
         "retry" => true,
         "cancel" => false,
-        _ => return Err(Refusal::not_found("a job is retried or cancelled").into()),
+        _ => return Err(PageError::not_found("a job is retried or cancelled").into()),
     };
     let refused = match try_act(state, session, form, id, retries).await {
         Ok(()) => {
@@ -172,10 +172,10 @@ pub async fn act_on_job(
 async fn try_act(
     state: &ApiState,
     session: &Session,
-    form: &Fields,
+    form: &FormFields,
     id: &str,
     retries: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), PageError> {
     let operator = session.operator();
     let actor = Actor { operator: &operator, note: form.note()? };
     let acting = async {
@@ -194,7 +194,7 @@ async fn try_act(
         Ok(_) if retries => state.wake_workers(),
         Ok(_) => {}
         Err(JobActionError::NotFound) => return Err(not_found()),
-        Err(refused) => return Err(Refusal::conflict(refused.to_string())),
+        Err(refused) => return Err(PageError::conflict(refused.to_string())),
     }
     Ok(())
 }

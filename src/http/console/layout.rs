@@ -6,7 +6,7 @@ use poem::{
     http::{StatusCode, header},
 };
 
-use super::{assets, fields::Fields, refusal::Refusal, session::Session};
+use super::{assets, fields::FormFields, page_error::PageError, session::Session};
 use crate::{
     domain::visible,
     http::problem::{Cause, retry_after},
@@ -89,7 +89,7 @@ impl Layout {
     }
 
     /// Says what was done, if the query has one of our own codes: other text is not repeated.
-    pub fn with_done(mut self, query: &Fields) -> Self {
+    pub fn with_done(mut self, query: &FormFields) -> Self {
         self.done = query.get("done").and_then(done);
         self
     }
@@ -139,7 +139,7 @@ pub fn page(template: &impl Template) -> poem::Result<Response> {
 
 /// A page with a status.
 pub fn page_with(status: StatusCode, template: &impl Template) -> poem::Result<Response> {
-    let html = template.render().map_err(Refusal::failed)?;
+    let html = template.render().map_err(PageError::failed)?;
     // askama escapes markup. What does not show, and may turn around how the rest shows, remains.
     let html = visible(&html).into_owned();
     Ok(Response::builder().status(status).content_type("text/html; charset=utf-8").body(html))
@@ -154,11 +154,11 @@ pub fn see_other(to: &str) -> Response {
 #[template(path = "refused.html")]
 struct RefusedPage<'a> {
     layout: &'a Layout,
-    refusal: &'a Refusal,
+    refusal: &'a PageError,
 }
 
 /// The page that says why something was not done.
-pub fn refused(layout: &Layout, refusal: &Refusal) -> poem::Result<Response> {
+pub fn refused(layout: &Layout, refusal: &PageError) -> poem::Result<Response> {
     let mut response = page_with(refusal.status, &RefusedPage { layout, refusal })?;
     if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, retry_after());

@@ -17,16 +17,16 @@ mod dead_letter_actions;
 mod dead_letters;
 mod evidence;
 mod fields;
+mod format;
 mod guard;
 mod jobs;
 mod layout;
 mod overview;
+mod page_error;
 mod quantiles;
 mod queues;
-mod refusal;
 mod rejected_webhooks;
 mod session;
-mod shown;
 mod sign_in;
 mod transactions;
 
@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt, Response, Route, get, post};
 
-use self::{session::Sessions, sign_in::Gate};
+use self::{session::Sessions, sign_in::SignInGate};
 use super::ApiState;
 
 /// What the console works with, besides what all requests do.
@@ -42,7 +42,7 @@ use super::ApiState;
 struct Console {
     /// `None` where no operator token is configured: the console is closed.
     sessions: Option<Sessions>,
-    gate: Gate,
+    gate: SignInGate,
     /// Whether browsers reach this process by https.
     public_is_https: bool,
     /// The public URL's origin, `https://host`; `None` where no public URL is set.
@@ -53,7 +53,7 @@ struct Console {
 pub fn routes(state: &ApiState) -> impl Endpoint<Output = Response> + use<> {
     let console = Console {
         sessions: Sessions::new(state.operator_tokens.hashes()),
-        gate: Gate::default(),
+        gate: SignInGate::default(),
         public_is_https: state.public_is_https,
         public_origin: state.public_origin.clone(),
     };

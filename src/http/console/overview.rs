@@ -8,11 +8,11 @@ use poem::{Response, handler, web::Data};
 
 use super::{
     charts::{Chart, Point, Subject},
+    format::{self, Chip},
     layout::{self, Layout, Section},
     quantiles::Histogram,
     queues::{self, Queue},
     session::Session,
-    shown::{self, Chip},
 };
 use crate::{
     domain::{CircuitState, JobKind},
@@ -22,9 +22,9 @@ use crate::{
         audit::{self, Recorded},
         circuit::{self, Circuit},
         dead_letters::{self, OpenCount},
-        figures::{self, MinuteFigure},
         jobs::leases,
         maintenance::{self, TaskState},
+        minute_figures::{self, MinuteFigure},
         reconcile::{self, FindingRow},
     },
 };
@@ -38,7 +38,7 @@ const THROUGHPUT: Subject = Subject {
     id: "throughput",
     title: "Transactions per minute",
     names: ["accepted", "final"],
-    write: |value| shown::number(value.round() as i64),
+    write: |value| format::number(value.round() as i64),
 };
 
 const TIME_TO_FINAL: Subject = Subject {
@@ -46,7 +46,9 @@ const TIME_TO_FINAL: Subject = Subject {
     title: "Time to final",
     names: ["half within (p50)", "95 % within (p95)"],
     write: |value| {
-        shown::words(Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(Duration::MAX))
+        format::format_duration(
+            Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(Duration::MAX),
+        )
     },
 };
 
@@ -121,7 +123,7 @@ pub async fn show_overview(
 async fn read(state: &ApiState, session: &Session) -> Result<OverviewPage, StoreError> {
     let pool = &state.pool;
     let alive = leases::count_alive(pool, state.operations.dead_after).await?;
-    let figures = figures::since(pool, MINUTES + 1).await?;
+    let figures = minute_figures::since(pool, MINUTES + 1).await?;
     Ok(OverviewPage {
         layout: Layout::new(session, Section::Overview, "Overview"),
         queues: queues::read(state).await?,

@@ -9,11 +9,11 @@ use poem::{
 };
 
 use super::{
-    fields::Fields,
+    fields::FormFields,
+    format::{self, Chip},
     layout::{self, Layout, Section},
-    refusal::Refusal,
+    page_error::PageError,
     session::Session,
-    shown::{self, Chip},
 };
 use crate::{
     domain::JobKind,
@@ -21,26 +21,26 @@ use crate::{
     store::{
         StoreError,
         audit::Actor,
-        queues::{self, MAX_COUNT, QueueFigures},
+        queues::{self, MAX_COUNT, QueueStats},
     },
 };
 
 /// A queue, as the page displays it.
 #[derive(Debug)]
 pub struct Queue {
-    pub figures: QueueFigures,
+    pub figures: QueueStats,
 }
 
 impl Queue {
     /// A count, or that there are more than are counted.
     pub fn count(&self, count: &i64) -> String {
         let more = if *count >= MAX_COUNT { "+" } else { "" };
-        format!("{}{more}", shown::number(count))
+        format!("{}{more}", format::number(count))
     }
 
     /// How long its oldest due job waits.
     pub fn oldest(&self) -> Option<String> {
-        self.figures.oldest_due_age.map(shown::words)
+        self.figures.oldest_due_age.map(format::format_duration)
     }
 
     /// What its job does.
@@ -72,7 +72,7 @@ struct QueuesPage {
 pub async fn list_queues(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let queues = state.fetch(read(state)).await?;
     let layout = Layout::new(session, Section::Queues, "Queues").with_done(query);
@@ -101,8 +101,8 @@ pub async fn confirm_change(
     layout::page(&confirmation(state, session, queue, pauses, None).await?)
 }
 
-fn read_path(queue: &str, change: &str) -> Result<(JobKind, bool), Refusal> {
-    let unknown = || Refusal::not_found("there is no such page of a queue");
+fn read_path(queue: &str, change: &str) -> Result<(JobKind, bool), PageError> {
+    let unknown = || PageError::not_found("there is no such page of a queue");
     let queue = queue.parse().map_err(|_| unknown())?;
     match change {
         "pause" => Ok((queue, true)),
@@ -117,7 +117,7 @@ async fn confirmation(
     queue: JobKind,
     pauses: bool,
     error: Option<String>,
-) -> Result<ConfirmPage, Refusal> {
+) -> Result<ConfirmPage, PageError> {
     let mut queues = state.fetch(read(state)).await?;
     let title = format!("{} {queue}", if pauses { "Pause" } else { "Resume" });
     let layout = Layout::new(session, Section::Queues, title);
@@ -131,7 +131,7 @@ async fn confirmation(
 pub async fn change_queue(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(form): Data<&Fields>,
+    Data(form): Data<&FormFields>,
     Path((queue, change)): Path<(String, String)>,
 ) -> poem::Result<Response> {
     let (queue, pauses) = read_path(&queue, &change)?;

@@ -6,10 +6,10 @@ use askama::Template;
 use poem::{Response, handler, web::Data};
 
 use super::{
-    fields::Fields,
+    fields::FormFields,
+    format,
     layout::{self, Layout, Section},
     session::Session,
-    shown,
 };
 use crate::{
     http::{
@@ -36,7 +36,7 @@ struct RejectedWebhooksPage {
 pub async fn list_rejected_webhooks(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let after = query.cursor()?;
     let older = after.is_some();

@@ -17,7 +17,7 @@ use tokio::{sync::Semaphore, time};
 
 use super::{
     Console,
-    fields::Fields,
+    fields::FormFields,
     layout::{self, Layout},
     session::{COOKIE, LIFETIME, Session},
 };
@@ -32,13 +32,13 @@ const PENALTY: Duration = Duration::from_millis(500);
 /// How many wrong ones are answered at the same time, in one process.
 const PLACES: usize = 4;
 /// How long a wrong sign-in waits for its place.
-const PATIENCE: Duration = Duration::from_secs(3);
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
 /// The places in which wrong sign-ins are answered.
 #[derive(Debug)]
-pub struct Gate(Semaphore);
+pub struct SignInGate(Semaphore);
 
-impl Default for Gate {
+impl Default for SignInGate {
     fn default() -> Self {
         Self(Semaphore::new(PLACES))
     }
@@ -62,7 +62,7 @@ impl SignInPage {
 
 /// The form.
 #[handler]
-pub fn show_form(Data(query): Data<&Fields>) -> poem::Result<Response> {
+pub fn show_form(Data(query): Data<&FormFields>) -> poem::Result<Response> {
     layout::page(&SignInPage::new(destination(query), String::new(), None))
 }
 
@@ -71,7 +71,7 @@ pub fn show_form(Data(query): Data<&Fields>) -> poem::Result<Response> {
 pub async fn sign_in(
     request: &Request,
     Data(console): Data<&Arc<Console>>,
-    Data(form): Data<&Fields>,
+    Data(form): Data<&FormFields>,
 ) -> poem::Result<Response> {
     let (to, name) = (destination(form), form.text("name"));
     if auth::operator_name(&name).is_none() {
@@ -82,7 +82,7 @@ pub async fn sign_in(
     let sessions = console.sessions.as_ref();
     let Some(session) = sessions.and_then(|sessions| sessions.begin(&given, &name, http::now()))
     else {
-        let Ok(Ok(place)) = time::timeout(PATIENCE, console.gate.0.acquire()).await else {
+        let Ok(Ok(place)) = time::timeout(MAX_WAIT, console.gate.0.acquire()).await else {
             let page = SignInPage::new(to, name, Some("Too many wrong sign-ins. Try again."));
             let mut response = layout::page_with(StatusCode::TOO_MANY_REQUESTS, &page)?;
             response.headers_mut().insert(header::RETRY_AFTER, 1.into());
@@ -145,7 +145,7 @@ fn with_cookie(mut response: Response, cookie: &str) -> Response {
 }
 
 /// Where to go after the sign-in: a page of the console, never another site.
-fn destination(fields: &Fields) -> String {
+fn destination(fields: &FormFields) -> String {
     let is_page = |to: &&str| {
         let uri = to.parse::<Uri>().ok().filter(|uri| uri.authority().is_none());
         uri.is_some_and(|uri| {
@@ -179,7 +179,7 @@ mod tests {
             ("/console/\\evil", "/console"),
             ("", "/console"),
         ] {
-            let fields = Fields::parse(Fields::default().with("to", to).as_bytes());
+            let fields = FormFields::parse(FormFields::default().with("to", to).as_bytes());
             assert_eq!(destination(&fields), expected, "{to}");
         }
     }

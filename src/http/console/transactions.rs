@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{
     evidence::{Step, timeline},
-    fields::Fields,
+    fields::FormFields,
+    format::{self, Chip},
     layout::{self, Layout, Section},
-    refusal::Refusal,
+    page_error::PageError,
     session::Session,
-    shown::{self, Chip},
 };
 use crate::{
     domain::Status,
@@ -37,7 +37,7 @@ const PAGE: u32 = 50;
 #[template(path = "transactions.html")]
 struct ListPage {
     layout: Layout,
-    query: Fields,
+    query: FormFields,
     clients: Vec<Client>,
     rows: Vec<TransactionRow>,
     next: Option<String>,
@@ -58,7 +58,7 @@ impl ListPage {
 pub async fn list_transactions(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
-    Data(query): Data<&Fields>,
+    Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
     if let Some(id) = query.uuid("id")? {
         return Ok(layout::see_other(&format!("/console/transactions/{id}")));
@@ -104,7 +104,7 @@ pub async fn show_transaction(
         Ok(Some((known, explanation, clients)))
     };
     let unknown = || {
-        Refusal::not_found(format!(
+        PageError::not_found(format!(
             "there is no transaction {id}: it was never accepted here. A webhook about it would \
              be a dead letter"
         ))
@@ -131,12 +131,12 @@ impl TransactionPage {
 
     fn amount(&self) -> Option<String> {
         let Transaction { amount, currency, .. } = self.transaction();
-        Some(shown::amount(amount.as_ref()?, currency.as_deref()?))
+        Some(format::amount(amount.as_ref()?, currency.as_deref()?))
     }
 
     fn time_to_final(&self) -> Option<String> {
         let took = self.transaction().settled_at? - self.transaction().created_at.at();
-        Some(shown::words(took.to_std().unwrap_or_default()))
+        Some(format::format_duration(took.to_std().unwrap_or_default()))
     }
 
     /// What it waits for, with the colour of how urgent that is.

@@ -39,7 +39,7 @@ use crate::{
         problem::Problem,
         route_list::{Limit, RouteInfo, UNKNOWN},
     },
-    telemetry::labels::Refusal,
+    telemetry::labels::RejectReason,
 };
 
 /// The query parameter of a request that waits for a final status.
@@ -145,8 +145,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
         let counted = self.gate.count(&request);
         let unknown_key = self.gate.unknown_key(&request);
         let refused = match counted {
-            Some((_, allowance)) if !allowance.is_allowed => Some(Refusal::RateLimit),
-            _ if kind.is_some_and(|kind| self.gate.is_congested(kind)) => Some(Refusal::Queue),
+            Some((_, allowance)) if !allowance.is_allowed => Some(RejectReason::RateLimit),
+            _ if kind.is_some_and(|kind| self.gate.is_congested(kind)) => Some(RejectReason::Queue),
             _ => None,
         };
         let place = match (refused, kind) {
@@ -195,16 +195,16 @@ impl Gate {
     }
 
     /// A place among the requests of its kind, or why there is none for it.
-    fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, Refusal> {
+    fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, RejectReason> {
         if kind == Kind::WaitingRead {
             return match self.waiting.take(auth::key_hash(request)) {
                 Ok(place) => Ok(Place::Waiting(place)),
-                Err(NoPlace::Full) => Err(Refusal::InFlight),
-                Err(NoPlace::Share) => Err(Refusal::WaitingShare),
+                Err(NoPlace::Full) => Err(RejectReason::InFlight),
+                Err(NoPlace::Share) => Err(RejectReason::WaitingShare),
             };
         }
         let place = self.places[kind as usize].try_acquire();
-        place.map(Place::Plain).map_err(|_| Refusal::InFlight)
+        place.map(Place::Plain).map_err(|_| RejectReason::InFlight)
     }
 
     fn is_congested(&self, kind: Kind) -> bool {
@@ -215,15 +215,15 @@ impl Gate {
         }
     }
 
-    fn refuse(&self, why: Refusal) -> Response {
+    fn refuse(&self, why: RejectReason) -> Response {
         self.state.metrics.refused(why);
         self.refused.note();
         let mut response = match why {
-            Refusal::RateLimit => {
+            RejectReason::RateLimit => {
                 let detail = "you send more requests than you may; wait for `Retry-After` seconds";
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
             }
-            Refusal::WaitingShare => {
+            RejectReason::WaitingShare => {
                 let detail = "you wait for as many transactions at the same time as you may; let \
                               one of these reads end, or read without `wait_seconds`";
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
@@ -235,7 +235,7 @@ impl Gate {
             }
         }
         .into_response();
-        if why == Refusal::WaitingShare {
+        if why == RejectReason::WaitingShare {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_SHARE_AFTER);
         }
         response.extensions_mut().insert(Shed);

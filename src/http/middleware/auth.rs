@@ -40,7 +40,7 @@ const MAX_KEY_BYTES: usize = 4_096;
 /// connections to the database to those that are right.
 const UNKNOWN_KEY_PLACES: usize = 2;
 /// Most keys that are remembered; then all are looked up again.
-const MOST_KNOWN_KEYS: usize = 100_000;
+const MAX_KNOWN_KEYS: usize = 100_000;
 
 /// A new API key, `qk_` and 32 random bytes.
 pub fn generate_api_key() -> String {
@@ -99,7 +99,7 @@ impl KnownKeys {
 
     fn add(&self, hash: [u8; 32], client_id: Uuid) {
         let mut keys = self.keys();
-        if keys.len() >= MOST_KNOWN_KEYS {
+        if keys.len() >= MAX_KNOWN_KEYS {
             keys.clear();
         }
         keys.insert(hash, client_id);

@@ -26,7 +26,7 @@ use crate::{
         ApiState,
         problem::{FieldProblem, Problem},
     },
-    telemetry::labels::Refusal,
+    telemetry::labels::RejectReason,
 };
 
 /// Most characters of a content coding that an answer repeats.
@@ -175,7 +175,7 @@ pub(in crate::http) async fn read(
             Err(Problem::new(StatusCode::BAD_REQUEST, detail))
         }
         Err(_) => {
-            state.metrics.refused(Refusal::SlowBody);
+            state.metrics.refused(RejectReason::SlowBody);
             let detail = format!("the body did not come within {} s", patience.as_secs_f64());
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
         }

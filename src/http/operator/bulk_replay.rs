@@ -13,12 +13,12 @@ use crate::{
     domain::{DeadLetterKind, DeadLetterState, ReportedStatus, Status},
     http::{
         ApiState,
+        api_enum::ApiEnum,
         middleware::{
             auth::OperatorAuth,
             body::{self, FieldFault, Fields, FromFields, OptionalJson},
         },
         problem::{FieldProblem, Problem},
-        words::Word,
     },
     operations::replay::{
         AtThirdParty, BulkError, ItemOutcome, MAX_BULK, Preview, Replayed, Selected, Selection,
@@ -39,7 +39,7 @@ pub struct BulkReplayRequest {
     #[oai(validator(min_items = 1, max_items = 1000))]
     pub ids: Option<Vec<Uuid>>,
     /// Only those of this kind.
-    pub kind: Option<Word<DeadLetterKind>>,
+    pub kind: Option<ApiEnum<DeadLetterKind>>,
     /// Only those about transactions of the client of this name.
     pub client: Option<String>,
     /// Only those opened before this time (RFC 3339).
@@ -63,7 +63,7 @@ impl FromFields for BulkReplayRequest {
         Some(Self {
             ids: fields.optional("ids", ids),
             kind: fields.optional("kind", |value| {
-                let kind = body::text(value)?.parse().map(Word);
+                let kind = body::text(value)?.parse().map(ApiEnum);
                 kind.map_err(|unknown: crate::domain::UnknownWord| {
                     FieldFault::new(unknown.to_string())
                 })
@@ -118,41 +118,41 @@ pub struct BulkReplayItem {
     /// The dead letter's id.
     pub id: Uuid,
     /// Its kind.
-    pub kind: Word<DeadLetterKind>,
+    pub kind: ApiEnum<DeadLetterKind>,
     /// Its state now.
-    pub state: Word<DeadLetterState>,
+    pub state: ApiEnum<DeadLetterState>,
     /// The transaction, where known.
     pub transaction_id: Option<Uuid>,
     /// The job's queue, where it came from a job.
     pub queue: Option<String>,
     /// `planned` in a dry run, `replayed`, or `refused`.
-    pub outcome: Word<ItemOutcome>,
+    pub outcome: ApiEnum<ItemOutcome>,
     /// Dry run: what it would do. Refused: why.
     pub effect: Option<String>,
     /// Dry run: the calls that would be made.
     pub call: Option<String>,
     /// Dry run: whether the third party shows the transaction.
-    pub at_third_party: Option<Word<AtThirdParty>>,
+    pub at_third_party: Option<ApiEnum<AtThirdParty>>,
     /// Dry run: the status that the third party shows.
-    pub third_party_status: Option<Word<ReportedStatus>>,
+    pub third_party_status: Option<ApiEnum<ReportedStatus>>,
     /// Dry run: the transaction's status afterwards, as far as can be told now.
-    pub resulting_status: Option<Word<Status>>,
+    pub resulting_status: Option<ApiEnum<Status>>,
 }
 
 impl From<Preview> for BulkReplayItem {
     fn from(preview: Preview) -> Self {
         Self {
             id: preview.letter.id,
-            kind: Word(preview.letter.kind),
-            state: Word(preview.letter.state),
+            kind: ApiEnum(preview.letter.kind),
+            state: ApiEnum(preview.letter.state),
             transaction_id: preview.letter.transaction_id,
             queue: preview.letter.queue,
-            outcome: Word(preview.outcome),
+            outcome: ApiEnum(preview.outcome),
             effect: Some(preview.effect),
             call: preview.call,
-            at_third_party: Some(Word(preview.at_third_party)),
-            third_party_status: preview.third_party_status.map(Word),
-            resulting_status: preview.resulting_status.map(Word),
+            at_third_party: Some(ApiEnum(preview.at_third_party)),
+            third_party_status: preview.third_party_status.map(ApiEnum),
+            resulting_status: preview.resulting_status.map(ApiEnum),
         }
     }
 }
@@ -161,11 +161,11 @@ impl From<Replayed> for BulkReplayItem {
     fn from(replayed: Replayed) -> Self {
         Self {
             id: replayed.letter.id,
-            kind: Word(replayed.letter.kind),
-            state: Word(replayed.letter.state),
+            kind: ApiEnum(replayed.letter.kind),
+            state: ApiEnum(replayed.letter.state),
             transaction_id: replayed.letter.transaction_id,
             queue: replayed.letter.queue,
-            outcome: Word(replayed.outcome),
+            outcome: ApiEnum(replayed.outcome),
             effect: replayed.reason,
             call: None,
             at_third_party: None,

@@ -19,13 +19,13 @@ use crate::{
     domain::{DeadLetterKind, DeadLetterState, Status},
     http::{
         ApiState,
+        api_enum::ApiEnum,
         middleware::{
             auth::OperatorAuth,
             body::{self, FieldFault, Fields, FromFields, OptionalJson, StrictJson},
         },
         page::{self, Page},
         problem::Problem,
-        words::Word,
     },
     store::{
         Database, StoreError,
@@ -45,7 +45,7 @@ pub struct DeadLettersApi;
 pub struct ResolveRequest {
     /// The final status that the transaction gets: `completed`, `declined` or `failed`. Only where
     /// the dead letter is about the transaction's status. The client is told.
-    pub status: Option<Word<Status>>,
+    pub status: Option<ApiEnum<Status>>,
     /// Why, at most 1,000 characters.
     #[oai(validator(max_length = 1000, pattern = r"^[^\u0000]*[^\u0000\s][^\u0000]*$"))]
     pub note: String,
@@ -57,7 +57,7 @@ impl FromFields for ResolveRequest {
             let status = body::text(value).ok().and_then(|text| text.parse().ok());
             status
                 .filter(|status: &Status| status.is_final())
-                .map(Word)
+                .map(ApiEnum)
                 .ok_or_else(|| FieldFault::new("must be one of completed, declined, failed"))
         });
         let note = fields.required("note", |value| {
@@ -121,10 +121,10 @@ impl DeadLettersApi {
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
         /// Only those of this kind.
-        kind: Query<Option<Word<DeadLetterKind>>>,
+        kind: Query<Option<ApiEnum<DeadLetterKind>>>,
         /// Only those in this state.
         #[oai(name = "state")]
-        in_state: Query<Option<Word<DeadLetterState>>>,
+        in_state: Query<Option<ApiEnum<DeadLetterState>>>,
         /// Only those about this transaction.
         transaction_id: Query<Option<Uuid>>,
         /// Only those about transactions of the client of this name.

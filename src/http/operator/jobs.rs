@@ -18,10 +18,10 @@ use crate::{
     domain::{JobKind, JobState},
     http::{
         ApiState,
+        api_enum::ApiEnum,
         middleware::{auth::OperatorAuth, body::OptionalJson},
         page::{self, Page},
         problem::Problem,
-        words::Word,
     },
     store::{
         audit::Actor,
@@ -74,10 +74,10 @@ impl JobsApi {
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
         /// Only those of this queue.
-        queue: Query<Option<Word<JobKind>>>,
+        queue: Query<Option<ApiEnum<JobKind>>>,
         /// Only those in this state.
         #[oai(name = "state")]
-        in_state: Query<Option<Word<JobState>>>,
+        in_state: Query<Option<ApiEnum<JobState>>>,
         /// Only those of this transaction.
         transaction_id: Query<Option<Uuid>>,
         /// Entries of a page.

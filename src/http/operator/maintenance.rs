@@ -13,9 +13,9 @@ use crate::{
     domain::{Finding, MaintenanceTask},
     http::{
         ApiState,
+        api_enum::ApiEnum,
         middleware::auth::OperatorAuth,
         page::{self, Page, list_object},
-        words::Word,
     },
     store::{
         maintenance::{self, TaskState},
@@ -35,7 +35,7 @@ pub struct FindingEntry {
     pub transaction_id: Uuid,
     /// `missing_there`, `missing_here`, `status_differs`, `late` (still pending there past the
     /// deadline) or `unanswered`.
-    pub finding: Word<Finding>,
+    pub finding: ApiEnum<Finding>,
     /// Both statuses, or why there was no answer.
     pub detail: Any<Value>,
     /// When it was first found.
@@ -52,7 +52,7 @@ impl From<FindingRow> for FindingEntry {
     fn from(row: FindingRow) -> Self {
         Self {
             transaction_id: row.transaction_id,
-            finding: Word(row.finding),
+            finding: ApiEnum(row.finding),
             detail: Any(row.detail),
             first_found_at: row.first_found_at.at(),
             last_checked_at: row.last_checked_at,
@@ -76,7 +76,7 @@ list_object! {
 #[oai(rename = "MaintenanceTask")]
 pub struct Task {
     /// Its name.
-    pub name: Word<MaintenanceTask>,
+    pub name: ApiEnum<MaintenanceTask>,
     /// Who runs it now.
     pub held_by: Option<String>,
     /// Until when, unless the lease is renewed.
@@ -96,7 +96,7 @@ pub struct Task {
 impl From<TaskState> for Task {
     fn from(task: TaskState) -> Self {
         Self {
-            name: Word(task.name),
+            name: ApiEnum(task.name),
             held_by: task.held_by,
             held_until: task.held_until,
             due_at: task.due_at,

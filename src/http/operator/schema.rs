@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use crate::{
     domain::{CircuitState, DeadLetterKind, DeadLetterState, JobKind, JobState, SettledBy, Status},
-    http::{api::transaction_schema::Event, page::list_object, words::Word},
+    http::{api::transaction_schema::Event, api_enum::ApiEnum, page::list_object},
     store::{
         audit::{OperatorAction, Recorded},
         circuit, dead_letters,
         jobs::job_list::JobRow,
         postgres::columns::Time,
-        queues::QueueFigures,
+        queues::QueueStats,
         transaction_list::TransactionRow,
     },
 };
@@ -24,9 +24,9 @@ pub struct DeadLetter {
     /// Its id.
     pub id: Uuid,
     /// Why it is here.
-    pub kind: Word<DeadLetterKind>,
+    pub kind: ApiEnum<DeadLetterKind>,
     /// `open`, then `replayed`, `resolved` or `discarded`.
-    pub state: Word<DeadLetterState>,
+    pub state: ApiEnum<DeadLetterState>,
     /// The transaction, where known.
     pub transaction_id: Option<Uuid>,
     /// The name of the transaction's client, where known.
@@ -57,8 +57,8 @@ impl From<dead_letters::DeadLetter> for DeadLetter {
     fn from(row: dead_letters::DeadLetter) -> Self {
         Self {
             id: row.id,
-            kind: Word(row.kind),
-            state: Word(row.state),
+            kind: ApiEnum(row.kind),
+            state: ApiEnum(row.state),
             transaction_id: row.transaction_id,
             client: row.client,
             job_id: row.job_id,
@@ -106,7 +106,7 @@ pub struct Action {
     /// Who.
     pub operator: String,
     /// What.
-    pub action: Word<OperatorAction>,
+    pub action: ApiEnum<OperatorAction>,
     /// The transaction that it was about.
     pub transaction_id: Option<Uuid>,
     /// The dead letter that was acted on.
@@ -127,7 +127,7 @@ impl From<Recorded> for Action {
             id: row.id,
             at: row.at,
             operator: row.operator,
-            action: Word(row.action),
+            action: ApiEnum(row.action),
             transaction_id: row.transaction_id,
             dead_letter_id: row.dead_letter_id,
             job_id: row.job_id,
@@ -164,9 +164,9 @@ pub struct Job {
     /// Its id.
     pub id: String,
     /// Its queue.
-    pub queue: Word<JobKind>,
+    pub queue: ApiEnum<JobKind>,
     /// Where it stands.
-    pub state: Word<JobState>,
+    pub state: ApiEnum<JobState>,
     /// The transaction that it is about; null where its row names none.
     pub transaction_id: Option<Uuid>,
     /// Attempts that ended.
@@ -193,8 +193,8 @@ impl Job {
         let dead_after = chrono::Duration::from_std(dead_after).unwrap_or_default();
         Self {
             id: row.id,
-            queue: Word(row.queue),
-            state: Word(row.state),
+            queue: ApiEnum(row.queue),
+            state: ApiEnum(row.state),
             transaction_id: row.transaction_id,
             attempts: row.attempts,
             max_attempts: row.max_attempts,
@@ -225,7 +225,7 @@ list_object! {
 #[derive(Debug, Clone, Object)]
 pub struct Queue {
     /// Its name, a `job_type`.
-    pub queue: Word<JobKind>,
+    pub queue: ApiEnum<JobKind>,
     /// Jobs that wait for a worker. Counted up to 10,000.
     pub due: i64,
     /// Jobs whose time has not come. Counted up to 10,000.
@@ -248,15 +248,15 @@ pub struct Queue {
     pub pause_note: Option<String>,
 }
 
-impl From<QueueFigures> for Queue {
-    fn from(figures: QueueFigures) -> Self {
+impl From<QueueStats> for Queue {
+    fn from(figures: QueueStats) -> Self {
         let oldest = figures.oldest_due_age;
         let (paused_at, paused_by, pause_note) = match figures.paused {
             Some(pause) => (Some(pause.at), Some(pause.by), pause.note),
             None => (None, None, None),
         };
         Self {
-            queue: Word(figures.queue),
+            queue: ApiEnum(figures.queue),
             due: figures.due,
             scheduled: figures.scheduled,
             running: figures.running,
@@ -284,7 +284,7 @@ pub struct QueueList {
 #[derive(Debug, Clone, Object)]
 pub struct Circuit {
     /// `closed`: calls are made; `open`: none is; `half_open`: one at a time, to try.
-    pub state: Word<CircuitState>,
+    pub state: ApiEnum<CircuitState>,
     /// When it opened; null while it is closed.
     pub opened_at: Option<DateTime<Utc>>,
     /// From then on one call is tried; null while it is closed.
@@ -298,7 +298,7 @@ pub struct Circuit {
 impl From<circuit::Circuit> for Circuit {
     fn from(circuit: circuit::Circuit) -> Self {
         Self {
-            state: Word(circuit.state),
+            state: ApiEnum(circuit.state),
             opened_at: circuit.opened_at,
             open_until: circuit.open_until,
             reason: circuit.reason,
@@ -315,7 +315,7 @@ pub struct OperatorTransaction {
     /// The client's name.
     pub client: String,
     /// `pending`, then once `completed`, `declined` or `failed`.
-    pub status: Word<Status>,
+    pub status: ApiEnum<Status>,
     /// Starts at 1 and grows by one with each status change.
     pub version: i32,
     /// The last version that the client acknowledged; 0 = none yet.
@@ -331,7 +331,7 @@ pub struct OperatorTransaction {
     /// When the status became final.
     pub settled_at: Option<DateTime<Utc>>,
     /// What settled it.
-    pub settled_by: Option<Word<SettledBy>>,
+    pub settled_by: Option<ApiEnum<SettledBy>>,
 }
 
 impl From<TransactionRow> for OperatorTransaction {
@@ -339,7 +339,7 @@ impl From<TransactionRow> for OperatorTransaction {
         Self {
             id: row.id,
             client: row.client,
-            status: Word(row.status),
+            status: ApiEnum(row.status),
             version: row.version,
             notified_version: row.notified_version,
             amount: row.amount,
@@ -347,7 +347,7 @@ impl From<TransactionRow> for OperatorTransaction {
             reference: row.reference,
             created_at: row.created_at.at(),
             settled_at: row.settled_at,
-            settled_by: row.settled_by.map(Word),
+            settled_by: row.settled_by.map(ApiEnum),
         }
     }
 }

@@ -20,10 +20,10 @@ use crate::{
     http::{
         ApiState,
         api::transaction_schema::{Event, Transaction},
+        api_enum::ApiEnum,
         middleware::auth::OperatorAuth,
         page::{self, Page},
         problem::Problem,
-        words::Word,
     },
     operations::explain::{self, CauseKind, Snapshot, WaitsFor},
     store::{
@@ -41,7 +41,7 @@ pub struct Explanation {
     /// The transaction.
     pub transaction: Transaction,
     /// Whom it waits for.
-    pub waits_for: Word<WaitsFor>,
+    pub waits_for: ApiEnum<WaitsFor>,
     /// One sentence.
     pub summary: String,
     /// What happens next by itself; null where nothing does.
@@ -62,7 +62,7 @@ pub struct Explanation {
 #[derive(Debug, Object)]
 pub struct NextAction {
     /// The job that does it.
-    pub queue: Word<JobKind>,
+    pub queue: ApiEnum<JobKind>,
     /// What it does.
     pub action: String,
     /// When, at the earliest.
@@ -73,7 +73,7 @@ pub struct NextAction {
 #[derive(Debug, Object)]
 pub struct Cause {
     /// What kind of thing it is.
-    pub kind: Word<CauseKind>,
+    pub kind: ApiEnum<CauseKind>,
     /// One sentence.
     pub detail: String,
 }
@@ -87,14 +87,17 @@ impl Explanation {
     ) -> Self {
         Self {
             transaction: snapshot.transaction.into(),
-            waits_for: Word(explanation.waits_for),
+            waits_for: ApiEnum(explanation.waits_for),
             summary: explanation.summary,
             next_action: explanation.next_action.map(|next| NextAction {
-                queue: Word(next.queue),
+                queue: ApiEnum(next.queue),
                 action: next.action.to_owned(),
                 at: next.at,
             }),
-            cause: Cause { kind: Word(explanation.cause.kind), detail: explanation.cause.detail },
+            cause: Cause {
+                kind: ApiEnum(explanation.cause.kind),
+                detail: explanation.cause.detail,
+            },
             jobs: snapshot.jobs.into_iter().map(|job| Job::new(job, dead_after)).collect(),
             dead_letters: snapshot.dead_letters.into_iter().map(Into::into).collect(),
             evidence: snapshot.evidence.into_iter().map(Into::into).collect(),
@@ -129,7 +132,7 @@ impl OperatorTransactionsApi {
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
         /// Only those with this status.
-        status: Query<Option<Word<Status>>>,
+        status: Query<Option<ApiEnum<Status>>>,
         /// Only those of the client of this name.
         client: Query<Option<String>>,
         /// Only those accepted at this time or later (RFC 3339).

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::framing::{Framing, REFUSED};
-use crate::telemetry::{Metrics, labels::Refusal};
+use crate::telemetry::{Metrics, labels::RejectReason};
 
 /// How long a connection may be without a request.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +175,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
             };
             this.activity.read();
             let Some(good) = this.framing.check(bytes) else { return read };
-            this.metrics.refused(Refusal::Framing);
+            this.metrics.refused(RejectReason::Framing);
             this.refused = Some(REFUSED);
             buffer.set_filled(before + good);
         }

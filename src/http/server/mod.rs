@@ -14,8 +14,8 @@
 
 mod activity;
 mod framing;
-mod leftover;
 mod open_files;
+mod unread_body;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -38,12 +38,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     activity::{Activity, Bounds, Expired, Watched},
-    leftover::Leftover,
+    unread_body::UnreadBody,
 };
 use super::{problem::Problem, route_list};
 use crate::{
     config::Intake,
-    telemetry::{Metrics, labels::Refusal},
+    telemetry::{Metrics, labels::RejectReason},
 };
 
 /// Connections beyond the most, for health checks and metrics.
@@ -131,7 +131,7 @@ pub async fn serve<E>(
                     connections.spawn(server.clone().connection(accepted, place));
                 }
                 // Dropped, and so closed.
-                None => server.metrics.refused(Refusal::Connections),
+                None => server.metrics.refused(RejectReason::Connections),
             },
             // The caller has gone away again.
             Err(error) if is_of_connection(&error) => {}
@@ -187,10 +187,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                 Request::from((request, local.clone(), remote.clone(), scheme.clone()));
             // Boxed: a connection that waits for a request is then as small as can be.
             Box::pin(async move {
-                let leftover = Leftover::of(&mut request);
+                let unread = UnreadBody::of(&mut request);
                 let response = server.answer(request, is_spare).await;
-                if let Some(leftover) = leftover {
-                    leftover.discard().await;
+                if let Some(unread) = unread {
+                    unread.drain().await;
                 }
                 drop(busy);
                 Ok::<http::Response<_>, Infallible>(response.into())
@@ -221,7 +221,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         };
         if expired == Expired::Head {
-            self.metrics.refused(Refusal::SlowHead);
+            self.metrics.refused(RejectReason::SlowHead);
         }
         connection.as_mut().graceful_shutdown();
         // It is closed in any case.
@@ -237,7 +237,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let mut response = if is_vital {
             self.endpoint.get_response(request).await
         } else {
-            self.metrics.refused(Refusal::Connections);
+            self.metrics.refused(RejectReason::Connections);
             let detail = "there are too many connections; nothing was done, send the same request \
                           again";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response()

@@ -1,9 +1,9 @@
 //! Learns of jobs that other processes wrote or changed, and finds those that claims pass over.
 //!
-//! On a connection of its own it hears what others announce ([`crate::store::wakeups::announce`]), and looks
-//! once a second for the earliest job of every queue that has become due since the last look or is
-//! about to, in one statement: a job whose announcement was lost is found then. What is due later
-//! is awaited to the millisecond.
+//! On a connection of its own it hears what others announce ([`crate::store::wakeups::announce`]),
+//! and looks once a second for the earliest job of every queue that has become due since the last
+//! look or is about to, in one statement: a job whose announcement was lost is found then. What is
+//! due later is awaited to the millisecond.
 //!
 //! If no notification arrives, because a pooler keeps no sessions, it polls every
 //! `WORKER__POLL_INTERVAL` instead. To find that out it sends itself a notification with each

@@ -3,8 +3,8 @@
 //!
 //! Nothing is written, no transaction is created and no client is notified. Each check is bounded
 //! in time, and those that do not need each other run at once, so that the whole ends within
-//! seconds, even if every peer is away. A check that another fault prevents is left out if that fault is
-//! reported, and reported as impossible otherwise.
+//! seconds, even if every peer is away. A check that another fault prevents is left out if that
+//! fault is reported, and reported as impossible otherwise.
 
 mod database;
 mod finding;

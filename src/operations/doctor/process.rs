@@ -6,7 +6,7 @@ use url::{Host, Url};
 use super::{Finding, Request};
 use crate::{
     config::Config,
-    domain::{EgressPolicy, EgressRefusal},
+    domain::{EgressDenied, EgressPolicy},
 };
 
 /// What 32 random characters need, at the least.
@@ -60,8 +60,7 @@ fn public_url(config: &Config) -> Finding {
         return Finding::error(CHECK, format!("{url} is no URL"), REMEDY);
     };
     // The same judgement as of callback URLs: nobody outside reaches a special address.
-    if let Err(denied @ EgressRefusal::Address { .. }) = EgressPolicy::default().check_url(&parsed)
-    {
+    if let Err(denied @ EgressDenied::Address { .. }) = EgressPolicy::default().check_url(&parsed) {
         let what = denied.to_string();
         let what = what.split(", which QUARTET_").next().unwrap_or_default();
         return Finding::warning(CHECK, format!("{url} {what}"), REMEDY);

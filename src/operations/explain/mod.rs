@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Operations;
 use crate::{
-    domain::{DeadLetterState, JobKind, JobState, words},
+    domain::{DeadLetterState, JobKind, JobState, string_enum},
     store::{
         StoreError,
         circuit::{self, Circuit},
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-words! {
+string_enum! {
     /// Whom a transaction waits for.
     WaitsFor {
         /// It has ended: final, and the client was notified.
@@ -41,7 +41,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What holds a transaction up.
     CauseKind {
         /// Nothing: it has ended.

@@ -25,7 +25,7 @@ use self::{
     tokens::{TokenError, TokenInUse, Tokens},
 };
 use super::{
-    Fence, SetupError, answer, fence,
+    LeaseGuard, SetupError, answer, lease_guard,
     progress::{
         Progress, {self},
     },
@@ -89,7 +89,7 @@ pub enum RepeatError {
 #[derive(Clone, Copy)]
 enum How<'a> {
     /// Not once this says no.
-    Create(&'a Fence),
+    Create(&'a LeaseGuard),
     /// It may be sent again.
     Lookup,
 }
@@ -169,7 +169,7 @@ impl ProfileClient {
         &self,
         id: Uuid,
         prepared: &PreparedCreate,
-        fence: Fence,
+        fence: LeaseGuard,
         clock: &DatabaseClock,
     ) -> Result<StatusReport, CreateError> {
         let is_refused = |answered: &Answered| {
@@ -305,7 +305,7 @@ impl ProfileClient {
         let make = |http: &Client, progress: Progress| {
             let body = match body.is_empty() {
                 true => progress::no_body(progress),
-                false => fence::body(body.clone(), may_be_sent.clone(), progress),
+                false => lease_guard::body(body.clone(), may_be_sent.clone(), progress),
             };
             traced(self.builder(http, request).body(body))
         };
@@ -363,9 +363,9 @@ impl ProfileClient {
 async fn ask_token(senders: &Senders, url: &str, request: &Request) -> Result<Token, TokenError> {
     let body = Bytes::from(request.body.clone());
     let make = |http: &Client, progress: Progress| {
-        let always: Fence = Arc::new(|| true);
+        let always: LeaseGuard = Arc::new(|| true);
         let builder = http.request(Method::POST, url);
-        with_headers(builder, request).body(fence::body(body.clone(), always, progress))
+        with_headers(builder, request).body(lease_guard::body(body.clone(), always, progress))
     };
     let unanswered = |error: SendError| TokenError {
         reason: format!("the token request got no answer: {}", error.reason()),

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    super::{fence, progress},
+    super::{lease_guard, progress},
     *,
 };
 
@@ -149,7 +149,7 @@ async fn create_reusing(sender: &Sender, peer: &Peer) -> Result<u16, SendError> 
 }
 
 fn post(http: &Client, peer: &Peer, progress: Progress) -> RequestBuilder {
-    let body = fence::body(Bytes::from_static(BODY), Arc::new(|| true), progress);
+    let body = lease_guard::body(Bytes::from_static(BODY), Arc::new(|| true), progress);
     http.post(peer.url()).body(body)
 }
 
@@ -522,8 +522,8 @@ async fn a_create_whose_lease_is_lost_while_it_waits_for_a_stream_is_not_sent() 
     let first = create_reusing_until_done(&sender, &peer);
     let second = sender.send_create(|http, progress| {
         let is_held = is_held.clone();
-        let fence: fence::Fence = Arc::new(move || is_held.load(Ordering::SeqCst));
-        http.post(peer.url()).body(fence::body(Bytes::from_static(BODY), fence, progress))
+        let fence: lease_guard::LeaseGuard = Arc::new(move || is_held.load(Ordering::SeqCst));
+        http.post(peer.url()).body(lease_guard::body(Bytes::from_static(BODY), fence, progress))
     });
     let lose = async {
         // The first one is being answered, the second one waits.

@@ -1,4 +1,5 @@
-//! Claiming due jobs: one statement for all queues that want some (see [`crate::store::postgres::coalesce`]).
+//! Claiming due jobs: one statement for all queues that want some (see
+//! [`crate::store::postgres::coalesce`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,11 +46,11 @@ impl Batch for Claims {
     type Request = Wanted;
     type Answer = Claim;
 
-    const MOST: usize = JobKind::ALL.len();
+    const MAX_BATCH: usize = JobKind::ALL.len();
     // A few statements, and the way there.
     const LIMIT: Duration = Duration::from_secs(10);
     // One that is not answered may have claimed: the worker must know, and says what it holds.
-    const PATIENCE: Duration = Duration::ZERO;
+    const MAX_WAIT: Duration = Duration::ZERO;
     const SESSION: &'static [(&'static str, &'static str)] = &[
         BY_INDEX[0],
         BY_INDEX[1],

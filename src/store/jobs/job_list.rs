@@ -14,7 +14,7 @@ use crate::{
     domain::{DeadLetterState, JobKind, JobState},
     store::{
         Database, StoreError,
-        audit::{self, Actor, OperatorAction, Target},
+        audit::{self, Actor, AuditTarget, OperatorAction},
         dead_letters,
         postgres::columns::{AnyJson, MaybeTime, Time},
         transactions, wanted,
@@ -350,7 +350,7 @@ async fn record(
     dead_letter_id: Option<Uuid>,
     actor: Actor<'_>,
 ) -> Result<(), StoreError> {
-    let target = Target {
+    let target = AuditTarget {
         transaction_id: before.transaction_id,
         dead_letter_id,
         job_id: Some(&before.id),

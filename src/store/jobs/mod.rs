@@ -1,8 +1,8 @@
 //! The job rows in `apalis.jobs`: planning the four, giving back, restoring what was pruned.
 //!
-//! A claim ([`super::jobs::claims`]) gives a [`Lease`]: the worker's name and the moment of the claim.
-//! Whatever ends a job matches both, so that a worker whose lease was given to another (or to its
-//! own later self) changes nothing.
+//! A claim ([`super::jobs::claims`]) gives a [`Lease`]: the worker's name and the moment of the
+//! claim. Whatever ends a job matches both, so that a worker whose lease was given to another (or
+//! to its own later self) changes nothing.
 
 pub mod claims;
 pub mod floors;

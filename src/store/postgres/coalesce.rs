@@ -30,7 +30,7 @@ use super::{
 use crate::store::{Database, StoreError, postgres::congestion::Congestion};
 
 /// Requests that may wait for a writer; more wait for room.
-const ROOM: usize = 4_096;
+const QUEUE_CAPACITY: usize = 4_096;
 /// First and longest wait before a database that is away is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// How long a request that is done alone may take, with the wait for a connection.
@@ -81,19 +81,19 @@ pub trait Batch: Send + Sync + 'static {
     type Answer: Send + 'static;
 
     /// Most requests of one batch.
-    const MOST: usize;
+    const MAX_BATCH: usize;
     /// How long a batch may take. One that the database has neither done nor refused by then is
     /// tried again on another connection. Longer than its statements may take.
     const LIMIT: Duration = STATEMENT_LIMIT;
     /// How long a request waits for a database that is away, before it is told so. Whoever asks
     /// over HTTP stops waiting by itself.
-    const PATIENCE: Duration = Duration::MAX;
+    const MAX_WAIT: Duration = Duration::MAX;
     /// Settings of the writers' sessions.
     const SESSION: &'static [(&'static str, &'static str)];
 
     /// Most requests of the next batch.
     fn most(&self) -> usize {
-        Self::MOST
+        Self::MAX_BATCH
     }
 
     /// How long a writer leaves the database to others after a batch that took this long.
@@ -148,7 +148,7 @@ impl<B: Batch> Coalescer<B> {
     /// ([`Self::is_full`]).
     pub fn start(batch: B, writers: u32, pool: &Database, longest_wait: Option<Duration>) -> Self {
         let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
-        let (sender, receiver) = mpsc::channel(ROOM);
+        let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
         let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
         let congestion = longest_wait.map(|wait| Arc::new(Congestion::new(wait, Instant::now())));
         for _ in 0..writers {
@@ -294,7 +294,7 @@ impl<B: Batch> Writer<B> {
                     );
                     let (patient, impatient) = batch
                         .into_iter()
-                        .partition(|waiting| waiting.asked.elapsed() < B::PATIENCE);
+                        .partition(|waiting| waiting.asked.elapsed() < B::MAX_WAIT);
                     batches.push(patient);
                     for waiting in impatient {
                         waiting.answer(Err(unavailable("the database was away for too long")));

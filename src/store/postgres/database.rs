@@ -31,12 +31,12 @@ use sqlx::{
 };
 
 use super::{
+    error_cause::noted,
     session::{Target, begin_in},
-    trouble::noted,
 };
 use crate::{
     store::StoreError,
-    telemetry::{metrics::NamedPool, troubles::Troubles},
+    telemetry::{database_errors::DatabaseErrors, metrics::NamedPool},
 };
 
 /// How long an answer to a statement is awaited. Longer than the server works at one.
@@ -70,7 +70,7 @@ pub(crate) async fn in_time_of<T, E: From<sqlx::Error>>(
 pub struct Database {
     pool: PgPool,
     target: Target,
-    troubles: Arc<Troubles>,
+    database_errors: Arc<DatabaseErrors>,
 }
 
 impl Database {
@@ -80,7 +80,7 @@ impl Database {
         target: Target,
         max_connections: u32,
         acquire_timeout: Duration,
-        troubles: Arc<Troubles>,
+        database_errors: Arc<DatabaseErrors>,
     ) -> Self {
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
@@ -88,7 +88,7 @@ impl Database {
             // Tested here, within a limit.
             .test_before_acquire(false)
             .connect_lazy_with(target.options(&[]));
-        Self { pool, target, troubles }
+        Self { pool, target, database_errors }
     }
 
     /// Where its connections lead.
@@ -97,8 +97,8 @@ impl Database {
     }
 
     /// What went wrong so far.
-    pub fn troubles(&self) -> &Arc<Troubles> {
-        &self.troubles
+    pub fn database_errors(&self) -> &Arc<DatabaseErrors> {
+        &self.database_errors
     }
 
     /// Whether a pooler hands its sessions from transaction to transaction.
@@ -135,14 +135,14 @@ impl Database {
                 return Ok(conn);
             }
         };
-        noted(&self.troubles, acquired).await
+        noted(&self.database_errors, acquired).await
     }
 
     /// Fails where transactions only read. The session is closed then: it keeps the setting that it
     /// was opened with, and a new one may write.
     pub(in crate::store) async fn refuse_read_only(&self) -> Result<(), sqlx::Error> {
         let mut conn = self.acquire().await?;
-        if noted(&self.troubles, in_time(is_read_only(conn.risk()))).await? {
+        if noted(&self.database_errors, in_time(is_read_only(conn.risk()))).await? {
             return Err(sqlx::Error::Io(std::io::Error::other("the database takes no writes")));
         }
         conn.is_clean();
@@ -160,7 +160,7 @@ impl Database {
         let database = self.clone();
         let begun = tokio::spawn(async move {
             let mut conn = database.acquire().await?;
-            noted(&database.troubles, conn.begin(&database.target, mode)).await?;
+            noted(&database.database_errors, conn.begin(&database.target, mode)).await?;
             Ok::<_, sqlx::Error>(SqlTransaction(conn))
         });
         match begun.await {
@@ -175,7 +175,7 @@ impl Database {
     async fn begin_statement(&self) -> Result<Borrowed, sqlx::Error> {
         let mut conn = self.acquire().await?;
         if self.shares_sessions() {
-            noted(&self.troubles, conn.begin(&self.target, "")).await?;
+            noted(&self.database_errors, conn.begin(&self.target, "")).await?;
         }
         Ok(conn)
     }
@@ -186,7 +186,7 @@ impl Database {
         conn: Borrowed,
         done: Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
-        noted(&self.troubles, conn.end(done)).await
+        noted(&self.database_errors, conn.end(done)).await
     }
 }
 

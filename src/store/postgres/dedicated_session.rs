@@ -6,10 +6,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, postgres::PgConnectOptio
 
 use super::{
     database::{Database, in_time_of},
+    error_cause::note,
     session::{CONNECT_LIMIT, Target},
-    trouble::note,
 };
-use crate::{store::StoreError, telemetry::troubles::Troubles};
+use crate::{store::StoreError, telemetry::database_errors::DatabaseErrors};
 
 /// A session that serves one purpose.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(in crate::store) struct Session {
     options: PgConnectOptions,
     settings: Vec<(&'static str, &'static str)>,
     conn: Option<PgConnection>,
-    troubles: Arc<Troubles>,
+    database_errors: Arc<DatabaseErrors>,
 }
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
             settings,
             target: target.clone(),
             conn: None,
-            troubles: database.troubles().clone(),
+            database_errors: database.database_errors().clone(),
         }
     }
 
@@ -65,7 +65,7 @@ impl Session {
     /// Counts what went wrong.
     pub(in crate::store) fn note(&self, error: &StoreError) {
         let (StoreError::Unavailable(error) | StoreError::Query(error)) = error;
-        note(&self.troubles, error);
+        note(&self.database_errors, error);
     }
 
     /// Ends it.

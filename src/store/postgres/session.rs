@@ -128,7 +128,8 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The settings whose values a session of a [pool](super::database::Database) has, as `SHOW` prints them.
+/// The settings whose values a session of a [pool](super::database::Database) has, as `SHOW` prints
+/// them.
 pub(in crate::store) fn fixed_settings() -> impl Iterator<Item = (&'static str, &'static str)> {
     SETTINGS.iter().copied()
 }

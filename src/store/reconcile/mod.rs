@@ -16,7 +16,7 @@ use super::{
     postgres::columns::{AnyJson, Column, Time, readable},
     transactions::Cursor,
 };
-use crate::domain::{Finding, ReportedStatus, Seen, Status, words};
+use crate::domain::{Finding, ReportedStatus, Seen, Status, string_enum};
 
 /// What is looked up.
 #[derive(Debug, Clone)]
@@ -219,7 +219,7 @@ pub async fn close_settled(
     }))
 }
 
-words! {
+string_enum! {
     /// What reconciliation did about a transaction.
     Action {
         /// It has the status that the third party reports.

@@ -30,7 +30,7 @@ const UNSAFE_BUT_FAST: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes
 /// Periodic tasks wait until a test makes them due.
 const LATER: &str = "UPDATE maintenance_tasks SET due_at = now() + interval '1 year'";
 /// How long the server may take to stop at exit.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 enum Order {
     Create { name: String, done: oneshot::Sender<()> },
@@ -185,6 +185,6 @@ extern "C" fn stop_at_exit() {
     let Some(server) = SERVER.get() else { return };
     let (done, stopped) = mpsc::channel();
     if server.orders.send(Order::Stop { done }).is_ok() {
-        let _ = stopped.recv_timeout(STOP_PATIENCE);
+        let _ = stopped.recv_timeout(STOP_TIMEOUT);
     }
 }

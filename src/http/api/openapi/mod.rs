@@ -1,9 +1,9 @@
 //! The OpenAPI document: what poem-openapi derives from the types, plus what it cannot express.
 //!
 //! poem-openapi leaves out that a field that may be left out may be null as well, that requests
-//! refuse unknown fields, and every rule that is in [`crate::http::middleware::body`] rather than in a type; it
-//! writes header names in capitals and each enumeration in place. Clients are generated from the
-//! document, and it is tested against: it must be exact, and make good models.
+//! refuse unknown fields, and every rule that is in [`crate::http::middleware::body`] rather than
+//! in a type; it writes header names in capitals and each enumeration in place. Clients are
+//! generated from the document, and it is tested against: it must be exact, and make good models.
 
 mod callback;
 mod enums;

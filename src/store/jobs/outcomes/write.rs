@@ -39,7 +39,7 @@ impl Batch for Outcomes {
     type Request = EndedRun;
     type Answer = Written;
 
-    const MOST: usize = 500;
+    const MAX_BATCH: usize = 500;
     // Many statements, each of which may be slow.
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;

@@ -29,7 +29,7 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 84.0;
 const BOTTOM: f64 = 52.0;
-const MOST: f64 = 4_000.0;
+const MAX_BATCH: f64 = 4_000.0;
 /// Readable on light and dark pages, as the ground is transparent.
 const INK: &str = "#7d8590";
 const COLOURS: [&str; 2] = ["#d97706", "#2f81c7"];
@@ -53,7 +53,7 @@ fn x(ms: u64) -> f64 {
 }
 
 fn y(rate: f64) -> f64 {
-    HEIGHT - BOTTOM - rate / MOST * (HEIGHT - TOP - BOTTOM)
+    HEIGHT - BOTTOM - rate / MAX_BATCH * (HEIGHT - TOP - BOTTOM)
 }
 
 // Writing to a `String` cannot fail; the results are dropped for that reason.

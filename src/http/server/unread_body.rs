@@ -17,22 +17,22 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use poem::http::{Version, header};
 
 /// Most bytes that are thrown away for one answer.
-const MOST: usize = 1024 * 1024;
+const MAX_DRAINED: usize = 1024 * 1024;
 /// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
 
 type Inner = BoxBody<Bytes, std::io::Error>;
 
 /// The body of a request, of which the server keeps hold.
 #[derive(Clone)]
-pub(super) struct Leftover(Arc<Mutex<State>>);
+pub(super) struct UnreadBody(Arc<Mutex<State>>);
 
 struct State {
     body: Inner,
     is_read: bool,
 }
 
-impl Leftover {
+impl UnreadBody {
     /// Keeps hold of the body of `request`; `None` where nothing can be left over that matters.
     pub(super) fn of(request: &mut poem::Request) -> Option<Self> {
         // A stream of HTTP/2 is ended by itself. Reading would ask for a body that is held back.
@@ -43,24 +43,24 @@ impl Leftover {
         if body.is_end_stream() {
             return None;
         }
-        let leftover = Self(Arc::new(Mutex::new(State { body, is_read: false })));
-        request.set_body(poem::Body::from(leftover.clone().boxed()));
-        Some(leftover)
+        let unread = Self(Arc::new(Mutex::new(State { body, is_read: false })));
+        request.set_body(poem::Body::from(unread.clone().boxed()));
+        Some(unread)
     }
 
     /// Throws away what was not read.
-    pub(super) async fn discard(mut self) {
+    pub(super) async fn drain(mut self) {
         let rest = async {
             let mut discarded = 0;
             while let Some(Ok(frame)) = self.frame().await {
                 discarded += frame.data_ref().map_or(0, Bytes::len);
-                if discarded > MOST {
+                if discarded > MAX_DRAINED {
                     break;
                 }
             }
         };
         // The connection is closed behind the answer if there is still more.
-        let _ = tokio::time::timeout(PATIENCE, rest).await;
+        let _ = tokio::time::timeout(MAX_DRAIN_TIME, rest).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -69,7 +69,7 @@ impl Leftover {
     }
 }
 
-impl Body for Leftover {
+impl Body for UnreadBody {
     type Data = Bytes;
     type Error = std::io::Error;
 

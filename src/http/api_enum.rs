@@ -8,13 +8,13 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-use crate::domain::Words;
+use crate::domain::StringEnum;
 
 /// One of the words of `T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Word<T>(pub T);
+pub struct ApiEnum<T>(pub T);
 
-impl<T: Words> Type for Word<T> {
+impl<T: StringEnum> Type for ApiEnum<T> {
     const IS_REQUIRED: bool = true;
 
     type RawValueType = Self;
@@ -44,20 +44,20 @@ impl<T: Words> Type for Word<T> {
     }
 }
 
-impl<T: Words> ParseFromParameter for Word<T> {
+impl<T: StringEnum> ParseFromParameter for ApiEnum<T> {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
         value.parse().map(Self).map_err(ParseError::custom)
     }
 }
 
-impl<T: Words> ParseFromJSON for Word<T> {
+impl<T: StringEnum> ParseFromJSON for ApiEnum<T> {
     fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
         let text = value.as_ref().and_then(Value::as_str).unwrap_or_default();
         text.parse().map(Self).map_err(ParseError::custom)
     }
 }
 
-impl<T: Words> ToJSON for Word<T> {
+impl<T: StringEnum> ToJSON for ApiEnum<T> {
     fn to_json(&self) -> Option<Value> {
         Some(self.0.as_str().into())
     }

@@ -4,6 +4,8 @@
 //! token stops it. A database that is away at the start delays nothing but readiness: requests are
 //! answered (503), and the rest of the start is tried until it succeeds.
 
+mod pools;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
@@ -18,8 +20,10 @@ use poem::{
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::pools::Pools;
+pub use self::pools::target;
 use crate::{
-    config::{self, Config, ConfigError, Role},
+    config::{Config, ConfigError, Role},
     domain::DatabaseClock,
     http::{
         self, ApiState, RequestWriters,
@@ -36,7 +40,7 @@ use crate::{
     },
     outbound::{CallbackClient, SetupError, ThirdPartyClient},
     store::{
-        self, Database, StoreError, Target,
+        self, Database, StoreError,
         accept::Accepts,
         audit::Actor,
         clients::NewClient,
@@ -50,7 +54,7 @@ use crate::{
         wakeups::{Wakeups, announce::Announcer},
         webhooks::Webhooks,
     },
-    telemetry::{Metrics, metrics::NamedPool, troubles::Troubles},
+    telemetry::{Metrics, database_errors::DatabaseErrors},
 };
 
 /// First and longest wait while the database is away at the start.
@@ -59,27 +63,16 @@ const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// How often it is found out and logged meanwhile why it is away.
 const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
 
-/// How long a request waits for a connection before it is answered that the database is away.
-const REQUEST_ACQUIRE: Duration = Duration::from_millis(1_500);
-/// How long a job waits for a connection: it has time, but it must not wait unseen.
-const JOB_ACQUIRE: Duration = Duration::from_secs(10);
-
 /// Who changes the default client, in the audit.
 const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
 
 /// A webhook may wait this many times as long for its writer as a post: it ends work.
-const WEBHOOK_PATIENCE: u32 = 10;
+const WEBHOOK_WAIT_FACTOR: u32 = 10;
 /// A transaction takes two jobs, one after the other, where its third party answers at once: while
 /// more is posted than ends, each may take twice what it may without a pause of posts.
 const ENDED_WITHIN: u32 = 8;
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
-/// Connections of requests besides their pool: the writers of accepts and of webhooks.
-const REQUEST_CONNECTIONS: u32 = ACCEPT_WRITERS + 1;
-/// Connections of scrapes of the metrics, which share one reading.
-const SCRAPE_CONNECTIONS: u32 = 1;
-/// Connections of jobs besides their pool: for claims, outcomes, reads, leases and the watcher.
-const JOB_CONNECTIONS: u32 = 5;
 
 /// Why the application does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -138,8 +131,8 @@ impl App {
     /// Checks the configuration, binds the listener and prepares everything. Needs no database yet.
     pub async fn build(config: Config, role: Role) -> Result<Self, AppError> {
         config.validate_for(role)?;
-        let troubles = Arc::<Troubles>::default();
-        let pools = Pools::new(role, &config, &troubles)?;
+        let database_errors = Arc::<DatabaseErrors>::default();
+        let pools = Pools::new(role, &config, &database_errors)?;
         let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
         let address = config.http.listen;
         let listen_error = |source| AppError::Listen { address, source };
@@ -149,7 +142,7 @@ impl App {
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
         let announcer = Announcer::new(wakeups.clone());
-        let metrics = Arc::new(Metrics::new(role.as_str(), pools.named(), troubles)?);
+        let metrics = Arc::new(Metrics::new(role.as_str(), pools.named(), database_errors)?);
         let clock = DatabaseClock::default();
         let third_party =
             ThirdPartyClient::new(&config.third_party, &config.dns, config.webhook_url(address))?
@@ -171,7 +164,7 @@ impl App {
                 Webhooks,
                 1,
                 &pools.requests,
-                Some(config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE)),
+                Some(config.intake.max_queue_delay.saturating_mul(WEBHOOK_WAIT_FACTOR)),
             ),
         };
         let operations = Operations {
@@ -338,70 +331,6 @@ async fn serve(
 ) {
     let metrics = state.metrics.clone();
     http::server::serve(acceptor, routes, &state.intake, metrics, stop, grace).await;
-}
-
-/// The connections of a process, split so that neither requests nor leases wait behind jobs.
-struct Pools {
-    requests: Database,
-    scrapes: Database,
-    jobs: Database,
-    leases: Database,
-    watch: Database,
-}
-
-impl Pools {
-    fn new(role: Role, config: &Config, troubles: &Arc<Troubles>) -> Result<Self, AppError> {
-        // A pool or a writer that is not used opens no connection.
-        let own_of_requests = if role.serves_api() { REQUEST_CONNECTIONS } else { 0 };
-        let own_of_jobs = if role.runs_jobs() { JOB_CONNECTIONS } else { 0 };
-        let own = own_of_requests + own_of_jobs + SCRAPE_CONNECTIONS;
-        let rest = config.database.max_connections.saturating_sub(own);
-        // A third for requests, where both are served.
-        let (requests, jobs) = match role {
-            Role::All => {
-                let requests = (rest / 3).max(1);
-                (requests, rest.saturating_sub(requests))
-            }
-            Role::Api => (rest, 1),
-            Role::Worker => (1, rest - 1.min(rest)),
-        };
-        let target = target(&config.database)?;
-        let connect =
-            |target: &Target, most, acquire| store::connect(target, most, acquire, troubles);
-        Ok(Self {
-            requests: connect(&target, requests.max(1), REQUEST_ACQUIRE),
-            scrapes: connect(&target, SCRAPE_CONNECTIONS, REQUEST_ACQUIRE),
-            jobs: connect(&target, jobs.max(1), JOB_ACQUIRE),
-            // A heartbeat that finds no connection fails before the next one is due.
-            leases: connect(&target, 1, config.worker.heartbeat),
-            watch: connect(&session_target(&config.database)?, 1, JOB_ACQUIRE),
-        })
-    }
-
-    /// For the metrics.
-    fn named(&self) -> Vec<NamedPool> {
-        let pools = [
-            ("requests", &self.requests),
-            ("scrapes", &self.scrapes),
-            ("jobs", &self.jobs),
-            ("leases", &self.leases),
-        ];
-        pools.map(|(name, pool)| pool.named(name)).into()
-    }
-}
-
-/// Where the database of `config` is.
-pub fn target(config: &config::Database) -> Result<Target, AppError> {
-    let url = config.url.as_ref().ok_or(AppError::NoDatabase)?;
-    Ok(Target::new(url.expose(), config.pooler.shares_sessions())?)
-}
-
-/// Where sessions are kept: around the pooler, where there is a way.
-fn session_target(config: &config::Database) -> Result<Target, AppError> {
-    match &config.direct_url {
-        Some(url) => Ok(Target::new(url.expose(), false)?),
-        None => target(config),
-    }
 }
 
 impl From<SecretsError> for AppError {

@@ -6,21 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::labels::DatabaseTrouble;
+use super::labels::DatabaseErrorCause;
 
 /// So long after a write that found the disk full this process is not ready.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What went wrong so far in this process.
 #[derive(Debug)]
-pub struct Troubles {
-    counts: [AtomicU64; DatabaseTrouble::ALL.len()],
+pub struct DatabaseErrors {
+    counts: [AtomicU64; DatabaseErrorCause::ALL.len()],
     began: Instant,
     /// When the disk was last found to be full, in ms since the beginning, and 1; 0 for never.
     disk_full_ms: AtomicU64,
 }
 
-impl Default for Troubles {
+impl Default for DatabaseErrors {
     fn default() -> Self {
         Self {
             counts: Default::default(),
@@ -30,23 +30,23 @@ impl Default for Troubles {
     }
 }
 
-impl Troubles {
+impl DatabaseErrors {
     /// It happened again.
-    pub fn count(&self, trouble: DatabaseTrouble) {
-        for (known, count) in DatabaseTrouble::ALL.iter().zip(&self.counts) {
-            if *known == trouble {
+    pub fn count(&self, cause: DatabaseErrorCause) {
+        for (known, count) in DatabaseErrorCause::ALL.iter().zip(&self.counts) {
+            if *known == cause {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if trouble == DatabaseTrouble::DiskFull {
+        if cause == DatabaseErrorCause::DiskFull {
             self.disk_full_ms.store(self.now_ms() + 1, Ordering::Relaxed);
         }
     }
 
     /// How often each thing went wrong.
-    pub fn counts(&self) -> impl Iterator<Item = (DatabaseTrouble, u64)> {
+    pub fn counts(&self) -> impl Iterator<Item = (DatabaseErrorCause, u64)> {
         let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
-        DatabaseTrouble::ALL.iter().copied().zip(counts)
+        DatabaseErrorCause::ALL.iter().copied().zip(counts)
     }
 
     /// Whether a write has found the disk full a moment ago. A process that has heard of none since
@@ -69,13 +69,13 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_remembered() {
-        let troubles = Troubles::default();
-        troubles.count(DatabaseTrouble::ReadOnly);
-        assert!(!troubles.disk_was_full());
-        troubles.count(DatabaseTrouble::DiskFull);
-        assert!(troubles.disk_was_full());
-        let counted: Vec<_> = troubles.counts().filter(|(_, count)| *count > 0).collect();
-        let expected = [(DatabaseTrouble::ReadOnly, 1), (DatabaseTrouble::DiskFull, 1)];
+        let database_errors = DatabaseErrors::default();
+        database_errors.count(DatabaseErrorCause::ReadOnly);
+        assert!(!database_errors.disk_was_full());
+        database_errors.count(DatabaseErrorCause::DiskFull);
+        assert!(database_errors.disk_was_full());
+        let counted: Vec<_> = database_errors.counts().filter(|(_, count)| *count > 0).collect();
+        let expected = [(DatabaseErrorCause::ReadOnly, 1), (DatabaseErrorCause::DiskFull, 1)];
         assert_eq!(counted, expected);
     }
 }

@@ -90,7 +90,7 @@ impl fmt::Display for Chip {
 impl HtmlSafe for Chip {}
 
 /// A duration in at most two units, as people say it.
-pub fn words(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let (millis, seconds) = (duration.as_millis(), duration.as_secs());
     let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{large} {unit}"),
@@ -182,7 +182,7 @@ mod tests {
             (7_200_000, "2 h"),
             (93_600_000, "1 d 2 h"),
         ] {
-            assert_eq!(words(Duration::from_millis(millis)), expected);
+            assert_eq!(format_duration(Duration::from_millis(millis)), expected);
         }
     }
 

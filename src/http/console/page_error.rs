@@ -10,14 +10,14 @@ use crate::{
 /// A reason for a person, with the HTTP status that goes with it.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub struct Refusal {
+pub struct PageError {
     pub status: StatusCode,
     pub reason: String,
     /// For the log alone.
     pub cause: Option<Box<str>>,
 }
 
-impl Refusal {
+impl PageError {
     pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into(), cause: None }
     }
@@ -51,13 +51,13 @@ impl Refusal {
     }
 }
 
-impl ResponseError for Refusal {
+impl ResponseError for PageError {
     fn status(&self) -> StatusCode {
         self.status
     }
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for PageError {
     fn from(problem: Problem) -> Self {
         let status = StatusCode::from_u16(problem.status);
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -65,7 +65,7 @@ impl From<Problem> for Refusal {
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for PageError {
     fn from(error: StoreError) -> Self {
         Problem::from(error).into()
     }
@@ -76,7 +76,7 @@ impl ApiState {
     pub(super) async fn fetch<T>(
         &self,
         query: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, PageError> {
         Ok(self.within_limit(query).await?)
     }
 }

@@ -27,21 +27,21 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use super::progress::Progress;
 
 /// Says whether a request may still be sent.
-pub type Fence = Arc<dyn Fn() -> bool + Send + Sync>;
+pub type LeaseGuard = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Why a request was not sent.
 #[derive(Debug, thiserror::Error)]
 #[error("not sent: the worker's lease is not held any more")]
 struct Stale;
 
-struct Fenced {
+struct GuardedBody {
     first: Option<Bytes>,
     rest: Option<Bytes>,
-    may_be_sent: Fence,
+    may_be_sent: LeaseGuard,
     progress: Progress,
 }
 
-impl Body for Fenced {
+impl Body for GuardedBody {
     type Data = Bytes;
     type Error = Stale;
 
@@ -74,9 +74,14 @@ impl Body for Fenced {
 
 /// `bytes`, of which no more than the first is sent once `may_be_sent` says no, or the request was
 /// withdrawn.
-pub(super) fn body(mut bytes: Bytes, may_be_sent: Fence, progress: Progress) -> reqwest::Body {
+pub(super) fn body(mut bytes: Bytes, may_be_sent: LeaseGuard, progress: Progress) -> reqwest::Body {
     let first = bytes.split_to(bytes.len().min(1));
-    reqwest::Body::wrap(Fenced { first: Some(first), rest: Some(bytes), may_be_sent, progress })
+    reqwest::Body::wrap(GuardedBody {
+        first: Some(first),
+        rest: Some(bytes),
+        may_be_sent,
+        progress,
+    })
 }
 
 #[cfg(test)]
@@ -98,7 +103,7 @@ mod tests {
     ) -> (reqwest::Result<reqwest::Response>, Vec<u8>) {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", server.local_addr().unwrap());
-        let fence: Fence = Arc::new(move || may_be_sent);
+        let fence: LeaseGuard = Arc::new(move || may_be_sent);
         let client = http_client(Duration::from_secs(5)).no_proxy().build().unwrap();
         let sent = body(Bytes::from_static(b"body"), fence, progress);
         let request = client.put(url).body(sent).send();
