@@ -13,9 +13,7 @@ use crate::{
     section::{Section, Unit},
     serve::Serve,
     stubs::{Script, Stubs},
-    usage::{
-        Cpu, {self},
-    },
+    usage::{self, Cpu},
     wait::wait_until,
 };
 

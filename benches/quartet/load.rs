@@ -24,9 +24,7 @@ use uuid::Uuid;
 use crate::{
     clock::{Moment, nanos, now},
     error::{BenchError, Doing},
-    http::{
-        Connection, {self},
-    },
+    http::{self, Connection},
     serve::API_KEY,
     stubs::Ledger,
 };

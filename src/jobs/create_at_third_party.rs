@@ -30,9 +30,7 @@ use serde_json::json;
 use super::{
     Job, JobContext,
     circuit::{CircuitAdmission, FREE_PROBES, Permit},
-    create_by_profile::{
-        History, {self},
-    },
+    create_by_profile::{self, History},
     credentials::CreateRefusal,
     transaction_missing,
 };

@@ -21,9 +21,7 @@ use crate::{
     store::{
         StoreError,
         jobs::outcomes::{Next, Outcome},
-        sent_creates::{
-            LearnedId, NotedCreate, SentCreates, {self},
-        },
+        sent_creates::{self, LearnedId, NotedCreate, SentCreates},
         transactions::Transaction,
     },
 };

@@ -28,9 +28,7 @@ use crate::{
     },
     store::{
         Database, StoreError, circuit,
-        reconcile::{
-            Action, Checked, LateStoring, Scope, Terms, {self},
-        },
+        reconcile::{self, Action, Checked, LateStoring, Scope, Terms},
         transactions,
     },
 };

@@ -14,9 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::run::{Run, RunError};
 use crate::{
     config,
-    store::{
-        Database, StoreError, retention, sent_creates, {self},
-    },
+    store::{self, Database, StoreError, retention, sent_creates},
 };
 
 /// Transactions of one batch: up to four times as many job rows.

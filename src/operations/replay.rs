@@ -25,18 +25,10 @@ use crate::{
         StoreError,
         audit::Actor,
         circuit,
-        clients::{
-            Callback, {self},
-        },
-        dead_letter_actions::{
-            DeadLetterError, {self},
-        },
-        dead_letters::{
-            DeadLetter, Filter, {self},
-        },
-        transactions::{
-            Transaction, {self},
-        },
+        clients::{self, Callback},
+        dead_letter_actions::{self, DeadLetterError},
+        dead_letters::{self, DeadLetter, Filter},
+        transactions::{self, Transaction},
     },
 };
 

@@ -30,9 +30,7 @@ use crate::{
     config,
     domain::{
         Content, DatabaseClock, Subject,
-        peer_answer::{
-            MAX_EXCERPT_CHARS, Report, excerpt, {self},
-        },
+        peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
     },
     profiles::RenderError,
     telemetry::{

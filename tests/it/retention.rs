@@ -7,9 +7,7 @@ use quartet::{
     config::{Config, Role},
     jobs,
     sandbox::{SendWebhook, Status},
-    store::{
-        transactions, {self},
-    },
+    store::{self, transactions},
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;

@@ -5,14 +5,10 @@ use super::e2e;
 use crate::{
     bench::Bench,
     error::BenchError,
-    life::{
-        BATCH, CONNECTIONS, Versions, {self},
-    },
+    life::{self, BATCH, CONNECTIONS, Versions},
     number::number,
     section::{Section, Spread, Target, Unit},
-    usage::{
-        Cpu, cpu_of, {self},
-    },
+    usage::{self, Cpu, cpu_of},
 };
 
 const TRANSACTIONS: usize = 20_000;

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     bench::Bench,
     error::BenchError,
-    peers::{
-        Amount, Line, Peer, {self},
-    },
+    peers::{self, Amount, Line, Peer},
     plain_sql, queue,
     section::{Section, Target, Unit},
 };

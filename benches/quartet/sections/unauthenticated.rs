@@ -19,9 +19,7 @@ use tokio::time::MissedTickBehavior;
 use crate::{
     bench::{Bench, Run},
     error::{BenchError, Doing},
-    http::{
-        Connection, {self},
-    },
+    http::{self, Connection},
     load::Until,
     number::grouped,
     quantiles::Quantiles,

@@ -13,9 +13,7 @@ use crate::{
     config::{Config, Role},
     outbound::{
         ThirdPartyClient,
-        probe::{
-            Answer, CallbackProblem, {self},
-        },
+        probe::{self, Answer, CallbackProblem},
         third_party::Lookup,
     },
     store::clients::Client,

@@ -8,9 +8,7 @@ use std::{
 use reqwest::Identity;
 
 use crate::{
-    config::{
-        ThirdPartyProfile, {self},
-    },
+    config::{self, ThirdPartyProfile},
     outbound::{
         SetupError, name_limit,
         names::Names,

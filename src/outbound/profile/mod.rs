@@ -26,17 +26,13 @@ use self::{
 };
 use super::{
     LeaseGuard, SetupError, answer, lease_guard,
-    progress::{
-        Progress, {self},
-    },
+    progress::{self, Progress},
     sender::SendError,
     third_party_answers::{CreateError, Lookup, LookupError, LookupErrorKind, StatusReport},
     traced,
 };
 use crate::{
-    config::{
-        ThirdPartyProfile, {self},
-    },
+    config::{self, ThirdPartyProfile},
     domain::{Content, DatabaseClock, Subject},
     profiles::{
         CreateMeans, Header, Inputs, LookupBy, LookupMeans, Profile, RenderError, Request,

@@ -10,9 +10,7 @@ use quartet::{
     store::{
         jobs::{
             ClaimedJob, Lease,
-            outcomes::{
-                End, EndedRun, Next, Outcome, {self},
-            },
+            outcomes::{self, End, EndedRun, Next, Outcome},
         },
         transactions::Transaction,
         webhooks::WebhookOutcome,
