@@ -45,6 +45,7 @@ use crate::{
         clients::NewClient,
         coalesce::Coalescer,
         diagnosis::{self, ConnectFailure},
+        direct_leases::DirectLeases,
         job_latency::JobLatency,
         outcomes::Outcomes,
         requirements::{self, Purpose, Unmet},
@@ -162,15 +163,21 @@ impl App {
         // `pending`.
         let soon = config.poll.first.min(config.notify.first);
         let latency = JobLatency::new(soon / ENDED_WITHIN);
+        let direct_leases = DirectLeases::default();
         let writers = RequestWriters {
             accepts: Coalescer::start(
-                Accepts { plan: plan.clone(), latency: latency.clone() },
+                Accepts {
+                    plan: plan.clone(),
+                    completes_creation: role.runs_jobs(),
+                    direct_leases: direct_leases.clone(),
+                    latency: latency.clone(),
+                },
                 ACCEPT_WRITERS,
                 &pools.requests,
                 Some(config.intake.max_queue_delay),
             ),
             webhooks: Coalescer::start(
-                Webhooks,
+                Webhooks { direct_leases: direct_leases.clone() },
                 1,
                 &pools.requests,
                 Some(config.intake.max_queue_delay.saturating_mul(WEBHOOK_PATIENCE)),
@@ -194,9 +201,14 @@ impl App {
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             credentials: Credentials::default(),
-            latency,
-            claims: Coalescer::start(Claims, 1, &pools.jobs, None),
-            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, None),
+            claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pools.jobs, None),
+            outcomes: Coalescer::start(
+                Outcomes { latency, direct_leases: direct_leases.clone() },
+                1,
+                &pools.jobs,
+                None,
+            ),
+            direct_leases,
             reads: Coalescer::start(Reads, 1, &pools.jobs, None),
             pool: pools.jobs,
             lease_pool: pools.leases,

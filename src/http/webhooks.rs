@@ -351,7 +351,8 @@ impl WebhooksApi {
             join_trace(&state, webhook.transaction_id, traceparent.as_deref()).await;
         }
         let received = state.within_limit(state.webhooks.submit(webhook)).await?;
-        if received.outcome == WebhookOutcome::Settled && !received.duplicate {
+        let settled = received.outcome == WebhookOutcome::Settled && !received.duplicate;
+        if settled && !received.is_leased {
             let queue = JobKind::NotifyClient.as_str();
             state.announcer.announce(queue, received.at, Duration::ZERO);
         }

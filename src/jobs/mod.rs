@@ -18,7 +18,6 @@ pub mod create_at_third_party;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;
-pub mod holds;
 pub mod lease_keeper;
 pub mod notify_client;
 pub mod queue;
@@ -43,7 +42,7 @@ use crate::{
         announce::Announcer,
         claims::Claims,
         coalesce::Coalescer,
-        job_latency::JobLatency,
+        direct_leases::DirectLeases,
         jobs::{ClaimedJob, JobPayload, JobPlan, JobTerms},
         outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         transactions::{Reads, Transaction, Unreadable},
@@ -67,8 +66,8 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
-    /// How long jobs take because of the database.
-    pub latency: JobLatency,
+    /// The workers of this process that other statements than claims lease jobs to.
+    pub direct_leases: DirectLeases,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.

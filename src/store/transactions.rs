@@ -13,6 +13,7 @@ use super::{
     StoreError,
     coalesce::{BY_INDEX, Batch, Locked},
     columns::{Column, MaybeTime, Metadata, Time},
+    direct_leases::AfterCommit,
     jobs::JobPayload,
     wanted,
 };
@@ -200,6 +201,7 @@ impl Batch for Reads {
         conn: &mut PgConnection,
         ids: &[Uuid],
         _: Locked,
+        _: &mut AfterCommit,
     ) -> Result<Vec<Option<Option<Transaction>>>, StoreError> {
         let found = get_all(conn, ids).await?;
         Ok(ids.iter().map(|id| Some(found.get(id).cloned())).collect())
