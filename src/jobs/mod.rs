@@ -12,8 +12,10 @@
 //! A crash at any point leaves a leased row and nothing else; it is rescued after
 //! `WORKER__DEAD_AFTER` and run again.
 
+mod backend;
 pub mod callback_hosts;
 pub mod circuit;
+mod claim_pace;
 pub mod create_at_third_party;
 pub mod create_transaction;
 pub mod credentials;

@@ -4,7 +4,8 @@
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits until a slot is free and something is due (see
 //! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
-//! ([`crate::domain::claim_plan`]), and survives outages of the database. It ends with an error
+//! ([`crate::domain::claim_plan`]), and survives outages of the database. It also takes what other
+//! statements have leased to the worker ([`crate::store::direct_leases`]). It ends with an error
 //! only when the worker's lease is lost, so that the supervisor starts the worker under a new name.
 //! Outcomes are written by the [`super::runner`], never by apalis's acknowledgement.
 
@@ -14,22 +15,16 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use apalis::prelude::{Backend, Task, WorkerContext};
-use apalis_core::backend::{
-    BackendConfig,
-    finalize::Ephemeral,
-    persistence::{Persisted, Persistence, State, TaskEvent},
-};
+use apalis::prelude::{Task, WorkerContext};
+use apalis_core::backend::persistence::{Persistence, TaskEvent};
 use futures_util::future;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tower_layer::Identity;
 
-use super::{JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease};
+use super::{JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease, claim_pace::ClaimPace};
 use crate::{
     domain::{
         JobKind,
@@ -108,6 +103,7 @@ pub struct JobQueue {
     more: Arc<AtomicBool>,
     /// A wake-up that no claim has followed yet.
     is_woken: Arc<AtomicBool>,
+    pace: Arc<Mutex<ClaimPace>>,
     /// The next claim must look when the next job falls due.
     seeks_next: Arc<AtomicBool>,
     direct_leases: DirectLeases,
@@ -139,6 +135,7 @@ impl JobQueue {
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
             is_woken: Arc::default(),
+            pace: Arc::default(),
             seeks_next: Arc::new(AtomicBool::new(true)),
             direct_leases: context.direct_leases.clone(),
             context: Arc::downgrade(context),
@@ -191,6 +188,10 @@ impl JobQueue {
             self.is_woken.store(true, Ordering::Release);
             self.plan().wake();
         }
+        let next = self.pace().next();
+        if let Some(next) = next {
+            tokio::time::sleep_until(next.into()).await;
+        }
         self.take_slots().await
     }
 
@@ -228,6 +229,7 @@ impl JobQueue {
             };
             self.is_woken.store(false, Ordering::Release);
             let scans = self.plan_scans(counted);
+            let began = Instant::now();
             // Until all that was claimed is held.
             let pending = self.holds.begin_claim();
             match self.claim(lease, &scans).await {
@@ -238,6 +240,7 @@ impl JobQueue {
                         .map(|claimed| (self.holds.hold(claimed), self.client_hold(claimed)))
                         .collect();
                     drop(pending);
+                    self.pace().claimed(began, claim.jobs.is_empty());
                     self.record(&scans, counted, &claim);
                     if claim.jobs.is_empty() {
                         continue;
@@ -345,6 +348,10 @@ impl JobQueue {
             .any(|kind| kind.as_str() == self.queue)
     }
 
+    fn pace(&self) -> MutexGuard<'_, ClaimPace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn plan(&self) -> MutexGuard<'_, ClaimPlan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -424,70 +431,5 @@ impl Persistence for JobQueue {
 
     async fn push_tasks(&mut self, _: Vec<Task<LeasedJob>>) -> Result<(), QueueError> {
         Err(QueueError::Push)
-    }
-}
-
-/// The apalis backend over a [`JobQueue`].
-pub struct QueueBackend {
-    persisted: Persisted<JobQueue>,
-    heartbeat: Duration,
-}
-
-impl QueueBackend {
-    /// A backend whose worker checks its lease every `heartbeat` while it is idle.
-    pub fn new(queue: JobQueue, heartbeat: Duration) -> Self {
-        Self { persisted: Persisted::new(queue), heartbeat }
-    }
-}
-
-impl Backend for QueueBackend {
-    type Task = Task<LeasedJob>;
-    type Error = QueueError;
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Result<(), QueueError>> {
-        self.persisted.poll_ready(cx, worker, self.heartbeat)
-    }
-
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Option<Result<Self::Task, QueueError>>> {
-        let polled = self.persisted.poll_next(cx, worker);
-        if polled.is_pending() && matches!(self.persisted.state(), State::Ready) {
-            // apalis parks after an empty fetch without a waker that anything will wake: its
-            // heartbeat timer may have fired during the fetch. A fetch here waits by itself, so
-            // that going round again at once is no busy loop.
-            cx.waker().wake_by_ref();
-        }
-        polled
-    }
-
-    fn poll_close(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Result<(), QueueError>> {
-        self.persisted.poll_close(cx, worker)
-    }
-}
-
-impl BackendConfig for QueueBackend {
-    type Args = LeasedJob;
-    type Id = String;
-    type Kind = Ephemeral;
-    type Config = Duration;
-    type Layer = Identity;
-
-    fn config(&self) -> &Duration {
-        &self.heartbeat
-    }
-
-    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
-        Identity::new()
     }
 }

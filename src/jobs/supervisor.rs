@@ -17,7 +17,8 @@ use ulid::Ulid;
 
 use super::{
     JobContext, JobDefinition, LeaseKeeper,
-    queue::{JobQueue, LeasedJob, QueueBackend},
+    backend::QueueBackend,
+    queue::{JobQueue, LeasedJob},
     runner::Runner,
     watcher,
 };

@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn claims_that_find_nothing_hide_no_slow_outcomes() {
         let latency = JobLatency::new(ALLOWED);
-        let start = Instant::now();
+        let start = report(&latency, ms(5), Instant::now());
         for step in 0..500 {
             let now = start + ms(step);
             latency.report(Step::Claim, ms(1), now);

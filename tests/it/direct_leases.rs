@@ -86,18 +86,18 @@ async fn end(app: &TestApp, ids: &[Uuid]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_accept_leases_the_create_and_the_settlement_leases_the_notification() {
-    let app = idle_app().await;
+    let app = patient(World::new().await.app());
+    // Nobody else writes to the transaction meanwhile.
+    let app = app.set("QUARTET_NOTIFY__FIRST", "1h").set("QUARTET_POLL__FIRST", "1h");
+    let app = idle(app).await;
     let id = Uuid::now_v7();
     let (third_party, client) = (app.sandbox.third_party(), app.sandbox.client());
     third_party.script_creates_for(id, vec![slow_create(Status::Completed)]);
-    client.script_for(id, vec![Reaction::status_code(204); 2]);
+    client.script_for(id, vec![Reaction::status_code(204).delay(SLOW)]);
     app.accept_as(id).await;
     wait_until("the create is under way", BOUND, async || third_party.creates_of(id) == 1).await;
     assert_leased(&app, CREATE, id).await;
 
-    // `pending` has been told by then: what is leased is the end.
-    app.wait_notified(id, 1).await;
-    client.script_for(id, vec![Reaction::status_code(204).delay(SLOW)]);
     wait_until("the client is being notified", BOUND, async || {
         client.deliveries_of(id).iter().any(|delivery| delivery.version == 2)
     })
@@ -111,9 +111,7 @@ async fn the_accept_leases_the_create_and_the_settlement_leases_the_notification
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_that_settles_leases_the_notification_to_its_own_process() {
-    let app = patient(World::new().await.app());
-    app.clone().spawn().await.stop().await;
-    let app = idle(app).await;
+    let app = idle_app().await;
     app.sandbox.third_party().set_create_default(CreateStep::created());
     let id = app.client().accept().await;
     app.wait_notified(id, 1).await;
@@ -127,7 +125,10 @@ async fn a_webhook_that_settles_leases_the_notification_to_its_own_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_free_slot_it_waits_for_a_claim() {
-    let app = patient(World::new().await.app()).set("QUARTET_WORKER__CONCURRENCY", 1);
+    let app = patient(World::new().await.app())
+        .set("QUARTET_WORKER__CONCURRENCY", 1)
+        .set("QUARTET_NOTIFY__FIRST", "1h")
+        .set("QUARTET_POLL__FIRST", "1h");
     let app = idle(app).await;
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
     let third_party = app.sandbox.third_party();
@@ -238,8 +239,10 @@ async fn a_lease_whose_commit_was_not_answered_is_given_back() {
     let app = patient(world.app())
         .set("DATABASE_URL", line.url())
         .set("QUARTET_WORKER__HEARTBEAT", "500ms")
-        // Nobody is taken for dead here.
-        .set("QUARTET_WORKER__DEAD_AFTER", "1h");
+        // Nobody is taken for dead here, and nobody else writes to the transaction.
+        .set("QUARTET_WORKER__DEAD_AFTER", "1h")
+        .set("QUARTET_NOTIFY__FIRST", "1h")
+        .set("QUARTET_POLL__FIRST", "1h");
     let app = idle(app).await;
     sqlx::raw_sql(HUNG).execute(&app.pool).await.unwrap();
     let id = Uuid::now_v7();
