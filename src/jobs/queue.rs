@@ -343,9 +343,8 @@ impl JobQueue {
 
     /// Whether other statements than claims lease jobs of this queue.
     fn leases_directly(&self) -> bool {
-        [JobKind::CreateAtThirdParty, JobKind::NotifyClient]
-            .iter()
-            .any(|kind| kind.as_str() == self.queue)
+        let kinds = [JobKind::CreateAtThirdParty, JobKind::NotifyClient];
+        kinds.iter().any(|kind| kind.as_str() == self.queue)
     }
 
     fn pace(&self) -> MutexGuard<'_, ClaimPace> {
@@ -360,15 +359,19 @@ impl JobQueue {
     async fn take_slots(&self) -> Option<FreeSlots> {
         let mut slots = self.slots.clone().acquire_owned().await.ok()?;
         let free = (1 + self.slots.available_permits()).min(MAX_BATCH);
-        // While it claims, as much is left for what other statements lease to this worker: without
-        // a slot they would leave it to the next claim, and so on.
-        let taken = if self.leases_directly() { free.div_ceil(2) } else { free };
+        // While nothing waits, as much is left for what other statements lease to this worker
+        // meanwhile: without a slot they would leave it to the next claim, and so on.
+        let leaves_half = match self.hold_limit {
+            // Such a claim takes no more than half of them.
+            HoldLimit::LeaveAsMuchFree => true,
+            HoldLimit::None => self.leases_directly() && !self.more.load(Ordering::Acquire),
+        };
+        let taken = if leaves_half { free.div_ceil(2) } else { free };
         let more = taken - 1;
         if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
             slots.merge(rest);
         }
         let counted = match self.hold_limit {
-            // Such a claim takes no more than half of them.
             HoldLimit::LeaveAsMuchFree if slots.num_permits() == taken => free,
             _ => slots.num_permits(),
         };
