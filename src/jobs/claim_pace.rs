@@ -3,7 +3,8 @@
 //! What is due at a known time has often ended or been leased by then: a poll whose transaction is
 //! settled, a notification that the settlement has leased. Then a claim finds nothing, and under
 //! load there is another one to make at once. After a few of these in a row the next one waits a
-//! little, and looks for all that has fallen due meanwhile. A job that comes alone is never delayed.
+//! little, and looks for all that has fallen due meanwhile. A job that comes alone is never
+//! delayed.
 
 use std::time::{Duration, Instant};
 

@@ -175,7 +175,7 @@ impl LeaseTaker {
     }
 
     fn reserve(self: Arc<Self>, jobs: impl Iterator<Item = (Uuid, Uuid)>) -> Option<Reservation> {
-        // Before the look: whoever closes it waits for this statement then.
+        // Before the check: closing waits for this statement then.
         let statement = self.statements.token();
         if !self.is_open.load(Ordering::Acquire) || !(self.may_run)() {
             return None;

@@ -237,8 +237,8 @@ impl ClaimPlan {
         *self.held.entry(client).or_default() += 1;
     }
 
-    /// Whether a job of `client` that falls due now may run at once, while `free` slots are free: as
-    /// far as is known nothing waits that would be claimed before it.
+    /// Whether a job of `client` that falls due now may run at once, while `free` slots are free:
+    /// as far as is known nothing waits that would be claimed before it.
     pub fn takes_at_once(&self, client: Uuid, free: usize) -> bool {
         self.apart.is_empty() && self.stragglers.is_empty() && self.allowance(client, free) > 0
     }
