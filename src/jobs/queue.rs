@@ -164,9 +164,8 @@ impl JobQueue {
             move || context.upgrade().is_none_or(|context| context.circuit.wait().is_some());
         let asks_third_party = self.queue == JobKind::CreateAtThirdParty.as_str();
         let taker = Arc::new(LeaseTaker::new(parts, move || {
-            !more.load(Ordering::Acquire)
-                && !stopping.is_cancelled()
-                && !(asks_third_party && is_left_alone())
+            let is_left_alone = asks_third_party && is_left_alone();
+            !(more.load(Ordering::Acquire) || stopping.is_cancelled() || is_left_alone)
         }));
         // Set once, as the lease is.
         let _ = self.taker.set(taker.clone());
