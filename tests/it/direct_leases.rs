@@ -88,7 +88,7 @@ async fn end(app: &TestApp, ids: &[Uuid]) {
 async fn the_accept_leases_the_create_and_the_settlement_leases_the_notification() {
     let app = patient(World::new().await.app());
     // Nobody else writes to the transaction meanwhile.
-    let app = app.set("QUARTET_NOTIFY__FIRST", "1h").set("QUARTET_POLL__FIRST", "1h");
+    let app = app.set("QUARTET_NOTIFY__FIRST", "1h").set("QUARTET_POLL__FIRST", "5m");
     let app = idle(app).await;
     let id = Uuid::now_v7();
     let (third_party, client) = (app.sandbox.third_party(), app.sandbox.client());
@@ -128,7 +128,7 @@ async fn without_a_free_slot_it_waits_for_a_claim() {
     let app = patient(World::new().await.app())
         .set("QUARTET_WORKER__CONCURRENCY", 1)
         .set("QUARTET_NOTIFY__FIRST", "1h")
-        .set("QUARTET_POLL__FIRST", "1h");
+        .set("QUARTET_POLL__FIRST", "5m");
     let app = idle(app).await;
     let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
     let third_party = app.sandbox.third_party();
@@ -242,7 +242,7 @@ async fn a_lease_whose_commit_was_not_answered_is_given_back() {
         // Nobody is taken for dead here, and nobody else writes to the transaction.
         .set("QUARTET_WORKER__DEAD_AFTER", "1h")
         .set("QUARTET_NOTIFY__FIRST", "1h")
-        .set("QUARTET_POLL__FIRST", "1h");
+        .set("QUARTET_POLL__FIRST", "5m");
     let app = idle(app).await;
     sqlx::raw_sql(HUNG).execute(&app.pool).await.unwrap();
     let id = Uuid::now_v7();
