@@ -8,7 +8,7 @@
 //!
 //! After each heartbeat that succeeded, a task beside it does the rest, however long that takes:
 //! - What is leased to the workers of this process in the database is compared with what they hold
-//!   ([`super::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late answer
+//!   ([`crate::store::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late answer
 //!   any more, is given back without using an attempt.
 //! - Workers that were silent for `WORKER__DEAD_AFTER` are marked dead, and their jobs are taken in
 //!   batches ([`crate::store::jobs::rescue`]).
@@ -25,21 +25,26 @@ use std::{
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    JobContext,
-    freshness::Freshness,
-    holds::{self, Holds, LeaseKey},
-};
+use super::{JobContext, freshness::Freshness};
 use crate::{
     domain::BootInstant,
     outbound::LeaseGuard,
     store::{
-        self, Database, StoreError,
+        Database, StoreError,
+        holds::{
+            Holds, LeaseKey, {self},
+        },
         jobs::{
-            Lease, leases,
-            rescue::{self, TakenJob},
+            Lease,
+            leases::{
+                HeldLease, {self},
+            },
+            rescue::{
+                TakenJob, {self},
+            },
         },
         wakeups::announce::Announcer,
+        {self},
     },
 };
 
@@ -274,18 +279,18 @@ impl LeaseKeeper {
     /// can make known. The others that are unknown are `suspects` for the next look.
     fn judge_unknown(
         &self,
-        leased: Vec<Lease>,
+        leased: Vec<HeldLease>,
         suspects: &mut HashMap<(String, LeaseKey), u64>,
     ) -> Vec<Lease> {
         let before = std::mem::take(suspects);
         let state = self.state();
         let mut unknown = Vec::new();
-        for lease in leased {
+        for HeldLease { lease, transaction_id } in leased {
             let Some(Registered { holds, .. }) = state.workers.get(lease.worker.as_str()) else {
                 continue;
             };
             let key = holds::key(&lease);
-            if holds.holds(&key) {
+            if holds.holds(&key, transaction_id) {
                 continue;
             }
             let suspect = (lease.worker.clone(), key);

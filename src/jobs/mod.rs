@@ -13,14 +13,15 @@
 //! A crash at any point leaves a leased row and nothing else; it is rescued after
 //! `WORKER__DEAD_AFTER` and run again.
 
+mod backend;
 pub mod callback_hosts;
 pub mod circuit;
+mod claim_pace;
 pub mod create_at_third_party;
 mod create_by_profile;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;
-pub mod holds;
 pub mod lease_keeper;
 pub mod notify_client;
 pub mod queue;
@@ -42,10 +43,10 @@ use crate::{
     outbound::{CallbackClient, ThirdPartyClient, longest_call},
     store::{
         Database, StoreError,
+        direct_leases::DirectLeases,
         jobs::{
             ClaimedJob, JobPayload, JobPlan, JobTerms,
             claims::Claims,
-            job_latency::JobLatency,
             outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         },
         postgres::coalesce::Coalescer,
@@ -70,8 +71,8 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
-    /// How long jobs take because of the database.
-    pub latency: JobLatency,
+    /// The workers of this process that other statements than claims lease jobs to.
+    pub direct_leases: DirectLeases,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.

@@ -4,40 +4,36 @@
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits until a slot is free and something is due (see
 //! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
-//! ([`crate::domain::claim_plan`]), and survives outages of the database. It ends with an error
+//! ([`crate::domain::claim_plan`]), and survives outages of the database. It also takes what other
+//! statements have leased to the worker ([`crate::store::direct_leases`]). It ends with an error
 //! only when the worker's lease is lost, so that the supervisor starts the worker under a new name.
 //! Outcomes are written by the [`super::runner`], never by apalis's acknowledgement.
 
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use apalis::prelude::{Backend, Task, WorkerContext};
-use apalis_core::backend::{
-    BackendConfig,
-    finalize::Ephemeral,
-    persistence::{Persisted, Persistence, State, TaskEvent},
-};
+use apalis::prelude::{Task, WorkerContext};
+use apalis_core::backend::persistence::{Persistence, TaskEvent};
 use futures_util::future;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tower_layer::Identity;
-use uuid::Uuid;
 
-use super::{
-    JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease,
-    holds::{Hold, Holds},
-};
+use super::{JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease, claim_pace::ClaimPace};
 use crate::{
-    domain::claim_plan::{ClaimPlan, ClaimScans},
+    domain::{
+        JobKind,
+        claim_plan::{ClaimPlan, ClaimScans, HoldLimit},
+    },
     store::{
         StoreError,
+        direct_leases::{ClientHold, DirectLeases, HandedJob, LeaseTaker, TakerParts},
+        holds::{Hold, Holds, Known},
         jobs::{
             ClaimedJob,
             claims::{Claim, Claims, Wanted},
@@ -61,32 +57,8 @@ pub struct LeasedJob {
     pub claimed: Arc<ClaimedJob>,
     pub lease: WorkerLease,
     pub slot: Arc<Slot>,
-    /// When its claim began.
-    pub claim_began: Instant,
     hold: Hold,
     _client_hold: ClientHold,
-}
-
-/// A job's place in the count of what its client holds, until this is dropped.
-#[derive(Debug)]
-struct ClientHold {
-    queue: JobQueue,
-    client: Uuid,
-}
-
-impl ClientHold {
-    fn new(queue: &JobQueue, claimed: &ClaimedJob) -> Self {
-        queue.plan().hold(claimed.client_id);
-        Self { queue: queue.clone(), client: claimed.client_id }
-    }
-}
-
-impl Drop for ClientHold {
-    fn drop(&mut self) {
-        if self.queue.plan().release(self.client) {
-            self.queue.wakeups.retry(self.queue.queue);
-        }
-    }
 }
 
 impl LeasedJob {
@@ -94,6 +66,13 @@ impl LeasedJob {
     pub fn end(self) {
         self.hold.end();
     }
+}
+
+/// Slots for a claim.
+struct FreeSlots {
+    slots: OwnedSemaphorePermit,
+    /// How many are free, as the plan of the claim counts them.
+    counted: usize,
 }
 
 /// Why a worker must end and start again.
@@ -119,19 +98,30 @@ pub struct JobQueue {
     lease: Arc<OnceLock<WorkerLease>>,
     metrics: Arc<Metrics>,
     slots: Arc<Semaphore>,
+    hold_limit: HoldLimit,
     holds: Holds,
     plan: Arc<Mutex<ClaimPlan>>,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     more: Arc<AtomicBool>,
+    /// A wake-up that no claim has followed yet.
+    is_woken: Arc<AtomicBool>,
+    pace: Arc<Mutex<ClaimPace>>,
     /// The next claim must look when the next job falls due.
     seeks_next: Arc<AtomicBool>,
-    /// The last claim was not answered: it may have taken jobs that this worker does not know.
-    unsure: Arc<AtomicBool>,
+    direct_leases: DirectLeases,
+    /// For the circuit. It holds what holds the taker.
+    context: Weak<JobContext>,
+    /// Filled by `register`, as the lease is.
+    taker: Arc<OnceLock<Arc<LeaseTaker>>>,
 }
 
 impl JobQueue {
     /// The queue of `definition`'s jobs.
-    pub fn new(definition: &JobDefinition, context: &JobContext, keeper: Arc<LeaseKeeper>) -> Self {
+    pub fn new(
+        definition: &JobDefinition,
+        context: &Arc<JobContext>,
+        keeper: Arc<LeaseKeeper>,
+    ) -> Self {
         Self {
             queue: definition.queue,
             claims: context.claims.clone(),
@@ -141,13 +131,47 @@ impl JobQueue {
             metrics: context.metrics.clone(),
             lease: Arc::default(),
             slots: Arc::new(Semaphore::new(definition.concurrency as usize)),
+            hold_limit: definition.hold_limit,
             holds: Holds::default(),
             plan: Arc::new(Mutex::new(ClaimPlan::new(definition.hold_limit, MAX_BATCH))),
             // The first fetch looks without being woken.
             more: Arc::new(AtomicBool::new(true)),
+            is_woken: Arc::default(),
+            pace: Arc::default(),
             seeks_next: Arc::new(AtomicBool::new(true)),
-            unsure: Arc::default(),
+            direct_leases: context.direct_leases.clone(),
+            context: Arc::downgrade(context),
+            taker: Arc::default(),
         }
+    }
+
+    /// What takes jobs for the worker beside its claims, once apalis has registered it.
+    pub fn taker(&self) -> Arc<OnceLock<Arc<LeaseTaker>>> {
+        self.taker.clone()
+    }
+
+    /// From now on other statements lease jobs to `worker`, while nothing waits before them.
+    fn open_taker(&self, worker: &str) {
+        let parts = TakerParts {
+            worker: worker.to_owned(),
+            queue: self.queue,
+            slots: self.slots.clone(),
+            plan: self.plan.clone(),
+            holds: self.holds.clone(),
+            wakeups: self.wakeups.clone(),
+        };
+        let (more, stopping, context) =
+            (self.more.clone(), self.stopping.clone(), self.context.clone());
+        let is_left_alone =
+            move || context.upgrade().is_none_or(|context| context.circuit.wait().is_some());
+        let asks_third_party = self.queue == JobKind::CreateAtThirdParty.as_str();
+        let taker = Arc::new(LeaseTaker::new(parts, move || {
+            let is_left_alone = asks_third_party && is_left_alone();
+            !(more.load(Ordering::Acquire) || stopping.is_cancelled() || is_left_alone)
+        }));
+        // Set once, as the lease is.
+        let _ = self.taker.set(taker.clone());
+        self.direct_leases.open(self.queue, taker);
     }
 
     /// The worker's lease, once apalis has registered the worker.
@@ -155,21 +179,58 @@ impl JobQueue {
         self.lease.clone()
     }
 
-    /// Waits for work and claims it.
-    async fn fetch(&self, lease: &WorkerLease) -> Result<Vec<Task<LeasedJob>>, QueueError> {
+    /// Waits until something is likely due and takes free slots for it. Nothing is lost where this
+    /// is dropped.
+    async fn wait_for_work(&self) -> Option<FreeSlots> {
+        if !self.more.load(Ordering::Acquire) && !self.is_woken.load(Ordering::Acquire) {
+            if self.wakeups.due(self.queue).await {
+                self.seeks_next.store(true, Ordering::Release);
+            }
+            self.is_woken.store(true, Ordering::Release);
+            self.plan().wake();
+        }
+        let next = self.pace().next();
+        if let Some(next) = next {
+            tokio::time::sleep_until(next.into()).await;
+        }
+        self.take_slots().await
+    }
+
+    /// A job that other statements leased to the worker.
+    fn handed(&self, handed: HandedJob, lease: &WorkerLease) -> Task<LeasedJob> {
+        let HandedJob { claimed, slot, hold, client_hold } = handed;
+        self.metrics.claimed(self.queue, claimed.late);
+        Task::new(LeasedJob {
+            claimed: Arc::new(claimed),
+            lease: lease.clone(),
+            slot: Arc::new(Slot::new(slot)),
+            hold,
+            _client_hold: client_hold,
+        })
+    }
+
+    /// Waits for work and claims it, or takes what others have leased to the worker.
+    async fn fetch(
+        &self,
+        lease: &WorkerLease,
+        taker: &LeaseTaker,
+    ) -> Result<Vec<Task<LeasedJob>>, QueueError> {
         let (mut wait, longest) = CLAIM_RETRY;
         loop {
-            if !self.more.load(Ordering::Acquire) {
-                if self.wakeups.due(self.queue).await {
-                    self.seeks_next.store(true, Ordering::Release);
+            // Neither comes first always: each would hold the other up.
+            let slots = tokio::select! {
+                handed = taker.handed() => {
+                    let tasks = handed.into_iter().map(|handed| self.handed(handed, lease));
+                    return Ok(tasks.collect());
                 }
-                self.plan().wake();
-            }
-            let Some(mut slots) = self.take_slots().await else {
+                slots = self.wait_for_work() => slots,
+            };
+            let Some(FreeSlots { mut slots, counted }) = slots else {
                 return future::pending().await;
             };
-            let scans = self.plan_scans(slots.num_permits());
-            let claim_began = Instant::now();
+            self.is_woken.store(false, Ordering::Release);
+            let scans = self.plan_scans(counted);
+            let began = Instant::now();
             // Until all that was claimed is held.
             let pending = self.holds.begin_claim();
             match self.claim(lease, &scans).await {
@@ -177,10 +238,11 @@ impl JobQueue {
                     let holds: Vec<_> = claim
                         .jobs
                         .iter()
-                        .map(|claimed| (self.holds.hold(claimed), ClientHold::new(self, claimed)))
+                        .map(|claimed| (self.holds.hold(claimed), self.client_hold(claimed)))
                         .collect();
                     drop(pending);
-                    self.record(&scans, slots.num_permits(), &claim);
+                    self.pace().claimed(began, claim.jobs.is_empty());
+                    self.record(&scans, counted, &claim);
                     if claim.jobs.is_empty() {
                         continue;
                     }
@@ -194,7 +256,6 @@ impl JobQueue {
                                 claimed,
                                 lease,
                                 slot,
-                                claim_began,
                                 hold,
                                 _client_hold: client_hold,
                             }))
@@ -209,7 +270,6 @@ impl JobQueue {
                     let queue = self.queue;
                     tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
                     self.more.store(true, Ordering::Release);
-                    self.unsure.store(true, Ordering::Release);
                     pending.unanswered();
                     if error.took_too_long() {
                         // It may have walked too many old entries: the watcher finds what is left.
@@ -222,6 +282,10 @@ impl JobQueue {
                 }
             }
         }
+    }
+
+    fn client_hold(&self, claimed: &ClaimedJob) -> ClientHold {
+        ClientHold::new(self.queue, &self.plan, &self.wakeups, claimed.client_id)
     }
 
     /// The scans of the next claim, given what was reported since the last one.
@@ -262,32 +326,57 @@ impl JobQueue {
 
     /// Claims what is due, after giving back what an unanswered claim may have taken.
     async fn claim(&self, lease: &WorkerLease, scans: &ClaimScans) -> Result<Claim, StoreError> {
+        let known: Option<Known> = self.holds.unsure();
         let wanted = Wanted {
             queue: self.queue,
             worker: lease.worker().to_owned(),
             scans: scans.clone(),
             seeks_next: self.seeks_next.load(Ordering::Acquire),
-            holds: self.unsure.load(Ordering::Acquire).then(|| self.holds.list()),
+            holds: known.clone(),
         };
         let claim = self.claims.submit(wanted).await?;
-        self.unsure.store(false, Ordering::Release);
+        if let Some(known) = known {
+            self.holds.compared(&known);
+        }
         self.seeks_next.store(false, Ordering::Release);
         Ok(claim)
+    }
+
+    /// Whether other statements than claims lease jobs of this queue.
+    fn leases_directly(&self) -> bool {
+        let kinds = [JobKind::CreateAtThirdParty, JobKind::NotifyClient];
+        kinds.iter().any(|kind| kind.as_str() == self.queue)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, ClaimPace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plan(&self) -> MutexGuard<'_, ClaimPlan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All free slots up to [`MAX_BATCH`]; waits for the first. `None` never comes: nobody closes
-    /// it.
-    async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
+    /// Free slots up to [`MAX_BATCH`]; waits for the first. `None` never comes: nobody closes it.
+    async fn take_slots(&self) -> Option<FreeSlots> {
         let mut slots = self.slots.clone().acquire_owned().await.ok()?;
-        let more = self.slots.available_permits().min(MAX_BATCH - 1);
+        let free = (1 + self.slots.available_permits()).min(MAX_BATCH);
+        // While nothing waits, as much is left for what other statements lease to this worker
+        // meanwhile: without a slot they would leave it to the next claim, and so on.
+        let leaves_half = match self.hold_limit {
+            // Such a claim takes no more than half of them.
+            HoldLimit::LeaveAsMuchFree => true,
+            HoldLimit::None => self.leases_directly() && !self.more.load(Ordering::Acquire),
+        };
+        let taken = if leaves_half { free.div_ceil(2) } else { free };
+        let more = taken - 1;
         if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
             slots.merge(rest);
         }
-        Some(slots)
+        let counted = match self.hold_limit {
+            HoldLimit::LeaveAsMuchFree if slots.num_permits() == taken => free,
+            _ => slots.num_permits(),
+        };
+        Some(FreeSlots { slots, counted })
     }
 }
 
@@ -301,6 +390,7 @@ impl Persistence for JobQueue {
         let lease = registered.map_err(QueueError::Register)?;
         // Set once: apalis registers a worker once, and each start has a queue of its own.
         let _ = self.lease.set(lease);
+        self.open_taker(worker.name());
         Ok(())
     }
 
@@ -315,12 +405,13 @@ impl Persistence for JobQueue {
 
     async fn fetch_next(&mut self, _: &WorkerContext) -> Result<Vec<Task<LeasedJob>>, QueueError> {
         let lease = self.lease.get().ok_or(QueueError::LeaseLost)?;
+        let taker = self.taker.get().ok_or(QueueError::LeaseLost)?;
         tokio::select! {
             biased;
             // The supervisor stops the worker now; until then nothing more is claimed.
             () = self.stopping.cancelled() => future::pending().await,
             () = lease.lost() => Err(QueueError::LeaseLost),
-            fetched = self.fetch(lease) => fetched,
+            fetched = self.fetch(lease, taker) => fetched,
         }
     }
 
@@ -344,70 +435,5 @@ impl Persistence for JobQueue {
 
     async fn push_tasks(&mut self, _: Vec<Task<LeasedJob>>) -> Result<(), QueueError> {
         Err(QueueError::Push)
-    }
-}
-
-/// The apalis backend over a [`JobQueue`].
-pub struct QueueBackend {
-    persisted: Persisted<JobQueue>,
-    heartbeat: Duration,
-}
-
-impl QueueBackend {
-    /// A backend whose worker checks its lease every `heartbeat` while it is idle.
-    pub fn new(queue: JobQueue, heartbeat: Duration) -> Self {
-        Self { persisted: Persisted::new(queue), heartbeat }
-    }
-}
-
-impl Backend for QueueBackend {
-    type Task = Task<LeasedJob>;
-    type Error = QueueError;
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Result<(), QueueError>> {
-        self.persisted.poll_ready(cx, worker, self.heartbeat)
-    }
-
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Option<Result<Self::Task, QueueError>>> {
-        let polled = self.persisted.poll_next(cx, worker);
-        if polled.is_pending() && matches!(self.persisted.state(), State::Ready) {
-            // apalis parks after an empty fetch without a waker that anything will wake: its
-            // heartbeat timer may have fired during the fetch. A fetch here waits by itself, so
-            // that going round again at once is no busy loop.
-            cx.waker().wake_by_ref();
-        }
-        polled
-    }
-
-    fn poll_close(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Result<(), QueueError>> {
-        self.persisted.poll_close(cx, worker)
-    }
-}
-
-impl BackendConfig for QueueBackend {
-    type Args = LeasedJob;
-    type Id = String;
-    type Kind = Ephemeral;
-    type Config = Duration;
-    type Layer = Identity;
-
-    fn config(&self) -> &Duration {
-        &self.heartbeat
-    }
-
-    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
-        Identity::new()
     }
 }

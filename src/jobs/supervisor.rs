@@ -17,7 +17,8 @@ use ulid::Ulid;
 
 use super::{
     JobContext, JobDefinition, LeaseKeeper,
-    queue::{JobQueue, LeasedJob, QueueBackend},
+    backend::QueueBackend,
+    queue::{JobQueue, LeasedJob},
     runner::Runner,
     watcher,
 };
@@ -107,7 +108,7 @@ async fn run_worker(
     let name = format!("{queue}-{}-{}", std::process::id(), Ulid::generate());
     let worker_context = WorkerContext::new(&name);
     let job_queue = JobQueue::new(definition, context, keeper.clone());
-    let lease = job_queue.lease();
+    let (lease, taker) = (job_queue.lease(), job_queue.taker());
     let runner = Runner::new(context.clone(), definition.clone());
     let worker = WorkerBuilder::new(&worker_context)
         .backend(QueueBackend::new(job_queue, context.config.worker.heartbeat))
@@ -140,6 +141,10 @@ async fn run_worker(
     if let Some(lease) = lease.get() {
         keeper.forget(lease);
         let release = async {
+            if let Some(taker) = taker.get() {
+                // Before: what is leased to the worker later would wait to be rescued.
+                taker.close().await;
+            }
             let backoff = context.config.third_party.create_backoff;
             let released = jobs::release(&context.pool, &name, &started, backoff).await?;
             if released > 0 {

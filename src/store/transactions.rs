@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
+    direct_leases::AfterCommit,
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked},
         columns::{Column, MaybeTime, Metadata, Time},
@@ -215,6 +216,7 @@ impl Batch for Reads {
         conn: &mut PgConnection,
         ids: &[Uuid],
         _: Locked,
+        _: &mut AfterCommit,
     ) -> Result<Vec<Option<Option<Transaction>>>, StoreError> {
         let found = get_all(conn, ids).await?;
         Ok(ids.iter().map(|id| Some(found.get(id).cloned())).collect())

@@ -13,13 +13,20 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    dead_letters::{self, NewDeadLetter},
-    evidence::{self, NewEvidence},
+    dead_letters::{
+        NewDeadLetter, {self},
+    },
+    direct_leases::{AfterCommit, DirectLeases},
+    evidence::{
+        NewEvidence, {self},
+    },
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked, spread},
         columns::Time,
     },
-    settle::{self, Settlement},
+    settle::{
+        Settlement, {self},
+    },
     transactions,
 };
 use crate::domain::{
@@ -67,12 +74,17 @@ pub struct Received {
     pub at: DateTime<Utc>,
     /// When the transaction was accepted, where this webhook settled it.
     pub settled_since: Option<DateTime<Utc>>,
+    /// Whether the client's notification is leased to a worker of this process.
+    pub is_leased: bool,
 }
 
 /// Receives webhooks. When this fails nothing of it was written, and they may be sent again; one
 /// that was written, without its answer having come, is a duplicate then.
 #[derive(Debug)]
-pub struct Webhooks;
+pub struct Webhooks {
+    /// This process's workers.
+    pub direct_leases: DirectLeases,
+}
 
 impl Batch for Webhooks {
     type Request = Webhook;
@@ -87,6 +99,7 @@ impl Batch for Webhooks {
         conn: &mut PgConnection,
         webhooks: &[Webhook],
         locked: Locked,
+        after: &mut AfterCommit,
     ) -> Result<Vec<Option<Received>>, StoreError> {
         let (mut transactions, mut webhook_ids) = (HashSet::new(), HashSet::new());
         let taken: Vec<usize> = (0..webhooks.len())
@@ -98,83 +111,101 @@ impl Batch for Webhooks {
             .collect();
         let mut tx = conn.begin().await?;
         let batch = taken.iter().map(|index| &webhooks[*index]).collect();
-        let received = receive(&mut tx, batch, locked).await?;
+        let received = self.receive(&mut tx, batch, locked, after).await?;
         tx.commit().await?;
         Ok(spread(webhooks, taken, received))
     }
 }
 
-/// Receives webhooks with different ids about different transactions.
-async fn receive(
-    conn: &mut PgConnection,
-    webhooks: Vec<&Webhook>,
-    locked: Locked,
-) -> Result<Vec<Option<Received>>, StoreError> {
-    let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.transaction_id).collect();
-    let transactions = transactions::lock_all(conn, &ids, locked).await?;
-    let is_taken = |webhook: &&Webhook| !transactions.is_skipped(webhook.transaction_id);
-    let judged: Vec<_> = webhooks
-        .iter()
-        .copied()
-        .filter(is_taken)
-        .map(|webhook| {
-            let current = transactions.get(webhook.transaction_id);
-            let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
-                current.decide(webhook.status.into(), SettledBy::Webhook).into()
-            });
-            (webhook, current, outcome)
-        })
-        .collect();
-    let new =
-        remember(conn, judged.iter().map(|(webhook, _, outcome)| (*webhook, *outcome))).await?;
-
-    let (mut evidence, mut settlements) = (Vec::new(), Vec::new());
-    let mut received = HashMap::new();
-    for (webhook, current, outcome) in judged {
-        let webhook_id = webhook.webhook_id.as_str();
-        let Some(at) = new.get(webhook_id).copied() else {
-            let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
-            let duplicate = Received { outcome, duplicate: true, at, settled_since: None };
-            received.insert(webhook_id, duplicate);
-            continue;
-        };
-        let mut settled_since = None;
-        match current {
-            Some(current) => {
-                let status = Status::from(webhook.status);
-                let detail = json!({
-                    "webhook_id": webhook_id,
-                    "status": status.as_str(),
-                    "outcome": outcome.as_str(),
+impl Webhooks {
+    /// Receives webhooks with different ids about different transactions.
+    async fn receive(
+        &self,
+        conn: &mut PgConnection,
+        webhooks: Vec<&Webhook>,
+        locked: Locked,
+        after: &mut AfterCommit,
+    ) -> Result<Vec<Option<Received>>, StoreError> {
+        let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.transaction_id).collect();
+        let transactions = transactions::lock_all(conn, &ids, locked).await?;
+        let is_taken = |webhook: &&Webhook| !transactions.is_skipped(webhook.transaction_id);
+        let judged: Vec<_> = webhooks
+            .iter()
+            .copied()
+            .filter(is_taken)
+            .map(|webhook| {
+                let current = transactions.get(webhook.transaction_id);
+                let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
+                    current.decide(webhook.status.into(), SettledBy::Webhook).into()
                 });
-                let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
-                match outcome {
-                    WebhookOutcome::Conflict => {
-                        // In the order in which it happened.
-                        evidence::append(&mut *conn, current.id, &seen).await?;
-                        let by = SettledBy::Webhook;
-                        settle::open_conflict(conn, current, status, by, SOURCE).await?;
+                (webhook, current, outcome)
+            })
+            .collect();
+        let new =
+            remember(conn, judged.iter().map(|(webhook, _, outcome)| (*webhook, *outcome))).await?;
+
+        let (mut evidence, mut settlements) = (Vec::new(), Vec::new());
+        let mut received = HashMap::new();
+        for (webhook, current, outcome) in judged {
+            let webhook_id = webhook.webhook_id.as_str();
+            let Some(at) = new.get(webhook_id).copied() else {
+                let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
+                let duplicate = Received {
+                    outcome,
+                    duplicate: true,
+                    at,
+                    settled_since: None,
+                    is_leased: false,
+                };
+                received.insert(webhook_id, duplicate);
+                continue;
+            };
+            let mut settled_since = None;
+            match current {
+                Some(current) => {
+                    let status = Status::from(webhook.status);
+                    let detail = json!({
+                        "webhook_id": webhook_id,
+                        "status": status.as_str(),
+                        "outcome": outcome.as_str(),
+                    });
+                    let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
+                    match outcome {
+                        WebhookOutcome::Conflict => {
+                            // In the order in which it happened.
+                            evidence::append(&mut *conn, current.id, &seen).await?;
+                            let by = SettledBy::Webhook;
+                            settle::open_conflict(conn, current, status, by, SOURCE).await?;
+                        }
+                        WebhookOutcome::Settled => {
+                            evidence.push((current.id, seen));
+                            settlements.push(Settlement {
+                                current,
+                                status,
+                                by: SettledBy::Webhook,
+                                source: SOURCE,
+                            });
+                            settled_since = Some(current.created_at.at());
+                        }
+                        _ => evidence.push((current.id, seen)),
                     }
-                    WebhookOutcome::Settled => {
-                        evidence.push((current.id, seen));
-                        settlements.push(Settlement {
-                            id: current.id,
-                            status,
-                            by: SettledBy::Webhook,
-                            source: SOURCE,
-                        });
-                        settled_since = Some(current.created_at.at());
-                    }
-                    _ => evidence.push((current.id, seen)),
                 }
+                None => open_unknown(&mut *conn, webhook).await?,
             }
-            None => open_unknown(&mut *conn, webhook).await?,
+            let new = Received { outcome, duplicate: false, at, settled_since, is_leased: false };
+            received.insert(webhook_id, new);
         }
-        received.insert(webhook_id, Received { outcome, duplicate: false, at, settled_since });
+        evidence::append_all(&mut *conn, &evidence).await?;
+        after.reserve(settle::reserve(&self.direct_leases, &settlements));
+        let leased = settle::settle(conn, &settlements, after.reservation()).await?;
+        for webhook in &webhooks {
+            if let Some(received) = received.get_mut(webhook.webhook_id.as_str()) {
+                received.is_leased =
+                    received.settled_since.is_some() && leased.contains(&webhook.transaction_id);
+            }
+        }
+        Ok(webhooks.iter().map(|webhook| received.remove(webhook.webhook_id.as_str())).collect())
     }
-    evidence::append_all(&mut *conn, &evidence).await?;
-    settle::settle(conn, &settlements).await?;
-    Ok(webhooks.iter().map(|webhook| received.remove(webhook.webhook_id.as_str())).collect())
 }
 
 /// Returns the ids of those that are new, with the time of this SQL transaction.

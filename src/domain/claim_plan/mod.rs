@@ -237,6 +237,12 @@ impl ClaimPlan {
         *self.held.entry(client).or_default() += 1;
     }
 
+    /// Whether a job of `client` that falls due now may run at once, while `free` slots are free:
+    /// as far as is known nothing waits that would be claimed before it.
+    pub fn takes_at_once(&self, client: Uuid, free: usize) -> bool {
+        self.apart.is_empty() && self.stragglers.is_empty() && self.allowance(client, free) > 0
+    }
+
     /// Records what the scans, made at `at`, gave while `free` slots were free: the client and
     /// `run_at` of each job, with `None` for a time before all others; every one is
     /// [held](Self::hold) already. Tells whether another claim may give more at once.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList};
 use crate::{
-    domain::{Content, JobKind, NewTransaction, Status},
+    domain::{Content, JobKind, NewTransaction, RunOutcome, Status},
     http::{
         ApiState,
         api_enum::ApiEnum,
@@ -23,13 +23,17 @@ use crate::{
             auth::{ClientAuth, PosterAuth},
             body::StrictJson,
         },
-        page::{self, Page},
+        page::{
+            Page, {self},
+        },
         problem::{Problem, ProblemJson, ProblemType},
     },
     store::{
-        accept::Post,
+        accept::{Accepted, Post},
         evidence,
-        transactions::{self, Cursor, Filter},
+        transactions::{
+            Cursor, Filter, {self},
+        },
     },
     telemetry::traces,
 };
@@ -209,12 +213,11 @@ impl TransactionsApi {
                 traceparent: traceparent.clone(),
             };
             if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
-                for kind in JobKind::ALL {
-                    let delay = state.plan.terms(*kind).delay;
-                    let run_at = accepted.created_at.at() + delay;
-                    state.announcer.announce(kind.as_str(), run_at, delay);
+                announce(&state, &accepted);
+                if accepted.is_created {
+                    record_creation(&state, id, traceparent.as_deref());
                 }
-                let accepted = Json(accepted.into());
+                let accepted = Json(accepted.transaction.into());
                 return Ok(CreateTransactionResponse::Accepted(accepted, location));
             }
             if !client.0.is_still_known(&state).await? {
@@ -324,6 +327,29 @@ impl TransactionsApi {
         let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))
+    }
+}
+
+/// Announces those of its jobs that wait for a worker.
+fn announce(state: &ApiState, accepted: &Accepted) {
+    for kind in JobKind::ALL.iter().filter(|kind| accepted.waits(**kind)) {
+        let delay = state.plan.terms(*kind).delay;
+        let run_at = accepted.transaction.created_at.at() + delay;
+        state.announcer.announce(kind.as_str(), run_at, delay);
+    }
+}
+
+/// Records the run of a `create_transaction` job that the accept has made, as a worker records its
+/// own.
+fn record_creation(state: &ApiState, id: Uuid, traceparent: Option<&str>) {
+    let (queue, run, attempt) = (JobKind::CreateTransaction.as_str(), RunOutcome::Done, 1);
+    state.metrics.claimed(queue, Duration::ZERO);
+    state.metrics.run_ended(queue, run, attempt, Duration::ZERO);
+    if traces::is_on() {
+        let span = tracing::error_span!(parent: None, "job",
+            otel.name = "job create_transaction", otel.kind = "consumer", queue,
+            transaction_id = display(id), attempt, outcome = run.as_str());
+        traces::follow(&span, traceparent);
     }
 }
 

@@ -21,7 +21,9 @@ use uuid::Uuid;
 use crate::{
     domain::{
         JobKind, ReportedStatus, SettledBy, UnknownWord,
-        peer_answer::{self, Field},
+        peer_answer::{
+            Field, {self},
+        },
     },
     http::{
         ApiState,
@@ -29,7 +31,9 @@ use crate::{
         middleware::body,
         problem::{FieldProblem, Problem, ProblemJson, ProblemType},
     },
-    signature::{self, SignedHeaders, VerifyError},
+    signature::{
+        SignedHeaders, VerifyError, {self},
+    },
     store::{
         jobs,
         rejected_webhooks::WebhookRejection,
@@ -352,7 +356,8 @@ impl WebhooksApi {
             join_trace(&state, webhook.transaction_id, traceparent.as_deref()).await;
         }
         let received = state.within_limit(state.webhooks.submit(webhook)).await?;
-        if received.outcome == WebhookOutcome::Settled && !received.duplicate {
+        let settled = received.outcome == WebhookOutcome::Settled && !received.duplicate;
+        if settled && !received.is_leased {
             let queue = JobKind::NotifyClient.as_str();
             state.announcer.announce(queue, received.at, Duration::ZERO);
         }

@@ -27,7 +27,9 @@ use super::{
     database::{STATEMENT_LIMIT, in_time_of},
     dedicated_session::Session,
 };
-use crate::store::{Database, StoreError, postgres::congestion::Congestion};
+use crate::store::{
+    Database, StoreError, direct_leases::AfterCommit, postgres::congestion::Congestion,
+};
 
 /// Requests that may wait for a writer; more wait for room.
 const QUEUE_CAPACITY: usize = 4_096;
@@ -96,18 +98,23 @@ pub trait Batch: Send + Sync + 'static {
         Self::MAX_BATCH
     }
 
+    /// A batch was done. On average its requests took this long, with their wait for a writer, and
+    /// without those that had been left out of an earlier batch because of somebody else's lock.
+    fn answered(&self, _took: Duration) {}
+
     /// How long a writer leaves the database to others after a batch that took this long.
     fn pause_after(&self, _took: Duration) -> Duration {
         Duration::ZERO
     }
 
     /// Does all of `requests`, or nothing. Answers in their order; `None` for one that was left out
-    /// ([`Locked::Skip`]).
+    /// ([`Locked::Skip`]). What is to be done once they are committed goes into `after`.
     fn run(
         &self,
         conn: &mut PgConnection,
         requests: &[Self::Request],
         locked: Locked,
+        after: &mut AfterCommit,
     ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
 }
 
@@ -125,6 +132,8 @@ struct Waiting<B: Batch> {
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
     /// When it came.
     asked: Instant,
+    /// A batch has left it out.
+    was_skipped: bool,
 }
 
 impl<B: Batch> Waiting<B> {
@@ -176,7 +185,7 @@ impl<B: Batch> Coalescer<B> {
         {
             congestion.came_first(asked);
         }
-        if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
+        if self.waiting.send(Waiting { request, reply, asked, was_skipped: false }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
@@ -264,18 +273,27 @@ impl<B: Batch> Writer<B> {
             }
             let (requests, rest): (Vec<_>, Vec<_>) = batch
                 .into_iter()
-                .map(|waiting| (waiting.request, (waiting.reply, waiting.asked)))
+                .map(|Waiting { request, reply, asked, was_skipped }| {
+                    (request, (reply, asked, was_skipped))
+                })
                 .unzip();
             let done = self.attempt(&requests).await;
             let mut batch: Vec<_> = requests
                 .into_iter()
                 .zip(rest)
-                .map(|(request, (reply, asked))| Waiting { request, reply, asked })
+                .map(|(request, (reply, asked, was_skipped))| Waiting {
+                    request,
+                    reply,
+                    asked,
+                    was_skipped,
+                })
                 .collect();
             match done {
                 Ok(answers) => {
                     self.wait = RETRY.0;
-                    for (waiting, answer) in batch.into_iter().zip(answers) {
+                    self.report(batch.iter().zip(&answers));
+                    for (mut waiting, answer) in batch.into_iter().zip(answers) {
+                        waiting.was_skipped = answer.is_none();
                         match answer {
                             Some(answer) => waiting.answer(Ok(answer)),
                             None if waiting.asked.elapsed() < SKIPPED => self.skipped.push(waiting),
@@ -310,6 +328,18 @@ impl<B: Batch> Writer<B> {
                 // One of them is at fault.
                 Err(_) => batches.extend(batch.into_iter().map(|waiting| vec![waiting])),
             }
+        }
+    }
+
+    /// Reports how long requests took that were done.
+    fn report<'a>(&self, answered: impl Iterator<Item = (&'a Waiting<B>, &'a Option<B::Answer>)>) {
+        let took = answered
+            .filter(|(waiting, answer)| answer.is_some() && !waiting.was_skipped)
+            .map(|(waiting, _)| waiting.asked.elapsed());
+        let (total, count) =
+            took.fold((Duration::ZERO, 0), |(total, count), took| (total + took, count + 1));
+        if count > 0 {
+            self.batch.answered(total / count);
         }
     }
 
@@ -357,7 +387,7 @@ impl<B: Batch> Writer<B> {
     }
 }
 
-/// Has a batch done; within a transaction where something must begin one.
+/// Has a batch done, and what follows from it.
 async fn run<B: Batch>(
     batch: &B,
     conn: &mut PgConnection,
@@ -365,9 +395,24 @@ async fn run<B: Batch>(
     requests: &[B::Request],
     locked: Locked,
 ) -> Result<Vec<Option<B::Answer>>, StoreError> {
-    let Some(begin) = begin else { return batch.run(conn, requests, locked).await };
+    let mut after = AfterCommit::default();
+    let done = commit(batch, conn, begin, requests, locked, &mut after).await;
+    after.end(&done);
+    done
+}
+
+/// Has a batch done; within a transaction where something must begin one.
+async fn commit<B: Batch>(
+    batch: &B,
+    conn: &mut PgConnection,
+    begin: Option<AssertSqlSafe<String>>,
+    requests: &[B::Request],
+    locked: Locked,
+    after: &mut AfterCommit,
+) -> Result<Vec<Option<B::Answer>>, StoreError> {
+    let Some(begin) = begin else { return batch.run(conn, requests, locked, after).await };
     let mut tx = conn.begin_with(begin).await?;
-    let answers = batch.run(&mut tx, requests, locked).await?;
+    let answers = batch.run(&mut tx, requests, locked, after).await?;
     tx.commit().await?;
     Ok(answers)
 }

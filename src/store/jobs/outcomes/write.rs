@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -16,14 +16,24 @@ use crate::{
     domain::{DeadLetterKind, Decision, JobKind, SettledBy, Status},
     store::{
         StoreError, dead_letters,
-        evidence::{self, NewEvidence},
-        jobs::Lease,
+        direct_leases::{AfterCommit, DirectLeases},
+        evidence::{
+            NewEvidence, {self},
+        },
+        jobs::{
+            Lease,
+            job_latency::{JobLatency, Step},
+        },
         postgres::{
             coalesce::{BY_INDEX, Batch, Locked, spread},
             columns::Time,
         },
-        settle::{self, Settlement},
-        transactions::{self, Transaction},
+        settle::{
+            Settlement, {self},
+        },
+        transactions::{
+            Transaction, {self},
+        },
     },
 };
 
@@ -33,7 +43,12 @@ const OF_ONE_CLAIM: usize = 50;
 
 /// Writes outcomes. One that was written, without its answer having come, finds its lease gone.
 #[derive(Debug)]
-pub struct Outcomes;
+pub struct Outcomes {
+    /// How long it takes until an outcome is written.
+    pub latency: JobLatency,
+    /// This process's workers.
+    pub direct_leases: DirectLeases,
+}
 
 impl Batch for Outcomes {
     type Request = EndedRun;
@@ -44,11 +59,16 @@ impl Batch for Outcomes {
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 
+    fn answered(&self, took: Duration) {
+        self.latency.report(Step::Outcome, took, Instant::now());
+    }
+
     async fn run(
         &self,
         conn: &mut PgConnection,
         runs: &[EndedRun],
         locked: Locked,
+        after: &mut AfterCommit,
     ) -> Result<Vec<Option<Written>>, StoreError> {
         // Settling changes other jobs of the transaction: of those that may be among them, one
         // each.
@@ -58,10 +78,10 @@ impl Batch for Outcomes {
             .collect();
         let batch = taken.iter().map(|index| &runs[*index]);
         let written = if batch.clone().all(EndedRun::is_plain) {
-            write(conn, batch, locked).await?
+            self.write(conn, batch, locked, after).await?
         } else {
             let mut tx = conn.begin().await?;
-            let written = write(&mut tx, batch, locked).await?;
+            let written = self.write(&mut tx, batch, locked, after).await?;
             tx.commit().await?;
             written
         };
@@ -101,68 +121,83 @@ struct Decided<'a> {
     report: Option<(Status, SettledBy)>,
 }
 
-/// Writes all of `runs`, which lock different transactions.
-async fn write<'a>(
-    conn: &mut PgConnection,
-    runs: impl Iterator<Item = &'a EndedRun> + Clone,
-    locked: Locked,
-) -> Result<Vec<Option<Written>>, StoreError> {
-    let ids: Vec<Uuid> = runs.clone().filter_map(EndedRun::locks).collect();
-    let transactions = transactions::lock_all(conn, &ids, locked).await?;
-    let mut decided = Vec::new();
-    for run in runs {
-        let current = run.locks().and_then(|id| transactions.get(id));
-        let is_left_out = run.locks().is_some_and(|id| transactions.is_skipped(id));
-        decided.push((!is_left_out).then(|| {
-            let (end, report) = decide(run, current);
-            Decided { run, current, end, report }
-        }));
-    }
+impl Outcomes {
+    /// Writes all of `runs`, which lock different transactions.
+    async fn write<'a>(
+        &self,
+        conn: &mut PgConnection,
+        runs: impl Iterator<Item = &'a EndedRun> + Clone,
+        locked: Locked,
+        after: &mut AfterCommit,
+    ) -> Result<Vec<Option<Written>>, StoreError> {
+        let ids: Vec<Uuid> = runs.clone().filter_map(EndedRun::locks).collect();
+        let transactions = transactions::lock_all(conn, &ids, locked).await?;
+        let mut decided = Vec::new();
+        for run in runs {
+            let current = run.locks().and_then(|id| transactions.get(id));
+            let is_left_out = run.locks().is_some_and(|id| transactions.is_skipped(id));
+            decided.push((!is_left_out).then(|| {
+                let (end, report) = decide(run, current);
+                Decided { run, current, end, report }
+            }));
+        }
 
-    let ended = end_jobs(conn, decided.iter().flatten()).await?;
-    let mut settlements = Vec::new();
-    let mut delivered = Vec::new();
-    let mut written = Vec::new();
-    for decided in &decided {
-        let Some(Decided { run, current, end, report }) = decided else {
-            written.push(None);
-            continue;
-        };
-        let at = ended.get(run.job.lease.job_id.as_str());
-        let is_ended = at.is_some();
-        let mut settled = None;
-        if let (Some(current), Some((status, by))) = (current, *report) {
-            match current.decide(status, by) {
-                Decision::Settle if is_ended => {
-                    let source = run.queue;
-                    settlements.push(Settlement { id: current.id, status, by, source });
-                    settled = Some((by, current.created_at.at()));
+        let ended = end_jobs(conn, decided.iter().flatten()).await?;
+        let mut settlements = Vec::new();
+        let mut delivered = Vec::new();
+        let mut written = Vec::new();
+        for decided in &decided {
+            let Some(Decided { run, current, end, report }) = decided else {
+                written.push(None);
+                continue;
+            };
+            let at = ended.get(run.job.lease.job_id.as_str());
+            let is_ended = at.is_some();
+            let mut settled = None;
+            if let (Some(current), Some((status, by))) = (current, *report) {
+                match current.decide(status, by) {
+                    Decision::Settle if is_ended => {
+                        let source = run.queue;
+                        settlements.push(Settlement { current, status, by, source });
+                        settled = Some((by, current.created_at.at()));
+                    }
+                    // Also without a lease: it is a fact about the third party.
+                    Decision::Conflict if is_ended || run.outcome.report.is_some() => {
+                        settle::open_conflict(conn, current, status, by, run.queue).await?;
+                    }
+                    _ => {}
                 }
-                // Also without a lease: it is a fact about the third party.
-                Decision::Conflict if is_ended || run.outcome.report.is_some() => {
-                    settle::open_conflict(conn, current, status, by, run.queue).await?;
-                }
-                _ => {}
+            }
+            let Some(at) = at else {
+                written.push(Some(Written::LeaseLost));
+                continue;
+            };
+            if let (Some(current), Some(Notified { version, delivered: true })) =
+                (current, run.outcome.notified)
+            {
+                delivered.push((current.id, version, *run));
+            }
+            written.push(Some(Written::Applied {
+                due: due(run.queue, end, settled.is_some(), at),
+                run: end.outcome(),
+                settled,
+            }));
+        }
+        after.reserve(settle::reserve(&self.direct_leases, &settlements));
+        let leased = settle::settle(conn, &settlements, after.reservation()).await?;
+        for (decided, written) in decided.iter().zip(&mut written) {
+            let current = decided.as_ref().and_then(|decided| decided.current);
+            if let (Some(current), Some(Written::Applied { due, settled: Some(_), .. })) =
+                (current, written)
+                && leased.contains(&current.id)
+            {
+                // It waits for nobody.
+                due.retain(|due| due.queue != JobKind::NotifyClient.as_str());
             }
         }
-        let Some(at) = at else {
-            written.push(Some(Written::LeaseLost));
-            continue;
-        };
-        if let (Some(current), Some(Notified { version, delivered: true })) =
-            (current, run.outcome.notified)
-        {
-            delivered.push((current.id, version, *run));
-        }
-        written.push(Some(Written::Applied {
-            due: due(run.queue, end, settled.is_some(), at),
-            run: end.outcome(),
-            settled,
-        }));
+        record_delivered(conn, &delivered).await?;
+        Ok(written)
     }
-    settle::settle(conn, &settlements).await?;
-    record_delivered(conn, &delivered).await?;
-    Ok(written)
 }
 
 /// When a run was ended.

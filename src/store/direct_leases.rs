@@ -1,0 +1,307 @@
+//! Leases that other statements than a claim give to this process's own workers.
+//!
+//! A job that is due when it is written, or made due, waits for nothing but a claim. So the
+//! statement that writes it leases it at once, where a worker of this process has a slot for it:
+//! the accept does that with `create_at_third_party`, and what settles a transaction with
+//! `notify_client`. That saves a version of the row and a statement.
+//!
+//! The slot is reserved first ([`DirectLeases::reserve`]), and the job is handed to the worker after
+//! the commit ([`AfterCommit`]). From then on it is a claimed job like any other, fenced by the same
+//! lease. The job waits for a claim instead, as if this did not exist, where no slot is free, where
+//! others wait already, where the queue is paused or the circuit open, and where the worker stops,
+//! was taken for dead or is not there.
+//!
+//! **What a crash leaves.** A lease of a worker that is gone, which is rescued like any other. It may
+//! have been handed over, so that a create counts as one that may have been sent.
+//!
+//! **What a commit leaves whose answer is lost.** Perhaps a lease that the worker does not know,
+//! because the job is handed over after an answer only. While the statement may still be answered,
+//! its leases are expected and nobody gives them back; afterwards they are unknown, and given back
+//! without an attempt ([`super::holds`]).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    holds::{Expected, Hold, Holds},
+    jobs::ClaimedJob,
+    wakeups::Wakeups,
+};
+use crate::domain::{JobKind, claim_plan::ClaimPlan};
+
+/// A job's place in the count of what its client holds, until this is dropped.
+#[derive(Debug)]
+pub struct ClientHold {
+    queue: &'static str,
+    plan: Arc<Mutex<ClaimPlan>>,
+    wakeups: Wakeups,
+    client: Uuid,
+}
+
+impl ClientHold {
+    /// Counts a job of `queue`.
+    pub fn new(
+        queue: &'static str,
+        plan: &Arc<Mutex<ClaimPlan>>,
+        wakeups: &Wakeups,
+        client: Uuid,
+    ) -> Self {
+        lock(plan).hold(client);
+        Self { queue, plan: plan.clone(), wakeups: wakeups.clone(), client }
+    }
+}
+
+impl Drop for ClientHold {
+    fn drop(&mut self) {
+        if lock(&self.plan).release(self.client) {
+            self.wakeups.retry(self.queue);
+        }
+    }
+}
+
+/// A job that was leased to a worker by another statement than its claim.
+#[derive(Debug)]
+pub struct HandedJob {
+    pub claimed: ClaimedJob,
+    pub slot: OwnedSemaphorePermit,
+    pub hold: Hold,
+    pub client_hold: ClientHold,
+}
+
+/// The workers of this process, by kind. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct DirectLeases {
+    takers: Arc<[Mutex<Option<Arc<LeaseTaker>>>; JobKind::ALL.len()]>,
+}
+
+impl DirectLeases {
+    /// From now on jobs of `queue` are leased to this worker.
+    pub fn open(&self, queue: &str, taker: Arc<LeaseTaker>) {
+        if let Some(kind) = JobKind::ALL.iter().find(|kind| kind.as_str() == queue) {
+            *lock(&self.takers[kind.index()]) = Some(taker);
+        }
+    }
+
+    /// Reserves slots for jobs of this kind: of these transactions and clients, as many as there
+    /// are slots for. `None` where there are none.
+    pub(super) fn reserve(
+        &self,
+        kind: JobKind,
+        jobs: impl Iterator<Item = (Uuid, Uuid)>,
+    ) -> Option<Reservation> {
+        let taker = lock(&self.takers[kind.index()]).clone()?;
+        taker.reserve(jobs)
+    }
+}
+
+/// One worker, as it takes jobs beside its claims.
+pub struct LeaseTaker {
+    worker: String,
+    queue: &'static str,
+    slots: Arc<Semaphore>,
+    plan: Arc<Mutex<ClaimPlan>>,
+    holds: Holds,
+    wakeups: Wakeups,
+    /// Whether a job that is due now may run at once.
+    may_run: Box<dyn Fn() -> bool + Send + Sync>,
+    is_open: AtomicBool,
+    /// The statements that may lease something to it.
+    statements: TaskTracker,
+    handed: Mutex<Vec<HandedJob>>,
+    changed: Notify,
+}
+
+/// What a [`LeaseTaker`] takes jobs with: that of its worker's claims.
+#[derive(Debug)]
+pub struct TakerParts {
+    pub worker: String,
+    pub queue: &'static str,
+    pub slots: Arc<Semaphore>,
+    pub plan: Arc<Mutex<ClaimPlan>>,
+    pub holds: Holds,
+    pub wakeups: Wakeups,
+}
+
+impl LeaseTaker {
+    /// Takes jobs while `may_run` says so.
+    pub fn new(parts: TakerParts, may_run: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        let TakerParts { worker, queue, slots, plan, holds, wakeups } = parts;
+        Self {
+            worker,
+            queue,
+            slots,
+            plan,
+            holds,
+            wakeups,
+            may_run: Box::new(may_run),
+            is_open: AtomicBool::new(true),
+            statements: TaskTracker::new(),
+            handed: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The jobs that were handed over since this was last called; waits for the first. Nothing is
+    /// lost where this is dropped.
+    pub async fn handed(&self) -> Vec<HandedJob> {
+        loop {
+            let changed = self.changed.notified();
+            let handed = std::mem::take(&mut *lock(&self.handed));
+            if !handed.is_empty() {
+                return handed;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes nothing any more; returns when no statement can lease anything to it.
+    pub async fn close(&self) {
+        self.is_open.store(false, Ordering::Release);
+        self.statements.close();
+        self.statements.wait().await;
+        // Not run: their leases are given back with the others.
+        lock(&self.handed).clear();
+    }
+
+    fn reserve(self: Arc<Self>, jobs: impl Iterator<Item = (Uuid, Uuid)>) -> Option<Reservation> {
+        // Before the check: closing waits for this statement then.
+        let statement = self.statements.token();
+        if !self.is_open.load(Ordering::Acquire) || !(self.may_run)() {
+            return None;
+        }
+        let mut places: HashMap<Uuid, Place> = HashMap::new();
+        for (transaction, client) in jobs {
+            let free = self.slots.available_permits();
+            if free == 0 {
+                break;
+            }
+            let may_take = lock(&self.plan).takes_at_once(client, free);
+            if !may_take || places.contains_key(&transaction) {
+                continue;
+            }
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else { break };
+            let client_hold = ClientHold::new(self.queue, &self.plan, &self.wakeups, client);
+            places.insert(transaction, Place { slot, client_hold });
+        }
+        if places.is_empty() {
+            return None;
+        }
+        let expected = self.holds.expect(places.keys().copied().collect())?;
+        Some(Reservation {
+            taker: self,
+            places,
+            expected,
+            leased: Vec::new(),
+            _statement: statement,
+        })
+    }
+}
+
+impl fmt::Debug for LeaseTaker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("LeaseTaker").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    slot: OwnedSemaphorePermit,
+    client_hold: ClientHold,
+}
+
+/// Slots for jobs that a statement is about to lease.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    taker: Arc<LeaseTaker>,
+    /// By transaction.
+    places: HashMap<Uuid, Place>,
+    expected: Expected,
+    leased: Vec<ClaimedJob>,
+    _statement: TaskTrackerToken,
+}
+
+impl Reservation {
+    /// The worker that the jobs are leased to.
+    pub fn worker(&self) -> &str {
+        &self.taker.worker
+    }
+
+    /// Whether there is a slot for the job of this transaction.
+    pub fn has(&self, transaction: Uuid) -> bool {
+        self.places.contains_key(&transaction)
+    }
+
+    /// The statement has leased this job.
+    pub fn leased(&mut self, claimed: ClaimedJob) {
+        self.leased.push(claimed);
+    }
+
+    fn hand_over(self) {
+        let Self { taker, mut places, expected, leased, _statement } = self;
+        let handed: Vec<HandedJob> = leased
+            .into_iter()
+            .filter_map(|claimed| {
+                let Place { slot, client_hold } = places.remove(&claimed.transaction_id()?)?;
+                let hold = taker.holds.hold(&claimed);
+                Some(HandedJob { claimed, slot, hold, client_hold })
+            })
+            .collect();
+        // Held by now.
+        expected.end();
+        if !handed.is_empty() {
+            lock(&taker.handed).extend(handed);
+            taker.changed.notify_one();
+        }
+    }
+}
+
+/// What is done once a batch is committed. Dropped without an end, it leaves open whether the batch
+/// was.
+#[derive(Debug, Default)]
+pub struct AfterCommit {
+    reservation: Option<Reservation>,
+}
+
+impl AfterCommit {
+    /// Keeps slots until the batch has ended.
+    pub(super) fn reserve(&mut self, reservation: Option<Reservation>) {
+        self.reservation = reservation;
+    }
+
+    /// The slots that are reserved.
+    pub(super) fn reservation(&mut self) -> Option<&mut Reservation> {
+        self.reservation.as_mut()
+    }
+
+    /// The batch was committed, or not.
+    pub(super) fn end<T>(self, done: &Result<T, StoreError>) {
+        let Some(reservation) = self.reservation else { return };
+        match done {
+            Ok(_) => reservation.hand_over(),
+            // Nothing was written.
+            Err(error) if !error.is_unavailable() => reservation.expected.end(),
+            Err(_) => {
+                let (wakeups, queue) = (reservation.taker.wakeups.clone(), reservation.taker.queue);
+                drop(reservation);
+                // The next claim gives back what was leased nevertheless.
+                wakeups.retry(queue);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks can panic half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
