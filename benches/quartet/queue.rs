@@ -29,14 +29,10 @@ use uuid::Uuid;
 
 use crate::{
     error::{BenchError, Doing},
-    http::{
-        Connection, {self},
-    },
+    http::{self, Connection},
     quantiles::Quantiles,
     serve::{API_KEY, MASTER_KEY},
-    usage::{
-        Cpu, {self},
-    },
+    usage::{self, Cpu},
 };
 
 /// The queue that is drained: with outcomes that change nothing but the job's row.

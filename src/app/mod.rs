@@ -38,9 +38,7 @@ use crate::{
     maintenance::{minute_figures, run::MaintenanceContext, scheduler},
     operations::{
         Operations,
-        secrets::{
-            SecretsError, {self},
-        },
+        secrets::{self, SecretsError},
     },
     outbound::{CallbackClient, SetupError, ThirdPartyClient},
     store::{
@@ -52,12 +50,8 @@ use crate::{
         jobs::{claims::Claims, job_latency::JobLatency, outcomes::Outcomes},
         postgres::{
             coalesce::Coalescer,
-            diagnosis::{
-                ConnectFailure, {self},
-            },
-            requirements::{
-                Purpose, Unmet, {self},
-            },
+            diagnosis::{self, ConnectFailure},
+            requirements::{self, Purpose, Unmet},
         },
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},

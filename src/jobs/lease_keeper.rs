@@ -31,17 +31,11 @@ use crate::{
     outbound::LeaseGuard,
     store::{
         Database, StoreError,
-        holds::{
-            Holds, LeaseKey, {self},
-        },
+        holds::{self, Holds, LeaseKey},
         jobs::{
             Lease,
-            leases::{
-                HeldLease, {self},
-            },
-            rescue::{
-                TakenJob, {self},
-            },
+            leases::{self, HeldLease},
+            rescue::{self, TakenJob},
         },
         wakeups::announce::Announcer,
         {self},

@@ -16,16 +16,10 @@ use uuid::Uuid;
 
 use super::{
     StoreError, clients,
-    dead_letters::{
-        NewDeadLetter, {self},
-    },
+    dead_letters::{self, NewDeadLetter},
     direct_leases::{DirectLeases, Reservation},
-    evidence::{
-        NewEvidence, {self},
-    },
-    jobs::{
-        ClaimedJob, JobPlan, Lease, {self},
-    },
+    evidence::{self, NewEvidence},
+    jobs::{self, ClaimedJob, JobPlan, Lease},
     postgres::columns::Time,
     transactions::{Transaction, Unreadable},
 };

@@ -13,20 +13,14 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    dead_letters::{
-        NewDeadLetter, {self},
-    },
+    dead_letters::{self, NewDeadLetter},
     direct_leases::{AfterCommit, DirectLeases},
-    evidence::{
-        NewEvidence, {self},
-    },
+    evidence::{self, NewEvidence},
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked, spread},
         columns::Time,
     },
-    settle::{
-        Settlement, {self},
-    },
+    settle::{self, Settlement},
     transactions,
 };
 use crate::domain::{

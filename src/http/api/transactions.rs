@@ -23,17 +23,13 @@ use crate::{
             auth::{ClientAuth, PosterAuth},
             body::StrictJson,
         },
-        page::{
-            Page, {self},
-        },
+        page::{self, Page},
         problem::{Problem, ProblemJson, ProblemType},
     },
     store::{
         accept::{Accepted, Post},
         evidence,
-        transactions::{
-            Cursor, Filter, {self},
-        },
+        transactions::{self, Cursor, Filter},
     },
     telemetry::traces,
 };

@@ -21,9 +21,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         JobKind, ReportedStatus, SettledBy, UnknownWord,
-        peer_answer::{
-            Field, {self},
-        },
+        peer_answer::{self, Field},
     },
     http::{
         ApiState,
@@ -31,9 +29,7 @@ use crate::{
         middleware::body,
         problem::{FieldProblem, Problem, ProblemJson, ProblemType},
     },
-    signature::{
-        SignedHeaders, VerifyError, {self},
-    },
+    signature::{self, SignedHeaders, VerifyError},
     store::{
         jobs,
         rejected_webhooks::WebhookRejection,

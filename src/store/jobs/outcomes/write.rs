@@ -17,9 +17,7 @@ use crate::{
     store::{
         StoreError, dead_letters,
         direct_leases::{AfterCommit, DirectLeases},
-        evidence::{
-            NewEvidence, {self},
-        },
+        evidence::{self, NewEvidence},
         jobs::{
             Lease,
             job_latency::{JobLatency, Step},
@@ -28,12 +26,8 @@ use crate::{
             coalesce::{BY_INDEX, Batch, Locked, spread},
             columns::Time,
         },
-        settle::{
-            Settlement, {self},
-        },
-        transactions::{
-            Transaction, {self},
-        },
+        settle::{self, Settlement},
+        transactions::{self, Transaction},
     },
 };
 
