@@ -16,9 +16,11 @@
 //! one that cannot be looked up by our id is posted to at once, and an ambiguous create repeated
 //! byte for byte.
 //!
-//! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
-//! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
-//! probe. A create never probes: only an answered lookup goes before it.
+//! Both calls ask the circuit breaker before. If it denies the call, nothing is sent and the job is
+//! postponed without using an attempt. The same holds, up to `FREE_PROBES` times in a row, if the
+//! lookup fails as an outage and the circuit is open then. The probe is the lookup, except where
+//! creates alone are refused (401, 403) or no lookup by our id exists: there the create itself
+//! probes.
 //!
 //! A crash leaves the leased row; before the `POST` it is harmless, after it it is ambiguous, and
 //! treated as such.

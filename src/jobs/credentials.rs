@@ -4,8 +4,8 @@
 //! and no deadline is used, until a call is answered otherwise. A refusal of one transaction alone
 //! must hold nothing, and must not be repeated for ever.
 //!
-//! For a lookup the process finds out: it looks up an id that was never used. Refused as well, the
-//! credentials are at fault; answered, the first id is.
+//! For a lookup the process finds out: it looks up an id that was never used. If that is refused
+//! too, the credentials are at fault; if it is answered, the refusal was about the first id.
 //!
 //! For a create there is no such harmless call. It is judged by the others: where none was taken
 //! lately the credentials are at fault. Where some were, the refused one waits and is tried again;
@@ -63,8 +63,8 @@ impl Credentials {
     /// apart.
     pub fn judge_create(&self, before: u32, backoff: Duration) -> CreateRefusal {
         let taken = *self.create_taken.lock().unwrap_or_else(PoisonError::into_inner);
-        // Less than two backoffs ago is later than the first of three refusals: others were taken
-        // while this one was refused.
+        // This create's three refusals span at least two backoffs. So if another create was
+        // accepted less than two backoffs ago, it was accepted after the first of them.
         if taken.is_none_or(|at| at.elapsed() >= backoff * 2) {
             CreateRefusal::Credentials
         } else if before < REFUSALS_BEFORE {

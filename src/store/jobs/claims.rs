@@ -32,8 +32,8 @@ pub struct Wanted {
     pub scans: ClaimScans,
     /// Whether to look when the next job falls due that is not due yet.
     pub seeks_next: bool,
-    /// The claims that the worker knows of, where there may be others: after a claim that was not
-    /// answered. What else is claimed for the worker is given back first.
+    /// Set after a claim whose answer was lost: the claims that the worker knows. Every other job
+    /// leased to it is given back before this claim.
     pub holds: Option<Vec<(String, DateTime<Utc>)>>,
 }
 
@@ -49,7 +49,8 @@ impl Batch for Claims {
     const MAX_BATCH: usize = JobKind::ALL.len();
     // A few statements, and the way there.
     const LIMIT: Duration = Duration::from_secs(10);
-    // One that is not answered may have claimed: the worker must know, and says what it holds.
+    // Fail at once: a claim whose answer is lost may have leased jobs. The worker must know, so
+    // that its next claim lists what it holds.
     const MAX_WAIT: Duration = Duration::ZERO;
     const SESSION: &'static [(&'static str, &'static str)] = &[
         BY_INDEX[0],

@@ -8,8 +8,8 @@
 //! So this watches how long `create_transaction` jobs take, from their claim to their written
 //! outcome. They call nobody, so nothing but this process and its database delays them: not a slow
 //! third party, full slots, an open circuit or a paused queue. While they take longer than allowed,
-//! the writer of posts pauses after each batch: at twice the time that is allowed, as long as the
-//! batch took. Latency grows while more is accepted than ends and falls while less is, so it
+//! the writer of posts pauses after each batch. At twice the allowed latency the pause is as long
+//! as the batch took. Latency grows while more is accepted than ends and falls while less is, so it
 //! settles where both are equal. A pause also makes the next batch larger, and each of its posts
 //! cheaper.
 
@@ -25,8 +25,8 @@ const AVERAGED: Duration = Duration::from_millis(100);
 const NORMAL: f64 = 4.0;
 /// In which the lowest latency is forgotten: it counts as twice as long after this time.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// Posts get at least this part of their writer's time, so that what is carried while nothing else
-/// uses the database is not refused while something does.
+/// The minimum share of its time that the writer spends on posts. Without it, other load on the
+/// database would make a process refuse posts that it can carry when it is alone.
 const LEAST: f64 = 0.25;
 /// A report that is older says nothing: there was nothing to do since, or the worker has ended.
 const FRESH: Duration = Duration::from_secs(2);
