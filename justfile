@@ -119,3 +119,7 @@ deploy-check:
 # Runs all that CI runs
 ci:
     .ci/run
+
+# Checks the subjects of the commits after a revision: `just commit-subjects origin/main`
+commit-subjects since="HEAD~1":
+    .ci/commit-subjects {{since}}

@@ -177,8 +177,7 @@ impl ApiState {
         self.announcer.announce_change();
     }
 
-    /// Waits for the database, but not longer than a client should, with what the request has
-    /// waited for it before.
+    /// Waits for the database within the request's limit, which includes its earlier waits.
     async fn within_limit<T, E: Into<Problem>>(
         &self,
         query: impl Future<Output = Result<T, E>>,
@@ -191,8 +190,8 @@ impl ApiState {
         }
     }
 
-    /// The request has waited for something else, at its caller's wish: its time for the database
-    /// begins again.
+    /// Restarts the request's database limit, after a wait that its caller asked for
+    /// (`wait_seconds`).
     fn renew_limit(&self) {
         // Outside of a request each call has the whole time.
         let _ = WAITS_UNTIL.try_with(|until| until.set(Instant::now() + DATABASE_LIMIT));

@@ -316,7 +316,8 @@ impl IntoResponse for Problem {
         let response = match status {
             StatusCode::UNAUTHORIZED => response.header(header::WWW_AUTHENTICATE, "Bearer"),
             StatusCode::SERVICE_UNAVAILABLE => response.header(header::RETRY_AFTER, retry_after()),
-            // What is still to come of the body is no request (RFC 9110 section 15.5.9).
+            // The unread rest of the body must not be read as the next request (RFC 9110 section
+            // 15.5.9).
             StatusCode::REQUEST_TIMEOUT => response.header(header::CONNECTION, "close"),
             _ => response,
         };

@@ -16,9 +16,11 @@
 //! one that cannot be looked up by our id is posted to at once, and an ambiguous create repeated
 //! byte for byte.
 //!
-//! Both calls ask the circuit breaker before. Denied, nothing is sent and the job is postponed
-//! without an attempt; so it is after a lookup that shared in opening the circuit, or that was its
-//! probe. A create never probes: only an answered lookup goes before it.
+//! Both calls ask the circuit breaker before. If it denies the call, nothing is sent and the job is
+//! postponed without using an attempt. The same holds, up to `FREE_PROBES` times in a row, if the
+//! lookup fails as an outage and the circuit is open then. The probe is the lookup, except where
+//! creates alone are refused (401, 403) or no lookup by our id exists: there the create itself
+//! probes.
 //!
 //! A crash leaves the leased row; before the `POST` it is harmless, after it it is ambiguous, and
 //! treated as such.
@@ -131,6 +133,9 @@ async fn look_up_first(
     };
     let subject = || Subject { since_create: history.since_create(), ..transaction.subject() };
     let answer = context.third_party.look_up(id, subject).await;
+    if answer.is_ok() {
+        context.credentials.lookup_taken();
+    }
     if let Err(error) = &answer
         && error.is_unauthorized()
         && context.credentials.are_refused(&context.third_party).await
@@ -229,7 +234,7 @@ async fn create(
         }
     };
     if let Err(CreateError::Unauthorized { reason }) = created {
-        return Ok(refused(context, job, history, permit, reason).await);
+        return refused(context, job, transaction, history, permit, reason).await;
     }
     if !matches!(&created, Err(error) if error.says_nothing()) {
         if matches!(
@@ -263,23 +268,32 @@ async fn create(
             if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
         }
         Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
-            rejected_after(context, history, reason)
+            return rejected_after(context, transaction, history, reason).await;
         }
     })
 }
 
-/// Refused, which is final unless an earlier create may have gone through.
-fn rejected_after(context: &JobContext, history: &History, reason: String) -> Outcome {
-    let next = context
-        .third_party
-        .profile()
-        .map(|client| client.profile().after_create(&history.sent, CreateMeans::Refused));
-    match next {
-        Some(CreateStep::Operator(why)) => {
-            create_by_profile::operator(&format!("{why}: it {reason}"))
-        }
-        _ => rejected(reason),
+/// Refused, which is final unless an earlier create may have gone through: it may be refused for
+/// that one's sake, in words that the profile does not know.
+async fn rejected_after(
+    context: &JobContext,
+    transaction: &Transaction,
+    history: &History,
+    reason: String,
+) -> Result<Outcome, StoreError> {
+    let Some(client) = context.third_party.profile() else { return Ok(rejected(reason)) };
+    let next = client.profile().after_create(&history.sent, CreateMeans::Refused);
+    if let CreateStep::Operator(why) = next {
+        return Ok(create_by_profile::operator(&format!("{why}: it {reason}")));
     }
+    if evidence::has_ambiguous_create(&context.pool, transaction.id).await? {
+        let backoff = context.config.third_party.create_backoff;
+        return Ok(ambiguous(
+            backoff,
+            format!("an earlier create may exist, and this one {reason}"),
+        ));
+    }
+    Ok(rejected(reason))
 }
 
 fn rejected(reason: String) -> Outcome {
@@ -294,13 +308,14 @@ fn rejected(reason: String) -> Outcome {
 async fn refused(
     context: &JobContext,
     job: &Job,
+    transaction: &Transaction,
     history: &History,
     permit: Permit,
     reason: String,
-) -> Outcome {
+) -> Result<Outcome, StoreError> {
     let backoff = context.config.third_party.create_backoff;
     let before = job.claimed.probes;
-    match context.credentials.judge_create(before, backoff) {
+    Ok(match context.credentials.judge_create(before, backoff) {
         CreateRefusal::Credentials => {
             context.circuit.refuse(permit, CircuitCause::CreateRefused, &reason).await;
             held(context, before, reason)
@@ -312,9 +327,9 @@ async fn refused(
         }
         CreateRefusal::Transaction => {
             context.circuit.record(permit, None).await;
-            rejected_after(context, history, reason)
+            rejected_after(context, transaction, history, reason).await?
         }
-    }
+    })
 }
 
 /// Waits without an attempt until the third party takes our credentials again.

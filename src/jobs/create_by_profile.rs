@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::{Job, JobContext};
+use super::{Job, JobContext, longest_calls};
 use crate::{
     domain::DeadLetterKind,
     outbound::{
@@ -41,9 +41,11 @@ impl History {
             true => sent_creates::get(&context.pool, transaction.id).await?,
             false => None,
         };
+        let longest = longest_calls(&context.config, context.config.third_party.timeout);
         let sent = Sent {
             since_first: stored.as_ref().map(|stored| stored.since_first),
-            since_last: stored.as_ref().map(|stored| stored.since_last),
+            // From when it had certainly left, and not from before its token and its connection.
+            since_last: stored.as_ref().map(|stored| stored.since_last.saturating_sub(longest)),
             has_provider_id: transaction.provider_id.is_some(),
         };
         Ok(Self { sent, stored })

@@ -4,8 +4,8 @@
 //! and no deadline is used, until a call is answered otherwise. A refusal of one transaction alone
 //! must hold nothing, and must not be repeated for ever.
 //!
-//! For a lookup the process finds out: it looks up an id that was never used. Refused as well, the
-//! credentials are at fault; answered, the first id is.
+//! For a lookup the process finds out: it looks up an id that was never used. If that is refused
+//! too, the credentials are at fault; if it is answered, the refusal was about the first id.
 //!
 //! For a create there is no such harmless call. It is judged by the others: where none was taken
 //! lately the credentials are at fault. Where some were, the refused one waits and is tried again;
@@ -20,6 +20,8 @@ use crate::outbound::ThirdPartyClient;
 
 /// How long the answer to a lookup of an unused id is believed.
 const VERDICT_LIFETIME: Duration = Duration::from_secs(1);
+/// For so long the credentials are taken to be as good as when another call was answered.
+const LATELY: Duration = Duration::from_secs(60);
 /// A create that was refused this often before, while others were taken, is refused for itself.
 const REFUSALS_BEFORE: u32 = 2;
 
@@ -31,11 +33,14 @@ pub struct Credentials {
     verdict: tokio::sync::Mutex<Option<(Instant, bool)>>,
     /// When a create was last answered with anything but a refusal.
     create_taken: Mutex<Option<Instant>>,
+    /// The same of a lookup.
+    lookup_taken: Mutex<Option<Instant>>,
 }
 
 impl Credentials {
-    /// Whether lookups are refused whatever they ask for. Where that cannot be found out, they are:
-    /// waiting does no harm.
+    /// Whether lookups are refused whatever they ask for. Where an unused id cannot be looked up, they
+    /// are unless another call was taken lately: waiting does no harm, but one transaction that is
+    /// refused for itself must not stop all others.
     pub async fn are_refused(&self, third_party: &ThirdPartyClient) -> bool {
         let mut verdict = self.verdict.lock().await;
         if let Some((at, refused)) = *verdict
@@ -44,7 +49,7 @@ impl Credentials {
             return refused;
         }
         if !third_party.can_look_up_nothing() {
-            return true;
+            return ![&self.create_taken, &self.lookup_taken].into_iter().any(was_lately);
         }
         let refused = match third_party.look_up_nothing().await {
             Ok(_) => false,
@@ -52,6 +57,11 @@ impl Credentials {
         };
         *verdict = Some((Instant::now(), refused));
         refused
+    }
+
+    /// A lookup was answered, and not with a refusal of our credentials.
+    pub fn lookup_taken(&self) {
+        *self.lookup_taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// A create was answered, and not with a refusal of our credentials.
@@ -63,8 +73,8 @@ impl Credentials {
     /// apart.
     pub fn judge_create(&self, before: u32, backoff: Duration) -> CreateRefusal {
         let taken = *self.create_taken.lock().unwrap_or_else(PoisonError::into_inner);
-        // Less than two backoffs ago is later than the first of three refusals: others were taken
-        // while this one was refused.
+        // This create's three refusals span at least two backoffs. So if another create was
+        // accepted less than two backoffs ago, it was accepted after the first of them.
         if taken.is_none_or(|at| at.elapsed() >= backoff * 2) {
             CreateRefusal::Credentials
         } else if before < REFUSALS_BEFORE {
@@ -73,6 +83,11 @@ impl Credentials {
             CreateRefusal::Transaction
         }
     }
+}
+
+fn was_lately(taken: &Mutex<Option<Instant>>) -> bool {
+    let taken = *taken.lock().unwrap_or_else(PoisonError::into_inner);
+    taken.is_some_and(|at| at.elapsed() < LATELY)
 }
 
 /// What the refusal of a create is about.

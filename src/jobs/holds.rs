@@ -2,8 +2,8 @@
 //!
 //! A claim whose answer is lost may be committed all the same, even after its caller has given up:
 //! its jobs then run under a living worker that does not know them. The [`super::lease_keeper`]
-//! finds such leases. A lease that the worker does not hold is not unknown yet while the answer of
-//! the claim that made it may still arrive.
+//! finds such leases. While the answer of a claim may still arrive, a lease that this claim may
+//! have made does not count as unknown.
 
 use std::{
     collections::HashSet,

@@ -297,8 +297,8 @@ impl LeaseKeeper {
         unknown
     }
 
-    /// How old the leases are that are compared at each heartbeat. Nothing older becomes visible
-    /// but by a claim that was not answered.
+    /// The maximum age of the leases that are compared at each heartbeat. An older one can only
+    /// turn up after a claim whose answer was lost.
     fn compared(&self, now: BootInstant) -> Duration {
         let state = self.state();
         let unanswered = state.workers.values().filter_map(|worker| worker.holds.unanswered_at());

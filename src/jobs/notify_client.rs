@@ -12,11 +12,10 @@
 //! stops at once. A crash after the client's answer sends the same version once more.
 //!
 //! While the client's callback host does not answer ([`super::callback_hosts`]) no call is made and
-//! the job is postponed, which costs no attempt. But it takes the place of one in the job's
-//! schedule: the job waits as long as the backoff after the same number of failures, and ends as
-//! `exhausted` when its attempts and postponements together are as many as it may have attempts. So
-//! an outage becomes a dead letter after the same time with and without the breaker, and takes no
-//! more runs than attempts.
+//! the job is postponed, which costs no attempt. But it counts in the backoff like a failed
+//! attempt, and the job ends as `exhausted` when its attempts and postponements together reach its
+//! maximum of attempts. So an outage becomes a dead letter after the same time with and without the
+//! breaker, and takes no more runs than attempts.
 
 use std::{sync::Arc, time::Duration};
 

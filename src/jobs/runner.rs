@@ -35,8 +35,7 @@ const DATABASE_AWAY: Duration = Duration::from_secs(1);
 /// First and longest wait between tries to write an outcome.
 const WRITE_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// How soon a run is looked at again that would have used up its time, had it not waited for a
-/// slot.
+/// How soon to check again a run that has exceeded its time limit only by its waits for a slot.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Runs the jobs of one worker.

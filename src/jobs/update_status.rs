@@ -135,6 +135,10 @@ pub async fn run(
             .profile()
             .is_some_and(|client| !client.can_look_up(&current.subject()))
         {
+            // While nothing is sent, the create cannot find it out.
+            if let Some(wait) = context.circuit.wait() {
+                break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
+            }
             polls = polls.saturating_add(1);
             let why = "not asked: its id at the third party is not known";
             answers.add(polls, context.clock.now(), why, true);
@@ -154,6 +158,9 @@ pub async fn run(
         let (said, is_strange) = describe(&answer);
         if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {
             strange.push(json!({ "answer": said, "poll": polls }));
+        }
+        if answer.is_ok() {
+            context.credentials.lookup_taken();
         }
         if answer.as_ref().is_err_and(LookupError::is_unauthorized)
             && context.credentials.are_refused(&context.third_party).await

@@ -1,4 +1,4 @@
-//! Telling a client: a signed `PUT` to its callback URL, as far as that leads where it may.
+//! Notifies a client by a signed `PUT` to its callback URL, if that leads to an allowed address.
 //!
 //! The URL is judged before each call, and each address of its name before the connection is
 //! opened. A refusal is like no answer: it says something about the URL, or about DNS at this

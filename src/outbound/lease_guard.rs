@@ -11,10 +11,10 @@
 //! of its body was given out.
 //!
 //! Over HTTP/2 a body is asked for as soon as its request is in the connection's queue, although it
-//! may wait there until the peer takes another stream. What was asked for first is held back until
-//! then, and only after it is the body asked for more. So its first byte goes ahead without a look
-//! at the lease, and the rest is what is fenced. One byte is no request: over HTTP/1 it is not even
-//! written without the rest.
+//! may wait there until the peer takes another stream. The connection holds the first chunk until
+//! then, and asks the body for the next one only after it has sent that. So the first chunk is one
+//! byte and is given out without checking the lease; the check guards the rest. One byte is no
+//! request: over HTTP/1 it is not even written without the rest.
 
 use std::{
     pin::Pin,

@@ -266,9 +266,13 @@ impl ThirdPartyClient {
         self.look_up(id, || nothing(&self.clock)).await
     }
 
-    /// Whether that call can be made: not where lookups are by the third party's own id.
+    /// Whether that call can be made: not where lookups are by the third party's own id, or have
+    /// something of the transaction.
     pub fn can_look_up_nothing(&self) -> bool {
-        self.profile.as_ref().is_none_or(|profile| profile.can_look_up(&nothing(&self.clock)))
+        let subject = nothing(&self.clock);
+        self.profile.as_ref().is_none_or(|profile| {
+            profile.can_look_up(&subject) && profile.can_render_lookup(&subject, &self.clock)
+        })
     }
 
     /// `GET {base_url}/transaction/{id}`, or as a profile says, which is made of `subject`.

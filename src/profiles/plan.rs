@@ -77,7 +77,9 @@ impl Definition {
     pub(super) fn after_lookup(&self, sent: &Sent, means: LookupMeans) -> CreateStep {
         match means {
             LookupMeans::Found => CreateStep::Done,
-            LookupMeans::Absent if self.lookup.by == LookupBy::ProviderId => {
+            LookupMeans::Absent
+                if sent.has_provider_id || self.lookup.by == LookupBy::ProviderId =>
+            {
                 CreateStep::Operator("the third party has given an id, and does not find it")
             }
             // The first one may still land, and nothing there would keep the two apart. An absence

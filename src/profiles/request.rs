@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use super::{
     body::{Body, Node, Pairs},
     keywords::keywords,
-    template::Template,
+    template::{Source, Template},
     values::{RenderError, Rendered, Renderer, Value},
 };
 
@@ -126,7 +126,13 @@ impl Renderer<'_> {
         let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
         if !value.bytes().all(is_plain) || value.trim() != value {
             let why = "a header has visible ASCII characters only";
-            return Err(RenderError::Unsendable { place: format!("the header {name}"), why });
+            let place = format!("the header {name}");
+            // What the transaction has no part in is no fault of it.
+            let is_set = |source: &Source| matches!(source, Source::Var(_) | Source::Secret(_));
+            return Err(match template.uses(|source| !is_set(source)) {
+                true => RenderError::Unsendable { place, why },
+                false => RenderError::Misconfigured { place, why },
+            });
         }
         Ok(Some(Header { name: name.to_owned(), value, is_secret: template.has_secret() }))
     }

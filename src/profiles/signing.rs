@@ -247,7 +247,8 @@ fn render(
                     None if name.eq_ignore_ascii_case("content-type") => request.content_type(),
                     None => None,
                 };
-                let missing = || RenderError::NotSet(format!("the header {name}, to be signed,"));
+                let missing =
+                    || RenderError::Missing(format!("value for the header {name}, to be signed"));
                 out.extend(value.ok_or_else(missing)?.bytes());
             }
             Part::Timestamp => out.extend(with.now.timestamp().to_string().bytes()),

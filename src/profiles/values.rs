@@ -115,12 +115,15 @@ pub enum RenderError {
     Amount(#[from] AmountError),
     #[error("{place} cannot be sent: {why}")]
     Unsendable { place: String, why: &'static str },
+    /// What the deployment has set for it cannot be sent.
+    #[error("{place} cannot be sent as it is set: {why}")]
+    Misconfigured { place: String, why: &'static str },
 }
 
 impl RenderError {
     /// Whether the deployment is at fault, and not the transaction.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::NotSet(_))
+        matches!(self, Self::NotSet(_) | Self::Misconfigured { .. })
     }
 }
 

@@ -6,7 +6,7 @@
 //! enough for the transaction, and lets evidence (a foreign key to it) be written beside it.
 //!
 //! What comes often and together (accepts, webhooks, outcomes) is written together, by the writers
-//! of [`coalesce`].
+//! of [`postgres::coalesce`].
 //!
 //! A crash leaves nothing half-done: whatever belongs together is one SQL transaction.
 

@@ -1,8 +1,7 @@
 //! Creates that may have gone through, `sent_creates`, and the third party's ids of transactions.
 //!
-//! A create is noted before it is sent, so that a crash between the two leaves too much rather than
-//! too little: a create that was noted and not sent is repeated byte for byte, which is harmless,
-//! or is an operator's.
+//! A create is recorded before it is sent. After a crash between the two, the record names a create
+//! that was never sent. That is safe: it is repeated byte for byte, or an operator decides.
 //!
 //! The third party's id is a fact and not an outcome of a job: it is written as soon as an answer
 //! names it, whether the job still holds its lease or not.

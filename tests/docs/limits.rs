@@ -2,7 +2,7 @@
 //!
 //! A row of a table whose `setting` column names settings begins with their defaults, in their
 //! order. Other rows end in a comment that names what they state: a constant below `src`, as
-//! `<!-- http/auth.rs MAX_KEY_BYTES -->`, or a value of the OpenAPI document, as
+//! `<!-- auth.rs MAX_KEY_BYTES -->`, or a value of the OpenAPI document, as
 //! `<!-- openapi /paths/… -->`.
 
 use quartet::config::Config;

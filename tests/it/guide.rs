@@ -65,7 +65,7 @@ impl Subject {
             ("$TRANSACTION_ID", self.transaction.to_string()),
             ("$DEAD_LETTER_ID", self.letter.to_string()),
             ("$JOB_ID", self.job.clone()),
-            ("$MATCHED", self.exhausted.to_string()),
+            ("$SELECTED", self.exhausted.to_string()),
             ("$CLIENT", "default".to_owned()),
             ("$QUARTET", app.url().to_owned()),
             ("$OPERATOR", format!("Authorization: Bearer {OPERATOR_TOKEN}")),

@@ -50,9 +50,9 @@ async fn a_route_is_open_to_its_callers_alone() {
         match route.caller {
             Caller::Anyone => assert_eq!(anonymous, 200, "{name}"),
             Caller::Client => assert_eq!((anonymous, client == 401), (401, false), "{name}"),
-            Caller::ThirdParty | Caller::Operator => {
-                assert_eq!((anonymous, client), (401, 401), "{name}");
-            }
+            // A client's key is none, and no operator's token.
+            Caller::ThirdParty => assert_eq!((anonymous, client), (401, 401), "{name}"),
+            Caller::Operator => assert_eq!((anonymous, client), (401, 403), "{name}"),
         }
     }
 }

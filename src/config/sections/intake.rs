@@ -14,7 +14,7 @@ pub struct Intake {
     pub max_connections: u32,
     /// Maximum number of concurrent requests of one kind.
     pub max_in_flight: u32,
-    /// How much work, as time of the writer, is admitted under overload.
+    /// How long posts may wait for their turn.
     pub max_queue_delay: Duration,
     /// Time limit for receiving a request's line and headers.
     pub head_timeout: Duration,

@@ -202,7 +202,7 @@ impl LiveValues {
         {
             return present.values.clone();
         }
-        let files = self.files();
+        let mut files = self.files();
         let before = present.take();
         let values = match &before {
             Some(before) if before.files == files => before.values.clone(),
@@ -216,6 +216,8 @@ impl LiveValues {
                     (Ok(values), None) => Arc::new(values),
                     (Err(why), Some(before)) => {
                         tracing::warn!(why, "the third party's secrets stay as they were");
+                        // Whatever makes them readable need not change what was compared.
+                        files.clone_from(&before.files);
                         before.values.clone()
                     }
                     (Err(why), None) => {
@@ -245,8 +247,9 @@ impl LiveValues {
             let text = read_file(&path)
                 .map_err(|why| format!("has the file `{name}`, which cannot be read: {why}"))?;
             let Some(text) = text else { continue };
-            // Editors end a file with a line break, which is no part of the secret.
-            let text = text.trim_end_matches(['\r', '\n']);
+            // Editors end a file with a line break, which is no part of the secret, and no header
+            // can end with a blank.
+            let text = text.trim_end();
             if !text.is_empty() {
                 values.secrets.insert(name.clone(), SecretText::from(text.to_owned()));
             }

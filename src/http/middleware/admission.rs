@@ -6,8 +6,8 @@
 //! - with 429, where its client sends more than `LIMITS__RATE`, on whatever path (see
 //!   [`super::rate_limit`]), or waits for as many transactions as are its share (see
 //!   [`super::waiting_shares`]);
-//! - with 503, where so many of its kind are under way (`HTTP__MAX_IN_FLIGHT`), or more than are
-//!   written soon (`HTTP__MAX_QUEUE_DELAY`).
+//! - with 503, if `HTTP__MAX_IN_FLIGHT` requests of its kind are under way, or if posts (or
+//!   webhooks) wait too long to be written (`HTTP__MAX_QUEUE_DELAY`).
 //!
 //! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait
 //! for a final status, webhooks, operators. Webhooks end work, and so have a patience of their own.

@@ -1,8 +1,8 @@
 //! How fast one client may call: a token bucket for each client, in the memory of this process.
 //!
-//! A limit that all processes share would cost each request a round trip, and would fail with what
-//! keeps it; so a client can send each process as much. Only clients that are known by their key
-//! have a bucket: wrong keys fill no memory.
+//! A limit shared by all processes would cost each request a round trip, and would fail with its
+//! store. So the limit is per process: a client may send that much to each of them. Only clients
+//! that are known by their key have a bucket: wrong keys fill no memory.
 //!
 //! What is left stands in the header fields `RateLimit-Policy` and `RateLimit`
 //! (draft-ietf-httpapi-ratelimit-headers-11).

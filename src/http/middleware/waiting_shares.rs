@@ -1,10 +1,10 @@
 //! Limits how many waiting reads (`wait_seconds`) one client may hold.
 //!
 //! Such a read holds its place for up to 30 s, so one client could occupy all places permanently.
-//! A client may hold at most as many as are free after it: alone it has half of them, beside
-//! another one that does the same a third, and there is always one left for a client that has none.
-//! Clients are distinguished by the hash of their API key, which costs no lookup: a key that nobody
-//! has gets its 401 soon, and gives its place back.
+//! A client may hold at most as many places as then remain free: half of them if it is alone, a
+//! third if another client does the same. One is always left for a client that holds none. Clients
+//! are distinguished by the hash of their API key, which costs no lookup: a key that nobody has
+//! gets its 401 soon, and gives its place back.
 
 use std::{
     collections::HashMap,

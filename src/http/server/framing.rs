@@ -2,11 +2,11 @@
 //!
 //! hyper is lenient: it takes a line that ends in LF alone, drops `Content-Length` beside
 //! `Transfer-Encoding`, and takes `Transfer-Encoding: gzip, chunked`. A proxy in front may read
-//! such a request otherwise, and then what one of the two takes for a body is a request of somebody
-//! else to the other one (request smuggling; RFC 9112 section 11.2). hyper has no option to be
-//! strict, and its requests do not show all of this any more. So a small reader follows the bytes:
-//! through each head line by line, and over each body by its length or chunk by chunk. It reads
-//! nothing that hyper does not read too, and keeps a line of at most [`MAX_LINE`] bytes.
+//! such a request differently. Then what one of them takes for a body the other takes for another
+//! request (request smuggling; RFC 9112 section 11.2). hyper has no option to be strict, and its
+//! requests do not show all of this any more. So a small reader follows the bytes: through each
+//! head line by line, and over each body by its length or chunk by chunk. It reads nothing that
+//! hyper does not read too, and keeps a line of at most [`MAX_LINE`] bytes.
 //!
 //! What comes from the first fault on is not handed on. hyper gets [`REFUSED`] instead, which is no
 //! head, chunk or trailer: it answers 400 and closes the connection, after it has answered the

@@ -1,10 +1,9 @@
 //! Looking for due jobs that claims pass over, from the oldest index entry on.
 //!
 //! While somebody holds a snapshot in the database, such a look walks the entries of all jobs that
-//! have ended since. So it may take one part in [`COST_SHARE`] of the time: the next one waits the
-//! longer, the longer the last one took. One that the server ends, because it took more than a
-//! statement may, goes back less far the next time; what waits further back is found when the
-//! snapshot is gone.
+//! have ended since. So the next look waits [`COST_SHARE`] times as long as the last one took.
+//! After a look that exceeds the statement timeout, the next one goes back less far; older
+//! stragglers are found when the snapshot is gone.
 
 use std::time::{Duration, Instant};
 

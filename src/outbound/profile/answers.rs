@@ -1,9 +1,11 @@
-//! Answers of a third party, read by its profile: without our secrets, and with the rule that
-//! decided.
+//! Answers of a third party, read by its profile, with the rule that decided. What an answer means
+//! is read from all of it; what people read of it is without our secrets.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Response;
+use serde_json::Value;
 
 use crate::{
     domain::DatabaseClock,
@@ -15,16 +17,31 @@ use crate::{
 const MIN_REDACTED: usize = 6;
 const REDACTED: &str = "[redacted]";
 
-/// An answer, without our secrets.
+/// An answer.
 pub(super) struct Answered {
     pub code: u16,
-    pub body: Result<String, String>,
+    body: Result<String, String>,
+    /// The body without our secrets, where it repeats any.
+    redacted: Option<String>,
     pub retry_after: Option<Duration>,
 }
 
 impl Answered {
-    pub fn as_answer(&self) -> Answer<'_> {
-        Answer { code: self.code, body: self.body.as_deref().map_err(String::as_str) }
+    /// Reads it: its texts are for people, and so without our secrets.
+    pub fn read<M>(&self, read: impl Fn(&Answer<'_>) -> Reading<M>) -> Reading<M> {
+        let code = self.code;
+        let body = self.body.as_deref().map_err(String::as_str);
+        let reading = read(&Answer { code, body });
+        let Some(redacted) = &self.redacted else { return reading };
+        let shown = read(&Answer { code, body: Ok(redacted) });
+        Reading {
+            // A word that is not known is shown; one that is known holds no secret.
+            status: if reading.known_status().is_some() { reading.status } else { shown.status },
+            reason: reading.reason.and(shown.reason),
+            strange: reading.strange.map(|_| shown.strange.unwrap_or(shown.said.clone())),
+            said: shown.said,
+            ..reading
+        }
     }
 }
 
@@ -38,21 +55,37 @@ pub(super) async fn read_answer(
     let code = response.status().as_u16();
     let retry_after = retry_after(&response, clock);
     let body = answer::text(response).await.map_err(|error| error.to_string());
-    Answered { code, body: body.map(|text| redacted(text, values, headers)), retry_after }
+    let redacted = body.as_ref().ok().and_then(|text| redacted(text, values, headers));
+    Answered { code, body, redacted, retry_after }
 }
 
-/// The text without what it repeats of our secrets.
-fn redacted(mut text: String, values: &Values, headers: &[Header]) -> String {
+/// The text without what it repeats of our secrets, where it does.
+fn redacted(text: &str, values: &Values, headers: &[Header]) -> Option<String> {
+    let mut clean = Cow::Borrowed(text);
     let secrets = values.secrets.values().map(SecretText::expose);
     let headers = headers.iter().filter(|header| header.is_secret);
     // Of `Bearer …` and the like, what follows.
     let headers = headers.filter_map(|header| header.value.rsplit(' ').next());
     for secret in secrets.chain(headers).filter(|secret| secret.len() >= MIN_REDACTED) {
-        if text.contains(secret) {
-            text = text.replace(secret, REDACTED);
+        for written in spellings(secret) {
+            if clean.contains(&written) {
+                clean = Cow::Owned(clean.replace(&written, REDACTED));
+            }
         }
     }
-    text
+    match clean {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(clean) => Some(clean),
+    }
+}
+
+/// A text as it stands in plain text, in JSON (some writers escape `/`), and in a form.
+fn spellings(secret: &str) -> [String; 4] {
+    let json = Value::from(secret).to_string();
+    let json = json.trim_matches('"').to_owned();
+    let slashes = json.replace('/', "\\/");
+    let form = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+    [secret.to_owned(), json, slashes, form]
 }
 
 /// The answer and the rule that decided its meaning, for an operator.
@@ -91,9 +124,35 @@ mod tests {
             is_secret,
         };
         let headers = [header("Basic dXNlcjpwYXNz", true), header("public", false)];
-        let text = r#"{"error":"sk_hush_1, dXNlcjpwYXNz, public, 12"}"#.to_owned();
+        let text = r#"{"error":"sk_hush_1, dXNlcjpwYXNz, public, 12"}"#;
         let expected = r#"{"error":"[redacted], [redacted], public, 12"}"#;
-        assert_eq!(redacted(text, &values, &headers), expected);
+        assert_eq!(redacted(text, &values, &headers).as_deref(), Some(expected));
+        assert_eq!(redacted("public", &values, &headers), None);
+    }
+
+    #[test]
+    fn a_secret_is_found_however_it_is_written() {
+        let mut values = Values::default();
+        values.secrets.insert("key".to_owned(), "a/b+\"c\"=".to_owned().into());
+        for written in [r#"a/b+"c"="#, r#"a/b+\"c\"="#, r#"a\/b+\"c\"="#, "a%2Fb%2B%22c%22%3D"] {
+            let clean = redacted(&format!("<{written}>"), &values, &[]);
+            assert_eq!(clean.as_deref(), Some("<[redacted]>"), "{written}");
+        }
+    }
+
+    #[test]
+    fn an_answer_means_the_same_where_its_words_are_a_secret() {
+        let profile = Shipped::named("paystack").unwrap().profile().unwrap();
+        let mut values = Values::default();
+        values.secrets.insert("user".to_owned(), "transfer_code".to_owned().into());
+        let body = r#"{"status":true,"data":{"transfer_code":"T1","status":"success"}}"#;
+        let redacted = redacted(body, &values, &[]);
+        assert!(redacted.is_some());
+        let answered =
+            Answered { code: 200, body: Ok(body.to_owned()), redacted, retry_after: None };
+        let read = answered.read(|answer| profile.read_create(Uuid::nil(), answer));
+        assert_eq!(read.provider_id.as_deref(), Some("T1"));
+        assert!(!read.said.contains("transfer_code"), "{}", read.said);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! - A 401 to a call with an OAuth2 token has the token renewed and the call made once more, which
 //!   uses no attempt: what is answered 401 was not processed.
 //! - Where there is no token the call is not made.
-//! - What an answer repeats of our secrets is taken out before anything else sees it.
+//! - What an answer repeats of our secrets is taken out of what people read of it.
 
 mod answers;
 mod connections;
@@ -129,6 +129,13 @@ impl ProfileClient {
         self.profile.lookup_by() == LookupBy::Id || subject.provider_id.is_some()
     }
 
+    /// Whether the lookup of such a transaction can be made.
+    pub fn can_render_lookup(&self, subject: &Subject, clock: &DatabaseClock) -> bool {
+        let values = self.settings.values.get();
+        let inputs = self.inputs(Uuid::nil(), subject, &values, clock);
+        self.profile.lookup_request(&inputs).is_ok()
+    }
+
     /// The request that creates a transaction.
     pub fn prepare(
         &self,
@@ -169,12 +176,12 @@ impl ProfileClient {
         clock: &DatabaseClock,
     ) -> Result<StatusReport, CreateError> {
         let is_refused = |answered: &Answered| {
-            let read = self.profile.read_create(id, &answered.as_answer());
+            let read = answered.read(|answer| self.profile.read_create(id, answer));
             answered.code == UNAUTHORIZED && read.means == CreateMeans::Blocked
         };
         let how = How::Create(&fence);
         let answered = self.call(&prepared.request, how, is_refused, clock).await?;
-        let read = self.profile.read_create(id, &answered.as_answer());
+        let read = answered.read(|answer| self.profile.read_create(id, answer));
         let retry_after = answered.retry_after;
         let reason = reason(&read);
         match read.means {
@@ -204,11 +211,9 @@ impl ProfileClient {
         }
         let values = self.settings.values.get();
         let inputs = self.inputs(id, subject, &values, clock);
-        let unusable =
-            |why: &RenderError| LookupError::new(LookupErrorKind::Unusable, why.to_string());
-        let request = self.profile.lookup_request(&inputs).map_err(|why| unusable(&why))?;
+        let request = self.profile.lookup_request(&inputs).map_err(|why| unrendered(&why))?;
         let read = |answered: &Answered| {
-            self.profile.read_lookup(&inputs, &answered.as_answer(), subject.since_create)
+            answered.read(|answer| self.profile.read_lookup(&inputs, answer, subject.since_create))
         };
         let is_refused =
             |answered: &Answered| answered.code == UNAUTHORIZED && read(answered).is_unauthorized();
@@ -412,9 +417,18 @@ impl From<CallError> for LookupError {
             CallError::Token(TokenError { reason, .. }) => {
                 Self::new(LookupErrorKind::Outage, reason)
             }
-            CallError::Render(why) => Self::new(LookupErrorKind::Unauthorized, why.to_string()),
+            CallError::Render(why) => unrendered(&why),
         }
     }
+}
+
+/// A lookup that cannot be made: for every transaction, where the deployment is at fault.
+fn unrendered(why: &RenderError) -> LookupError {
+    let kind = match why.is_configuration() {
+        true => LookupErrorKind::Unauthorized,
+        false => LookupErrorKind::Unusable,
+    };
+    LookupError::new(kind, why.to_string())
 }
 
 /// Nothing was sent without a token.
@@ -426,7 +440,10 @@ impl From<CallError> for CreateError {
                 Self::Unauthorized { reason }
             }
             CallError::Token(TokenError { reason, .. }) => Self::Unreachable { reason },
-            CallError::Render(why) => Self::Unauthorized { reason: why.to_string() },
+            CallError::Render(why) if why.is_configuration() => {
+                Self::Unauthorized { reason: why.to_string() }
+            }
+            CallError::Render(why) => Self::Rejected { reason: format!("was not sent: {why}") },
         }
     }
 }

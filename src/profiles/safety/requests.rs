@@ -43,6 +43,13 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
                 form_field(node, &key.then(name), faults);
             }
         }
+        if lookup.by == LookupBy::ProviderId
+            && body.templates().iter().any(|text| text.has_secret())
+        {
+            let why = "a create that cannot be looked up by our id is kept, to be repeated byte for \
+                       byte, and a secret is not kept with it: send it in a header";
+            faults.add(&key, format!("a secret is not allowed in this body: {why}"));
+        }
         for template in body.templates() {
             let is_alone = template.only_placeholder().is_some();
             if template.uses(|source| *source == Source::Metadata) && !is_alone {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::{BY_ID, BY_PROVIDER_ID, ID, IN_LIST, content, inputs, profile, values, with};
 use crate::{
     domain::ReportedStatus,
-    profiles::{Answer, CreateAnswer, CreateMeans, LookupAnswer, LookupMeans, ThirdParty},
+    profiles::{
+        Answer, CreateAnswer, CreateMeans, CreateStep, LookupAnswer, LookupMeans, Sent, ThirdParty,
+    },
 };
 
 fn create(text: &str, code: u16, body: Result<&str, &str>) -> CreateAnswer {
@@ -258,4 +260,15 @@ fn what_is_not_used_may_be_anything() {
     let read = lookup(BY_ID, 200, &body, None);
     assert_eq!(read.known_status(), Some(ReportedStatus::Completed));
     assert!(read.said.chars().count() < 300);
+}
+
+#[test]
+fn an_absence_of_what_the_third_party_has_named_is_an_operators() {
+    let known = Sent { has_provider_id: true, ..Sent::default() };
+    for text in [BY_ID, BY_PROVIDER_ID, IN_LIST] {
+        let next = profile(text).after_lookup(&known, LookupMeans::Absent);
+        assert!(matches!(next, CreateStep::Operator(_)), "{next:?}: {text}");
+    }
+    let next = profile(BY_ID).after_lookup(&Sent::default(), LookupMeans::Absent);
+    assert_eq!(next, CreateStep::Post);
 }

@@ -234,3 +234,12 @@ fn a_form_has_no_tables_and_credentials_are_of_their_kind() {
         assert!(error.contains(why), "{auth}: {error}");
     }
 }
+
+#[test]
+fn a_secret_in_a_body_that_is_kept_is_refused() {
+    let secret = "amount = \"{amount:minor}\", pin = \"{secret:pin}\"";
+    let plain = "amount = \"{amount:minor}\"";
+    let error = refused(&with(BY_PROVIDER_ID, plain, secret));
+    assert!(error.contains("create.body") && error.contains("send it in a header"), "{error}");
+    profile(&with(BY_ID, plain, secret));
+}

@@ -1,4 +1,4 @@
-//! The dead-letter store, `failed_jobs`: opening and closing. Reading is in [`list`](mod@list).
+//! The dead-letter store, `failed_jobs`: opening and closing. Reading is in `list`.
 //!
 //! A dead letter is opened in the SQL transaction of the state that it explains. A unique index
 //! over the open ones' cause keeps a second one for the same cause away. What operators do to one

@@ -57,7 +57,8 @@ impl Batch for Claims {
     const MAX_BATCH: usize = JobKind::ALL.len();
     // A few statements, and the way there.
     const LIMIT: Duration = Duration::from_secs(10);
-    // One that is not answered may have claimed: the worker must know, and says what it holds.
+    // Fail at once: a claim whose answer is lost may have leased jobs. The worker must know, so
+    // that its next claim lists what it holds.
     const MAX_WAIT: Duration = Duration::ZERO;
     const SESSION: &'static [(&'static str, &'static str)] = &[
         BY_INDEX[0],

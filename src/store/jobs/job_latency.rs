@@ -30,8 +30,8 @@ const AVERAGED: Duration = Duration::from_millis(100);
 const NORMAL: f64 = 4.0;
 /// In which the lowest latency is forgotten: it counts as twice as long after this time.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// Posts get at least this part of their writer's time, so that what is carried while nothing else
-/// uses the database is not refused while something does.
+/// The minimum share of its time that the writer spends on posts. Without it, other load on the
+/// database would make a process refuse posts that it can carry when it is alone.
 const LEAST: f64 = 0.25;
 /// A report that is older says nothing: there was nothing to do since, or the worker has ended.
 const FRESH: Duration = Duration::from_secs(2);

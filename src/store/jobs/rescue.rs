@@ -27,9 +27,8 @@ const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 /// Marks every worker of `queues` dead that was not seen for `dead_after`. Returns all that are
 /// marked, by whomever.
 ///
-/// Nothing is marked unless a worker of `own` was renewed no longer than `recent` ago: where the
-/// database itself stood still, everybody looks dead when it goes on, and this statement may be the
-/// first one that it carries out.
+/// Marks nothing unless a worker in `own` was renewed within `recent`. After a stall of the
+/// database every worker looks dead, and this may be the first statement that it executes.
 pub async fn mark_dead(
     executor: impl PgExecutor<'_>,
     queues: &[String],
@@ -84,10 +83,10 @@ pub struct TakenJob {
     pub error: String,
 }
 
-/// Takes jobs of workers that are marked dead, a bounded number at a time; none are left that
-/// nobody else is just taking or ending where this returns none. A lost lease costs an attempt; a
-/// create may have reached the third party, so that it waits `create_backoff`; a job whose attempts
-/// are used up becomes a `poison` dead letter.
+/// Takes a bounded number of jobs from workers that are marked dead. If it returns none, all that
+/// are left are being taken or ended by another session. A lost lease costs an attempt; a create
+/// may have reached the third party, so that it waits `create_backoff`; a job whose attempts are
+/// used up becomes a `poison` dead letter.
 pub async fn take(
     pool: &Database,
     dead: &[String],

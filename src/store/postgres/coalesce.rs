@@ -44,8 +44,9 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A session whose statements look rows up by index, however few there were when the statement was
 /// planned: a plan is kept while the table grows. Statements name the rows by an array (`= ANY`),
-/// so that what is joined then is small, and is hashed rather than compared with each other. What
-/// is switched off counts as very dear where there is no other way, which would start the compiler.
+/// so that what is joined then is small, and is hashed rather than compared with each other. If a
+/// disabled plan type is the only one possible, Postgres gives it a huge cost, which would start
+/// the JIT compiler: so that is off too.
 pub(in crate::store) const BY_INDEX: &[(&str, &str)] =
     &[("enable_seqscan", "off"), ("enable_nestloop", "off"), ("jit", "off")];
 
@@ -87,8 +88,8 @@ pub trait Batch: Send + Sync + 'static {
     /// How long a batch may take. One that the database has neither done nor refused by then is
     /// tried again on another connection. Longer than its statements may take.
     const LIMIT: Duration = STATEMENT_LIMIT;
-    /// How long a request waits for a database that is away, before it is told so. Whoever asks
-    /// over HTTP stops waiting by itself.
+    /// How long a request waits for an unavailable database before it fails. HTTP requests have a
+    /// shorter limit of their own.
     const MAX_WAIT: Duration = Duration::MAX;
     /// Settings of the writers' sessions.
     const SESSION: &'static [(&'static str, &'static str)];

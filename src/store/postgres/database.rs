@@ -5,8 +5,9 @@
 //! not answer in time is closed; one that is given back is tested within a limit, too, because sqlx
 //! waits for that test without end and its place in the pool would be gone meanwhile.
 //!
-//! A standby is no database: its answers are late. A connection that leads to one is closed, and so
-//! is one that turned out to be read-only, so that the next one may lead to the primary.
+//! A standby counts as unavailable: its data may be out of date. A connection that leads to one is
+//! closed, and so is one that turned out to be read-only, so that the next one may lead to the
+//! primary.
 //!
 //! Behind a pooler that hands its sessions from transaction to transaction nothing may rely on a
 //! session: each statement is then a transaction of its own, which first puts the settings in

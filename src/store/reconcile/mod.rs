@@ -228,7 +228,7 @@ string_enum! {
         ConflictOpened = "conflict_opened",
         /// Nothing but noting what was found.
         Noted = "noted",
-        /// Nothing: somebody else is at it just now. The next sweep looks again.
+        /// Nothing: another session has the row locked. The next sweep looks again.
         Skipped = "skipped",
     }
 }

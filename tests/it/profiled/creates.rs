@@ -94,6 +94,30 @@ async fn a_lost_answer_is_looked_up_by_our_id() {
     assert!(kinds.contains(&"create_ambiguous".to_owned()), "{kinds:?}");
 }
 
+/// The refusal may be about the create that got no answer, in words that no rule knows.
+#[tokio::test]
+async fn a_refusal_after_a_lost_answer_is_looked_up() {
+    let (world, momo) = (World::new().await, Momo::default());
+    let answers = momo.clone();
+    let (_, nth) = counter();
+    let peer = Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
+        (_, TOKEN_PATH) => Momo::token("tok_1", 3_600),
+        // It is stored only after the lookup that follows.
+        ("POST", _) if nth() == 0 => Reply::Answer(504, json!({})),
+        ("POST", _) => {
+            answers.create(asked, "SUCCESSFUL");
+            Reply::Answer(400, json!({ "code": "SEEN_BEFORE" }))
+        }
+        _ => answers.look_up(asked),
+    })
+    .await;
+    let app = app(&world, &peer, "mtn-momo").spawn().await;
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    assert_eq!(wait_final(&app.client(), id).await["status"], "completed");
+    assert_eq!(peer.asked("POST", Momo::CREATE).len(), 2);
+}
+
 #[tokio::test]
 async fn a_word_that_is_not_known_is_kept_and_waited_out() {
     let (world, momo) = (World::new().await, Momo::default());

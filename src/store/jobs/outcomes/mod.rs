@@ -67,8 +67,9 @@ pub enum SnoozeCount {
     /// The third party refuses our credentials: how often it refused this create in a row, and its
     /// answer.
     Refused { probes: u32, answer: String },
-    /// update_status, while the third party is left alone: polls done so far, where the deadline
-    /// counts from, because such time does not count, and as in [`Self::Probes`].
+    /// update_status, while the third party is not called: the polls so far; the start of the
+    /// deadline, moved because this time does not count; and the failed calls, as in
+    /// [`Self::Probes`].
     LeftAlone { polls: u32, poll_since: DateTime<Utc>, probes: u32, answers: LastAnswers },
 }
 

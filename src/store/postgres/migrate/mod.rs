@@ -11,11 +11,11 @@
 //! who wants the table queues behind it. On a table without rows an index is built at once: a
 //! concurrent build would wait for every older snapshot, a dump's of another table included.
 //!
-//! One migrates at a time, under an advisory lock of our own that the others poll for. Sqlx's is
-//! turned off: a session that waits in `pg_advisory_lock` holds a snapshot meanwhile, for whose end
-//! the concurrent build of an index waits, for ever, in the session that has the lock. The lock
-//! belongs to the session that builds: where the command was killed and its statement goes on in
-//! the server, nobody else begins before that has ended.
+//! One migrates at a time, under an advisory lock of our own that the others poll for. sqlx's own
+//! lock is off: a session that waits in `pg_advisory_lock` holds a snapshot, and a concurrent index
+//! build in the session that has the lock would wait for that snapshot for ever. The lock belongs
+//! to the session that builds: where the command was killed and its statement goes on in the
+//! server, nobody else begins before that has ended.
 
 mod waits;
 
