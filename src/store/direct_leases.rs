@@ -290,7 +290,8 @@ impl AfterCommit {
         match done {
             Ok(_) => reservation.hand_over(),
             // Nothing was written.
-            Err(error) if !error.is_unavailable() => reservation.expected.end(),
+            Err(error) if error.is_answer() => reservation.expected.end(),
+            // It may be committed nevertheless.
             Err(_) => {
                 let (wakeups, queue) = (reservation.taker.wakeups.clone(), reservation.taker.queue);
                 drop(reservation);
