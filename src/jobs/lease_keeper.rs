@@ -31,7 +31,7 @@ use crate::{
     outbound::LeaseGuard,
     store::{
         Database, StoreError,
-        holds::{self, Holds, LeaseKey},
+        holds::{self, Holds, LeaseKey, UNSURE},
         jobs::{
             Lease,
             leases::{self, HeldLease},
@@ -47,9 +47,6 @@ const MIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Leases older than this, or than a few heartbeats, are compared now and then only.
 const COMPARED: Duration = Duration::from_secs(30);
 const COMPARED_BEATS: u32 = 6;
-/// For how long after a claim without an answer everything since then is compared, and how often
-/// everything is.
-const UNSURE: Duration = Duration::from_secs(15 * 60);
 /// Beyond any lease.
 const EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Most leases that one statement gives back.
@@ -298,11 +295,12 @@ impl LeaseKeeper {
     }
 
     /// The maximum age of the leases that are compared at each heartbeat. An older one can only
-    /// turn up after a claim whose answer was lost.
+    /// turn up after a statement whose answer was lost: all since the first one are compared.
     fn compared(&self, now: BootInstant) -> Duration {
         let state = self.state();
-        let unanswered = state.workers.values().filter_map(|worker| worker.holds.unanswered_at());
-        let unsure = unanswered.map(|at| now - at).filter(|age| *age < UNSURE).max();
+        let workers = state.workers.values();
+        let unsure = workers.filter_map(|worker| worker.holds.unanswered_at(now));
+        let unsure = unsure.map(|at| now - at).max();
         COMPARED.max(self.heartbeat * COMPARED_BEATS).max(unsure.unwrap_or_default() + COMPARED)
     }
 

@@ -11,8 +11,9 @@
 //! are.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -20,6 +21,13 @@ use uuid::Uuid;
 
 use super::jobs::{ClaimedJob, Lease};
 use crate::domain::BootInstant;
+
+/// A statement without an answer is expected to be committed within this time, if at all. What is
+/// committed later is found by the comparison of all leases, which is made this often.
+pub const UNSURE: Duration = Duration::from_secs(15 * 60);
+/// Of the statements that were not answered, those are remembered that began this long after one
+/// another: the first of each minute.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// A lease of one worker: the job's id and the time of the claim.
 pub type LeaseKey = (String, DateTime<Utc>);
@@ -47,8 +55,8 @@ struct State {
     /// The transactions whose jobs a statement under way may lease to the worker, and how many
     /// statements do.
     expected: HashMap<Uuid, usize>,
-    /// When the last statement began that was not answered.
-    unanswered_at: Option<BootInstant>,
+    /// When statements began that were not answered: at least one of each minute.
+    unanswered_at: BTreeSet<BootInstant>,
     /// How many were not answered.
     unanswered: u64,
     /// There may be leases that the worker does not know.
@@ -133,9 +141,9 @@ impl Holds {
         state.claims > claims || !state.is_claiming
     }
 
-    /// When the last statement began that was not answered.
-    pub fn unanswered_at(&self) -> Option<BootInstant> {
-        self.state().unanswered_at
+    /// When the first statement began that was not answered, of those since [`UNSURE`] ago.
+    pub fn unanswered_at(&self, now: BootInstant) -> Option<BootInstant> {
+        self.state().unanswered_at.iter().copied().find(|at| is_recent(*at, now))
     }
 
     /// Whether a run under this lease was cut off.
@@ -165,10 +173,21 @@ impl PendingClaim {
 
 impl State {
     fn unanswered(&mut self, began: BootInstant) {
-        self.unanswered_at = Some(began);
+        let before = self.unanswered_at.range(..=began).next_back();
+        if before.is_none_or(|before| began - *before >= REMEMBERED) {
+            self.unanswered_at.insert(began);
+        }
+        let now = BootInstant::now();
+        self.unanswered_at.retain(|at| is_recent(*at, now));
         self.unanswered += 1;
         self.is_unsure = true;
     }
+}
+
+/// Whether a statement that began at `at` without an answer still matters. One that stands for
+/// those of a minute does for that much longer.
+fn is_recent(at: BootInstant, now: BootInstant) -> bool {
+    now - at < UNSURE + REMEMBERED
 }
 
 /// Leases of a statement whose answer may still come. Dropped without an end, it was given up: it
@@ -269,14 +288,32 @@ mod tests {
         let claim = holds.begin_claim();
         let claims = holds.claims();
         assert!(!holds.have_ended(claims));
-        assert_eq!(holds.unanswered_at(), None);
+        assert_eq!(holds.unanswered_at(BootInstant::now()), None);
         claim.unanswered();
         assert!(holds.have_ended(claims));
-        assert!(holds.unanswered_at().is_some());
+        assert!(holds.unanswered_at(BootInstant::now()).is_some());
 
         let _next = holds.begin_claim();
         assert!(holds.have_ended(claims), "the answer under way is another claim's");
         assert!(!holds.have_ended(holds.claims()));
+    }
+
+    #[test]
+    fn of_the_statements_without_an_answer_the_first_one_counts() {
+        let began = BootInstant::now();
+        let holds = Holds::default();
+        holds.state().unanswered(began);
+        for late in [1, 30, 61] {
+            holds.state().unanswered(began + Duration::from_secs(late));
+        }
+        // One that began earlier and was given up later.
+        holds.state().unanswered(began + Duration::from_secs(10));
+        assert_eq!(holds.state().unanswered_at.len(), 2, "one of each minute is remembered");
+        assert_eq!(holds.unanswered_at(began), Some(began));
+        assert_eq!(holds.unanswered_at(began + UNSURE), Some(began));
+        let later = began + UNSURE + REMEMBERED;
+        assert_eq!(holds.unanswered_at(later), Some(began + Duration::from_secs(61)));
+        assert_eq!(holds.unanswered_at(later + 2 * REMEMBERED), None);
     }
 
     #[test]
@@ -304,12 +341,12 @@ mod tests {
         expected.end();
         assert!(!holds.holds(&lease, Some(first)));
         assert!(holds.holds(&lease, Some(second)), "another statement is under way");
-        assert!(holds.unsure().is_none() && holds.unanswered_at().is_none());
+        assert!(holds.unsure().is_none() && holds.unanswered_at(BootInstant::now()).is_none());
 
         let running = holds.hold(&claimed("running"));
         drop(again);
         assert!(!holds.holds(&lease, Some(second)));
-        assert!(holds.unanswered_at().is_some());
+        assert!(holds.unanswered_at(BootInstant::now()).is_some());
         let known = holds.unsure().expect("it may be committed");
         assert_eq!((known.leases.len(), known.expected.len()), (1, 0));
         assert!(holds.expect(vec![first]).is_none(), "it might be given back");
