@@ -66,6 +66,8 @@ struct State {
 /// All that a worker knows.
 #[derive(Debug, Clone)]
 pub struct Known {
+    /// With those whose run was cut off: the lease keeper gives them back, because their runs may
+    /// have called somebody.
     pub leases: Vec<LeaseKey>,
     /// The transactions whose jobs may be leased to it just now.
     pub expected: Vec<Uuid>,
@@ -110,7 +112,7 @@ impl Holds {
     pub fn unsure(&self) -> Option<Known> {
         let state = self.state();
         state.is_unsure.then(|| Known {
-            leases: state.held.iter().cloned().collect(),
+            leases: state.held.union(&state.cut_off).cloned().collect(),
             expected: state.expected.keys().copied().collect(),
             unanswered: state.unanswered,
         })
@@ -328,6 +330,10 @@ mod tests {
         assert!(!holds.holds(&written_key, None) && !holds.holds(&cut_off_key, None));
         assert!(!holds.was_cut_off(&written_key));
         assert!(holds.was_cut_off(&cut_off_key));
+
+        holds.begin_claim().unanswered();
+        let known = holds.unsure().unwrap();
+        assert_eq!(known.leases, [cut_off_key], "not given back as if it had never begun");
     }
 
     #[test]
