@@ -198,13 +198,10 @@ impl LeaseTaker {
             return None;
         }
         let expected = self.holds.expect(places.keys().copied().collect())?;
-        Some(Reservation {
-            taker: self,
-            places,
-            expected,
-            leased: Vec::new(),
-            _statement: statement,
-        })
+        let awaited =
+            Awaited { expected: Some(expected), queue: self.queue, wakeups: self.wakeups.clone() };
+        let leased = Vec::new();
+        Some(Reservation { taker: self, places, awaited, leased, _statement: statement })
     }
 }
 
@@ -220,13 +217,41 @@ struct Place {
     client_hold: ClientHold,
 }
 
+/// The answer of a statement that leases. Dropped without an end, it has the next claim give back
+/// what was leased nevertheless.
+#[derive(Debug)]
+struct Awaited {
+    expected: Option<Expected>,
+    queue: &'static str,
+    wakeups: Wakeups,
+}
+
+impl Awaited {
+    /// It arrived: what was leased is held, or nothing was.
+    fn end(mut self) {
+        if let Some(expected) = self.expected.take() {
+            expected.end();
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let Some(expected) = self.expected.take() {
+            // First: from now on the worker is unsure.
+            drop(expected);
+            self.wakeups.retry(self.queue);
+        }
+    }
+}
+
 /// Slots for jobs that a statement is about to lease.
 #[derive(Debug)]
 pub(super) struct Reservation {
     taker: Arc<LeaseTaker>,
-    /// By transaction.
+    /// By transaction. Free again before a claim is woken.
     places: HashMap<Uuid, Place>,
-    expected: Expected,
+    awaited: Awaited,
     leased: Vec<ClaimedJob>,
     _statement: TaskTrackerToken,
 }
@@ -248,7 +273,7 @@ impl Reservation {
     }
 
     fn hand_over(self) {
-        let Self { taker, mut places, expected, leased, _statement } = self;
+        let Self { taker, mut places, awaited, leased, _statement } = self;
         let handed: Vec<HandedJob> = leased
             .into_iter()
             .filter_map(|claimed| {
@@ -258,7 +283,7 @@ impl Reservation {
             })
             .collect();
         // Held by now.
-        expected.end();
+        awaited.end();
         if !handed.is_empty() {
             lock(&taker.handed).extend(handed);
             taker.changed.notify_one();
@@ -266,8 +291,8 @@ impl Reservation {
     }
 }
 
-/// What is done once a batch is committed. Dropped without an end, it leaves open whether the batch
-/// was.
+/// What is done once a batch is committed. Dropped without an end, as after a panic or a time limit,
+/// it leaves open whether the batch was.
 #[derive(Debug, Default)]
 pub struct AfterCommit {
     reservation: Option<Reservation>,
@@ -290,14 +315,9 @@ impl AfterCommit {
         match done {
             Ok(_) => reservation.hand_over(),
             // Nothing was written.
-            Err(error) if error.is_answer() => reservation.expected.end(),
+            Err(error) if error.is_answer() => reservation.awaited.end(),
             // It may be committed nevertheless.
-            Err(_) => {
-                let (wakeups, queue) = (reservation.taker.wakeups.clone(), reservation.taker.queue);
-                drop(reservation);
-                // The next claim gives back what was leased nevertheless.
-                wakeups.retry(queue);
-            }
+            Err(_) => drop(reservation),
         }
     }
 }
@@ -305,4 +325,79 @@ impl AfterCommit {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that is done under these locks can panic half-way through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::domain::claim_plan::HoldLimit;
+
+    const QUEUE: &str = "create_at_third_party";
+
+    struct Worker {
+        leases: DirectLeases,
+        slots: Arc<Semaphore>,
+        holds: Holds,
+        wakeups: Wakeups,
+    }
+
+    fn worker(slots: usize) -> Worker {
+        let worker = Worker {
+            leases: DirectLeases::default(),
+            slots: Arc::new(Semaphore::new(slots)),
+            holds: Holds::default(),
+            wakeups: Wakeups::new([QUEUE]),
+        };
+        let taker = LeaseTaker::new(
+            TakerParts {
+                worker: "worker".to_owned(),
+                queue: QUEUE,
+                slots: worker.slots.clone(),
+                plan: Arc::new(Mutex::new(ClaimPlan::new(HoldLimit::None, 100))),
+                holds: worker.holds.clone(),
+                wakeups: worker.wakeups.clone(),
+            },
+            || true,
+        );
+        worker.leases.open(QUEUE, Arc::new(taker));
+        worker
+    }
+
+    /// A batch that has reserved a slot.
+    fn reserved(worker: &Worker) -> AfterCommit {
+        let mut after = AfterCommit::default();
+        let job = (Uuid::from_u128(1), Uuid::from_u128(2));
+        after.reserve(worker.leases.reserve(JobKind::CreateAtThirdParty, [job].into_iter()));
+        assert!(after.reservation().is_some());
+        assert_eq!(worker.slots.available_permits(), 0);
+        after
+    }
+
+    #[tokio::test]
+    async fn after_a_batch_without_an_answer_a_claim_compares_the_leases() {
+        let silence = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        let ends: [fn(AfterCommit, StoreError); 2] = [
+            |after, error| after.end(&Err::<(), _>(error)),
+            // A time limit or a panic.
+            |after, _| drop(after),
+        ];
+        for end in ends {
+            let worker = worker(1);
+            end(reserved(&worker), silence().into());
+            assert!(worker.wakeups.due(QUEUE).now_or_never().is_some(), "a claim is woken");
+            assert!(worker.holds.unsure().is_some(), "and compares");
+            assert_eq!(worker.slots.available_permits(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_batch_that_leased_nothing_no_claim_is_needed() {
+        let worker = worker(1);
+        reserved(&worker).end(&Ok::<(), StoreError>(()));
+        assert!(worker.wakeups.due(QUEUE).now_or_never().is_none());
+        assert!(worker.holds.unsure().is_none());
+        assert_eq!(worker.slots.available_permits(), 1);
+    }
 }
