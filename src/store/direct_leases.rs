@@ -110,6 +110,7 @@ pub struct LeaseTaker {
     worker: String,
     queue: &'static str,
     slots: Arc<Semaphore>,
+    slot_count: usize,
     plan: Arc<Mutex<ClaimPlan>>,
     holds: Holds,
     wakeups: Wakeups,
@@ -128,6 +129,8 @@ pub struct TakerParts {
     pub worker: String,
     pub queue: &'static str,
     pub slots: Arc<Semaphore>,
+    /// How many there are, free or not.
+    pub slot_count: usize,
     pub plan: Arc<Mutex<ClaimPlan>>,
     pub holds: Holds,
     pub wakeups: Wakeups,
@@ -136,11 +139,12 @@ pub struct TakerParts {
 impl LeaseTaker {
     /// Takes jobs while `may_run` says so.
     pub fn new(parts: TakerParts, may_run: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        let TakerParts { worker, queue, slots, plan, holds, wakeups } = parts;
+        let TakerParts { worker, queue, slots, slot_count, plan, holds, wakeups } = parts;
         Self {
             worker,
             queue,
             slots,
+            slot_count,
             plan,
             holds,
             wakeups,
@@ -182,11 +186,7 @@ impl LeaseTaker {
         }
         let mut places: HashMap<Uuid, Place> = HashMap::new();
         for (transaction, client) in jobs {
-            let free = self.slots.available_permits();
-            if free == 0 {
-                break;
-            }
-            let may_take = lock(&self.plan).takes_at_once(client, free);
+            let may_take = lock(&self.plan).takes_at_once(client, self.slot_count);
             if !may_take || places.contains_key(&transaction) {
                 continue;
             }
@@ -355,6 +355,7 @@ mod tests {
                 worker: "worker".to_owned(),
                 queue: QUEUE,
                 slots: worker.slots.clone(),
+                slot_count: slots,
                 plan: Arc::new(Mutex::new(ClaimPlan::new(HoldLimit::None, 100))),
                 holds: worker.holds.clone(),
                 wakeups: worker.wakeups.clone(),
