@@ -165,6 +165,7 @@ impl App {
                     completes_creation: role.runs_jobs(),
                     direct_leases: direct_leases.clone(),
                     latency: latency.clone(),
+                    metrics: metrics.clone(),
                 },
                 ACCEPT_WRITERS,
                 &pools.requests,

@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,7 +27,10 @@ use super::{
     },
     transactions::Transaction,
 };
-use crate::domain::{JobKind, LastAnswers, NewTransaction, Status};
+use crate::{
+    domain::{JobKind, LastAnswers, NewTransaction, RunOutcome, Status},
+    telemetry::{Metrics, traces},
+};
 
 /// What a client posted.
 #[derive(Debug)]
@@ -76,6 +80,23 @@ pub struct Accepts {
     pub direct_leases: DirectLeases,
     /// How long this process's own jobs take.
     pub latency: JobLatency,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Accepts {
+    /// Records the run of a `create_transaction` job that the statement has made, as a worker
+    /// records its own.
+    fn record_creation(&self, post: &Post) {
+        let (queue, run, attempt) = (JobKind::CreateTransaction.as_str(), RunOutcome::Done, 1);
+        self.metrics.claimed(queue, Duration::ZERO);
+        self.metrics.run_ended(queue, run, attempt, Duration::ZERO);
+        if traces::is_on() {
+            let span = tracing::error_span!(parent: None, "job",
+                otel.name = "job create_transaction", otel.kind = "consumer", queue,
+                transaction_id = display(post.new.id), attempt, outcome = run.as_str());
+            traces::follow(&span, post.traceparent.as_deref());
+        }
+    }
 }
 
 impl Batch for Accepts {
@@ -93,6 +114,15 @@ impl Batch for Accepts {
 
     fn pause_after(&self, took: Duration) -> Duration {
         self.latency.pause_after(took, Instant::now())
+    }
+
+    /// Also where the client has given up, and where its request has run into its limit.
+    fn committed(&self, posts: &[Post], accepted: &[Option<Option<Accepted>>]) {
+        for (post, accepted) in posts.iter().zip(accepted) {
+            if accepted.iter().flatten().any(|accepted| accepted.is_created) {
+                self.record_creation(post);
+            }
+        }
     }
 
     async fn run(

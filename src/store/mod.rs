@@ -88,9 +88,9 @@ impl StoreError {
     pub fn is_answer(&self) -> bool {
         let (Self::Unavailable(error) | Self::Query(error)) = self;
         let sqlx::Error::Database(error) = error else { return false };
-        error.code().is_some_and(|code| {
-            !UNKNOWN_RESULT.iter().any(|unknown| code.starts_with(unknown))
-        })
+        error
+            .code()
+            .is_some_and(|code| !UNKNOWN_RESULT.iter().any(|unknown| code.starts_with(unknown)))
     }
 
     /// Whether the server ended the statement because of its time limit.

@@ -5,10 +5,13 @@ use quartet::config::Role;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{
-    TestApp,
-    jobs::{BOUND, quiet_app},
-    spawn_api, spawn_app, transaction, wait_until,
+use crate::{
+    metrics::scrape,
+    support::{
+        TestApp,
+        jobs::{BOUND, quiet_app},
+        spawn_api, spawn_app, transaction, wait_until,
+    },
 };
 
 const JOB: &str = "create_transaction";
@@ -162,6 +165,38 @@ async fn in_a_process_without_workers_it_waits_for_one() {
     assert_eq!(api.wait_job(JOB, id, "Done").await.attempts, 1);
     api.settle_by_webhook(&[id]).await;
     worker.rest(&[id]).await;
+}
+
+/// The commit of an accept takes a second.
+const SLOW: &str = "
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON transactions
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_run_is_counted_also_where_the_client_has_hung_up() {
+    let app = quiet_app().await.spawn().await;
+    sqlx::raw_sql(SLOW).execute(&app.pool).await.unwrap();
+    let id = Uuid::now_v7();
+    let (client, body) = (app.client(), transaction(id));
+    let commits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let commits = wait_until("the commit is under way", BOUND, async || {
+        sqlx::query_scalar::<_, i64>(commits).fetch_one(&app.pool).await.unwrap() > 0
+    });
+    tokio::select! {
+        _ = client.post_transaction(&body) => panic!("answered before the commit"),
+        () = commits => {}
+    }
+    let labels = [("queue", JOB), ("outcome", "done")];
+    wait_until("it is counted", BOUND, async || {
+        scrape(&app).await.value("quartet_job_runs_total", &labels) == Some(1.0)
+    })
+    .await;
+    app.wait_job("create_at_third_party", id, "Done").await;
+    app.settle_by_webhook(&[id]).await;
+    app.rest(&[id]).await;
 }
 
 /// Who wrote the evidence that it was accepted.

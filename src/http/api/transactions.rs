@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList};
 use crate::{
-    domain::{Content, JobKind, NewTransaction, RunOutcome, Status},
+    domain::{Content, JobKind, NewTransaction, Status},
     http::{
         ApiState,
         api_enum::ApiEnum,
@@ -210,9 +210,6 @@ impl TransactionsApi {
             };
             if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
                 announce(&state, &accepted);
-                if accepted.is_created {
-                    record_creation(&state, id, traceparent.as_deref());
-                }
                 let accepted = Json(accepted.transaction.into());
                 return Ok(CreateTransactionResponse::Accepted(accepted, location));
             }
@@ -332,20 +329,6 @@ fn announce(state: &ApiState, accepted: &Accepted) {
         let delay = state.plan.terms(*kind).delay;
         let run_at = accepted.transaction.created_at.at() + delay;
         state.announcer.announce(kind.as_str(), run_at, delay);
-    }
-}
-
-/// Records the run of a `create_transaction` job that the accept has made, as a worker records its
-/// own.
-fn record_creation(state: &ApiState, id: Uuid, traceparent: Option<&str>) {
-    let (queue, run, attempt) = (JobKind::CreateTransaction.as_str(), RunOutcome::Done, 1);
-    state.metrics.claimed(queue, Duration::ZERO);
-    state.metrics.run_ended(queue, run, attempt, Duration::ZERO);
-    if traces::is_on() {
-        let span = tracing::error_span!(parent: None, "job",
-            otel.name = "job create_transaction", otel.kind = "consumer", queue,
-            transaction_id = display(id), attempt, outcome = run.as_str());
-        traces::follow(&span, traceparent);
     }
 }
 

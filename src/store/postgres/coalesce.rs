@@ -103,6 +103,9 @@ pub trait Batch: Send + Sync + 'static {
     /// without those that had been left out of an earlier batch because of somebody else's lock.
     fn answered(&self, _took: Duration) {}
 
+    /// A batch was committed, whether or not its requests are still waited for.
+    fn committed(&self, _requests: &[Self::Request], _answers: &[Option<Self::Answer>]) {}
+
     /// How long a writer leaves the database to others after a batch that took this long.
     fn pause_after(&self, _took: Duration) -> Duration {
         Duration::ZERO
@@ -399,6 +402,9 @@ async fn run<B: Batch>(
     let mut after = AfterCommit::default();
     let done = commit(batch, conn, begin, requests, locked, &mut after).await;
     after.end(&done);
+    if let Ok(answers) = &done {
+        batch.committed(requests, answers);
+    }
     done
 }
 
