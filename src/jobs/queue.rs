@@ -37,6 +37,7 @@ use crate::{
         jobs::{
             ClaimedJob,
             claims::{Claim, Claims, Wanted},
+            leases::WORKER_FOREIGN_KEY,
         },
         postgres::coalesce::Coalescer,
         wakeups::{Backlog, Wakeups},
@@ -48,8 +49,6 @@ use crate::{
 const MAX_BATCH: usize = 500;
 /// First and longest wait after a claim that failed.
 const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
-/// The constraint that a claim violates when its worker is no longer registered.
-const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 
 /// A claimed job in its slot, which is free again when this is dropped.
 #[derive(Debug)]

@@ -22,10 +22,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -116,8 +113,7 @@ pub struct LeaseTaker {
     wakeups: Wakeups,
     /// Whether a job that is due now may run at once.
     may_run: Box<dyn Fn() -> bool + Send + Sync>,
-    is_open: AtomicBool,
-    /// The statements that may lease something to it.
+    /// The statements that may lease something to it. Closed when it takes nothing more.
     statements: TaskTracker,
     handed: Mutex<Vec<HandedJob>>,
     changed: Notify,
@@ -149,7 +145,6 @@ impl LeaseTaker {
             holds,
             wakeups,
             may_run: Box::new(may_run),
-            is_open: AtomicBool::new(true),
             statements: TaskTracker::new(),
             handed: Mutex::default(),
             changed: Notify::new(),
@@ -161,7 +156,7 @@ impl LeaseTaker {
     pub async fn handed(&self) -> Vec<HandedJob> {
         loop {
             let changed = self.changed.notified();
-            let handed = std::mem::take(&mut *lock(&self.handed));
+            let handed = self.take_handed();
             if !handed.is_empty() {
                 return handed;
             }
@@ -169,19 +164,30 @@ impl LeaseTaker {
         }
     }
 
-    /// Takes nothing any more; returns when no statement can lease anything to it.
+    /// The jobs that were handed over since they were last taken.
+    pub fn take_handed(&self) -> Vec<HandedJob> {
+        std::mem::take(&mut *lock(&self.handed))
+    }
+
+    /// Takes nothing any more; returns when no statement can lease anything to it. What was handed
+    /// over and not taken is to be given back.
     pub async fn close(&self) {
-        self.is_open.store(false, Ordering::Release);
         self.statements.close();
         self.statements.wait().await;
-        // Not run: their leases are given back with the others.
-        lock(&self.handed).clear();
+    }
+
+    /// A statement is about to lease something to it, or may. `None` once it is closed; otherwise
+    /// closing waits for the end of the returned value.
+    fn begin_statement(&self) -> Option<TaskTrackerToken> {
+        // First the token, then the look: whichever of this and closing comes second sees the
+        // other.
+        let statement = self.statements.token();
+        (!self.statements.is_closed()).then_some(statement)
     }
 
     fn reserve(self: Arc<Self>, jobs: impl Iterator<Item = (Uuid, Uuid)>) -> Option<Reservation> {
-        // Before the check: closing waits for this statement then.
-        let statement = self.statements.token();
-        if !self.is_open.load(Ordering::Acquire) || !(self.may_run)() {
+        let statement = self.begin_statement()?;
+        if !(self.may_run)() {
             return None;
         }
         let mut places: HashMap<Uuid, Place> = HashMap::new();
@@ -329,41 +335,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::domain::claim_plan::HoldLimit;
+    use crate::{
+        domain::{LastAnswers, claim_plan::HoldLimit},
+        store::{holds, jobs::Lease},
+    };
 
     const QUEUE: &str = "create_at_third_party";
 
     struct Worker {
         leases: DirectLeases,
+        taker: Arc<LeaseTaker>,
         slots: Arc<Semaphore>,
         holds: Holds,
         wakeups: Wakeups,
     }
 
-    fn worker(slots: usize) -> Worker {
-        let worker = Worker {
-            leases: DirectLeases::default(),
-            slots: Arc::new(Semaphore::new(slots)),
-            holds: Holds::default(),
-            wakeups: Wakeups::new([QUEUE]),
+    fn worker(slot_count: usize) -> Worker {
+        let slots = Arc::new(Semaphore::new(slot_count));
+        let (holds, wakeups) = (Holds::default(), Wakeups::new([QUEUE]));
+        let parts = TakerParts {
+            worker: "worker".to_owned(),
+            queue: QUEUE,
+            slots: slots.clone(),
+            slot_count,
+            plan: Arc::new(Mutex::new(ClaimPlan::new(HoldLimit::None, 100))),
+            holds: holds.clone(),
+            wakeups: wakeups.clone(),
         };
-        let taker = LeaseTaker::new(
-            TakerParts {
-                worker: "worker".to_owned(),
-                queue: QUEUE,
-                slots: worker.slots.clone(),
-                slot_count: slots,
-                plan: Arc::new(Mutex::new(ClaimPlan::new(HoldLimit::None, 100))),
-                holds: worker.holds.clone(),
-                wakeups: worker.wakeups.clone(),
-            },
-            || true,
-        );
-        worker.leases.open(QUEUE, Arc::new(taker));
-        worker
+        let (leases, taker) = (DirectLeases::default(), Arc::new(LeaseTaker::new(parts, || true)));
+        leases.open(QUEUE, taker.clone());
+        Worker { leases, taker, slots, holds, wakeups }
     }
 
     /// A batch that has reserved a slot.
@@ -374,6 +380,28 @@ mod tests {
         assert!(after.reservation().is_some());
         assert_eq!(worker.slots.available_permits(), 0);
         after
+    }
+
+    fn claimed(transaction: Uuid) -> ClaimedJob {
+        let locked_at = chrono::Utc::now();
+        ClaimedJob {
+            lease: Lease { job_id: "job".into(), worker: "worker".into(), locked_at },
+            payload: Vec::new(),
+            attempts: 0,
+            max_attempts: 1,
+            idempotency_key: Some(transaction.to_string()),
+            client_id: Uuid::from_u128(2),
+            run_at: None,
+            polls: 0,
+            waits: 0,
+            probes: 0,
+            answers: LastAnswers::default(),
+            poll_since: None,
+            traceparent: None,
+            late: Duration::ZERO,
+            transaction: None,
+            callback: None,
+        }
     }
 
     #[tokio::test]
@@ -391,6 +419,25 @@ mod tests {
             assert!(worker.holds.unsure().is_some(), "and compares");
             assert_eq!(worker.slots.available_permits(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn closing_waits_for_the_statement_under_way_and_keeps_what_it_leased() {
+        let worker = worker(1);
+        let mut after = reserved(&worker);
+        let reservation = after.reservation().unwrap();
+        reservation.leased(claimed(Uuid::from_u128(1)));
+        let mut close = Box::pin(worker.taker.close());
+        assert!((&mut close).now_or_never().is_none(), "it may be committed yet");
+        let job = (Uuid::from_u128(3), Uuid::from_u128(2));
+        let refused = worker.leases.reserve(JobKind::CreateAtThirdParty, [job].into_iter());
+        assert!(refused.is_none(), "nothing more is leased");
+
+        after.end(&Ok::<(), StoreError>(()));
+        close.await;
+        let handed = worker.taker.take_handed();
+        assert_eq!(handed.len(), 1, "to be given back");
+        assert!(worker.holds.holds(&holds::key(&handed[0].claimed.lease), None));
     }
 
     #[tokio::test]

@@ -14,6 +14,10 @@ use uuid::Uuid;
 use super::Lease;
 use crate::store::{StoreError, postgres::columns::Time};
 
+/// The constraint that is violated where a job is leased to a worker that is not registered, and
+/// where a worker is removed that a job is leased to.
+pub const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
+
 /// Registers a worker of `queue`.
 pub async fn register(
     executor: impl PgExecutor<'_>,
