@@ -4,8 +4,8 @@
 //! [`Outcome`]; it writes nothing, except that a create which nobody could look up is noted before
 //! it is sent (`create_by_profile`). The [`runner`] around it bounds its time, catches its panics
 //! and writes the outcome under the job's lease, together with all effects, in one SQL
-//! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
-//! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
+//! transaction. The `claimer` claims what is due for a worker, the [`queue`] gives that to apalis, the
+//! [`supervisor`] keeps one apalis worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
 //! over those of dead ones, the [`watcher`] learns what other processes made due, and the
 //! [`circuit`] breaker stands before every call to the third party, and those of the
 //! [`callback_hosts`] before every call of a client.
@@ -17,6 +17,7 @@ mod backend;
 pub mod callback_hosts;
 pub mod circuit;
 mod claim_pace;
+mod claimer;
 pub mod create_at_third_party;
 mod create_by_profile;
 pub mod create_transaction;

@@ -3,7 +3,7 @@
 //! apalis ends a worker when its backend fails; this starts it again, under a new name, after a
 //! wait that doubles from 100 ms to 10 s. On shutdown a worker claims nothing more, finishes what
 //! it runs within `WORKER__SHUTDOWN_GRACE`, and gives the rest back without costing an attempt: at
-//! once what other statements have leased to it ([`crate::store::direct_leases`]) and has not begun.
+//! once what was leased to it and has not begun.
 //! The leases are kept until the last worker has ended.
 //!
 //! A crash leaves leased rows and a worker's row without heartbeat: another process's
@@ -22,13 +22,13 @@ use ulid::Ulid;
 use super::{
     JobContext, JobDefinition, LeaseKeeper,
     backend::QueueBackend,
-    queue::{JobQueue, LeasedJob},
+    queue::{JobQueue, LeasedJob, Registration},
     runner::Runner,
     watcher,
 };
 use crate::store::{
     StoreError,
-    direct_leases::{HandedJob, LeaseTaker},
+    direct_leases::HandedJob,
     jobs::{
         Lease, leases, {self},
     },
@@ -38,7 +38,7 @@ use crate::store::{
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A worker that ran this long was healthy: the next wait is the first one again.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// How long the statements that lease jobs to a stopped worker may take, and what is given back of
+/// How long claims and other statements that lease jobs to a stopped worker may take, and what is given back of
 /// that. Most of that is beside `WORKER__SHUTDOWN_GRACE`.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stopped worker's jobs may take to be given back.
@@ -121,7 +121,7 @@ async fn run_worker(
     let name = format!("{queue}-{}-{}", std::process::id(), Ulid::generate());
     let worker_context = WorkerContext::new(&name);
     let job_queue = JobQueue::new(definition, context, keeper.clone());
-    let (lease, taker) = (job_queue.lease(), job_queue.taker());
+    let registration = job_queue.registration();
     let runner = Runner::new(context.clone(), definition.clone());
     let worker = WorkerBuilder::new(&worker_context)
         .backend(QueueBackend::new(job_queue, context.config.worker.heartbeat))
@@ -141,7 +141,7 @@ async fn run_worker(
                     Ok(()) => {
                         let grace = context.config.worker.shutdown_grace;
                         let ended = tokio::time::timeout(grace, &mut run);
-                        let (ended, left) = tokio::join!(ended, close(context, &taker));
+                        let (ended, left) = tokio::join!(ended, close(context, &registration));
                         closed = Some(left);
                         ended.ok()
                     }
@@ -158,9 +158,9 @@ async fn run_worker(
     // Kept until it is released below: what is not held any more counts as cut off.
     let _left = match closed {
         Some(left) => left,
-        None => close(context, &taker).await,
+        None => close(context, &registration).await,
     };
-    if let Some(lease) = lease.get() {
+    if let Some(Registration { lease, .. }) = registration.get() {
         keeper.forget(lease);
         let backoff = context.config.third_party.create_backoff;
         let release_all = async || {
@@ -196,8 +196,8 @@ async fn run_worker(
 
 /// Has nothing more leased to the worker, and gives back what was and has not begun: without costing
 /// an attempt, and before the runs under way have ended. Returns what could not be given back.
-async fn close(context: &JobContext, taker: &OnceLock<Arc<LeaseTaker>>) -> Vec<HandedJob> {
-    let Some(taker) = taker.get() else { return Vec::new() };
+async fn close(context: &JobContext, registration: &OnceLock<Registration>) -> Vec<HandedJob> {
+    let Some(Registration { taker, .. }) = registration.get() else { return Vec::new() };
     let mut handed: Vec<HandedJob> = Vec::new();
     let close = async {
         taker.close().await;

@@ -67,7 +67,7 @@ impl Drop for ClientHold {
     }
 }
 
-/// A job that was leased to a worker by another statement than its claim.
+/// A job that was leased to a worker and has not begun: by a claim, or by another statement.
 #[derive(Debug)]
 pub struct HandedJob {
     pub claimed: ClaimedJob,
@@ -102,7 +102,7 @@ impl DirectLeases {
     }
 }
 
-/// One worker, as it takes jobs beside its claims.
+/// One worker, as it takes the jobs that are leased to it.
 pub struct LeaseTaker {
     worker: String,
     queue: &'static str,
@@ -169,6 +169,14 @@ impl LeaseTaker {
         std::mem::take(&mut *lock(&self.handed))
     }
 
+    /// These jobs are leased to it.
+    pub fn hand_over(&self, jobs: Vec<HandedJob>) {
+        if !jobs.is_empty() {
+            lock(&self.handed).extend(jobs);
+            self.changed.notify_one();
+        }
+    }
+
     /// Takes nothing any more; returns when no statement can lease anything to it. What was handed
     /// over and not taken is to be given back.
     pub async fn close(&self) {
@@ -178,7 +186,7 @@ impl LeaseTaker {
 
     /// A statement is about to lease something to it, or may. `None` once it is closed; otherwise
     /// closing waits for the end of the returned value.
-    fn begin_statement(&self) -> Option<TaskTrackerToken> {
+    pub fn begin_statement(&self) -> Option<TaskTrackerToken> {
         // First the token, then the look: whichever of this and closing comes second sees the
         // other.
         let statement = self.statements.token();
@@ -290,10 +298,7 @@ impl Reservation {
             .collect();
         // Held by now.
         awaited.end();
-        if !handed.is_empty() {
-            lock(&taker.handed).extend(handed);
-            taker.changed.notify_one();
-        }
+        taker.hand_over(handed);
     }
 }
 

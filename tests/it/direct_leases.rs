@@ -224,6 +224,37 @@ async fn wait_hung(world: &World) {
     .await;
 }
 
+/// The first claim of a create hangs.
+const HUNG_CLAIM: &str = "
+    CREATE SEQUENCE claims;
+    CREATE FUNCTION hang_claim() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('claims') = 1 THEN PERFORM pg_sleep(3); END IF;
+            RETURN NEW;
+        END $$;
+    CREATE TRIGGER hang_claim BEFORE UPDATE ON apalis.jobs FOR EACH ROW
+        WHEN (OLD.status = 'Pending' AND NEW.status = 'Running'
+            AND NEW.job_type = 'create_at_third_party')
+        EXECUTE FUNCTION hang_claim()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_leased_at_once_begins_while_a_claim_is_under_way() {
+    let app = patient(World::new().await.app());
+    let app = app.set("QUARTET_NOTIFY__FIRST", "1h").set("QUARTET_POLL__FIRST", "5m");
+    let app = idle(app).await;
+    sqlx::raw_sql(HUNG_CLAIM).execute(&app.pool).await.unwrap();
+    // It waits for a claim: its own process has no workers.
+    let api = app.sibling().role(Role::Api).spawn().await;
+    let claimed = api.client().accept().await;
+    wait_hung(&app).await;
+    let leased = Uuid::now_v7();
+    let third_party = app.sandbox.third_party();
+    app.accept_as(leased).await;
+    wait_until("the create arrives", BOUND, async || third_party.creates_of(leased) == 1).await;
+    assert_eq!(third_party.creates_of(claimed), 0, "its claim is still under way");
+    end(&app, &[claimed, leased]).await;
+}
+
 async fn wait_committed(world: &World, id: Uuid) {
     wait_until("it is committed", BOUND, async || {
         let query = "SELECT count(*) FROM transactions WHERE id = $1";
