@@ -402,6 +402,37 @@ async fn a_process_frozen_right_after_the_commit_sends_nothing_when_it_thaws() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stops_gives_back_what_it_will_not_begin_before_its_runs_have_ended() {
+    let api = spawn_api().await;
+    let stopping = process(&api).set("QUARTET_WORKER__SHUTDOWN_GRACE", "30s").spawn().await;
+    let first = stopping.client().accept().await;
+    end(&api, &[first]).await;
+    sqlx::raw_sql(HUNG_CLAIM).execute(&api.pool).await.unwrap();
+    let (running, claimed) = (Uuid::now_v7(), Uuid::now_v7());
+    let third_party = api.sandbox.third_party();
+    let slow = CreateStep::created_final(Status::Completed).delay(Duration::from_secs(8));
+    third_party.script_creates_for(running, vec![slow]);
+    stopping.client().post_transaction(&transaction(running)).await.expect(202);
+    wait_until("a create is under way", BOUND, async || third_party.creates_of(running) == 1).await;
+    api.accept_as(claimed).await;
+    wait_hung(&api).await;
+    stopping.signal(Signal::SIGTERM);
+    wait_until("what was claimed is given back", BOUND, async || {
+        let row = written(&api, CREATE, claimed).await;
+        // Written since it was accepted.
+        row.status == "Pending" && !row.together
+    })
+    .await;
+    assert_eq!(written(&api, CREATE, running).await.status, "Running");
+    assert_eq!(wait_job(&api.pool, running, CREATE, "Done", BOUND).await.attempts, 1);
+    let _worker = api.sibling().role(Role::Worker).spawn().await;
+    end(&api, &[running, claimed]).await;
+    assert_eq!(wait_job(&api.pool, claimed, CREATE, "Done", BOUND).await.attempts, 1);
+    assert!(event_times(&api.pool, claimed, "create_ambiguous").await.is_empty());
+    assert_eq!((third_party.creates_of(running), third_party.creates_of(claimed)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_stops_leaves_nothing_leased() {
     let api = spawn_api().await;
     let mut stopping = idle_process(&api).await;
