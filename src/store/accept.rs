@@ -112,7 +112,7 @@ impl Batch for Accepts {
         if self.latency.is_slow(Instant::now()) { MAX_BATCH_WHILE_SLOW } else { Self::MAX_BATCH }
     }
 
-    fn pause_after(&self, took: Duration) -> Duration {
+    fn pause_after(&self, _: usize, took: Duration) -> Duration {
         self.latency.pause_after(took, Instant::now())
     }
 

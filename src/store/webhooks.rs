@@ -17,7 +17,7 @@ use super::{
     direct_leases::{AfterCommit, DirectLeases},
     evidence::{self, NewEvidence},
     postgres::{
-        coalesce::{BY_INDEX, Batch, Locked, spread},
+        coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
         columns::Time,
     },
     settle::{self, Settlement},
@@ -87,6 +87,10 @@ impl Batch for Webhooks {
     const MAX_BATCH: usize = 200;
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    fn pause_after(&self, requests: usize, _: Duration) -> Duration {
+        gathering_pause(requests)
+    }
 
     async fn run(
         &self,

@@ -2,9 +2,9 @@
 //!
 //! Most of what a small statement costs is the way to the database and its commit. A [`Coalescer`]
 //! gives many concurrent requests of one kind to a few writers, each with a connection of its own.
-//! A request never waits for company: a writer that is free takes whatever is there, and what comes
-//! meanwhile is the next batch. So one request at a time is as fast as without it, and the busier
-//! the process is, the cheaper is each request.
+//! A writer that is free takes whatever is there, and what comes meanwhile is the next batch. Some
+//! writers pause after a batch of several, so that the next one is larger. So one request at a time
+//! is as fast as without it, and the busier the process is, the cheaper is each request.
 //!
 //! One request of a batch cannot spoil the others: a batch that the database refuses is done again
 //! one by one, and a request that somebody else's lock holds up is left for the next batch, and in
@@ -56,6 +56,16 @@ const SKIPPED: Duration = Duration::from_millis(200);
 /// How long a writer with nothing else to do waits for such a lock.
 const SKIPPED_WAIT: Duration = Duration::from_millis(3);
 
+/// How long a writer gathers requests after a batch of several.
+const GATHERED: Duration = Duration::from_millis(1);
+
+/// The pause after a batch of this many requests, of a kind that comes in numbers: the next batch is
+/// larger for it, and each of its requests cheaper. A request that comes alone is followed by no
+/// pause.
+pub(in crate::store) fn gathering_pause(requests: usize) -> Duration {
+    if requests > 1 { GATHERED } else { Duration::ZERO }
+}
+
 /// What becomes of a request whose rows somebody else has locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
@@ -106,8 +116,9 @@ pub trait Batch: Send + Sync + 'static {
     /// A batch was committed, whether or not its requests are still waited for.
     fn committed(&self, _requests: &[Self::Request], _answers: &[Option<Self::Answer>]) {}
 
-    /// How long a writer leaves the database to others after a batch that took this long.
-    fn pause_after(&self, _took: Duration) -> Duration {
+    /// How long a writer leaves the database to others after a batch of this many requests that took
+    /// this long.
+    fn pause_after(&self, _requests: usize, _took: Duration) -> Duration {
         Duration::ZERO
     }
 
@@ -244,9 +255,9 @@ impl<B: Batch> Writer<B> {
                 // Nothing came: then it is those alone. Nothing is taken out without being kept.
                 let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
             }
-            let began = Instant::now();
+            let (began, requests) = (Instant::now(), taken.len());
             self.work(taken).await;
-            let pause = self.batch.pause_after(began.elapsed());
+            let pause = self.batch.pause_after(requests, began.elapsed());
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }

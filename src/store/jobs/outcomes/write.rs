@@ -23,7 +23,7 @@ use crate::{
             job_latency::{JobLatency, Step},
         },
         postgres::{
-            coalesce::{BY_INDEX, Batch, Locked, spread},
+            coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
             columns::Time,
         },
         settle::{self, Settlement},
@@ -55,6 +55,10 @@ impl Batch for Outcomes {
 
     fn answered(&self, took: Duration) {
         self.latency.report(Step::Outcome, took, Instant::now());
+    }
+
+    fn pause_after(&self, requests: usize, _: Duration) -> Duration {
+        gathering_pause(requests)
     }
 
     async fn run(
