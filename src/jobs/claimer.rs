@@ -6,8 +6,9 @@
 //! another statement has leased to the worker ([`crate::store::direct_leases`]) never waits for a
 //! claim.
 //!
-//! It ends when the process stops, when the lease is lost and when the worker's row is gone. A claim
-//! that is under way then is waited for by [`LeaseTaker::close`], and what it leased is given back.
+//! It ends when the process stops, when the lease is lost and when the worker's row is gone. A
+//! claim that is under way then is waited for by [`LeaseTaker::close`], and what it leased is
+//! given back.
 
 use std::{
     sync::{
@@ -172,7 +173,8 @@ impl Claimer {
         kinds.iter().any(|kind| kind.as_str() == self.parts.queue)
     }
 
-    /// Claims jobs for these slots and hands them over. `false` where the worker takes nothing more.
+    /// Claims jobs for these slots and hands them over. `false` where the worker takes nothing
+    /// more.
     async fn claim_into(&mut self, slots: FreeSlots) -> Result<bool, StoreError> {
         let FreeSlots { mut slots, counted } = slots;
         let taker = self.parts.taker.clone();

@@ -8,8 +8,8 @@
 //!
 //! After each heartbeat that succeeded, a task beside it does the rest, however long that takes:
 //! - What is leased to the workers of this process in the database is compared with what they hold
-//!   ([`crate::store::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late answer
-//!   any more, is given back without using an attempt.
+//!   ([`crate::store::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late
+//!   answer any more, is given back without using an attempt.
 //! - Workers that were silent for `WORKER__DEAD_AFTER` are marked dead, and their jobs are taken in
 //!   batches ([`crate::store::jobs::rescue`]).
 //!

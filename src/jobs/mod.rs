@@ -4,11 +4,11 @@
 //! [`Outcome`]; it writes nothing, except that a create which nobody could look up is noted before
 //! it is sent (`create_by_profile`). The [`runner`] around it bounds its time, catches its panics
 //! and writes the outcome under the job's lease, together with all effects, in one SQL
-//! transaction. The `claimer` claims what is due for a worker, the [`queue`] gives that to apalis, the
-//! [`supervisor`] keeps one apalis worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
-//! over those of dead ones, the [`watcher`] learns what other processes made due, and the
-//! [`circuit`] breaker stands before every call to the third party, and those of the
-//! [`callback_hosts`] before every call of a client.
+//! transaction. The `claimer` claims what is due for a worker, the [`queue`] gives that to apalis,
+//! the [`supervisor`] keeps one apalis worker running for each kind, the [`lease_keeper`] renews
+//! this process's leases and takes over those of dead ones, the [`watcher`] learns what other
+//! processes made due, and the [`circuit`] breaker stands before every call to the third party,
+//! and those of the [`callback_hosts`] before every call of a client.
 //!
 //! A crash at any point leaves a leased row and nothing else; it is rescued after
 //! `WORKER__DEAD_AFTER` and run again.

@@ -3,7 +3,7 @@
 //!
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
 //! with one failed query. Here a fetch waits for jobs that are leased to the worker: by a claim
-//! ([`super::claimer`]), or by another statement ([`crate::store::direct_leases`]). It ends with an
+//! (`claimer`), or by another statement ([`crate::store::direct_leases`]). It ends with an
 //! error only when the worker's lease is lost or its claims have ended, so that the supervisor
 //! starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
 //! apalis's acknowledgement.

@@ -38,8 +38,8 @@ use crate::store::{
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A worker that ran this long was healthy: the next wait is the first one again.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// How long claims and other statements that lease jobs to a stopped worker may take, and what is given back of
-/// that. Most of that is beside `WORKER__SHUTDOWN_GRACE`.
+/// How long claims and other statements that lease jobs to a stopped worker may take, and what is
+/// given back of that. Most of that is beside `WORKER__SHUTDOWN_GRACE`.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stopped worker's jobs may take to be given back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -194,8 +194,9 @@ async fn run_worker(
     }
 }
 
-/// Has nothing more leased to the worker, and gives back what was and has not begun: without costing
-/// an attempt, and before the runs under way have ended. Returns what could not be given back.
+/// Has nothing more leased to the worker, and gives back what was and has not begun: without
+/// costing an attempt, and before the runs under way have ended. Returns what could not be given
+/// back.
 async fn close(context: &JobContext, registration: &OnceLock<Registration>) -> Vec<HandedJob> {
     let Some(Registration { taker, .. }) = registration.get() else { return Vec::new() };
     let mut handed: Vec<HandedJob> = Vec::new();

@@ -5,14 +5,16 @@
 //! the accept does that with `create_at_third_party`, and what settles a transaction with
 //! `notify_client`. That saves a version of the row and a statement.
 //!
-//! The slot is reserved first ([`DirectLeases::reserve`]), and the job is handed to the worker after
-//! the commit ([`AfterCommit`]). From then on it is a claimed job like any other, fenced by the same
-//! lease. The job waits for a claim instead, as if this did not exist, where no slot is free, where
-//! others wait already, where the queue is paused or the circuit open, and where the worker stops,
-//! was taken for dead or is not there.
+//! The slot is reserved first ([`DirectLeases::reserve`]), and the job is handed to the worker
+//! after the commit ([`AfterCommit`]). From then on it is a claimed job like any other, fenced by
+//! the same lease: the worker gets what it claims in the same way ([`LeaseTaker::hand_over`]).
 //!
-//! **What a crash leaves.** A lease of a worker that is gone, which is rescued like any other. It may
-//! have been handed over, so that a create counts as one that may have been sent.
+//! The job waits for a claim instead, as if this did not exist, where no slot is free, where the
+//! last claim has left some or others of its client wait, where the queue is paused or the circuit
+//! open, and where the worker stops, was taken for dead or is not there.
+//!
+//! **What a crash leaves.** A lease of a worker that is gone, which is rescued like any other. It
+//! may have been handed over, so that a create counts as one that may have been sent.
 //!
 //! **What a commit leaves whose answer is lost.** Perhaps a lease that the worker does not know,
 //! because the job is handed over after an answer only. While the statement may still be answered,
@@ -302,8 +304,8 @@ impl Reservation {
     }
 }
 
-/// What is done once a batch is committed. Dropped without an end, as after a panic or a time limit,
-/// it leaves open whether the batch was.
+/// What is done once a batch is committed. Dropped without an end, as after a panic or a time
+/// limit, it leaves open whether the batch was.
 #[derive(Debug, Default)]
 pub struct AfterCommit {
     reservation: Option<Reservation>,

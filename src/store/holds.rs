@@ -7,8 +7,8 @@
 //!
 //! A lease that the worker does not hold is not unknown yet while the answer of the statement that
 //! made it may still arrive: a claim, of which a worker has one under way at a time, or one that
-//! leases beside the claims ([`super::direct_leases`]), which says before it begins whose jobs these
-//! are.
+//! leases beside the claims ([`super::direct_leases`]), which says before it begins whose jobs
+//! these are.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -84,9 +84,9 @@ impl Holds {
         PendingClaim { holds: self.clone(), began: BootInstant::now() }
     }
 
-    /// A statement is about to lease jobs of these transactions to the worker, or may; its answer is
-    /// expected for as long as the returned value lives. `None` while the worker is unsure of its
-    /// leases: what it does not hold is being given back.
+    /// A statement is about to lease jobs of these transactions to the worker, or may; its answer
+    /// is expected for as long as the returned value lives. `None` while the worker is unsure of
+    /// its leases: what it does not hold is being given back.
     pub fn expect(&self, transactions: Vec<Uuid>) -> Option<Expected> {
         let mut state = self.state();
         if state.is_unsure {

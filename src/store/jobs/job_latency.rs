@@ -5,12 +5,12 @@
 //! it is polled, and its client is sent `pending`, because it has not ended before these jobs were
 //! due.
 //!
-//! So this watches how long the two statements of a job's run take, each with its wait for a writer:
-//! the claim, from when free slots ask for jobs, and the outcome, from when the run has ended.
-//! Nothing but this process and its database delays these. A slow third party or client takes its
-//! time between the two; with full slots nothing asks for jobs; a claim from a paused queue, or one
-//! that finds nothing, is as fast as any other, and so is the outcome of a run that an open circuit
-//! postpones. What waits for somebody else's lock is not counted (see
+//! So this watches how long the two statements of a job's run take, each with its wait for a
+//! writer: the claim, from when free slots ask for jobs, and the outcome, from when the run has
+//! ended. Nothing but this process and its database delays these. A slow third party or client
+//! takes its time between the two; with full slots nothing asks for jobs; a claim from a paused
+//! queue, or one that finds nothing, is as fast as any other, and so is the outcome of a run that
+//! an open circuit postpones. What waits for somebody else's lock is not counted (see
 //! [`crate::store::postgres::coalesce::Batch::answered`]).
 //!
 //! While the two together take longer than allowed, the writer of posts pauses after each batch: at

@@ -59,9 +59,9 @@ const SKIPPED_WAIT: Duration = Duration::from_millis(3);
 /// How long a writer gathers requests after a batch of several.
 const GATHERED: Duration = Duration::from_millis(1);
 
-/// The pause after a batch of this many requests, of a kind that comes in numbers: the next batch is
-/// larger for it, and each of its requests cheaper. A request that comes alone is followed by no
-/// pause.
+/// The pause after a batch of this many requests, of a kind that comes in numbers: the next batch
+/// is larger for it, and each of its requests cheaper. A request that comes alone is followed by
+/// no pause.
 pub(in crate::store) fn gathering_pause(requests: usize) -> Duration {
     if requests > 1 { GATHERED } else { Duration::ZERO }
 }
@@ -116,8 +116,8 @@ pub trait Batch: Send + Sync + 'static {
     /// A batch was committed, whether or not its requests are still waited for.
     fn committed(&self, _requests: &[Self::Request], _answers: &[Option<Self::Answer>]) {}
 
-    /// How long a writer leaves the database to others after a batch of this many requests that took
-    /// this long.
+    /// How long a writer leaves the database to others after a batch of this many requests that
+    /// took this long.
     fn pause_after(&self, _requests: usize, _took: Duration) -> Duration {
         Duration::ZERO
     }

@@ -1,8 +1,8 @@
 //! Announces to the other processes when jobs fall due, by `NOTIFY`.
 //!
 //! What a request has committed is announced on the channel `quartet_due` after the commit, by a
-//! task of its own: at once, and then at most every 5 ms, so that the cost does not grow with
-//! the rate. Jobs that are due later, and that a worker of this process awaits, are not announced. A
+//! task of its own: at once, and then at most every 5 ms, so that the cost does not grow with the
+//! rate. Jobs that are due later, and that a worker of this process awaits, are not announced. A
 //! trigger announces what others write into the job table. Nothing depends on it: a process that
 //! hears nothing, as behind a pooler that keeps no sessions, looks by itself.
 
