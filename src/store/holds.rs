@@ -71,6 +71,8 @@ pub struct Known {
     pub leases: Vec<LeaseKey>,
     /// The transactions whose jobs may be leased to it just now.
     pub expected: Vec<Uuid>,
+    /// When the first statement began that was not answered; `None` where that is long ago.
+    pub unanswered_at: Option<BootInstant>,
     unanswered: u64,
 }
 
@@ -110,10 +112,11 @@ impl Holds {
     /// All that is known, while there may be leases that are not: after a statement that was not
     /// answered. What else is leased to the worker may be given back until [`Self::compared`].
     pub fn unsure(&self) -> Option<Known> {
-        let state = self.state();
+        let (state, now) = (self.state(), BootInstant::now());
         state.is_unsure.then(|| Known {
             leases: state.held.union(&state.cut_off).cloned().collect(),
             expected: state.expected.keys().copied().collect(),
+            unanswered_at: state.unanswered_at(now),
             unanswered: state.unanswered,
         })
     }
@@ -145,7 +148,7 @@ impl Holds {
 
     /// When the first statement began that was not answered, of those since [`UNSURE`] ago.
     pub fn unanswered_at(&self, now: BootInstant) -> Option<BootInstant> {
-        self.state().unanswered_at.iter().copied().find(|at| is_recent(*at, now))
+        self.state().unanswered_at(now)
     }
 
     /// Whether a run under this lease was cut off.
@@ -174,6 +177,10 @@ impl PendingClaim {
 }
 
 impl State {
+    fn unanswered_at(&self, now: BootInstant) -> Option<BootInstant> {
+        self.unanswered_at.iter().copied().find(|at| is_recent(*at, now))
+    }
+
     fn unanswered(&mut self, began: BootInstant) {
         let before = self.unanswered_at.range(..=began).next_back();
         if before.is_none_or(|before| began - *before >= REMEMBERED) {
@@ -354,6 +361,8 @@ mod tests {
         assert!(!holds.holds(&lease, Some(second)));
         assert!(holds.unanswered_at(BootInstant::now()).is_some());
         let known = holds.unsure().expect("it may be committed");
+        assert_eq!(known.unanswered_at, holds.unanswered_at(BootInstant::now()));
+        assert!(known.unanswered_at.is_some());
         assert_eq!((known.leases.len(), known.expected.len()), (1, 0));
         assert!(holds.expect(vec![first]).is_none(), "it might be given back");
         holds.compared(&known);

@@ -15,11 +15,11 @@ use super::{
     job_latency::{JobLatency, Step},
 };
 use crate::{
-    domain::{JobKind, LastAnswers, claim_plan::ClaimScans},
+    domain::{BootInstant, JobKind, LastAnswers, claim_plan::ClaimScans},
     store::{
         StoreError, clients,
         direct_leases::AfterCommit,
-        holds::Known,
+        holds::{Known, UNSURE},
         postgres::{
             coalesce::{BY_INDEX, Batch, Locked, spread},
             columns::Time,
@@ -27,6 +27,10 @@ use crate::{
         transactions,
     },
 };
+
+/// A SQL transaction may have begun this long before it was known that it would lease something:
+/// its leases are as old as that.
+const BEGAN_BEFORE: Duration = Duration::from_secs(30);
 
 /// What a worker wants.
 #[derive(Debug, Clone)]
@@ -366,6 +370,7 @@ async fn release_unknown(
 ) -> Result<u64, StoreError> {
     let (ids, times): (Vec<String>, Vec<DateTime<Utc>>) = known.leases.iter().cloned().unzip();
     let expected: Vec<String> = known.expected.iter().map(Uuid::to_string).collect();
+    let unanswered = known.unanswered_at.map_or(UNSURE, BootInstant::elapsed);
     let released = sqlx::query!(
         r#"
         UPDATE apalis.jobs
@@ -376,11 +381,15 @@ async fn release_unknown(
             WHERE held.id = jobs.id AND held.locked_at = jobs.lock_at
         )
             AND COALESCE(idempotency_key, '') <> ALL ($4::text[])
+            -- The worker knows the older ones. While an old snapshot is held, the index has an
+            -- entry for each job that the worker ever held.
+            AND lock_at >= now() - make_interval(secs => $5)
         "#,
         worker,
         &ids,
         &times,
         &expected,
+        (unanswered + BEGAN_BEFORE).as_secs_f64(),
     )
     .execute(executor)
     .await?;
