@@ -15,7 +15,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    StoreError, clients,
+    StoreError,
+    clients::Callback,
     dead_letters::{self, NewDeadLetter},
     direct_leases::{DirectLeases, Reservation},
     evidence::{self, NewEvidence},
@@ -129,7 +130,7 @@ pub(super) async fn settle(
                 updated_at = GREATEST(now(), LEAST(created_at, clock_timestamp()))
             FROM report
             WHERE transactions.id = report.id AND transactions.id = ANY ($1)
-            RETURNING report.*, version, settled_at, updated_at
+            RETURNING report.*, client_id, version, settled_at, updated_at
         ), update_status AS (
             -- Also when it is running: clearing the lease fences its outcome out.
             UPDATE apalis.jobs
@@ -212,9 +213,22 @@ pub(super) async fn settle(
             job.lock_by AS "worker!", job.lock_at AS "locked_at!: Time", job.client_id AS "client_id!",
             job.metadata -> 'probes' AS probes, job.metadata -> 'traceparent' AS traceparent,
             settled.id AS "id!", settled.version AS "version!",
-            settled.settled_at AS "settled_at!: Time", settled.updated_at AS "updated_at!: Time"
+            settled.settled_at AS "settled_at!: Time", settled.updated_at AS "updated_at!: Time",
+            client.name AS "client?", client.callback_url AS "callback_url?",
+            CASE
+                WHEN client.id IS NOT NULL THEN client.signing_secret || ARRAY(
+                    SELECT retiring.signing_secret
+                    FROM client_retiring_secrets AS retiring
+                    WHERE retiring.client_id = client.id AND valid_until > now()
+                    ORDER BY retiring.id DESC
+                )
+            END AS "signing_secrets?"
         FROM notify_client AS job
         JOIN settled ON settled.id::text = job.idempotency_key
+        -- By an array: all clients would be hashed otherwise.
+        LEFT JOIN clients AS client
+            ON client.id = settled.client_id
+            AND client.id = ANY (ARRAY(SELECT settled.client_id FROM settled))
         WHERE job.lock_by IS NOT NULL
         "#,
         &ids,
@@ -225,19 +239,22 @@ pub(super) async fn settle(
         worker,
         &leased,
     )
-    .fetch_all(&mut *conn)
+    .fetch_all(conn)
     .await?;
     let Some(reservation) = reservation.filter(|_| !rows.is_empty()) else {
         return Ok(HashSet::new());
     };
-    let clients: HashSet<Uuid> =
-        settlements.iter().map(|settlement| settlement.current.client_id).collect();
-    let callbacks = clients::callbacks(conn, &clients.into_iter().collect::<Vec<_>>()).await?;
     let mut leased = HashSet::with_capacity(rows.len());
     for row in rows {
         let settlement = settlements.iter().find(|settlement| settlement.current.id == row.id);
         let Some(Settlement { current, status, by, .. }) = settlement else { continue };
         let locked_at = row.locked_at.at();
+        let callback = row.client.zip(row.callback_url).zip(row.signing_secrets);
+        let callback = callback.map(|((client, url), signing_secrets)| Callback {
+            client,
+            url,
+            signing_secrets,
+        });
         reservation.leased(ClaimedJob {
             lease: Lease { job_id: row.job_id, worker: row.worker, locked_at },
             payload: row.payload,
@@ -261,7 +278,7 @@ pub(super) async fn settle(
                 updated_at: row.updated_at.at(),
                 ..(*current).clone()
             }),
-            callback: callbacks.get(&current.client_id).cloned(),
+            callback,
         });
         leased.insert(row.id);
     }
