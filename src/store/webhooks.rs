@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -15,13 +15,12 @@ use super::{
     StoreError,
     dead_letters::{self, NewDeadLetter},
     direct_leases::{AfterCommit, DirectLeases},
-    evidence::{self, NewEvidence},
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
         columns::Time,
     },
     settle::{self, Settlement},
-    transactions,
+    transactions::{self, Transaction},
 };
 use crate::domain::{
     DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, string_enum,
@@ -139,10 +138,9 @@ impl Webhooks {
                 (webhook, current, outcome)
             })
             .collect();
-        let new =
-            remember(conn, judged.iter().map(|(webhook, _, outcome)| (*webhook, *outcome))).await?;
+        let new = remember(conn, &judged).await?;
 
-        let (mut evidence, mut settlements) = (Vec::new(), Vec::new());
+        let mut settlements = Vec::new();
         let mut received = HashMap::new();
         for (webhook, current, outcome) in judged {
             let webhook_id = webhook.webhook_id.as_str();
@@ -162,21 +160,12 @@ impl Webhooks {
             match current {
                 Some(current) => {
                     let status = Status::from(webhook.status);
-                    let detail = json!({
-                        "webhook_id": webhook_id,
-                        "status": status.as_str(),
-                        "outcome": outcome.as_str(),
-                    });
-                    let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
                     match outcome {
                         WebhookOutcome::Conflict => {
-                            // In the order in which it happened.
-                            evidence::append(&mut *conn, current.id, &seen).await?;
                             let by = SettledBy::Webhook;
                             settle::open_conflict(conn, current, status, by, SOURCE).await?;
                         }
                         WebhookOutcome::Settled => {
-                            evidence.push((current.id, seen));
                             settlements.push(Settlement {
                                 current,
                                 status,
@@ -185,7 +174,7 @@ impl Webhooks {
                             });
                             settled_since = Some(current.created_at.at());
                         }
-                        _ => evidence.push((current.id, seen)),
+                        _ => {}
                     }
                 }
                 None => open_unknown(&mut *conn, webhook).await?,
@@ -193,7 +182,6 @@ impl Webhooks {
             let new = Received { outcome, duplicate: false, at, settled_since, is_leased: false };
             received.insert(webhook_id, new);
         }
-        evidence::append_all(&mut *conn, &evidence).await?;
         after.reserve(settle::reserve(&self.direct_leases, &settlements));
         let leased = settle::settle(conn, &settlements, after.reservation()).await?;
         for webhook in &webhooks {
@@ -206,31 +194,61 @@ impl Webhooks {
     }
 }
 
-/// Returns the ids of those that are new, with the time of this SQL transaction.
-async fn remember<'a>(
+/// A webhook, the transaction that it is about, where that exists, and what it does.
+type Judged<'a> = (&'a Webhook, Option<&'a Transaction>, WebhookOutcome);
+
+/// Remembers those that are new, with the evidence of each about a transaction that exists. Returns
+/// their ids, with the time of this SQL transaction.
+async fn remember(
     conn: &mut PgConnection,
-    webhooks: impl Iterator<Item = (&'a Webhook, WebhookOutcome)> + Clone,
+    judged: &[Judged<'_>],
 ) -> Result<HashMap<String, DateTime<Utc>>, StoreError> {
-    let ids: Vec<&str> = webhooks.clone().map(|(webhook, _)| webhook.webhook_id.as_str()).collect();
-    let transactions: Vec<Uuid> =
-        webhooks.clone().map(|(webhook, _)| webhook.transaction_id).collect();
-    let statuses: Vec<&str> =
-        webhooks.clone().map(|(webhook, _)| webhook.status.as_str()).collect();
-    let outcomes: Vec<&str> = webhooks.map(|(_, outcome)| outcome.as_str()).collect();
+    let webhooks = judged.iter().map(|(webhook, _, _)| *webhook);
+    let ids: Vec<&str> = webhooks.clone().map(|webhook| webhook.webhook_id.as_str()).collect();
+    let transactions: Vec<Uuid> = webhooks.clone().map(|webhook| webhook.transaction_id).collect();
+    let statuses: Vec<&str> = webhooks.map(|webhook| webhook.status.as_str()).collect();
+    let outcomes: Vec<&str> = judged.iter().map(|(_, _, outcome)| outcome.as_str()).collect();
+    let details: Vec<Option<Value>> = judged
+        .iter()
+        .map(|(webhook, current, outcome)| {
+            current.map(|_| {
+                json!({
+                    "webhook_id": webhook.webhook_id,
+                    "status": webhook.status.as_str(),
+                    "outcome": outcome.as_str(),
+                })
+            })
+        })
+        .collect();
     let remembered = sqlx::query!(
         r#"
-        INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
-        SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[])
-            AS received (webhook_id, transaction_id, status, outcome)
-        -- Batches that hold the same ids wait for each other in one order.
-        ORDER BY received.webhook_id
-        ON CONFLICT (webhook_id) DO NOTHING
-        RETURNING webhook_id, now() AS "at!: Time"
+        WITH received AS (
+            SELECT *
+            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[])
+                AS received (webhook_id, transaction_id, status, outcome, detail)
+        ), remembered AS (
+            INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
+            SELECT webhook_id, transaction_id, status, outcome FROM received
+            -- Batches that hold the same ids wait for each other in one order.
+            ORDER BY received.webhook_id
+            ON CONFLICT (webhook_id) DO NOTHING
+            RETURNING webhook_id
+        ), evidence AS (
+            INSERT INTO transaction_events (transaction_id, kind, source, detail)
+            SELECT received.transaction_id, $6, $7, received.detail
+            FROM received
+            JOIN remembered ON remembered.webhook_id = received.webhook_id
+            WHERE received.detail IS NOT NULL
+        )
+        SELECT webhook_id, now() AS "at!: Time" FROM remembered
         "#,
         &ids as _,
         &transactions,
         &statuses as _,
         &outcomes as _,
+        &details as _,
+        EvidenceKind::Webhook.as_str(),
+        SOURCE,
     )
     .fetch_all(conn)
     .await?;
