@@ -106,10 +106,7 @@ pub(super) async fn send(
     };
     let mut noted = None;
     if client.profile().depends_on_sent_creates() {
-        let is_repeated = client
-            .profile()
-            .begin_create(&Sent { since_first: Some(Duration::ZERO), ..Sent::default() })
-            == CreateStep::Repeat;
+        let is_repeated = client.profile().repeats_creates();
         let keys = &context.config.secrets.master_keys;
         let sealed = is_repeated.then(|| keys.seal_request(transaction.id, prepared.to_bytes()));
         let within = client.profile().repeat_within();

@@ -14,7 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::run::{Run, RunError};
 use crate::{
     config,
-    store::{self, Database, StoreError, retention, sent_creates},
+    store::{
+        self, Database, StoreError,
+        retention::{self, Pruned},
+        sent_creates,
+    },
 };
 
 /// Transactions of one batch: up to four times as many job rows.
@@ -94,55 +98,36 @@ async fn remove(
         }
     }
 
-    let mut next = None;
-    loop {
-        let step = retention::prune_evidence(pool, config.evidence, next, TRANSACTIONS).await?;
-        removed.evidence += step.removed;
-        if !pause(stopping, step.removed).await {
-            return Ok(false);
-        }
-        next = step.next;
-        if next.is_none() {
-            break;
-        }
-    }
-
-    let mut next = None;
-    loop {
-        let step = retention::prune_dead_letters(pool, config.dead_letters, next, ROWS).await?;
-        removed.dead_letters += step.removed;
-        if !pause(stopping, step.removed).await {
-            return Ok(false);
-        }
-        next = step.next;
-        if next.is_none() {
-            break;
-        }
-    }
-
     let webhooks = config.webhooks.saturating_add(WEBHOOK_MARGIN);
-    let mut next = None;
-    loop {
-        let step = retention::prune_webhooks(pool, webhooks, next, ROWS).await?;
-        removed.webhooks += step.removed;
-        if !pause(stopping, step.removed).await {
-            return Ok(false);
-        }
-        next = step.next;
-        if next.is_none() {
-            break;
-        }
-    }
+    let closed = config.dead_letters;
+    let evidence = |after| retention::prune_evidence(pool, config.evidence, after, TRANSACTIONS);
+    let dead_letters = |after| retention::prune_dead_letters(pool, closed, after, ROWS);
+    let webhooks = |after| retention::prune_webhooks(pool, webhooks, after, ROWS);
+    let findings = |after| retention::prune_findings(pool, closed, after, ROWS);
+    Ok(in_steps(stopping, &mut removed.evidence, evidence).await?
+        && in_steps(stopping, &mut removed.dead_letters, dead_letters).await?
+        && in_steps(stopping, &mut removed.webhooks, webhooks).await?
+        && in_steps(stopping, &mut removed.findings, findings).await?)
+}
 
-    let mut next = None;
+/// Walks to the end; `false` where it was stopped.
+async fn in_steps<Cursor, Step>(
+    stopping: &CancellationToken,
+    removed: &mut u64,
+    step: impl Fn(Option<Cursor>) -> Step,
+) -> Result<bool, StoreError>
+where
+    Step: Future<Output = Result<Pruned<Cursor>, StoreError>>,
+{
+    let mut after = None;
     loop {
-        let step = retention::prune_findings(pool, config.dead_letters, next, ROWS).await?;
-        removed.findings += step.removed;
-        if !pause(stopping, step.removed).await {
+        let pruned = step(after).await?;
+        *removed += pruned.removed;
+        if !pause(stopping, pruned.removed).await {
             return Ok(false);
         }
-        next = step.next;
-        if next.is_none() {
+        after = pruned.next;
+        if after.is_none() {
             return Ok(true);
         }
     }

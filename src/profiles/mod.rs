@@ -173,6 +173,12 @@ impl Profile {
             || lookup.settle_after.is_some()
     }
 
+    /// Whether a create that got no answer is repeated, so that its request has to be kept.
+    pub fn repeats_creates(&self) -> bool {
+        let Definition { create, lookup, .. } = &self.definition;
+        lookup.by == LookupBy::ProviderId && create.repeat != Repeat::NewTransaction
+    }
+
     /// How a try to create begins.
     pub fn begin_create(&self, sent: &Sent) -> CreateStep {
         self.definition.begin(sent)

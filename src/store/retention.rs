@@ -133,13 +133,13 @@ pub struct EvidenceCursor {
     pub id: Uuid,
 }
 
-/// What a step of [`prune_evidence`] did.
+/// What a step of a walk did.
 #[derive(Debug, Clone)]
-pub struct EvidencePruned {
+pub struct Pruned<Cursor> {
     /// Rows removed.
     pub removed: u64,
     /// Where the next step begins; `None` at the end.
-    pub next: Option<EvidenceCursor>,
+    pub next: Option<Cursor>,
 }
 
 /// Removes all evidence of the next pruned transactions whose last piece is older than `age`. Only
@@ -149,7 +149,7 @@ pub async fn prune_evidence(
     age: Duration,
     after: Option<EvidenceCursor>,
     limit: i64,
-) -> Result<EvidencePruned, StoreError> {
+) -> Result<Pruned<EvidenceCursor>, StoreError> {
     let mut tx = super::begin(pool).await?;
     let rows = sqlx::query!(
         r#"
@@ -202,16 +202,7 @@ pub async fn prune_evidence(
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(EvidencePruned { removed: removed.unsigned_abs(), next })
-}
-
-/// What a step of a removal by age did.
-#[derive(Debug, Clone, Copy)]
-pub struct AgedPruned {
-    /// Rows removed.
-    pub removed: u64,
-    /// Where the next step begins; `None` at the end.
-    pub next: Option<Time>,
+    Ok(Pruned { removed: removed.unsigned_abs(), next })
 }
 
 /// Removes up to `limit` webhook deliveries older than `age`, received at `after` or later: the
@@ -221,7 +212,7 @@ pub async fn prune_webhooks(
     age: Duration,
     after: Option<Time>,
     limit: i64,
-) -> Result<AgedPruned, StoreError> {
+) -> Result<Pruned<Time>, StoreError> {
     let step = sqlx::query!(
         r#"
         WITH removed AS (
@@ -244,7 +235,7 @@ pub async fn prune_webhooks(
     )
     .fetch_one(executor)
     .await?;
-    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last.into() })
+    Ok(Pruned { removed: step.removed.unsigned_abs(), next: step.last.into() })
 }
 
 /// Where the walk along the closed dead letters stands.
@@ -252,15 +243,6 @@ pub async fn prune_webhooks(
 pub struct ClosedCursor {
     pub closed_at: Time,
     pub id: Uuid,
-}
-
-/// What a step of [`prune_dead_letters`] did.
-#[derive(Debug, Clone)]
-pub struct DeadLettersPruned {
-    /// Rows removed.
-    pub removed: u64,
-    /// Where the next step begins; `None` at the end.
-    pub next: Option<ClosedCursor>,
 }
 
 /// Removes those of the next dead letters that were closed longer than `age` ago. One about a
@@ -271,7 +253,7 @@ pub async fn prune_dead_letters(
     age: Duration,
     after: Option<ClosedCursor>,
     limit: i64,
-) -> Result<DeadLettersPruned, StoreError> {
+) -> Result<Pruned<ClosedCursor>, StoreError> {
     let step = sqlx::query!(
         r#"
         WITH step AS (
@@ -312,7 +294,7 @@ pub async fn prune_dead_letters(
         (Some(closed_at), Some(id)) if step.seen >= limit => Some(ClosedCursor { closed_at, id }),
         _ => None,
     };
-    Ok(DeadLettersPruned { removed: step.removed.unsigned_abs(), next })
+    Ok(Pruned { removed: step.removed.unsigned_abs(), next })
 }
 
 /// Removes up to `limit` findings of reconciliation that were closed longer than `age` ago, at
@@ -322,7 +304,7 @@ pub async fn prune_findings(
     age: Duration,
     after: Option<Time>,
     limit: i64,
-) -> Result<AgedPruned, StoreError> {
+) -> Result<Pruned<Time>, StoreError> {
     let step = sqlx::query!(
         r#"
         WITH removed AS (
@@ -345,5 +327,5 @@ pub async fn prune_findings(
     )
     .fetch_one(executor)
     .await?;
-    Ok(AgedPruned { removed: step.removed.unsigned_abs(), next: step.last.into() })
+    Ok(Pruned { removed: step.removed.unsigned_abs(), next: step.last.into() })
 }

