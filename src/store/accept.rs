@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    direct_leases::{AfterCommit, DirectLeases, Reservation},
+    direct_leases::{DirectLeases, HandOver, Reservation},
     jobs::{ClaimedJob, JobPlan, JobRows, Lease, job_latency::JobLatency},
     postgres::{
         coalesce::{Batch, Locked},
@@ -102,6 +102,7 @@ impl Accepts {
 impl Batch for Accepts {
     type Request = Post;
     type Answer = Option<Accepted>;
+    type AfterCommit = HandOver;
 
     const MAX_BATCH: usize = 128;
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
@@ -130,7 +131,7 @@ impl Batch for Accepts {
         conn: &mut PgConnection,
         posts: &[Post],
         _: Locked,
-        after: &mut AfterCommit,
+        after: &mut HandOver,
     ) -> Result<Vec<Option<Option<Accepted>>>, StoreError> {
         // By id, as every process does it: two batches that hold the same ids wait for each other
         // in one order. Of posts with the same id the first one counts.

@@ -6,7 +6,7 @@
 //! `notify_client`. That saves a version of the row and a statement.
 //!
 //! The slot is reserved first ([`DirectLeases::reserve`]), and the job is handed to the worker
-//! after the commit ([`AfterCommit`]). From then on it is a claimed job like any other, fenced by
+//! after the commit ([`HandOver`]). From then on it is a claimed job like any other, fenced by
 //! the same lease: the worker gets what it claims in the same way ([`LeaseTaker::hand_over`]).
 //!
 //! The job waits for a claim instead, as if this did not exist, where no slot is free, where the
@@ -35,6 +35,7 @@ use super::{
     StoreError,
     holds::{Expected, Hold, Holds},
     jobs::ClaimedJob,
+    postgres::coalesce::AfterCommit,
     wakeups::Wakeups,
 };
 use crate::domain::{JobKind, claim_plan::ClaimPlan};
@@ -304,14 +305,13 @@ impl Reservation {
     }
 }
 
-/// What is done once a batch is committed. Dropped without an end, as after a panic or a time
-/// limit, it leaves open whether the batch was.
+/// Hands over what a batch has leased, once it is committed.
 #[derive(Debug, Default)]
-pub struct AfterCommit {
+pub struct HandOver {
     reservation: Option<Reservation>,
 }
 
-impl AfterCommit {
+impl HandOver {
     /// Keeps slots until the batch has ended.
     pub(super) fn reserve(&mut self, reservation: Option<Reservation>) {
         self.reservation = reservation;
@@ -321,9 +321,10 @@ impl AfterCommit {
     pub(super) fn reservation(&mut self) -> Option<&mut Reservation> {
         self.reservation.as_mut()
     }
+}
 
-    /// The batch was committed, or not.
-    pub(super) fn end<T>(self, done: &Result<T, StoreError>) {
+impl AfterCommit for HandOver {
+    fn end(self, done: Result<(), &StoreError>) {
         let Some(reservation) = self.reservation else { return };
         match done {
             Ok(_) => reservation.hand_over(),
@@ -380,8 +381,8 @@ mod tests {
     }
 
     /// A batch that has reserved a slot.
-    fn reserved(worker: &Worker) -> AfterCommit {
-        let mut after = AfterCommit::default();
+    fn reserved(worker: &Worker) -> HandOver {
+        let mut after = HandOver::default();
         let job = (Uuid::from_u128(1), Uuid::from_u128(2));
         after.reserve(worker.leases.reserve(JobKind::CreateAtThirdParty, [job].into_iter()));
         assert!(after.reservation().is_some());
@@ -414,8 +415,8 @@ mod tests {
     #[tokio::test]
     async fn after_a_batch_without_an_answer_a_claim_compares_the_leases() {
         let silence = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-        let ends: [fn(AfterCommit, StoreError); 2] = [
-            |after, error| after.end(&Err::<(), _>(error)),
+        let ends: [fn(HandOver, StoreError); 2] = [
+            |after, error| after.end(Err(&error)),
             // A time limit or a panic.
             |after, _| drop(after),
         ];
@@ -440,7 +441,7 @@ mod tests {
         let refused = worker.leases.reserve(JobKind::CreateAtThirdParty, [job].into_iter());
         assert!(refused.is_none(), "nothing more is leased");
 
-        after.end(&Ok::<(), StoreError>(()));
+        after.end(Ok(()));
         close.await;
         let handed = worker.taker.take_handed();
         assert_eq!(handed.len(), 1, "to be given back");
@@ -450,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_batch_that_leased_nothing_no_claim_is_needed() {
         let worker = worker(1);
-        reserved(&worker).end(&Ok::<(), StoreError>(()));
+        reserved(&worker).end(Ok(()));
         assert!(worker.wakeups.due(QUEUE).now_or_never().is_none());
         assert!(worker.holds.unsure().is_none());
         assert_eq!(worker.slots.available_permits(), 1);

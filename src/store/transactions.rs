@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    direct_leases::AfterCommit,
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked},
         columns::{Column, MaybeTime, Metadata, Time},
@@ -205,6 +204,7 @@ pub struct Reads;
 impl Batch for Reads {
     type Request = Uuid;
     type Answer = Option<Transaction>;
+    type AfterCommit = ();
 
     const MAX_BATCH: usize = 500;
     // A job that reads can wait for its next run.
@@ -216,7 +216,7 @@ impl Batch for Reads {
         conn: &mut PgConnection,
         ids: &[Uuid],
         _: Locked,
-        _: &mut AfterCommit,
+        _: &mut Self::AfterCommit,
     ) -> Result<Vec<Option<Option<Transaction>>>, StoreError> {
         let found = get_all(conn, ids).await?;
         Ok(ids.iter().map(|id| Some(found.get(id).cloned())).collect())

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     dead_letters::{self, NewDeadLetter},
-    direct_leases::{AfterCommit, DirectLeases},
+    direct_leases::{DirectLeases, HandOver},
     postgres::{
         coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
         columns::Time,
@@ -82,6 +82,7 @@ pub struct Webhooks {
 impl Batch for Webhooks {
     type Request = Webhook;
     type Answer = Received;
+    type AfterCommit = HandOver;
 
     const MAX_BATCH: usize = 200;
     const LIMIT: Duration = Duration::from_secs(15);
@@ -96,7 +97,7 @@ impl Batch for Webhooks {
         conn: &mut PgConnection,
         webhooks: &[Webhook],
         locked: Locked,
-        after: &mut AfterCommit,
+        after: &mut HandOver,
     ) -> Result<Vec<Option<Received>>, StoreError> {
         let (mut transactions, mut webhook_ids) = (HashSet::new(), HashSet::new());
         let taken: Vec<usize> = (0..webhooks.len())
@@ -121,7 +122,7 @@ impl Webhooks {
         conn: &mut PgConnection,
         webhooks: Vec<&Webhook>,
         locked: Locked,
-        after: &mut AfterCommit,
+        after: &mut HandOver,
     ) -> Result<Vec<Option<Received>>, StoreError> {
         let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.transaction_id).collect();
         let transactions = transactions::lock_all(conn, &ids, locked).await?;

@@ -18,7 +18,6 @@ use crate::{
     domain::{BootInstant, JobKind, LastAnswers, claim_plan::ClaimScans},
     store::{
         StoreError, clients,
-        direct_leases::AfterCommit,
         holds::{Known, UNSURE},
         postgres::{
             coalesce::{BY_INDEX, Batch, Locked, spread},
@@ -57,6 +56,7 @@ pub struct Claims {
 impl Batch for Claims {
     type Request = Wanted;
     type Answer = Claim;
+    type AfterCommit = ();
 
     const MAX_BATCH: usize = JobKind::ALL.len();
     // A few statements, and the way there.
@@ -81,7 +81,7 @@ impl Batch for Claims {
         conn: &mut PgConnection,
         wanted: &[Wanted],
         _: Locked,
-        _: &mut AfterCommit,
+        _: &mut Self::AfterCommit,
     ) -> Result<Vec<Option<Claim>>, StoreError> {
         // A worker that takes over from one that has just ended waits for the next batch.
         let mut queues = HashSet::new();

@@ -27,9 +27,7 @@ use super::{
     database::{STATEMENT_LIMIT, in_time_of},
     dedicated_session::Session,
 };
-use crate::store::{
-    Database, StoreError, direct_leases::AfterCommit, postgres::congestion::Congestion,
-};
+use crate::store::{Database, StoreError, postgres::congestion::Congestion};
 
 /// Requests that may wait for a writer; more wait for room.
 const QUEUE_CAPACITY: usize = 4_096;
@@ -92,6 +90,8 @@ pub(in crate::store) fn spread<Q, A>(
 pub trait Batch: Send + Sync + 'static {
     type Request: Send + Sync + 'static;
     type Answer: Send + 'static;
+    /// What is done once a batch is committed; `()` for nothing.
+    type AfterCommit: AfterCommit;
 
     /// Most requests of one batch.
     const MAX_BATCH: usize;
@@ -129,8 +129,19 @@ pub trait Batch: Send + Sync + 'static {
         conn: &mut PgConnection,
         requests: &[Self::Request],
         locked: Locked,
-        after: &mut AfterCommit,
+        after: &mut Self::AfterCommit,
     ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
+}
+
+/// What is done once a batch is committed. Dropped without an end, as after a panic or a time limit,
+/// it leaves open whether the batch was.
+pub trait AfterCommit: Default + Send {
+    /// The batch was committed, or not; the error says whether that is certain.
+    fn end(self, done: Result<(), &StoreError>);
+}
+
+impl AfterCommit for () {
+    fn end(self, _: Result<(), &StoreError>) {}
 }
 
 /// The way to the writers of one kind of batch. Cheap to clone; the writers end with the last
@@ -410,9 +421,9 @@ async fn run<B: Batch>(
     requests: &[B::Request],
     locked: Locked,
 ) -> Result<Vec<Option<B::Answer>>, StoreError> {
-    let mut after = AfterCommit::default();
+    let mut after = B::AfterCommit::default();
     let done = commit(batch, conn, begin, requests, locked, &mut after).await;
-    after.end(&done);
+    after.end(done.as_ref().map(drop));
     if let Ok(answers) = &done {
         batch.committed(requests, answers);
     }
@@ -426,7 +437,7 @@ async fn commit<B: Batch>(
     begin: Option<AssertSqlSafe<String>>,
     requests: &[B::Request],
     locked: Locked,
-    after: &mut AfterCommit,
+    after: &mut B::AfterCommit,
 ) -> Result<Vec<Option<B::Answer>>, StoreError> {
     let Some(begin) = begin else { return batch.run(conn, requests, locked, after).await };
     let mut tx = conn.begin_with(begin).await?;

@@ -24,7 +24,7 @@ use quartet::{
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         Target,
-        direct_leases::AfterCommit,
+        direct_leases::HandOver,
         holds::Holds,
         jobs::{
             ClaimedJob, JobPayload,
@@ -326,7 +326,7 @@ impl Life<'_> {
         let mut conn = self.real.app.pool.acquire().await.unwrap();
         let latency = JobLatency::new(LONGEST_JOB);
         let outcomes = Outcomes { latency, direct_leases: Default::default() };
-        let mut after = AfterCommit::default();
+        let mut after = HandOver::default();
         let written = outcomes.run(&mut conn, &[ended], Locked::Wait, &mut after).await;
         let mut written = written.unwrap();
         written.remove(0).expect("nobody else holds the lock")
