@@ -3,7 +3,7 @@
 //! On a connection of its own it hears what others announce ([`crate::store::wakeups::announce`]),
 //! and looks once a second for the earliest job of every queue that has become due since the last
 //! look or is about to, in one statement: a job whose announcement was lost is found then. What is
-//! due until the next look is awaited.
+//! due later is awaited to the millisecond.
 //!
 //! If no notification arrives, because a pooler keeps no sessions, it polls every
 //! `WORKER__POLL_INTERVAL` instead. To find that out it sends itself a notification with each

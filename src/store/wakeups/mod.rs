@@ -5,9 +5,6 @@
 //! what has changed jobs without knowing when they are due ([`Wakeups::hint`]). A worker that is
 //! woken asks the database, and a report that was lost costs a look of the watcher in `jobs`.
 //!
-//! What is due later wakes its worker at the next of the process's common ticks, so that one claim
-//! takes all that has fallen due since the last one, of all queues.
-//!
 //! A report of a committed job also carries its `run_at`: claims start at a floor in the order of
 //! `run_at`, which must not be above it ([`crate::domain::claim_plan`]).
 
@@ -28,19 +25,14 @@ use crate::domain::claim_plan::Straggler;
 /// database when the last one that was kept has come.
 const MAX_TIMES: usize = 10_000;
 
-/// The time between two ticks. A job that is due after a delay waits so much longer at most.
-const TICK: Duration = Duration::from_millis(20);
-
 /// The wake-ups of all queues of this process. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Wakeups {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
-    /// Ticks are counted from here.
-    origin: Instant,
     queues: HashMap<&'static str, QueueSignal>,
     look: Notify,
 }
@@ -82,13 +74,7 @@ impl Wakeups {
     /// Wake-ups for `queues`; reports about other queues are dropped.
     pub fn new(queues: impl IntoIterator<Item = &'static str>) -> Self {
         let queues = queues.into_iter().map(|queue| (queue, QueueSignal::default())).collect();
-        let shared = Shared { origin: Instant::now(), queues, look: Notify::new() };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// Whether jobs of `queue` are run here.
-    pub fn has(&self, queue: &str) -> bool {
-        self.shared.queues.contains_key(queue)
+        Self { shared: Arc::new(Shared { queues, look: Notify::new() }) }
     }
 
     /// Jobs of `queue` may be due after `delay`; call this after the commit. As it is not known
@@ -123,13 +109,16 @@ impl Wakeups {
 
     fn report(&self, queue: &str, delay: Duration, change: impl FnOnce(&mut SignalState, Instant)) {
         let Some(signal) = self.shared.queues.get(queue) else { return };
-        let mut due = Instant::now() + delay;
-        if !delay.is_zero() {
-            due = next_tick(self.shared.origin, due);
-        }
+        let due = Instant::now() + delay;
         let mut state = signal.state();
         change(&mut state, due);
-        state.add(due);
+        state.times.insert(due);
+        if state.times.len() > MAX_TIMES {
+            state.times.pop_last();
+            if let Some(last) = state.times.last().copied() {
+                state.is_unknown_from(last);
+            }
+        }
         let is_next = state.times.first() == Some(&due);
         drop(state);
         if is_next {
@@ -198,25 +187,7 @@ impl QueueSignal {
     }
 }
 
-/// The first tick that is not before `at`.
-fn next_tick(origin: Instant, at: Instant) -> Instant {
-    let ticks = at.saturating_duration_since(origin).as_nanos().div_ceil(TICK.as_nanos());
-    // A time that is too far away stays as it is.
-    let ticks = u32::try_from(ticks).ok();
-    ticks.and_then(|ticks| origin.checked_add(TICK * ticks)).unwrap_or(at)
-}
-
 impl SignalState {
-    fn add(&mut self, due: Instant) {
-        self.times.insert(due);
-        if self.times.len() > MAX_TIMES {
-            self.times.pop_last();
-            if let Some(last) = self.times.last().copied() {
-                self.is_unknown_from(last);
-            }
-        }
-    }
-
     fn is_unknown_from(&mut self, at: Instant) {
         self.unknown_from = Some(self.unknown_from.map_or(at, |before| before.min(at)));
     }
@@ -302,43 +273,15 @@ mod tests {
         assert!(!wakeups.due(QUEUE).await, "it was looked for");
     }
 
-    #[test]
-    fn more_times_than_are_kept_are_unknown() {
-        let mut state = SignalState::default();
-        let start = Instant::now();
-        let at = |index: usize| start + TICK * index as u32;
-        (0..=MAX_TIMES).for_each(|index| state.add(at(index)));
-        assert_eq!(state.times.len(), MAX_TIMES);
-        assert!(!state.take_due(at(MAX_TIMES - 2)));
-        assert!(state.take_due(at(MAX_TIMES - 1)), "what comes next was not kept");
-        assert!(state.times.is_empty());
-    }
-
-    #[test]
-    fn ticks_are_common_and_never_early() {
-        let origin = Instant::now();
-        let tick = |count: u32| origin + TICK * count;
-        let (early, late) = (Duration::from_millis(1), TICK - Duration::from_millis(1));
-        assert_eq!(next_tick(origin, tick(3) + early), tick(4));
-        assert_eq!(next_tick(origin, tick(3) + late), tick(4), "together with the one before");
-        assert_eq!(next_tick(origin, tick(3)), tick(3));
-        let fraction = tick(3) + Duration::from_nanos(100);
-        assert_eq!(next_tick(origin, fraction), tick(4));
-        let far = origin + Duration::from_secs(100 * 365 * 24 * 60 * 60);
-        assert_eq!(next_tick(origin, far), far);
-    }
-
     #[tokio::test]
-    async fn queues_wake_at_the_same_tick_and_at_once_without_a_delay() {
-        let wakeups = Wakeups::new([QUEUE, "other"]);
+    async fn more_times_than_are_kept_are_unknown() {
+        let wakeups = Wakeups::new([QUEUE]);
         let now = Utc::now();
-        wakeups.committed(QUEUE, now, Duration::from_secs(60));
-        wakeups.committed("other", now, Duration::from_secs(60) + TICK / 10);
-        let first =
-            |queue: &str| wakeups.shared.queues[queue].state().times.first().copied().unwrap();
-        let apart = first("other") - first(QUEUE);
-        assert_eq!(apart.as_nanos() % TICK.as_nanos(), 0, "{apart:?}");
-        wakeups.committed(QUEUE, now, Duration::ZERO);
-        assert!(wakeups.due(QUEUE).now_or_never().is_some(), "it does not wait for a tick");
+        for index in 0..=MAX_TIMES as u64 {
+            let delay = Duration::from_millis(20) + Duration::from_micros(index);
+            wakeups.committed(QUEUE, now, delay);
+        }
+        while !wakeups.due(QUEUE).await {}
+        assert!(wakeups.due(QUEUE).now_or_never().is_none());
     }
 }

@@ -89,7 +89,7 @@ impl Real {
         let config = Config::load(settings, None).unwrap();
         let target = Target::new(app.database_url(), false).unwrap();
         let pool = store::connect(&target, 3, Duration::from_secs(10), &Arc::default());
-        let wakeups = Wakeups::new([]);
+        let wakeups = Wakeups::default();
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let metrics = Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap());
         let latency = JobLatency::new(LONGEST_JOB);
