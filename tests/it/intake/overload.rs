@@ -85,12 +85,11 @@ async fn posts_that_come_faster_than_they_are_written_are_refused() {
     }
     let is_over = AtomicBool::new(false);
     let call = async || {
-        let (client, mut accepted, mut turned_away) = (app.client(), 0, Vec::new());
+        let (client, mut turned_away) = (app.client(), Vec::new());
         while !is_over.load(Ordering::Relaxed) {
             let id = Uuid::now_v7();
             let answer = client.post_transaction(&transaction(id)).await;
             if answer.status == 202 {
-                accepted += 1;
                 continue;
             }
             answer.expect_problem(503);
@@ -99,16 +98,13 @@ async fn posts_that_come_faster_than_they_are_written_are_refused() {
             turned_away.push(id);
             is_over.store(true, Ordering::Relaxed);
         }
-        (accepted, turned_away)
+        turned_away
     };
     let calls = futures_util::future::join_all((0..CALLERS).map(|_| call()));
     let calls = tokio::time::timeout(BOUND, calls).await.expect("one is refused");
-    let accepted: usize = calls.iter().map(|(accepted, _)| accepted).sum();
-    let turned_away: usize = calls.iter().map(|(_, turned_away)| turned_away.len()).sum();
-    assert!(accepted > turned_away, "a burst is taken up: {accepted}, not {turned_away}");
     sqlx::query("DROP TRIGGER slow ON transactions").execute(&mut session).await.unwrap();
     let client = app.client();
-    for id in calls.into_iter().flat_map(|(_, turned_away)| turned_away) {
+    for id in calls.into_iter().flatten() {
         client.get_transaction(id).await.expect_problem(404);
         client.post_transaction(&transaction(id)).await.expect(202);
     }
