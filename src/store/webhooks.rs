@@ -88,8 +88,8 @@ impl Batch for Webhooks {
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
 
-    fn pause_after(&self, requests: usize, _: Duration) -> Duration {
-        gathering_pause(requests)
+    fn pause_after(&self, requests: usize, took: Duration) -> Duration {
+        gathering_pause(requests, took)
     }
 
     async fn run(

@@ -54,14 +54,16 @@ const SKIPPED: Duration = Duration::from_millis(200);
 /// How long a writer with nothing else to do waits for such a lock.
 const SKIPPED_WAIT: Duration = Duration::from_millis(3);
 
-/// How long a writer gathers requests after a batch of several.
-const GATHERED: Duration = Duration::from_millis(1);
+/// From this number of requests on a batch shows that more are coming.
+const SEVERAL: usize = 3;
+/// After a batch of several, the next one of its writer begins no sooner than this after it began.
+const SPACING: Duration = Duration::from_millis(3);
 
-/// The pause after a batch of this many requests, of a kind that comes in numbers: the next batch
-/// is larger for it, and each of its requests cheaper. A request that comes alone is followed by
-/// no pause.
-pub(in crate::store) fn gathering_pause(requests: usize) -> Duration {
-    if requests > 1 { GATHERED } else { Duration::ZERO }
+/// The pause after a batch of this many requests that took this long, of a kind that comes in
+/// numbers: the next batch is larger for it, and each of its requests cheaper. A request that comes
+/// alone is followed by no pause, nor is a batch that took long: meanwhile enough have come.
+pub(in crate::store) fn gathering_pause(requests: usize, took: Duration) -> Duration {
+    if requests >= SEVERAL { SPACING.saturating_sub(took) } else { Duration::ZERO }
 }
 
 /// What becomes of a request whose rows somebody else has locked.

@@ -48,8 +48,8 @@ impl Batch for Outcomes {
         self.latency.report(Step::Outcome, took, Instant::now());
     }
 
-    fn pause_after(&self, requests: usize, _: Duration) -> Duration {
-        gathering_pause(requests)
+    fn pause_after(&self, requests: usize, took: Duration) -> Duration {
+        gathering_pause(requests, took)
     }
 
     async fn run(
