@@ -172,6 +172,7 @@ impl App {
             plan,
             third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
             dead_after: config.worker.dead_after,
+            announcer: Some(announcer.clone()),
         };
         let state = ApiState::new(
             &config,

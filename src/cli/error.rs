@@ -12,7 +12,9 @@ use crate::{
     dev::postgres,
     domain::visible,
     maintenance::run::RunError,
-    operations::{replay::BulkError, secrets::SecretsError},
+    operations::{
+        clients::AddClientError, reconcile::BeginError, replay::BulkError, secrets::SecretsError,
+    },
     profiles::ProfileError,
     sandbox::SandboxError,
     store::{
@@ -47,6 +49,10 @@ pub enum CliError {
     Job(#[from] JobActionError),
     #[error(transparent)]
     Client(#[from] crate::outbound::SetupError),
+    #[error(transparent)]
+    AddClient(#[from] AddClientError),
+    #[error(transparent)]
+    BeginReconcile(#[from] BeginError),
     #[error(transparent)]
     Reconcile(#[from] RunError),
     #[error(transparent)]
@@ -137,6 +143,9 @@ mod tests {
             CliError::DeadLetter(DeadLetterError::Store(lost())),
             CliError::Job(JobActionError::Store(lost())),
             CliError::Reconcile(RunError::Store(lost())),
+            CliError::BeginReconcile(BeginError::Store(lost())),
+            CliError::AddClient(AddClientError::Store(lost())),
+            CliError::AddClient(AddClientError::Secrets(SecretsError::Store(lost()))),
             CliError::Migrate(MigrateError::Store(lost())),
             CliError::BulkReplay(BulkError::Interrupted {
                 replayed: 1,

@@ -195,8 +195,7 @@ impl Operations {
         let (mut items, mut replayed) = (Vec::with_capacity(matched), 0);
         for id in ids {
             let interrupted = |source| BulkError::Interrupted { replayed, matched, source };
-            let replay = dead_letter_actions::replay(&self.pool, id, &self.plan, actor);
-            let item = match bounded(replay).await {
+            let item = match bounded(self.replay_dead_letter(id, actor)).await {
                 Ok(letter) => {
                     replayed += 1;
                     Replayed { letter, outcome: ItemOutcome::Replayed, reason: None }
