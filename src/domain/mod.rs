@@ -21,7 +21,7 @@ pub mod visible;
 
 pub use circuit::{CircuitCause, CircuitState};
 pub use clock::{BootInstant, DatabaseClock};
-pub use dead_letter::{DeadLetterKind, DeadLetterState};
+pub use dead_letter::{DeadLetterKind, DeadLetterState, Replay};
 pub use egress::{EgressDenied, EgressPolicy};
 pub use evidence::EvidenceKind;
 pub use job::{JobKind, JobState, RunOutcome};
