@@ -53,6 +53,10 @@ macro_rules! string_enum {
             }
         }
 
+
+            fn index(self) -> usize {
+                self as usize
+            }
         impl $name {
             /// Every value, in the order of declaration.
             pub const ALL: &[Self] = <Self as crate::domain::StringEnum>::ALL;
@@ -115,6 +119,9 @@ pub trait StringEnum: Copy + Send + Sync + 'static + std::str::FromStr<Err = Unk
     fn as_str(self) -> &'static str;
 }
 
+
+    /// Position in [`StringEnum::ALL`].
+    fn index(self) -> usize;
 impl UnknownWord {
     /// None of this enumeration's words.
     pub fn of<T: StringEnum>() -> Self {
