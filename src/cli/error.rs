@@ -10,7 +10,7 @@ use crate::{
     app::AppError,
     config::ConfigError,
     dev::postgres,
-    domain::visible,
+    domain::{causes, visible},
     maintenance::run::RunError,
     operations::{
         clients::AddClientError, reconcile::BeginError, replay::BulkError, secrets::SecretsError,
@@ -93,16 +93,14 @@ impl CliError {
     /// What went wrong, why, and what to do: a line each.
     pub fn report(&self) -> String {
         let (mut said, mut remedy) = (Vec::new(), None);
-        let mut next: Option<&(dyn Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            next = error.source();
+        for error in causes(self) {
             if let Some(Explanation { found, remedy: what_to_do }) = explanation(error) {
                 said.push(found);
                 remedy = Some(what_to_do);
                 break;
             }
             let text = error.to_string();
-            if !(StoreError::is_bare(&text) && next.is_some()) {
+            if !(StoreError::is_bare(&text) && error.source().is_some()) {
                 said.push(text.split(" (os error").next().unwrap_or_default().to_owned());
             }
         }

