@@ -121,7 +121,7 @@ fn defaults_are_those_of_the_design() {
 }
 
 #[test]
-fn every_wrong_value_names_its_variable_and_is_shown() {
+fn every_wrong_value_is_printed_with_its_variable() {
     let cases = [
         ("QUARTET_DATABASE__MAX_CONNECTIONS", "0"),
         ("QUARTET_HTTP__LISTEN", "localhost"),
@@ -402,10 +402,10 @@ fn debug_shows_no_secret() {
     let token = crate::secrets::hash_token("hidden-operator-1");
     assert_eq!(config.operator_tokens, [token.into()]);
     assert_eq!(config.default_client.as_ref().unwrap().signing_secret.reveal(), OTHER_SECRET);
-    let shown = format!("{config:?} {config:#?}");
-    assert_hides_secrets(&shown);
+    let printed = format!("{config:?} {config:#?}");
+    assert_hides_secrets(&printed);
     // Nor the hash, which the console's sessions are derived from.
-    assert!(!shown.contains(&format!("{}, {}, {}", token[0], token[1], token[2])), "{shown}");
+    assert!(!printed.contains(&format!("{}, {}, {}", token[0], token[1], token[2])), "{printed}");
 }
 
 #[test]

