@@ -17,7 +17,7 @@
 //! written.
 
 #[cfg(test)]
-mod former_rule;
+mod pace_bound;
 #[cfg(test)]
 mod plot;
 #[cfg(test)]
