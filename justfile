@@ -52,7 +52,7 @@ chaos *args:
 bench *args:
     cargo bench --locked --bench quartet -- {{args}}
 
-# Draws docs/images/admission.svg: the rule by which posts are refused, and the one before it
+# Draws docs/images/admission.svg: the rule by which posts are refused, beside a bound by the pace
 admission-plot:
     QUARTET_TEST_WRITE=1 cargo test --locked --lib -- congestion::plot
 

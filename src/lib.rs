@@ -24,7 +24,8 @@
 //! [`maintenance`] is what runs by the clock: reconciling, retention, the figures per minute that
 //! the console draws.
 //!
-//! [`operations`] is what operators do and ask beyond SQL: previews, bulk replay, explaining.
+//! [`operations`] is what operators do, from the API, the console and the command line alike; and
+//! what they ask beyond SQL: previews, explaining, the doctor.
 //!
 //! [`outbound`] calls out: to the third party, and to clients' callback URLs.
 //!

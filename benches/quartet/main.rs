@@ -56,7 +56,6 @@ mod usage;
 mod wait;
 
 use std::{
-    error::Error,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -64,6 +63,7 @@ use std::{
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use quartet::domain::with_causes;
 
 use crate::{
     bench::{Bench, Extent},
@@ -131,16 +131,6 @@ async fn main() -> ExitCode {
         Err(error) => eprintln!("error: {}", with_causes(&error)),
     }
     ExitCode::FAILURE
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    text
 }
 
 async fn run(options: &Options) -> Result<Vec<Section>, BenchError> {

@@ -24,7 +24,7 @@ use self::pools::Pools;
 pub use self::pools::target;
 use crate::{
     config::{Config, ConfigError, Role},
-    domain::DatabaseClock,
+    domain::{Backoff, DatabaseClock, Retries},
     http::{
         ApiState, RequestWriters,
         tls::{Certificate, TlsError},
@@ -61,8 +61,9 @@ use crate::{
     telemetry::{Metrics, database_errors::DatabaseErrors},
 };
 
-/// First and longest wait while the database is away at the start.
-const START_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Waits while the database is away at the start.
+const START_RETRY: Backoff =
+    Backoff { base: Duration::from_millis(100), max_delay: Duration::from_secs(2) };
 
 /// How often it is found out and logged meanwhile why it is away.
 const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
@@ -183,6 +184,7 @@ impl App {
             plan,
             third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
             dead_after: config.worker.dead_after,
+            announcer: Some(announcer.clone()),
         };
         let state = ApiState::new(
             &config,
@@ -362,7 +364,7 @@ impl From<SecretsError> for AppError {
 /// in plain are sealed, and the default client is brought up to date.
 async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
     let ApiState { pool, clock, .. } = state;
-    let (mut wait, longest) = START_RETRY;
+    let mut retries = Retries::new(START_RETRY);
     let mut diagnosed_at = None;
     loop {
         let ready = async {
@@ -394,8 +396,7 @@ async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
             }
             ended => return ended,
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(longest);
+        tokio::time::sleep(retries.next_delay(rand::random())).await;
     }
 }
 

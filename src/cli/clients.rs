@@ -16,14 +16,14 @@ use super::{
 use crate::{
     config::{self, Config},
     http::middleware::auth,
-    operations::secrets,
+    operations::{
+        clients::{self, NewClient},
+        secrets,
+    },
     secrets::{MasterKeys, hash_token},
     signature::Secret,
-    store::{self, Database, audit::Actor, client_secrets, clients::NewClient},
+    store::{self, Database, audit::Actor},
 };
-
-/// The constraint that keeps names unique.
-const NAME_TAKEN: &str = "clients_name_key";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ClientsCommand {
@@ -100,7 +100,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
         ClientsCommand::RotateKey { name, overlap, json } => {
             let key = auth::generate_api_key();
             let hash = hash_token(&key);
-            let rotated = client_secrets::rotate_key(&pool, &name, &hash, overlap, actor).await?;
+            let rotated = clients::rotate_key(&pool, &name, &hash, overlap, actor).await?;
             let old_until = rotated.ok_or_else(|| unknown(&name))?;
             let old_until = (!overlap.is_zero()).then_some(old_until);
             if json {
@@ -137,7 +137,7 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             Ok(())
         }
         ClientsCommand::Disable { name } => {
-            if !store::clients::disable(&pool, &name, actor).await? {
+            if !clients::disable(&pool, &name, actor).await? {
                 return Err(unknown(&name));
             }
             println!("{name} is disabled.");
@@ -169,24 +169,10 @@ async fn add(
     actor: Actor<'_>,
 ) -> Result<(), CliError> {
     let Addition { name, callback_url, secret, json } = addition;
-    if name.is_empty() || name.chars().count() > 100 {
-        return Err(CliError::Failed("a name has 1 to 100 characters".to_owned()));
-    }
-    secrets::check_sealing_key(pool, keys).await?;
     let key = auth::generate_api_key();
-    let new = NewClient {
-        name,
-        api_key_hash: &hash_token(&key),
-        callback_url: callback_url.as_str(),
-        signing_secret: &keys.seal(name, &secret),
-    };
-    let id = store::clients::add(pool, &new, actor).await.map_err(|error| {
-        if error.constraint() == Some(NAME_TAKEN) {
-            CliError::Failed(format!("there is a client named {name} already"))
-        } else {
-            error.into()
-        }
-    })?;
+    let new =
+        NewClient { name, api_key_hash: &hash_token(&key), callback_url, signing_secret: &secret };
+    let id = clients::add(pool, keys, new, actor).await?;
     let secret = secret.reveal();
     if json {
         let client = json!({

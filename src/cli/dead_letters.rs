@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     CliError, args, connect,
     dead_letter_page::{letters_table, previews_table, story_page},
-    operator::{note, operations, operator, print_json, reason},
+    operator::{note, operations, operations_with_third_party, operator, print_json, reason},
 };
 use crate::{
     config::Config,
@@ -20,12 +20,12 @@ use crate::{
         dead_letters::story,
         schema::{self, DeadLetterList},
     },
-    jobs,
     operations::replay::{BulkError, ItemOutcome, MAX_BULK, Preview, Selected, Selection},
     store::{
         self, Database,
         audit::Actor,
-        clients, dead_letter_actions,
+        clients,
+        dead_letter_actions::DeadLetterError,
         dead_letters::{self, DeadLetter, Filter},
     },
 };
@@ -142,7 +142,7 @@ pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<
         DeadLettersCommand::List(args) => list(&connect(config).await?, args).await,
         DeadLettersCommand::Show { id, json } => {
             let letter = story(&connect(config).await?, id).await?;
-            let letter = letter.ok_or(dead_letter_actions::DeadLetterError::NotFound)?;
+            let letter = letter.ok_or(DeadLetterError::NotFound)?;
             if json {
                 print_json(&letter);
             } else {
@@ -157,14 +157,14 @@ pub(super) async fn run(config: &Config, command: DeadLettersCommand) -> Result<
                 return Err(CliError::Failed(text));
             }
             let actor = Actor { operator: &operator, note: Some(&note) };
-            let (pool, plan) = (connect(config).await?, jobs::plan(config));
-            let letter = dead_letter_actions::resolve(&pool, id, status, &plan, actor).await?;
+            let operations = operations(config).await?;
+            let letter = operations.resolve_dead_letter(id, status, actor).await?;
             print_closed(letter, json);
             Ok(())
         }
         DeadLettersCommand::Discard { id, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            let letter = dead_letter_actions::discard(&connect(config).await?, id, actor).await?;
+            let letter = operations(config).await?.discard_dead_letter(id, actor).await?;
             print_closed(letter, json);
             Ok(())
         }
@@ -191,7 +191,7 @@ async fn list(pool: &Database, args: ListArgs) -> Result<(), CliError> {
 }
 
 async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(), CliError> {
-    let operations = operations(config).await?;
+    let operations = operations_with_third_party(config).await?;
     let actor = Actor { operator, note: args.note.as_deref() };
     let selection = Selection {
         ids: args.id.map(|id| vec![id]),
@@ -211,8 +211,7 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
         return Ok(());
     }
     if let Some(id) = args.id {
-        let (pool, plan) = (&operations.pool, &operations.plan);
-        let letter = dead_letter_actions::replay(pool, id, plan, actor).await?;
+        let letter = operations.replay_dead_letter(id, actor).await?;
         print_closed(letter, args.json);
         return Ok(());
     }

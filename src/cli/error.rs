@@ -10,9 +10,11 @@ use crate::{
     app::AppError,
     config::ConfigError,
     dev::postgres,
-    domain::visible,
+    domain::{causes, visible},
     maintenance::run::RunError,
-    operations::{replay::BulkError, secrets::SecretsError},
+    operations::{
+        clients::AddClientError, reconcile::BeginError, replay::BulkError, secrets::SecretsError,
+    },
     profiles::ProfileError,
     sandbox::SandboxError,
     store::{
@@ -47,6 +49,10 @@ pub enum CliError {
     Job(#[from] JobActionError),
     #[error(transparent)]
     Client(#[from] crate::outbound::SetupError),
+    #[error(transparent)]
+    AddClient(#[from] AddClientError),
+    #[error(transparent)]
+    BeginReconcile(#[from] BeginError),
     #[error(transparent)]
     Reconcile(#[from] RunError),
     #[error(transparent)]
@@ -87,16 +93,14 @@ impl CliError {
     /// What went wrong, why, and what to do: a line each.
     pub fn report(&self) -> String {
         let (mut said, mut remedy) = (Vec::new(), None);
-        let mut next: Option<&(dyn Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            next = error.source();
+        for error in causes(self) {
             if let Some(Explanation { found, remedy: what_to_do }) = explanation(error) {
                 said.push(found);
                 remedy = Some(what_to_do);
                 break;
             }
             let text = error.to_string();
-            if !(StoreError::is_bare(&text) && next.is_some()) {
+            if !(StoreError::is_bare(&text) && error.source().is_some()) {
                 said.push(text.split(" (os error").next().unwrap_or_default().to_owned());
             }
         }
@@ -137,6 +141,9 @@ mod tests {
             CliError::DeadLetter(DeadLetterError::Store(lost())),
             CliError::Job(JobActionError::Store(lost())),
             CliError::Reconcile(RunError::Store(lost())),
+            CliError::BeginReconcile(BeginError::Store(lost())),
+            CliError::AddClient(AddClientError::Store(lost())),
+            CliError::AddClient(AddClientError::Secrets(SecretsError::Store(lost()))),
             CliError::Migrate(MigrateError::Store(lost())),
             CliError::BulkReplay(BulkError::Interrupted {
                 replayed: 1,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     CliError, args,
-    operator::{operations, print_json},
+    operator::{operations_with_third_party, print_json},
     page::{Entry, Page, evidence_table},
     table::{Table, lines, shortened, time},
 };
@@ -26,7 +26,7 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) async fn run(config: &Config, args: ExplainArgs) -> Result<(), CliError> {
-    let operations = operations(config).await?;
+    let operations = operations_with_third_party(config).await?;
     let explained = operations.explain(args.id).await?;
     let (snapshot, explanation) = explained.ok_or_else(|| {
         CliError::Failed(format!("there is no transaction with the id {}", args.id))

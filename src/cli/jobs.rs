@@ -4,8 +4,8 @@ use clap::Subcommand;
 use uuid::Uuid;
 
 use super::{
-    CliError, args, connect,
-    operator::{note, operator, print_json},
+    CliError, args,
+    operator::{note, operations, operator, print_json},
     page::{Page, attempts_table},
     table::{self, Table, lines, shortened},
 };
@@ -13,7 +13,6 @@ use crate::{
     config::Config,
     domain::{JobKind, JobState},
     http::operator::schema::{Job, JobList},
-    jobs,
     store::{
         audit::Actor,
         jobs::job_list::{self, JobActionError, JobFilter, JobRow},
@@ -73,12 +72,12 @@ pub(super) enum JobsCommand {
 }
 
 pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), CliError> {
-    let (pool, operator) = (connect(config).await?, operator(config));
-    let job = |row: JobRow| Job::new(row, config.worker.dead_after);
+    let (operations, operator) = (operations(config).await?, operator(config));
+    let job = |row: JobRow| Job::new(row, operations.dead_after);
     match command {
         JobsCommand::List { queue, state, transaction_id, limit, json } => {
             let filter = JobFilter { queue, state, transaction_id, cursor: None };
-            let rows = job_list::list(&pool, &filter, limit.into()).await?;
+            let rows = job_list::list(&operations.pool, &filter, limit.into()).await?;
             if json {
                 let items = rows.into_iter().map(job).collect();
                 print_json(&JobList { items, next_cursor: None });
@@ -87,7 +86,8 @@ pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), Cli
             }
         }
         JobsCommand::Show { id, json } => {
-            let row = job_list::get(&pool, &id).await?.ok_or(JobActionError::NotFound)?;
+            let row = job_list::get(&operations.pool, &id).await?;
+            let row = row.ok_or(JobActionError::NotFound)?;
             let job = job(row);
             if json {
                 print_json(&job);
@@ -97,12 +97,12 @@ pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), Cli
         }
         JobsCommand::Retry { id, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            let row = job_list::retry(&pool, &id, &jobs::plan(config), actor).await?;
+            let row = operations.retry_job(&id, actor).await?;
             print_acted(job(row), json);
         }
         JobsCommand::Cancel { id, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            let row = job_list::cancel(&pool, &id, actor).await?;
+            let row = operations.cancel_job(&id, actor).await?;
             print_acted(job(row), json);
         }
     }

@@ -8,8 +8,19 @@ use crate::{
     outbound::ThirdPartyClient,
 };
 
-/// What operators' commands work with.
+/// What operators' commands work with that ask the third party nothing.
 pub(super) async fn operations(config: &Config) -> Result<Operations, CliError> {
+    Ok(Operations {
+        pool: connect(config).await?,
+        plan: jobs::plan(config),
+        third_party: None,
+        dead_after: config.worker.dead_after,
+        announcer: None,
+    })
+}
+
+/// What operators' commands work with that may ask the third party.
+pub(super) async fn operations_with_third_party(config: &Config) -> Result<Operations, CliError> {
     let webhook_url = config.webhook_url(config.http.listen);
     let third_party = match &config.third_party.base_url {
         Some(_) => Some(
@@ -18,12 +29,7 @@ pub(super) async fn operations(config: &Config) -> Result<Operations, CliError> 
         ),
         None => None,
     };
-    Ok(Operations {
-        pool: connect(config).await?,
-        plan: jobs::plan(config),
-        third_party,
-        dead_after: config.worker.dead_after,
-    })
+    Ok(Operations { third_party, ..operations(config).await? })
 }
 
 /// Characters of an account's name: those of a directory service may be long.

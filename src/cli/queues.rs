@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::{
-    CliError, connect,
-    operator::{note, operator, print_json},
+    CliError,
+    operator::{note, operations, operator, print_json},
     table::{Table, lines, time},
 };
 use crate::{
@@ -52,16 +52,16 @@ pub(super) enum QueuesCommand {
 }
 
 pub(super) async fn run(config: &Config, command: QueuesCommand) -> Result<(), CliError> {
-    let (pool, operator) = (connect(config).await?, operator(config));
+    let (operations, operator) = (operations(config).await?, operator(config));
     match command {
-        QueuesCommand::List { json } => print(queues::list(&pool).await?, json),
+        QueuesCommand::List { json } => print(queues::list(&operations.pool).await?, json),
         QueuesCommand::Pause { queue, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            print_one(queues::pause(&pool, queue, actor).await?, json);
+            print_one(operations.pause_queue(queue, actor).await?, json);
         }
         QueuesCommand::Resume { queue, note, json } => {
             let actor = Actor { operator: &operator, note: note.as_deref() };
-            print_one(queues::resume(&pool, queue, actor).await?, json);
+            print_one(operations.resume_queue(queue, actor).await?, json);
         }
     }
     Ok(())

@@ -1,38 +1,30 @@
 //! `quartet reconcile`: the reconciliation sweep on demand, under the lease of the periodic one.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{CliError, connect_many, operator::operator, table::Table};
 use crate::{
     config::Config,
-    domain::{Finding, MaintenanceTask},
+    domain::Finding,
     maintenance::{
-        reconcile::{self, Report, Request},
+        reconcile::{Report, Request},
         run::MaintenanceContext,
-        scheduler::{hold, holder_name},
     },
+    operations::{self, reconcile::Sweep},
     outbound::ThirdPartyClient,
     store::{
-        self, Database, StoreError,
-        audit::{self, Actor, OperatorAction},
-        maintenance::{self, Occasion, RunEnd},
+        self,
+        audit::Actor,
         reconcile::{Action, Checked},
     },
 };
 
-const TASK: MaintenanceTask = MaintenanceTask::Reconcile;
 /// Most transactions of one call.
 const MAX_FINDINGS: i64 = 100_000;
-/// How long a sweep that is under way is waited for.
-const MAX_WAIT: Duration = Duration::from_secs(10);
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How `reconcile` runs.
 #[derive(Debug, Args)]
@@ -88,88 +80,29 @@ pub(super) async fn run(
         third_party: ThirdPartyClient::new(&config.third_party, &config.dns, String::new())?,
         stopping: stop,
     };
-    let MaintenanceContext { pool, stopping, .. } = &context;
     let since = match args.since {
         Since::Time(time) => time,
         Since::Ago(ago) => {
-            store::now(pool).await?.checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH)
+            let now = store::now(&context.pool).await?;
+            now.checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH)
         }
     };
     let request = Request { since: Some(since), dry_run: args.dry_run, limit: args.limit };
-
-    let holder = format!("command line {}", holder_name());
-    let lease = config.worker.dead_after;
-    let occasion = if args.dry_run { Occasion::DryRun } else { Occasion::OnDemand };
-    acquire(pool, &holder, lease, occasion, stopping).await?;
+    let operator = operator(config);
+    let actor = Actor { operator: &operator, note: None };
     let bar = progress_bar();
     let progress = |report: &Report| {
         bar.set_length(report.candidates as u64);
         bar.set_position(report.checked.len() as u64);
     };
-    let mut report = Report::default();
-    let work = async {
-        // Within the work: where it fails, the lease is given back.
-        if !args.dry_run {
-            record(pool, &request, &operator(config)).await?;
-        }
-        reconcile::sweep(&context, &request, &mut report, progress).await
-    };
-    let swept = hold(pool, TASK, &holder, lease, stopping, work).await;
+    let swept = operations::reconcile::sweep(&context, &request, actor, progress).await;
     bar.finish_and_clear();
-    let swept = swept.and_then(|swept| Ok(swept?));
-
-    let released = if args.dry_run {
-        maintenance::release_dry_run(pool, TASK, &holder).await
-    } else {
-        let end = RunEnd {
-            result: swept.is_ok().then(|| report.summary()),
-            error: swept.as_ref().err().map(ToString::to_string),
-            due_in: None,
-        };
-        maintenance::release(pool, TASK, &holder, &end).await
-    };
+    let Sweep { report, ended } = swept?;
     // What was done is printed, whatever followed.
     print(&report, since, &args)?;
-    swept?;
-    released?;
+    ended?;
     // A script must not take a part for the whole.
     report.shortfall().map_or(Ok(()), |shortfall| Err(CliError::Failed(shortfall)))
-}
-
-/// Records in the audit that somebody has asked for a sweep.
-async fn record(pool: &Database, request: &Request, operator: &str) -> Result<(), StoreError> {
-    let actor = Actor { operator, note: None };
-    let detail = Map::from_iter([
-        ("since".to_owned(), request.since.map(|since| since.to_rfc3339()).into()),
-        ("limit".to_owned(), request.limit.into()),
-    ]);
-    audit::record_begin(pool, actor, OperatorAction::Reconcile, detail).await
-}
-
-/// Takes the lease, or says who has it.
-async fn acquire(
-    pool: &Database,
-    holder: &str,
-    lease: Duration,
-    occasion: Occasion,
-    stop: &CancellationToken,
-) -> Result<(), CliError> {
-    let deadline = Instant::now() + MAX_WAIT;
-    while !maintenance::acquire(pool, TASK, holder, lease, occasion).await? {
-        if let Some((other, until)) = maintenance::holder(pool, TASK).await?
-            && Instant::now() > deadline
-        {
-            return Err(CliError::Failed(format!(
-                "a sweep is under way: {other} holds it until {} or longer",
-                until.to_rfc3339()
-            )));
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Err(CliError::Failed("interrupted".to_owned())),
-            () = tokio::time::sleep(ASK_AGAIN) => {}
-        }
-    }
-    Ok(())
 }
 
 fn progress_bar() -> ProgressBar {

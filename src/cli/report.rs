@@ -76,7 +76,7 @@ pub(super) async fn print(
         "client",
         format!(
             "{} notified of the end · {} callbacks · {} version regressions",
-            stats.client.ids_told_final,
+            stats.client.ids_notified_finally,
             stats.client.callbacks_received,
             stats.client.version_regressions
         ),

@@ -68,11 +68,11 @@ fn show(keys: &MasterKeys, sealed: Option<usize>, seals: &Seals, json: bool) {
             .iter()
             .map(|(client, error)| json!({ "client": client, "reason": error.to_string() }))
             .collect();
-        let shown = json!({
+        let status = json!({
             "key_ids": keys.ids().collect::<Vec<_>>(), "resealed": sealed, "plain": plain,
             "current": current, "older": older, "unreadable": unreadable,
         });
-        println!("{shown}");
+        println!("{status}");
         return;
     }
     for (index, id) in keys.ids().enumerate() {

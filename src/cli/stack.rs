@@ -162,7 +162,7 @@ impl Stack {
     }
 
     /// Returns when Quartet has ended; before [`Stack::stop`] that means that it failed, and `stop`
-    /// tells why.
+    /// returns why.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
     }

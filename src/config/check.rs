@@ -1,6 +1,6 @@
 //! What must hold between settings, and which of them a role cannot do without.
 
-use super::{Config, Role, value::shown};
+use super::{Config, Role, value::duration_text};
 use crate::domain::EgressDenied;
 
 /// A setting at fault, named with what is allowed.
@@ -22,8 +22,8 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
             broken.push(Broken {
                 variable,
                 other: Some(other),
-                value: Some(shown(value)),
-                allowed: format!("must be {rule} {other} ({})", shown(limit)),
+                value: Some(duration_text(value)),
+                allowed: format!("must be {rule} {other} ({})", duration_text(limit)),
             });
         }
     };

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Messages cut a longer value.
-const SHOWN_CHARS: usize = 80;
+const MAX_VALUE_CHARS: usize = 80;
 
 /// One setting, as the reference describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,7 +309,7 @@ fn nearest<'a>(variable: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
 }
 
 fn quoted(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS) {
+    match text.char_indices().nth(MAX_VALUE_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }

@@ -45,83 +45,108 @@ fn wrong(result: Result<Config, ConfigError>) -> Vec<String> {
 
 #[test]
 fn defaults_are_those_of_the_design() {
-    let config = load(&[]).unwrap();
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
-
-    assert_eq!(config.database.url, None);
-    assert_eq!(config.database.max_connections, 20);
-    assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.http.public_url, None);
-    assert_eq!(config.http.max_body, 64 * 1024);
-    assert_eq!(config.operator_tokens, []);
-    assert_eq!(config.secrets, Secrets { master_keys: crate::secrets::MasterKeys::default() });
-    assert_eq!(config.third_party.base_url, None);
-    assert_eq!(config.third_party.create_path, "/transaction");
-    assert_eq!(config.third_party.lookup_path, "/transaction/{id}");
-    assert_eq!(config.third_party.timeout, s(35));
-    assert_eq!(config.third_party.lookup_timeout, s(5));
-    assert_eq!(config.third_party.create_retries, 3);
-    assert_eq!(config.third_party.create_backoff, s(120));
-    assert_eq!(config.third_party.late_storing, s(120));
-    assert_eq!(config.third_party.max_in_flight, 1000);
-    let circuit = Circuit {
-        failure_ratio: 0.5,
-        window: s(60),
-        min_calls: 20,
-        open_for: s(15),
-        max_open_for: s(120),
-    };
-    assert_eq!(config.circuit, circuit);
-    assert_eq!(config.webhook, Webhook { secrets: vec![], tolerance: s(300) });
-    let poll = Poll {
-        first: ms(200),
-        second: ms(10),
-        factor: 2.0,
-        max_delay: s(60),
-        deadline: s(15 * 60),
-    };
-    assert_eq!(config.poll, poll);
-    let notify = Notify {
-        first: ms(200),
-        max_attempts: 15,
-        base: s(1),
-        max_delay: s(3600),
-        timeout: s(10),
-        host_failures: 5,
-        egress: EgressPolicy {
-            allowed_networks: ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into(),
-            allowed_ports: vec![],
-            https_only: false,
-        },
-    };
-    assert_eq!(config.notify, notify);
-    assert_eq!(config.dns, Dns { servers: vec![] });
-    let worker = Worker {
-        concurrency: 1000,
-        poll_interval: ms(22),
-        heartbeat: s(5),
-        dead_after: s(15),
-        shutdown_grace: s(30),
-    };
-    assert_eq!(config.worker, worker);
-    assert_eq!(config.reconcile, Reconcile { interval: s(300), rate: 10 });
     let day = 24 * 3600;
-    let retention = Retention {
-        jobs: s(7 * day),
-        evidence: s(90 * day),
-        webhooks: s(30 * day),
-        dead_letters: s(90 * day),
-        interval: s(600),
+    // Every field is named: a new setting does not compile without its default here.
+    let expected = Config {
+        database: Database {
+            url: None,
+            pooler: Pooler::None,
+            direct_url: None,
+            max_connections: 20,
+        },
+        http: Http {
+            listen: "127.0.0.1:8080".parse().unwrap(),
+            public_url: None,
+            max_body: 64 * 1024,
+            tls: None,
+        },
+        intake: Intake {
+            max_connections: 4096,
+            max_in_flight: 1024,
+            max_queue_delay: ms(150),
+            head_timeout: s(10),
+            body_timeout: s(10),
+            idle_timeout: s(75),
+        },
+        limits: Limits { rate: 0, burst: None },
+        operator_tokens: vec![],
+        operator_name: None,
+        secrets: Secrets { master_keys: crate::secrets::MasterKeys::default() },
+        third_party: ThirdParty {
+            base_url: None,
+            create_path: "/transaction".to_owned(),
+            lookup_path: "/transaction/{id}".to_owned(),
+            timeout: s(35),
+            lookup_timeout: s(5),
+            create_retries: 3,
+            create_backoff: s(120),
+            late_storing: s(120),
+            max_in_flight: 1000,
+            profile: None,
+        },
+        circuit: Circuit {
+            failure_ratio: 0.5,
+            window: s(60),
+            min_calls: 20,
+            open_for: s(15),
+            max_open_for: s(120),
+        },
+        webhook: Webhook { secrets: vec![], tolerance: s(300) },
+        poll: Poll {
+            first: ms(200),
+            second: ms(10),
+            factor: 2.0,
+            max_delay: s(60),
+            deadline: s(15 * 60),
+        },
+        notify: Notify {
+            first: ms(200),
+            max_attempts: 15,
+            base: s(1),
+            max_delay: s(3600),
+            timeout: s(10),
+            host_failures: 5,
+            egress: EgressPolicy {
+                allowed_networks: ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap()).into(),
+                allowed_ports: vec![],
+                https_only: false,
+            },
+        },
+        dns: Dns { servers: vec![] },
+        worker: Worker {
+            concurrency: 1000,
+            poll_interval: ms(22),
+            heartbeat: s(5),
+            dead_after: s(15),
+            shutdown_grace: s(30),
+        },
+        reconcile: Reconcile { interval: s(300), rate: 10 },
+        retention: Retention {
+            jobs: s(7 * day),
+            evidence: s(90 * day),
+            webhooks: s(30 * day),
+            dead_letters: s(90 * day),
+            interval: s(600),
+        },
+        default_client: None,
+        log: Log { filter: "info".to_owned(), format: LogFormat::Human },
+        traces: Traces { endpoint: None, sample_ratio: 1.0 },
     };
-    assert_eq!(config.retention, retention);
-    assert_eq!(config.default_client, None);
-    assert_eq!(config.traces, Traces { endpoint: None, sample_ratio: 1.0 });
-    assert_eq!(config.log, Log { filter: "info".to_owned(), format: LogFormat::Human });
-    assert_eq!(config, Config::default());
+    assert_eq!(load(&[]).unwrap(), expected);
+    assert_eq!(Config::default(), expected);
 }
 
 #[test]
-fn every_wrong_value_names_its_variable_and_is_shown() {
+fn the_files_of_a_certificate_are_checked_every_10_s_by_default() {
+    let files = [("QUARTET_HTTP__TLS_CERTIFICATE", "a.pem"), ("QUARTET_HTTP__TLS_KEY", "b.pem")];
+    let tls =
+        Tls { certificate: "a.pem".into(), key: "b.pem".into(), reload: Duration::from_secs(10) };
+    assert_eq!(load(&files).unwrap().http.tls, Some(tls));
+}
+
+#[test]
+fn every_wrong_value_is_printed_with_its_variable() {
     let cases = [
         ("QUARTET_DATABASE__MAX_CONNECTIONS", "0"),
         ("QUARTET_HTTP__LISTEN", "localhost"),
@@ -402,10 +427,10 @@ fn debug_shows_no_secret() {
     let token = crate::secrets::hash_token("hidden-operator-1");
     assert_eq!(config.operator_tokens, [token.into()]);
     assert_eq!(config.default_client.as_ref().unwrap().signing_secret.reveal(), OTHER_SECRET);
-    let shown = format!("{config:?} {config:#?}");
-    assert_hides_secrets(&shown);
+    let printed = format!("{config:?} {config:#?}");
+    assert_hides_secrets(&printed);
     // Nor the hash, which the console's sessions are derived from.
-    assert!(!shown.contains(&format!("{}, {}, {}", token[0], token[1], token[2])), "{shown}");
+    assert!(!printed.contains(&format!("{}, {}, {}", token[0], token[1], token[2])), "{printed}");
 }
 
 #[test]

@@ -120,13 +120,13 @@ pub(super) fn seconds(text: &str) -> Parsed<Duration> {
 fn at_least(text: &str, shortest: Duration) -> Parsed<Duration> {
     let duration = duration(text)?;
     if duration < shortest {
-        return Err(format!("must be at least {}", shown(shortest)));
+        return Err(format!("must be at least {}", duration_text(shortest)));
     }
     Ok(duration)
 }
 
 /// A duration as people write it.
-pub(super) fn shown(duration: Duration) -> String {
+pub(super) fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 

@@ -138,7 +138,7 @@ impl DatabaseClock {
         self.reading().map(|reading| reading.skew)
     }
 
-    /// Goes by a new reading; tells whether it does.
+    /// Goes by a new reading, unless its round trip was too long; returns whether it does.
     pub fn set(&self, new: ClockReading) -> bool {
         let mut reading = self.reading();
         let is_better = reading.is_none() || new.round_trip <= MAX_ROUND_TRIP;

@@ -2,23 +2,93 @@
 
 use super::JobKind;
 
-super::string_enum! {
-    /// Why something is in front of an operator.
-    DeadLetterKind {
-        /// The attempts are used up.
-        Exhausted = "exhausted",
-        /// The third party refused the transaction (4xx), or the client is gone (410).
-        Rejected = "rejected",
-        /// The tries to create it at the third party are used up; its status is `failed`.
-        CreationFailure = "creation_failure",
-        /// No final status within the deadline; still `pending`.
-        Deadline = "deadline",
-        /// Two different final statuses were reported; the first one stands.
-        StatusConflict = "status_conflict",
-        /// A verified webhook names an id that is not here.
-        UnknownTransaction = "unknown_transaction",
-        /// The payload or id cannot be read, or the job killed its worker too often.
-        Poison = "poison",
+/// What a replay does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// Its job is due now, with fresh attempts; refused where it has none.
+    RunsJob,
+    /// The status in the webhook that opened it is applied.
+    AppliesWebhook,
+    /// Nothing: it is refused.
+    Nothing,
+}
+
+/// Declares each kind with what it means, for an operator who sees it for the first time, and what
+/// may be done with it. The rest of the code asks, so that a new kind is decided about here.
+macro_rules! dead_letter_kinds {
+    ($($kind:ident = $word:literal {
+        means: $meaning:literal,
+        replay: $replay:ident,
+        concerns_status: $concerns_status:literal,
+    })+) => {
+        super::string_enum! {
+            /// Why something is in front of an operator.
+            DeadLetterKind {
+                $(#[doc = $meaning] $kind = $word,)+
+            }
+        }
+
+        impl DeadLetterKind {
+            /// What it means, in a sentence or two.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $meaning,)+
+                }
+            }
+
+            /// What a replay of one of this kind does.
+            pub const fn replay(self) -> Replay {
+                match self {
+                    $(Self::$kind => Replay::$replay,)+
+                }
+            }
+
+            /// Whether the transaction's status is in question, where its job is about that.
+            pub const fn concerns_status(self) -> bool {
+                match self {
+                    $(Self::$kind => $concerns_status,)+
+                }
+            }
+        }
+    };
+}
+
+dead_letter_kinds! {
+    Exhausted = "exhausted" {
+        means: "The attempts of its job are used up.",
+        replay: RunsJob,
+        concerns_status: true,
+    }
+    Rejected = "rejected" {
+        means: "The third party refused the transaction, or the client answered 410 (gone).",
+        replay: RunsJob,
+        concerns_status: true,
+    }
+    CreationFailure = "creation_failure" {
+        means: "The attempts to create it at the third party are used up; the transaction is failed.",
+        replay: RunsJob,
+        concerns_status: true,
+    }
+    Deadline = "deadline" {
+        means: "No final status was reported within the deadline. It is still pending; a late \
+            webhook settles it.",
+        replay: RunsJob,
+        concerns_status: true,
+    }
+    StatusConflict = "status_conflict" {
+        means: "A different final status was reported. Ours stands until you resolve this.",
+        replay: Nothing,
+        concerns_status: true,
+    }
+    UnknownTransaction = "unknown_transaction" {
+        means: "A verified webhook names a transaction that does not exist here.",
+        replay: AppliesWebhook,
+        concerns_status: false,
+    }
+    Poison = "poison" {
+        means: "Its job or the transaction's row cannot be read, or the job killed its worker.",
+        replay: RunsJob,
+        concerns_status: true,
     }
 }
 
@@ -27,12 +97,8 @@ impl DeadLetterKind {
     /// job is of `queue`: where the status itself is in question. Whether a client was notified, or
     /// a transaction is here at all, is no such question.
     pub fn allows_status(self, queue: Option<&str>) -> bool {
-        let about_status = |queue: &str| {
-            [JobKind::CreateAtThirdParty, JobKind::UpdateStatus]
-                .iter()
-                .any(|kind| kind.as_str() == queue)
-        };
-        self != Self::UnknownTransaction && queue.is_none_or(about_status)
+        let asks = |queue: &str| queue.parse().is_ok_and(JobKind::asks_third_party);
+        self.concerns_status() && queue.is_none_or(asks)
     }
 }
 

@@ -16,6 +16,14 @@ impl JobKind {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// Whether it asks the third party, and so finds out the transaction's status.
+    pub const fn asks_third_party(self) -> bool {
+        match self {
+            Self::CreateAtThirdParty | Self::UpdateStatus => true,
+            Self::CreateTransaction | Self::NotifyClient => false,
+        }
+    }
 }
 
 super::string_enum! {

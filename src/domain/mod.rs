@@ -1,9 +1,10 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the circuit
 //! breaker's decisions, what a claim of due jobs looks at, which addresses clients may name, the
-//! vocabularies of evidence and dead letters, how text of others is displayed, and the clocks
-//! that all of it goes by. Imports nothing else of ours.
+//! vocabularies of evidence and dead letters, how errors with their causes and text of others are
+//! displayed, and the clocks that all of it goes by. Imports nothing else of ours.
 
+pub mod causes;
 pub mod circuit;
 pub mod claim_plan;
 pub mod clock;
@@ -19,16 +20,17 @@ pub mod schedule;
 pub mod transaction;
 pub mod visible;
 
+pub use causes::{causes, innermost, with_causes};
 pub use circuit::{CircuitCause, CircuitState};
 pub use clock::{BootInstant, DatabaseClock};
-pub use dead_letter::{DeadLetterKind, DeadLetterState};
+pub use dead_letter::{DeadLetterKind, DeadLetterState, Replay};
 pub use egress::{EgressDenied, EgressPolicy};
 pub use evidence::EvidenceKind;
 pub use job::{JobKind, JobState, RunOutcome};
 pub use last_answers::LastAnswers;
 pub use maintenance::{Finding, MaintenanceTask};
 pub use reconcile::{Judgement, Seen};
-pub use schedule::{Backoff, PollSchedule};
+pub use schedule::{Backoff, PollSchedule, Retries};
 pub use transaction::{
     Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status, Subject,
 };
@@ -50,6 +52,10 @@ macro_rules! string_enum {
 
             fn as_str(self) -> &'static str {
                 Self::as_str(self)
+            }
+
+            fn index(self) -> usize {
+                self as usize
             }
         }
 
@@ -113,6 +119,9 @@ pub trait StringEnum: Copy + Send + Sync + 'static + std::str::FromStr<Err = Unk
 
     /// The word that stands for it on the wire and in the database.
     fn as_str(self) -> &'static str;
+
+    /// Position in [`StringEnum::ALL`].
+    fn index(self) -> usize;
 }
 
 impl UnknownWord {

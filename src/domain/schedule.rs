@@ -47,6 +47,31 @@ impl Backoff {
     }
 }
 
+/// A loop that tries again until it succeeds, and where it stands in its backoff.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retries {
+    backoff: Backoff,
+    failures: u32,
+}
+
+impl Retries {
+    /// Nothing has failed yet.
+    pub const fn new(backoff: Backoff) -> Self {
+        Self { backoff, failures: 0 }
+    }
+
+    /// Something failed: the delay before the next try, with `jitter` in `0.0..1.0`.
+    pub fn next_delay(&mut self, jitter: f64) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        self.backoff.delay(self.failures, jitter)
+    }
+
+    /// It succeeded: the next failure is the first one again.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
 /// `base × factor^exponent`, at most `cap`, without overflow.
 fn grow(base: Duration, factor: f64, exponent: u32, cap: Duration) -> Duration {
     let seconds = base.as_secs_f64() * factor.powf(f64::from(exponent));
@@ -90,6 +115,16 @@ mod tests {
         let delays: Vec<_> = (1..=15).map(|n| backoff.delay(n, 0.0).as_secs()).collect();
         let doubled = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600, 3600];
         assert_eq!(delays, doubled);
+    }
+
+    #[test]
+    fn retries_begin_again_after_a_success() {
+        let (base, max_delay) = (Duration::from_millis(100), Duration::from_secs(2));
+        let mut retries = Retries::new(Backoff { base, max_delay });
+        let delays: Vec<_> = (0..7).map(|_| retries.next_delay(0.0).as_millis()).collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 2000, 2000]);
+        retries.reset();
+        assert_eq!(retries.next_delay(0.0), base);
     }
 
     proptest! {

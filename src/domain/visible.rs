@@ -29,25 +29,25 @@ fn escape(text: &str, is_escaped: impl Fn(usize, char) -> bool) -> Cow<'_, str> 
     let Some((first, _)) = text.char_indices().find(|(at, c)| is_escaped(*at, *c)) else {
         return Cow::Borrowed(text);
     };
-    let mut shown = text[..first].to_owned();
+    let mut escaped = text[..first].to_owned();
     for (at, c) in text[first..].char_indices() {
         if !is_escaped(first + at, c) {
-            shown.push(c);
+            escaped.push(c);
             continue;
         }
         match c {
-            '\n' => shown.push_str("\\n"),
-            '\r' => shown.push_str("\\r"),
-            '\t' => shown.push_str("\\t"),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            '\t' => escaped.push_str("\\t"),
             _ => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     // A String takes everything.
-                    let _ = write!(shown, "\\u{unit:04x}");
+                    let _ = write!(escaped, "\\u{unit:04x}");
                 }
             }
         }
     }
-    Cow::Owned(shown)
+    Cow::Owned(escaped)
 }
 
 /// Whether a character is invisible, and may change how others are displayed.
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_does_not_show_is_escaped_and_everything_else_stays() {
-        for (text, shown) in [
+        for (text, escaped) in [
             ("\u{1b}[2J\u{1b}]0;title\u{7}", "\\u001b[2J\\u001b]0;title\\u0007"),
             ("paid \u{202e}gpj.exe\u{202c}", "paid \\u202egpj.exe\\u202c"),
             ("\u{200b}\u{200d}\u{2066}\u{feff}\u{ad}", "\\u200b\\u200d\\u2066\\ufeff\\u00ad"),
@@ -85,7 +85,7 @@ mod tests {
             ("Größe 12 € · 支付 ✓ דוח", "Größe 12 € · 支付 ✓ דוח"),
             ("", ""),
         ] {
-            assert_eq!(visible(text), shown, "{text:?}");
+            assert_eq!(visible(text), escaped, "{text:?}");
         }
         assert_eq!(visible_line("a\n2026 ERROR b\r\n\tc"), "a\\n2026 ERROR b\\r\\n\\tc");
     }
@@ -94,8 +94,8 @@ mod tests {
         #[test]
         fn nothing_invisible_is_left_and_json_keeps_its_value(text in any::<String>()) {
             prop_assert!(!visible_line(&text).chars().any(is_invisible));
-            let shown = visible(&text);
-            prop_assert_eq!(visible(&shown), shown.clone());
+            let escaped = visible(&text);
+            prop_assert_eq!(visible(&escaped), escaped.clone());
             let json = serde_json::to_string(&text).unwrap();
             let read: String = serde_json::from_str(&visible_line(&json)).unwrap();
             prop_assert_eq!(read, text);

@@ -172,11 +172,6 @@ impl ApiState {
         request.data::<Arc<Self>>().expect("routes() adds the state to every request")
     }
 
-    /// An operator has made jobs due: the workers look now.
-    fn wake_workers(&self) {
-        self.announcer.announce_change();
-    }
-
     /// Waits for the database within the request's limit, which includes its earlier waits.
     async fn within_limit<T, E: Into<Problem>>(
         &self,

@@ -14,7 +14,7 @@ pub fn default_limit() -> u32 {
     50
 }
 
-/// How many rows are read for a page: one more tells whether another page follows.
+/// How many rows are read for a page: with one more it is known whether another page follows.
 pub fn rows(limit: u32) -> i64 {
     i64::from(limit) + 1
 }

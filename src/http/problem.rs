@@ -18,7 +18,7 @@ use poem_openapi::{
     types::{ToJSON, Type},
 };
 
-use crate::store::StoreError;
+use crate::{domain::with_causes, store::StoreError};
 
 /// Most faults that one answer names: it must not be much longer than its request.
 pub const MAX_ERRORS: usize = 50;
@@ -234,7 +234,7 @@ impl Problem {
     /// 500, opaque. The cause goes to the log.
     pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the cause is in the log")
-            .because(describe(cause))
+            .because(with_causes(cause))
     }
 
     /// What poem raised outside an operation.
@@ -293,18 +293,6 @@ fn explain(reason: &str) -> String {
     inner.split(" (occurred while parsing").next().unwrap_or(inner).to_owned()
 }
 
-/// An error with its causes, on one line.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source;
-    }
-    text
-}
-
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -340,9 +328,8 @@ impl From<Problem> for poem::Error {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(cause) => {
-                Self::unavailable().because(format!("the database is away: {}", describe(&cause)))
-            }
+            StoreError::Unavailable(cause) => Self::unavailable()
+                .because(format!("the database is away: {}", with_causes(&cause))),
             StoreError::Query(cause) => Self::internal(&cause),
         }
     }

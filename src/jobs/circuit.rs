@@ -164,7 +164,7 @@ impl CircuitBreaker {
             return self.pass().await;
         };
         if cause == CircuitCause::CreateRefused && !is_create {
-            // A lookup would tell nothing about creates. Where none comes, lookups go on.
+            // A lookup says nothing about creates. Where none comes, lookups go on.
             until += open_for;
         }
         let now = Instant::now();

@@ -19,7 +19,7 @@ use ulid::Ulid;
 
 use super::{CrashDelay, Job, JobContext, JobDefinition, Slot, poison, queue::LeasedJob};
 use crate::{
-    domain::{EvidenceKind, RunOutcome},
+    domain::{Backoff, EvidenceKind, Retries, RunOutcome},
     store::{
         StoreError,
         jobs::{
@@ -32,8 +32,9 @@ use crate::{
 
 /// Delay of a job whose handler found the database away.
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
-/// First and longest wait between tries to write an outcome.
-const WRITE_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Waits between tries to write an outcome.
+const WRITE_RETRY: Backoff =
+    Backoff { base: Duration::from_millis(100), max_delay: Duration::from_secs(2) };
 
 /// How soon to check again a run that has exceeded its time limit only by its waits for a slot.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -149,7 +150,7 @@ impl Runner {
 
     async fn write(&self, job: &Arc<ClaimedJob>, mut outcome: Outcome) -> RunOutcome {
         let queue = self.definition.queue;
-        let (mut wait, longest) = WRITE_RETRY;
+        let mut retries = Retries::new(WRITE_RETRY);
         let mut refused = false;
         loop {
             let run = EndedRun { queue, job: job.clone(), outcome: outcome.clone() };
@@ -188,8 +189,7 @@ impl Runner {
                     }
                 }
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(longest);
+            tokio::time::sleep(retries.next_delay(rand::random())).await;
         }
     }
 }

@@ -51,7 +51,7 @@ const FAILED_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Request {
     /// On demand: everything open that began since then, whenever it was last looked up.
     pub since: Option<DateTime<Utc>>,
-    /// Writes nothing, and tells what would be written.
+    /// Writes nothing, and reports what would be written.
     pub dry_run: bool,
     /// Most lookups.
     pub limit: i64,
@@ -157,7 +157,7 @@ pub async fn sweep(
         deadline: config.poll.deadline,
         failed_within: config.retention.jobs + FAILED_MARGIN,
         since: request.since,
-        // One more tells whether there are more.
+        // With one more it is known whether there are more.
         limit: request.limit + 1,
     };
     let mut candidates = reconcile::candidates(pool, &scope).await?;

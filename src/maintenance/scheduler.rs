@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    domain::{Backoff, BootInstant, MaintenanceTask},
+    domain::{Backoff, BootInstant, MaintenanceTask, with_causes},
     store::{
         Database, StoreError,
         jobs::floors,
@@ -164,7 +164,7 @@ fn end_of(
             *failures += 1;
             let backoff = Backoff { base: FIRST_RETRY.min(interval), max_delay: interval };
             let due_in = backoff.delay(*failures, rand::random());
-            let text = describe(&error);
+            let text = with_causes(&error);
             tracing::warn!(%task, error = text, ?due_in, "maintenance failed");
             RunEnd { result: None, error: Some(text), due_in: Some(due_in) }
         }
@@ -207,15 +207,4 @@ pub async fn hold<T>(
         () = lost => Err(RunError::LeaseLost),
         () = stopped_for(stopping, STOP_TIMEOUT) => Err(RunError::Stopped),
     }
-}
-
-/// An error with its causes, for the row and the log.
-fn describe(error: &RunError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    text
 }

@@ -1,25 +1,37 @@
-//! Operators' actions and questions that need more than SQL: previewing a replay, replaying many,
-//! explaining why a transaction waits.
+//! What operators do, and the questions that take more than one query to answer.
 //!
-//! The API, the command line and the console all act through these functions and those of `store`,
-//! so that all of them do the same. An operator's preview may wait for the third party, bounded in
-//! time; no client's request ever does.
+//! The API, the console and the command line read from `store`, but change something only through
+//! these functions; a test holds them to it. So an action does the same from everywhere: it takes
+//! place and is audited in one SQL transaction, then the workers are woken where it made jobs due.
+//! The callers translate: parameters into arguments, results and errors into answers, pages or
+//! lines.
 //!
-//! [`doctor`] looks at everything that a deployment needs, and changes nothing.
+//! - [`dead_letters`], [`jobs`], [`queues`], [`clients`], [`sessions`]: one action each.
+//! - [`replay`]: previewing a replay, replaying many.
+//! - [`reconcile`]: the sweep on demand.
+//! - [`secrets`]: sealing what clients' callbacks are signed with.
+//! - [`explain`]: why a transaction waits.
+//! - [`doctor`]: looks at everything that a deployment needs, and changes nothing.
 //!
-//! [`secrets`] seals what clients' callbacks are signed with. A crash leaves whatever was
-//! committed: each step is one SQL transaction, and may be done again.
+//! An operator's preview may wait for the third party, bounded in time; no client's request ever
+//! does. A crash leaves what was committed: each step may be done again.
 
+pub mod clients;
+pub mod dead_letters;
 pub mod doctor;
 pub mod explain;
+pub mod jobs;
+pub mod queues;
+pub mod reconcile;
 pub mod replay;
 pub mod secrets;
+pub mod sessions;
 
 use std::time::Duration;
 
 use crate::{
     outbound::ThirdPartyClient,
-    store::{Database, jobs::JobPlan},
+    store::{Database, jobs::JobPlan, wakeups::announce::Announcer},
 };
 
 /// What operators' actions work with.
@@ -31,4 +43,17 @@ pub struct Operations {
     pub third_party: Option<ThirdPartyClient>,
     /// Silence after which a worker counts as dead.
     pub dead_after: Duration,
+    /// Wakes the workers of all processes. `None` in a command, which ends before it could
+    /// announce anything: a trigger announces what it writes into the job table, and workers look
+    /// from time to time.
+    pub announcer: Option<Announcer>,
+}
+
+impl Operations {
+    /// Jobs may be due now: the workers look. Call this after the commit.
+    fn wake_workers(&self) {
+        if let Some(announcer) = &self.announcer {
+            announcer.announce_change();
+        }
+    }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Operations;
 use crate::{
     domain::{
-        CircuitState, DeadLetterKind, DeadLetterState, Decision, JobKind, ReportedStatus,
+        CircuitState, DeadLetterKind, DeadLetterState, Decision, JobKind, Replay, ReportedStatus,
         SettledBy, Status, string_enum,
     },
     outbound::{
@@ -195,8 +195,7 @@ impl Operations {
         let (mut items, mut replayed) = (Vec::with_capacity(matched), 0);
         for id in ids {
             let interrupted = |source| BulkError::Interrupted { replayed, matched, source };
-            let replay = dead_letter_actions::replay(&self.pool, id, &self.plan, actor);
-            let item = match bounded(replay).await {
+            let item = match bounded(self.replay_dead_letter(id, actor)).await {
                 Ok(letter) => {
                     replayed += 1;
                     Replayed { letter, outcome: ItemOutcome::Replayed, reason: None }
@@ -341,12 +340,8 @@ async fn bounded<T, E: From<StoreError>>(
 /// Whether what the third party shows matters to the dead letter.
 fn concerns_third_party(letter: &DeadLetter) -> bool {
     let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
-    match queue {
-        Some(JobKind::CreateAtThirdParty | JobKind::UpdateStatus) => true,
-        Some(JobKind::CreateTransaction | JobKind::NotifyClient) => false,
-        // A webhook opened it, or a contradiction.
-        None => true,
-    }
+    // Without a job a webhook opened it, or a contradiction.
+    queue.is_none_or(JobKind::asks_third_party)
 }
 
 /// What a replay comes to.
@@ -385,18 +380,18 @@ fn plan_replay(
         Some(Decision::Conflict) => {
             planned("the status stays and a status_conflict is opened", status)
         }
-        _ => planned("the status stays", status),
+        Some(Decision::Unchanged) | None => planned("the status stays", status),
     };
-    match letter.kind {
-        DeadLetterKind::StatusConflict => return refused(DeadLetterError::NothingToReplay),
-        DeadLetterKind::UnknownTransaction => {
+    match letter.kind.replay() {
+        Replay::Nothing => return refused(DeadLetterError::NothingToReplay),
+        Replay::AppliesWebhook => {
             return match (status, dead_letter_actions::reported_status(letter)) {
                 (None, _) => refused(DeadLetterError::StillUnknown),
                 (Some(_), None) => refused(DeadLetterError::NothingToReplay),
                 (Some(_), Some(reported)) => report(reported, SettledBy::Webhook),
             };
         }
-        _ => {}
+        Replay::RunsJob => {}
     }
     let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
     match (queue, at_third_party) {

@@ -150,7 +150,7 @@ async fn seal_plain(
 }
 
 /// Whether a secret that is sealed now will be read by the processes that run: the first key must
-/// be the one in use, as far as the database tells.
+/// be the one in use, as far as the database shows.
 pub async fn check_sealing_key(pool: &Database, keys: &MasterKeys) -> Result<(), SecretsError> {
     let seals = seals(pool, keys).await?;
     seals.check()?;

@@ -230,7 +230,7 @@ mod tests {
     use crate::domain::EgressPolicy;
 
     /// Calls `http://rebinding.example:PORT/` with a resolver that gives `answers` in turn, and the
-    /// last one for ever after; tells how often it was asked.
+    /// last one for ever after; returns how often it was asked.
     async fn call(
         policy: EgressPolicy,
         answers: Vec<Vec<IpAddr>>,

@@ -26,7 +26,7 @@ mod sender;
 pub mod third_party;
 mod third_party_answers;
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::{
@@ -41,7 +41,10 @@ pub use lease_guard::LeaseGuard;
 pub use sender::longest_call;
 pub use third_party::ThirdPartyClient;
 
-use crate::{domain::DatabaseClock, telemetry::traces};
+use crate::{
+    domain::{DatabaseClock, causes, innermost},
+    telemetry::traces,
+};
 
 /// A connection that takes longer than this to open is as good as none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,14 +124,7 @@ pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
 
 /// The cause of this type that a failed call is due to, if it is.
 fn cause_in<T: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&T> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 /// Why there was no answer: the error's innermost cause, without the URL.
@@ -136,12 +132,11 @@ fn describe_failure(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
     let stage = if error.is_connect() { "no connection" } else { "the connection broke" };
-    if error.source().is_none() { stage.to_owned() } else { format!("{stage}: {cause}") }
+    match std::error::Error::source(error) {
+        None => stage.to_owned(),
+        Some(cause) => format!("{stage}: {}", innermost(cause)),
+    }
 }
 
 #[cfg(test)]

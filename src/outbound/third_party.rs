@@ -35,7 +35,7 @@ use crate::{
     profiles::RenderError,
     telemetry::{
         Metrics,
-        labels::{CallResult, CalledPeer},
+        labels::{CalledPeer, CreateResult, LookupResult},
     },
 };
 
@@ -189,7 +189,7 @@ impl ThirdPartyClient {
         let began = Instant::now();
         let created = call.instrument(span.clone()).await;
         let result = match &created {
-            Ok(_) => CallResult::Created,
+            Ok(_) => CreateResult::Created,
             Err(error) => error.result(),
         };
         match &created {
@@ -290,8 +290,8 @@ impl ThirdPartyClient {
             }
         };
         let result = match &found {
-            Ok(Lookup::Found(_) | Lookup::Unclear { .. }) => CallResult::Found,
-            Ok(Lookup::Absent) => CallResult::Absent,
+            Ok(Lookup::Found(_) | Lookup::Unclear { .. }) => LookupResult::Found,
+            Ok(Lookup::Absent) => LookupResult::Absent,
             Err(error) => error.result(),
         };
         match &found {

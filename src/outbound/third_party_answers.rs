@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::sender::SendError;
-use crate::{domain::ReportedStatus, telemetry::labels::CallResult};
+use crate::{
+    domain::ReportedStatus,
+    telemetry::labels::{CreateResult, LookupResult},
+};
 
 /// What the third party says about a transaction that it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub enum CreateError {
     /// 409: it exists there already.
     #[error("it exists there already")]
     AlreadyExists(StatusReport),
-    /// Something exists there, and we cannot tell what.
+    /// Something exists there, and we do not know what.
     #[error("unclear: {reason}")]
     Unclear { reason: String },
     /// 401 or 403: our credentials were refused, and likely not this transaction.
@@ -86,17 +89,17 @@ impl CreateError {
         )
     }
 
-    pub(super) fn result(&self) -> CallResult {
+    pub(super) fn result(&self) -> CreateResult {
         match self {
-            Self::Ambiguous { .. } => CallResult::Ambiguous,
-            Self::Unreachable { .. } => CallResult::Unreachable,
-            Self::NotSent { .. } => CallResult::NotSent,
-            Self::Busy { .. } => CallResult::Busy,
+            Self::Ambiguous { .. } => CreateResult::Ambiguous,
+            Self::Unreachable { .. } => CreateResult::Unreachable,
+            Self::NotSent { .. } => CreateResult::NotSent,
+            Self::Busy { .. } => CreateResult::Busy,
             // It exists there, whatever it is.
-            Self::AlreadyExists(_) | Self::Unclear { .. } => CallResult::Exists,
-            Self::Unauthorized { .. } => CallResult::Unauthorized,
-            Self::Rejected { .. } => CallResult::Rejected,
-            Self::Stale => CallResult::Stale,
+            Self::AlreadyExists(_) | Self::Unclear { .. } => CreateResult::Exists,
+            Self::Unauthorized { .. } => CreateResult::Unauthorized,
+            Self::Rejected { .. } => CreateResult::Rejected,
+            Self::Stale => CreateResult::Stale,
         }
     }
 }
@@ -158,11 +161,11 @@ impl LookupError {
         self.kind == LookupErrorKind::Inconclusive
     }
 
-    pub(super) fn result(&self) -> CallResult {
+    pub(super) fn result(&self) -> LookupResult {
         match self.kind {
-            LookupErrorKind::Outage | LookupErrorKind::Unusable => CallResult::NoAnswer,
-            LookupErrorKind::Unauthorized => CallResult::Unauthorized,
-            LookupErrorKind::NotAsked | LookupErrorKind::Inconclusive => CallResult::Queued,
+            LookupErrorKind::Outage | LookupErrorKind::Unusable => LookupResult::NoAnswer,
+            LookupErrorKind::Unauthorized => LookupResult::Unauthorized,
+            LookupErrorKind::NotAsked | LookupErrorKind::Inconclusive => LookupResult::Queued,
         }
     }
 }

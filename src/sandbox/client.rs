@@ -47,9 +47,11 @@ pub struct ClientStats {
     /// Acknowledged deliveries with a lower version than one acknowledged before.
     pub version_regressions: u64,
     /// Ids about which something was acknowledged.
-    pub ids_told: u64,
+    #[serde(rename = "ids_told")]
+    pub ids_notified: u64,
     /// Ids of which a final status was acknowledged.
-    pub ids_told_final: u64,
+    #[serde(rename = "ids_told_final")]
+    pub ids_notified_finally: u64,
 }
 
 /// One callback that arrived with a readable body.
@@ -89,7 +91,7 @@ struct Callback {
 
 /// What is remembered about an id beyond its deliveries.
 #[derive(Default)]
-struct Told {
+struct Notified {
     deliveries: Vec<usize>,
     callbacks: u32,
     /// Ordinal and version of what was acknowledged.
@@ -104,7 +106,7 @@ struct Told {
 #[derive(Default)]
 pub(super) struct Inbox {
     deliveries: Vec<Delivery>,
-    told: HashMap<Uuid, Told>,
+    notified: HashMap<Uuid, Notified>,
     script: Script<Reaction>,
     pub stats: ClientStats,
 }
@@ -112,14 +114,14 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Keeps a delivery that just arrived; returns its ordinal for its id and its place.
     fn enter(&mut self, delivery: Delivery) -> (u32, usize) {
-        let told = self.told.entry(delivery.id).or_default();
-        told.callbacks += 1;
+        let notified = self.notified.entry(delivery.id).or_default();
+        notified.callbacks += 1;
         let place = self.deliveries.len();
         if place < MAX_DELIVERIES_KEPT {
-            told.deliveries.push(place);
+            notified.deliveries.push(place);
             self.deliveries.push(delivery);
         }
-        (told.callbacks, place)
+        (notified.callbacks, place)
     }
 
     fn answered(&mut self, callback: &Callback, (nth, place): (u32, usize), code: u16) {
@@ -131,28 +133,32 @@ impl Inbox {
             return;
         }
         self.stats.acknowledged += 1;
-        let told = self.told.entry(callback.id).or_default();
+        let notified = self.notified.entry(callback.id).or_default();
         // Order is that of arrival: an answer may overtake another one.
         let out_of_order = |&(other, version): &(u32, i64)| {
             (other < nth && version > callback.version)
                 || (other > nth && version < callback.version)
         };
-        if told.acknowledged[told.compared_from..].iter().any(out_of_order) {
-            told.regressed = true;
+        if notified.acknowledged[notified.compared_from..].iter().any(out_of_order) {
+            notified.regressed = true;
             self.stats.version_regressions += 1;
         }
-        if told.acknowledged.is_empty() {
-            self.stats.ids_told += 1;
+        if notified.acknowledged.is_empty() {
+            self.stats.ids_notified += 1;
         }
-        told.acknowledged.push((nth, callback.version));
-        if callback.status != "pending" && !told.finally {
-            told.finally = true;
-            self.stats.ids_told_final += 1;
+        notified.acknowledged.push((nth, callback.version));
+        if callback.status != "pending" && !notified.finally {
+            notified.finally = true;
+            self.stats.ids_notified_finally += 1;
         }
     }
 
     fn deliveries_of(&self, id: Uuid) -> impl DoubleEndedIterator<Item = &Delivery> {
-        let places = self.told.get(&id).map(|told| told.deliveries.as_slice()).unwrap_or_default();
+        let places = self
+            .notified
+            .get(&id)
+            .map(|notified| notified.deliveries.as_slice())
+            .unwrap_or_default();
         places.iter().filter_map(|place| self.deliveries.get(*place))
     }
 }
@@ -286,14 +292,19 @@ impl Client {
     /// The ids for which an acknowledged version went down.
     pub fn regressions(&self) -> Vec<Uuid> {
         let inbox = self.0.inbox();
-        inbox.told.iter().filter(|(_, told)| told.regressed).map(|(id, _)| *id).collect()
+        inbox
+            .notified
+            .iter()
+            .filter(|(_, notified)| notified.regressed)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// A lower version than one acknowledged before is no regression: the sender was restored from
     /// a backup.
     pub fn forget_versions(&self) {
-        for told in self.0.inbox().told.values_mut() {
-            told.compared_from = told.acknowledged.len();
+        for notified in self.0.inbox().notified.values_mut() {
+            notified.compared_from = notified.acknowledged.len();
         }
     }
 

@@ -283,7 +283,7 @@ impl ThirdParty {
         serde_json::to_value(request).ok()
     }
 
-    /// The ids for which a create arrived although a lookup at that time would have shown them
+    /// The ids for which a create arrived although a lookup at that time would have found them
     /// (DESIGN invariant 4), once for each such create. Not counted where the last lookup was
     /// scripted to hide the id (404, 405 or 501).
     pub fn violations(&self) -> Vec<Uuid> {

@@ -309,8 +309,11 @@ mod tests {
     fn debug_shows_ids_alone() {
         let text = MasterKeys::generate();
         let keys = keys(&[&text]);
-        let shown = format!("{keys:?}");
-        assert!(shown.contains(keys.ids().next().unwrap()) && !shown.contains(&text), "{shown}");
+        let printed = format!("{keys:?}");
+        assert!(
+            printed.contains(keys.ids().next().unwrap()) && !printed.contains(&text),
+            "{printed}"
+        );
     }
 
     proptest! {

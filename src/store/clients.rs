@@ -120,7 +120,7 @@ pub async fn upsert(
     Ok(tx.commit().await?)
 }
 
-/// Brings a client that is there up to date, and enables it; tells what that changed.
+/// Brings a client that is there up to date, and enables it; returns what that changed.
 async fn update(
     conn: &mut PgConnection,
     new: &NewClient<'_>,
@@ -184,7 +184,7 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
     .await?)
 }
 
-/// Refuses the client's API keys from now on; tells whether the client exists. Nothing changes
+/// Refuses the client's API keys from now on; returns whether the client exists. Nothing changes
 /// where they are refused already.
 pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bool, StoreError> {
     let mut tx = super::begin(pool).await?;

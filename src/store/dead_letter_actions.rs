@@ -13,7 +13,7 @@ use super::{
     settle,
     transactions::{self, Transaction},
 };
-use crate::domain::{DeadLetterKind, DeadLetterState, JobKind, SettledBy, Status};
+use crate::domain::{DeadLetterState, JobKind, Replay, SettledBy, Status};
 
 /// Why nothing was done to a dead letter.
 #[derive(Debug, thiserror::Error)]
@@ -119,16 +119,18 @@ pub async fn replay(
         return Err(DeadLetterError::Closed(opened.letter.state));
     }
     let letter = &opened.letter;
-    match (letter.kind, &letter.job_id) {
-        (DeadLetterKind::StatusConflict, _) => return Err(DeadLetterError::NothingToReplay),
-        (DeadLetterKind::UnknownTransaction, _) => {
+    match letter.kind.replay() {
+        Replay::Nothing => return Err(DeadLetterError::NothingToReplay),
+        Replay::AppliesWebhook => {
             let transaction = opened.transaction.as_ref().ok_or(DeadLetterError::StillUnknown)?;
             let reported = reported_status(letter).ok_or(DeadLetterError::NothingToReplay)?;
             let by = SettledBy::Webhook;
             settle::apply(&mut opened.tx, transaction, reported, by, "operator").await?;
         }
-        (_, Some(job_id)) => reactivate(&mut opened.tx, job_id, plan).await?,
-        (_, None) => return Err(DeadLetterError::NothingToReplay),
+        Replay::RunsJob => {
+            let job_id = letter.job_id.as_deref().ok_or(DeadLetterError::NothingToReplay)?;
+            reactivate(&mut opened.tx, job_id, plan).await?;
+        }
     }
     opened.close(DeadLetterState::Replayed, actor).await?;
     opened.commit(OperatorAction::Replay, actor, None).await

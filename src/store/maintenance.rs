@@ -112,7 +112,7 @@ pub enum Occasion {
 }
 
 /// Takes `task` for `lease`, unless somebody holds it, or it is not due and the occasion asks for
-/// that. Tells whether it did. `holder` is new for each run.
+/// that. Returns whether it did. `holder` is new for each run.
 pub async fn acquire(
     executor: impl PgExecutor<'_>,
     task: MaintenanceTask,

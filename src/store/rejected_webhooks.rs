@@ -56,7 +56,7 @@ pub struct RejectedWebhooks {
     pub last_at: Time,
     /// What it was answered; at most 1,000 characters.
     pub last_detail: String,
-    /// Where it came from; at most 100 characters.
+    /// Its sender; at most 100 characters.
     pub last_remote: String,
     /// What it called itself; at most 300 characters.
     pub last_webhook_id: Option<String>,

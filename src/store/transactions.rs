@@ -157,7 +157,8 @@ impl From<StoredTransaction> for Transaction {
     }
 }
 
-/// Writes the transaction if it does not exist (the create_transaction job); tells whether it did.
+/// Writes the transaction if it does not exist (the create_transaction job); returns whether
+/// it did.
 pub async fn insert_if_absent(
     executor: impl PgExecutor<'_>,
     new: &NewTransaction,

@@ -99,53 +99,43 @@ string_enum! {
 }
 
 string_enum! {
-    /// How the third party answered a create or a lookup.
-    CallResult {
-        /// Create: 2xx.
+    /// How the third party answered a create.
+    CreateResult {
+        /// 2xx.
         Created = "created",
-        /// Create: 409.
+        /// 409.
         Exists = "exists",
-        /// Create: it may have gone through.
+        /// It may have gone through.
         Ambiguous = "ambiguous",
-        /// Create: no connection.
+        /// No connection.
         Unreachable = "unreachable",
-        /// Create: 429 or 503.
+        /// 429 or 503.
         Busy = "busy",
-        /// Create: another 4xx.
+        /// Another 4xx.
         Rejected = "rejected",
-        /// Create or lookup: 401 or 403.
+        /// 401 or 403.
         Unauthorized = "unauthorized",
-        /// Create: not sent, because the worker's lease was lost.
+        /// Not sent, because the worker's lease was lost.
         Stale = "stale",
-        /// Create: not sent, because it found no place on a connection.
+        /// Not sent, because it found no place on a connection.
         NotSent = "not_sent",
-        /// Lookup: it is there.
-        Found = "found",
-        /// Lookup: it is not there, or lookups are not offered.
-        Absent = "absent",
-        /// Lookup: no usable answer.
-        NoAnswer = "no_answer",
-        /// Lookup: not sent, because it found no place on a connection.
-        Queued = "queued",
     }
 }
 
-impl CallResult {
-    /// Those of a create.
-    pub const CREATES: &[Self] = &[
-        Self::Created,
-        Self::Exists,
-        Self::Ambiguous,
-        Self::Unreachable,
-        Self::Busy,
-        Self::Unauthorized,
-        Self::Rejected,
-        Self::Stale,
-        Self::NotSent,
-    ];
-    /// Those of a lookup.
-    pub const LOOKUPS: &[Self] =
-        &[Self::Found, Self::Absent, Self::Unauthorized, Self::NoAnswer, Self::Queued];
+string_enum! {
+    /// How the third party answered a lookup.
+    LookupResult {
+        /// It is there.
+        Found = "found",
+        /// It is not there, or lookups are not offered.
+        Absent = "absent",
+        /// No usable answer.
+        NoAnswer = "no_answer",
+        /// 401 or 403.
+        Unauthorized = "unauthorized",
+        /// Not sent, because it found no place on a connection.
+        Queued = "queued",
+    }
 }
 
 string_enum! {

@@ -17,7 +17,8 @@ use sqlx::PgPool;
 use super::{
     database_errors::DatabaseErrors,
     labels::{
-        AcceptResult, CallResult, CalledPeer, NotifyResult, RejectReason, SentAgain, WebhookResult,
+        AcceptResult, CalledPeer, CreateResult, LookupResult, NotifyResult, RejectReason,
+        SentAgain, WebhookResult,
     },
     operations::OperationMetrics,
     reading::DatabaseReading,
@@ -75,18 +76,18 @@ pub struct Metrics {
     pools: Vec<NamedPool>,
     accepts: ByWord<AcceptResult>,
     webhooks: ByWord<WebhookResult>,
-    queues: [QueueMetrics; JobKind::ALL.len()],
-    creates: ByWord<CallResult>,
-    lookups: ByWord<CallResult>,
+    queues: ByWord<JobKind, QueueMetrics>,
+    creates: ByWord<CreateResult>,
+    lookups: ByWord<LookupResult>,
     create_duration: Histogram,
     lookup_duration: Histogram,
     idle_closed: ByWord<CalledPeer>,
-    sent_again: Vec<(CalledPeer, ByWord<SentAgain>)>,
+    sent_again: ByWord<CalledPeer, ByWord<SentAgain>>,
     notifications: ByWord<NotifyResult>,
     notifications_postponed: IntCounter,
     callback_hosts_open: IntGauge,
     notify_duration: Histogram,
-    time_to_final: Vec<(SettledBy, Histogram)>,
+    time_to_final: ByWord<SettledBy, Histogram>,
     requests: IntCounterVec,
     request_durations: HistogramVec,
     refusals: ByWord<RejectReason>,
@@ -99,7 +100,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics at zero, of a process of this role with these pools, whose `database_error_counts`
-    /// are shown.
+    /// are exposed.
     pub fn new(
         role: &str,
         pools: Vec<NamedPool>,
@@ -148,10 +149,12 @@ impl Metrics {
             &["queue"],
             &ATTEMPTS,
         )?;
-        let queue = |kind: &JobKind| {
+        let queue = |kind: JobKind| {
             let queue = kind.as_str();
             QueueMetrics {
-                runs: ByWord::new(RunOutcome::ALL, |word| runs.with_label_values(&[queue, word])),
+                runs: ByWord::new(|word: RunOutcome| {
+                    runs.with_label_values(&[queue, word.as_str()])
+                }),
                 duration: durations.with_label_values(&[queue]),
                 lateness: lateness.with_label_values(&[queue]),
                 attempts: attempts.with_label_values(&[queue]),
@@ -206,7 +209,6 @@ impl Metrics {
             &["settled_by"],
             &TO_FINAL,
         )?;
-        let settled_by = |by: &SettledBy| (*by, time_to_final.with_label_values(&[by.as_str()]));
         let requests = make.counters(
             "quartet_http_requests_total",
             "HTTP requests answered, by operation and status.",
@@ -248,39 +250,41 @@ impl Metrics {
             pools,
             database_error_counts,
             database_errors,
-            accepts: ByWord::new(AcceptResult::ALL, |word| accepts.with_label_values(&[word])),
-            webhooks: ByWord::new(WebhookResult::ALL, |word| webhooks.with_label_values(&[word])),
-            queues: std::array::from_fn(|index| queue(&JobKind::ALL[index])),
-            creates: ByWord::new(CallResult::CREATES, |word| {
-                calls.with_label_values(&["create", word])
+            accepts: ByWord::new(|word: AcceptResult| accepts.with_label_values(&[word.as_str()])),
+            webhooks: ByWord::new(|word: WebhookResult| {
+                webhooks.with_label_values(&[word.as_str()])
             }),
-            lookups: ByWord::new(CallResult::LOOKUPS, |word| {
-                calls.with_label_values(&["lookup", word])
+            queues: ByWord::new(queue),
+            creates: ByWord::new(|word: CreateResult| {
+                calls.with_label_values(&["create", word.as_str()])
+            }),
+            lookups: ByWord::new(|word: LookupResult| {
+                calls.with_label_values(&["lookup", word.as_str()])
             }),
             create_duration: call_durations.with_label_values(&["create"]),
             lookup_duration: call_durations.with_label_values(&["lookup"]),
-            idle_closed: ByWord::new(CalledPeer::ALL, |peer| {
-                idle_closed.with_label_values(&[peer])
+            idle_closed: ByWord::new(|peer: CalledPeer| {
+                idle_closed.with_label_values(&[peer.as_str()])
             }),
-            sent_again: CalledPeer::ALL
-                .iter()
-                .map(|peer| {
-                    let causes = ByWord::new(SentAgain::ALL, |cause| {
-                        sent_again.with_label_values(&[peer.as_str(), cause])
-                    });
-                    (*peer, causes)
+            sent_again: ByWord::new(|peer: CalledPeer| {
+                ByWord::new(|cause: SentAgain| {
+                    sent_again.with_label_values(&[peer.as_str(), cause.as_str()])
                 })
-                .collect(),
-            notifications: ByWord::new(NotifyResult::ALL, |word| {
-                notifications.with_label_values(&[word])
+            }),
+            notifications: ByWord::new(|word: NotifyResult| {
+                notifications.with_label_values(&[word.as_str()])
             }),
             notifications_postponed: notifications_postponed.with_label_values::<&str>(&[]),
             callback_hosts_open: callback_hosts_open.with_label_values::<&str>(&[]),
             notify_duration: notify_duration.with_label_values::<&str>(&[]),
-            time_to_final: SettledBy::ALL.iter().map(settled_by).collect(),
+            time_to_final: ByWord::new(|by: SettledBy| {
+                time_to_final.with_label_values(&[by.as_str()])
+            }),
             requests,
             request_durations,
-            refusals: ByWord::new(RejectReason::ALL, |word| refusals.with_label_values(&[word])),
+            refusals: ByWord::new(|word: RejectReason| {
+                refusals.with_label_values(&[word.as_str()])
+            }),
             http_connections: http_connections.with_label_values::<&str>(&[]),
             connections,
             registry,
@@ -294,29 +298,27 @@ impl Metrics {
 
     /// A posted transaction was answered.
     pub fn accept(&self, result: AcceptResult) {
-        self.accepts.inc(result);
+        self.accepts.get(result).inc();
     }
 
     /// A webhook was answered.
     pub fn webhook(&self, result: WebhookResult) {
-        self.webhooks.inc(result);
+        self.webhooks.get(result).inc();
     }
 
     /// A request or a connection was refused.
     pub fn refused(&self, why: RejectReason) {
-        self.refusals.inc(why);
+        self.refusals.get(why).inc();
     }
 
     /// Connections to a peer were closed because nobody had used them for too long.
     pub fn idle_connections_closed(&self, peer: CalledPeer, count: u64) {
-        self.idle_closed.inc_by(peer, count);
+        self.idle_closed.get(peer).inc_by(count);
     }
 
     /// A call of a peer is sent again at once.
     pub fn sent_again(&self, peer: CalledPeer, cause: SentAgain) {
-        if let Some((_, causes)) = self.sent_again.iter().find(|(known, _)| *known == peer) {
-            causes.inc(cause);
-        }
+        self.sent_again.get(peer).get(cause).inc();
     }
 
     /// A caller's connection was opened.
@@ -345,7 +347,7 @@ impl Metrics {
     /// A run of a job ended after `took`; it was attempt number `attempt`.
     pub fn run_ended(&self, queue: &str, outcome: RunOutcome, attempt: u32, took: Duration) {
         let Some(queue) = self.queue(queue) else { return };
-        queue.runs.inc(outcome);
+        queue.runs.get(outcome).inc();
         queue.duration.observe(took.as_secs_f64());
         if matches!(outcome, RunOutcome::Done | RunOutcome::Dead) {
             queue.attempts.observe(attempt.into());
@@ -353,20 +355,20 @@ impl Metrics {
     }
 
     /// A create was answered, or not, after `took`.
-    pub fn third_party_create(&self, result: CallResult, took: Duration) {
-        self.creates.inc(result);
+    pub fn third_party_create(&self, result: CreateResult, took: Duration) {
+        self.creates.get(result).inc();
         self.create_duration.observe(took.as_secs_f64());
     }
 
     /// A lookup was answered, or not, after `took`.
-    pub fn third_party_lookup(&self, result: CallResult, took: Duration) {
-        self.lookups.inc(result);
+    pub fn third_party_lookup(&self, result: LookupResult, took: Duration) {
+        self.lookups.get(result).inc();
         self.lookup_duration.observe(took.as_secs_f64());
     }
 
     /// A notification was answered, or not, after `took`.
     pub fn notification(&self, result: NotifyResult, took: Duration) {
-        self.notifications.inc(result);
+        self.notifications.get(result).inc();
         self.notify_duration.observe(took.as_secs_f64());
     }
 
@@ -382,35 +384,28 @@ impl Metrics {
 
     /// A transaction became final this long after its accept.
     pub fn settled(&self, by: SettledBy, after: Duration) {
-        if let Some((_, histogram)) = self.time_to_final.iter().find(|(known, _)| *known == by) {
-            histogram.observe(after.as_secs_f64());
-        }
+        self.time_to_final.get(by).observe(after.as_secs_f64());
     }
 
     fn queue(&self, queue: &str) -> Option<&QueueMetrics> {
-        let kind = JobKind::ALL.iter().find(|kind| kind.as_str() == queue)?;
-        self.queues.get(kind.index())
+        queue.parse().ok().map(|kind| self.queues.get(kind))
     }
 
     /// What the figures per minute are made of, always the same ones in the same order.
     pub fn totals(&self) -> Vec<Total> {
-        let accepts = self.accepts.children.iter();
-        let accepted = accepts.filter(|(result, _)| *result == AcceptResult::Accepted);
-        let mut totals: Vec<Total> = accepted
-            .map(|(_, counter)| Total {
-                figure: "accepted",
-                label: String::new(),
-                count: counter.get(),
-            })
-            .collect();
-        for (kind, queue) in JobKind::ALL.iter().zip(&self.queues) {
-            totals.extend(queue.runs.children.iter().map(|(outcome, counter)| Total {
+        let mut totals = vec![Total {
+            figure: "accepted",
+            label: String::new(),
+            count: self.accepts.get(AcceptResult::Accepted).get(),
+        }];
+        for (kind, queue) in self.queues.iter() {
+            totals.extend(queue.runs.iter().map(|(outcome, counter)| Total {
                 figure: "jobs",
                 label: format!("{kind}/{outcome}"),
                 count: counter.get(),
             }));
         }
-        for (by, histogram) in &self.time_to_final {
+        for (by, histogram) in self.time_to_final.iter() {
             totals.extend(buckets(histogram).into_iter().map(|(bound, count)| Total {
                 figure: "final",
                 label: format!("{by}/{bound}"),

@@ -1,5 +1,7 @@
 //! How metrics are made, registered and read back.
 
+use std::marker::PhantomData;
+
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
     Registry,
@@ -7,25 +9,26 @@ use prometheus::{
 
 use crate::domain::StringEnum;
 
-/// Counters of one metric, one for each word of a label.
+/// A counter, or what else is kept, for each word of a label. There is one for every word: the
+/// compiler sees to it that none is counted in vain.
 #[derive(Debug)]
-pub(super) struct ByWord<L> {
-    pub(super) children: Vec<(L, IntCounter)>,
+pub(super) struct ByWord<L, M = IntCounter> {
+    children: Vec<M>,
+    words: PhantomData<L>,
 }
 
-impl<L: StringEnum + PartialEq> ByWord<L> {
-    pub(super) fn new(words: &[L], child: impl Fn(&'static str) -> IntCounter) -> Self {
-        Self { children: words.iter().map(|word| (*word, child(word.as_str()))).collect() }
+impl<L: StringEnum, M> ByWord<L, M> {
+    pub(super) fn new(child: impl FnMut(L) -> M) -> Self {
+        Self { children: L::ALL.iter().copied().map(child).collect(), words: PhantomData }
     }
 
-    pub(super) fn inc(&self, word: L) {
-        self.inc_by(word, 1);
+    pub(super) fn get(&self, word: L) -> &M {
+        // `new` made one for each word, and an index is less than their number.
+        &self.children[word.index()]
     }
 
-    pub(super) fn inc_by(&self, word: L, count: u64) {
-        if let Some((_, counter)) = self.children.iter().find(|(known, _)| *known == word) {
-            counter.inc_by(count);
-        }
+    pub(super) fn iter(&self) -> impl Iterator<Item = (L, &M)> {
+        L::ALL.iter().copied().zip(&self.children)
     }
 }
 

@@ -1,5 +1,5 @@
-//! How the code is laid out: the size of files, where SQL stands, and that files do not import one
-//! another in circles.
+//! How the code is laid out: the size of files, where SQL stands, that operators change something
+//! through `operations` alone, and that files do not import one another in circles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,6 +47,129 @@ fn sql_stands_in_the_store() {
         }
     }
     assert!(elsewhere.is_empty(), "a query belongs into a function of src/store: {elsewhere:?}");
+}
+
+/// Where operators are answered: here, nothing is changed but through `src/operations`.
+const OPERATORS_SIDE: [&str; 3] = ["src/cli", "src/http/console", "src/http/operator"];
+
+/// The functions of `src/store` that the operators' side may call: they read. Connecting and
+/// migrating change no row that an operator acts on.
+const READS: &[&str] = &[
+    "audit::list",
+    "circuit::get",
+    "clients::find_by_name",
+    "clients::list",
+    "connect",
+    "console_sessions::is_signed_out",
+    "dead_letters::count_open",
+    "dead_letters::get",
+    "evidence::list",
+    "jobs::job_list::cursor",
+    "jobs::job_list::get",
+    "jobs::job_list::list",
+    "jobs::leases::count_alive",
+    "maintenance::list",
+    "migrate",
+    "migrate_within",
+    "minute_figures::since",
+    "now",
+    "postgres::diagnosis::explain",
+    "postgres::diagnosis::explain_migration",
+    "queues::list",
+    "reconcile::findings",
+    "rejected_webhooks::list",
+    "summary::dead_letter_counts",
+    "summary::evidence_counts",
+    "summary::job_counts",
+    "summary::progress",
+    "summary::settled",
+    "transaction_list::list",
+];
+
+/// The functions of `src/store` that a file names.
+fn store_functions(text: &str, modules: &BTreeSet<Vec<String>>) -> BTreeSet<String> {
+    let is_lower = |name: &str| name.starts_with(|c: char| c.is_lowercase());
+    let code = production(text).lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = code.collect::<Vec<_>>().join("\n");
+    let mut names = BTreeMap::from([("crate".to_owned(), Vec::new())]);
+    for mut path in used_paths(text) {
+        if !path.starts_with(&["crate".to_owned(), "store".to_owned()]) {
+            continue;
+        }
+        path.remove(0);
+        path.pop_if(|last| last == "self");
+        let name = path.last().unwrap().clone();
+        for renaming in [format!("{name} as "), format!("{name}::{{self as ")] {
+            for renamed in code.split(&renaming).skip(1) {
+                let end = renamed.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+                names.insert(renamed[..end.unwrap_or(renamed.len())].to_owned(), path.clone());
+            }
+        }
+        names.insert(name, path);
+    }
+    let mut found = BTreeSet::new();
+    let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let statements =
+        code.split_inclusive(';').filter(|part| !part.trim_start().starts_with("use "));
+    for token in statements.flat_map(|part| part.split(|c| !is_part(c))) {
+        let segments: Vec<&str> = token.split("::").collect();
+        let Some(start) = names.get(segments[0]) else { continue };
+        let rest = segments[1..].iter().map(|segment| (*segment).to_owned());
+        let path: Vec<String> = start.iter().cloned().chain(rest).collect();
+        let is_of_store = path.first().is_some_and(|first| first == "store");
+        if is_of_store && path.iter().all(|name| is_lower(name)) && !modules.contains(&path) {
+            found.insert(path[1..].join("::"));
+        }
+    }
+    found
+}
+
+#[test]
+fn operators_change_something_through_operations_alone() {
+    let modules = files("src/store", &[".rs"]).iter().map(|file| module("src", file)).collect();
+    let (mut used, mut wrong) = (BTreeSet::new(), Vec::new());
+    for file in OPERATORS_SIDE.iter().flat_map(|folder| files(folder, &[".rs"])) {
+        for function in store_functions(&read(&file), &modules) {
+            if !READS.contains(&function.as_str()) {
+                wrong.push(format!("{}: store::{function}", file.display()));
+            }
+            used.insert(function);
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "the API, the console and the command line call `store` to read alone. A function that \
+         writes: call it from one in src/operations, which wakes the workers, and call that here. \
+         A function that reads: add it to READS in tests/docs/code.rs\n{wrong:#?}"
+    );
+    let unused: Vec<_> = READS.iter().filter(|name| !used.contains(**name)).collect();
+    assert!(unused.is_empty(), "take out of READS what is called no more: {unused:?}");
+}
+
+#[test]
+fn functions_of_the_store_are_found() {
+    let modules = ["", "queues", "jobs", "jobs::job_list"].map(|name| {
+        let parts = name.split("::").filter(|part| !part.is_empty()).map(str::to_owned);
+        ["store".to_owned()].into_iter().chain(parts).collect()
+    });
+    let text = "\nuse crate::{\n    domain::Status,\n    store::{\n        self, Database, ping,\n        \
+                audit::{self as log, Actor},\n        jobs::job_list::{self, JobRow},\n        \
+                queues,\n    },\n};\n\
+                fn act(queues: &[JobRow]) {\n    // queues::comment\n    queues.len();\n    \
+                job_list::retry(pool);\n    store::clients::disable(pool);\n    \
+                ids.map(queues::pause);\n    ping(pool);\n    log::record(pool);\n    \
+                crate::store::settle::apply(pool);\n    job_list::JobRow::new();\n}\n\
+                #[cfg(test)]\nmod tests { fn of() { queues::resume() } }\n";
+    let found: Vec<_> = store_functions(text, &modules.into()).into_iter().collect();
+    let expected = [
+        "audit::record",
+        "clients::disable",
+        "jobs::job_list::retry",
+        "ping",
+        "queues::pause",
+        "settle::apply",
+    ];
+    assert_eq!(found, expected);
 }
 
 /// A file's module, `store::jobs` for `src/store/jobs/mod.rs` below `src`.

@@ -5,6 +5,7 @@
 
 mod code;
 mod configuration;
+mod dead_letters;
 mod layers;
 mod limits;
 mod links;

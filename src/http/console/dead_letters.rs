@@ -156,7 +156,7 @@ impl LetterPage {
     }
 
     fn meaning(&self) -> &'static str {
-        meaning(self.letter.kind)
+        self.letter.kind.meaning()
     }
 
     /// The job row as it was, and what else is known, as JSON.
@@ -203,30 +203,4 @@ pub async fn show_dead_letter(
 
 pub fn not_found() -> PageError {
     PageError::not_found("there is no dead letter with this id; closed ones are pruned by age")
-}
-
-/// What a kind means, in one sentence for an operator who sees it for the first time.
-pub fn meaning(kind: DeadLetterKind) -> &'static str {
-    match kind {
-        DeadLetterKind::Exhausted => "The attempts of its job are used up.",
-        DeadLetterKind::Rejected => {
-            "The third party refused the transaction, or the client answered 410 (gone)."
-        }
-        DeadLetterKind::CreationFailure => {
-            "The attempts to create it at the third party are used up; the transaction is failed."
-        }
-        DeadLetterKind::Deadline => {
-            "No final status was reported within the deadline. It is still pending; a late \
-             webhook settles it."
-        }
-        DeadLetterKind::StatusConflict => {
-            "A different final status was reported. Ours stands until you resolve this."
-        }
-        DeadLetterKind::UnknownTransaction => {
-            "A verified webhook names a transaction that does not exist here."
-        }
-        DeadLetterKind::Poison => {
-            "Its job or the transaction's row cannot be read, or the job killed its worker."
-        }
-    }
 }

@@ -41,8 +41,8 @@ pub struct Clock(pub DateTime<Utc>);
 impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let iso = self.0.to_rfc3339_opts(SecondsFormat::Millis, true);
-        let shown = self.0.format("%H:%M:%S%.3f");
-        write!(f, r#"<time datetime="{iso}" title="{}">{shown}</time>"#, exact(self.0))
+        let time = self.0.format("%H:%M:%S%.3f");
+        write!(f, r#"<time datetime="{iso}" title="{}">{time}</time>"#, exact(self.0))
     }
 }
 
@@ -120,14 +120,14 @@ fn about(duration: Duration) -> String {
 pub fn number(value: impl Borrow<i64>) -> String {
     let value = *value.borrow();
     let digits = value.unsigned_abs().to_string();
-    let mut shown = String::new();
+    let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            shown.push(',');
+            grouped.push(',');
         }
-        shown.push(digit);
+        grouped.push(digit);
     }
-    if value < 0 { format!("-{shown}") } else { shown }
+    if value < 0 { format!("-{grouped}") } else { grouped }
 }
 
 /// An amount in the currency's major unit, as `12.50 EUR`.

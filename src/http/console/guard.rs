@@ -145,7 +145,7 @@ async fn read_form(request: &mut Request) -> Result<FormFields, PageError> {
     }
 }
 
-/// Refuses a form that was not sent by a page of this site, as far as the browser tells.
+/// Refuses a form that was not sent by a page of this site, as far as the browser says.
 ///
 /// Our pages' `Referrer-Policy` lets browsers send the true `Origin` with our own forms; `null` is
 /// somebody else's. Browsers send no `Sec-Fetch-Site` over plain http, and a proxy may have

@@ -180,9 +180,9 @@ async fn try_act(
     let actor = Actor { operator: &operator, note: form.note()? };
     let acting = async {
         let done = if retries {
-            job_list::retry(&state.pool, id, &state.plan, actor).await
+            state.operations.retry_job(id, actor).await
         } else {
-            job_list::cancel(&state.pool, id, actor).await
+            state.operations.cancel_job(id, actor).await
         };
         // A refusal is an answer, not a failure of the database.
         match done {
@@ -191,10 +191,8 @@ async fn try_act(
         }
     };
     match state.fetch(acting).await? {
-        Ok(_) if retries => state.wake_workers(),
-        Ok(_) => {}
-        Err(JobActionError::NotFound) => return Err(not_found()),
-        Err(refused) => return Err(PageError::conflict(refused.to_string())),
+        Ok(_) => Ok(()),
+        Err(JobActionError::NotFound) => Err(not_found()),
+        Err(refused) => Err(PageError::conflict(refused.to_string())),
     }
-    Ok(())
 }

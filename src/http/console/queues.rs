@@ -147,15 +147,12 @@ pub async fn change_queue(
     let actor = Actor { operator: &operator, note };
     let changed = async {
         if pauses {
-            queues::pause(&state.pool, queue, actor).await
+            state.operations.pause_queue(queue, actor).await
         } else {
-            queues::resume(&state.pool, queue, actor).await
+            state.operations.resume_queue(queue, actor).await
         }
     };
     state.fetch(changed).await?;
-    if !pauses {
-        state.wake_workers();
-    }
     let done = if pauses { "paused" } else { "resumed" };
     Ok(layout::see_other(&format!("/console/queues?done={done}")))
 }

@@ -106,8 +106,8 @@ impl Session {
         auth::operator_name(&self.name).unwrap_or_else(|| "operator".to_owned())
     }
 
-    /// The name to show.
-    pub fn shown(&self) -> &str {
+    /// The name on the pages.
+    pub fn display_name(&self) -> &str {
         if self.name.is_empty() { "operator" } else { &self.name }
     }
 }

@@ -24,7 +24,6 @@ use super::{
 use crate::{
     http::{self, ApiState, middleware::auth},
     secrets::hash_token,
-    store::console_sessions,
 };
 
 /// How long the answer to a wrong sign-in takes.
@@ -110,7 +109,7 @@ pub async fn sign_out(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
 ) -> poem::Result<Response> {
-    let ended = console_sessions::sign_out(&state.pool, &session.id, session.expires_at);
+    let ended = state.operations.end_console_session(&session.id, session.expires_at);
     state.fetch(ended).await?;
     tracing::info!(operator = session.name, "signed out of the console");
     let cookie = cookie("", 0, console.came_by_https(request));

@@ -125,7 +125,7 @@ impl TransactionPage {
         &self.known.transaction
     }
 
-    fn is_told(&self) -> bool {
+    fn is_notified(&self) -> bool {
         self.transaction().notified_version == self.transaction().version
     }
 

@@ -50,7 +50,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A wait often ends within a second.
 const RETRY_SHARE_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// In the extensions of an answer: refused on purpose, which the log tells in sum.
+/// In the extensions of an answer: refused on purpose, which is logged in sum.
 #[derive(Debug, Clone, Copy)]
 pub struct Shed;
 
@@ -162,7 +162,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
             self.gate.learn(&key, response.status()).await;
         }
         if let Some((limits, allowance)) = counted {
-            limits.tell(allowance, response.headers_mut());
+            limits.write_headers(allowance, response.headers_mut());
         }
         Ok(response)
     }
@@ -243,7 +243,7 @@ impl Gate {
     }
 }
 
-/// Tells the log in sum: a line for each refusal would be load of its own.
+/// Logs the refusals in sum: a line for each would be load of its own.
 struct RefusedLog {
     epoch: Instant,
     /// Refused since the last line.

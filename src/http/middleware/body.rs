@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Most characters of a content coding that an answer repeats.
-const MAX_CODING_SHOWN: usize = 40;
+const MAX_CODING_CHARS: usize = 40;
 
 /// A type that is read from the fields of a JSON object. Its poem-openapi schema documents it.
 pub trait FromFields: Type + Sized {
@@ -136,7 +136,7 @@ pub(in crate::http) fn check_content_coding(request: &Request) -> Result<(), Pro
             .map(str::trim)
             .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
         if let Some(coding) = coding {
-            let coding: String = coding.chars().take(MAX_CODING_SHOWN).collect();
+            let coding: String = coding.chars().take(MAX_CODING_CHARS).collect();
             let detail = format!(
                 "the body has `Content-Encoding: {}`; send it without a content coding",
                 coding.escape_debug()

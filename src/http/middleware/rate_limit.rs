@@ -77,8 +77,8 @@ impl RateLimits {
         }
     }
 
-    /// Tells the client about it.
-    pub fn tell(&self, allowance: Allowance, headers: &mut HeaderMap) {
+    /// Writes what is left into the headers of the answer.
+    pub fn write_headers(&self, allowance: Allowance, headers: &mut HeaderMap) {
         let Allowance { is_allowed, left, more_after_secs } = allowance;
         headers.insert(POLICY, self.policy.clone());
         // Digits and plain ASCII: always a valid value.
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(refused, Allowance { is_allowed: false, left: 0, more_after_secs: 1 });
         assert!(limits.count(other).is_allowed);
         let mut headers = HeaderMap::new();
-        limits.tell(refused, &mut headers);
+        limits.write_headers(refused, &mut headers);
         assert_eq!(headers["ratelimit-policy"], "\"client\";q=3;w=3");
         assert_eq!(headers["ratelimit"], "\"client\";r=0;t=1");
         assert_eq!(headers["retry-after"], "1");

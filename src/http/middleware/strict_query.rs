@@ -16,7 +16,7 @@ use super::path_template::PathTemplate;
 use crate::http::problem::{FieldProblem, MAX_ERRORS, Problem};
 
 /// Most characters of an unknown parameter that an answer repeats.
-const MAX_NAME_SHOWN: usize = 100;
+const MAX_NAME_CHARS: usize = 100;
 
 /// The middleware, made from an OpenAPI document.
 pub struct StrictQuery {
@@ -76,7 +76,7 @@ impl PathRules {
                     [] => "unknown parameter; none is allowed".to_owned(),
                     allowed => format!("unknown parameter; allowed are {}", allowed.join(", ")),
                 };
-                errors.push(FieldProblem::parameter(shown(&name), detail));
+                errors.push(FieldProblem::parameter(cut(&name), detail));
             } else if !seen.insert(name.clone()) {
                 errors.push(FieldProblem::parameter(name.as_ref(), "is given more than once"));
             }
@@ -86,8 +86,8 @@ impl PathRules {
 }
 
 /// A name as an answer repeats it.
-fn shown(name: &str) -> String {
-    name.chars().take(MAX_NAME_SHOWN).collect()
+fn cut(name: &str) -> String {
+    name.chars().take(MAX_NAME_CHARS).collect()
 }
 
 impl<E: Endpoint> Middleware<E> for StrictQuery {

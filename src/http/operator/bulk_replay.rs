@@ -264,10 +264,8 @@ impl BulkReplayApi {
             BulkReplay::planned(previews.map_err(Problem::from)?)
         } else {
             let actor = Actor { operator: &operator.0, note: request.note.as_deref() };
-            let items = state
-                .operations
-                .replay_many(&selection, request.confirm, actor, |_| state.wake_workers())
-                .await;
+            let operations = &state.operations;
+            let items = operations.replay_many(&selection, request.confirm, actor, |_| {}).await;
             BulkReplay::done(items.map_err(Problem::from)?)
         };
         Ok(ReplayDeadLettersResponse::Replayed(Json(done)))

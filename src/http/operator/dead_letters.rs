@@ -30,7 +30,7 @@ use crate::{
     store::{
         Database, StoreError,
         audit::{self, Actor},
-        dead_letter_actions::{self, DeadLetterError},
+        dead_letter_actions::DeadLetterError,
         dead_letters::{self, Filter},
         evidence,
         transactions::Cursor,
@@ -189,9 +189,8 @@ impl DeadLettersApi {
     ) -> poem::Result<ReplayDeadLetterResponse> {
         let note = body.0.and_then(|body| body.note);
         let actor = Actor { operator: &operator.0, note: note.as_deref() };
-        let replay = dead_letter_actions::replay(&state.pool, id.0, &state.plan, actor);
+        let replay = state.operations.replay_dead_letter(id.0, actor);
         let letter = state.within_limit(replay).await?;
-        state.wake_workers();
         Ok(ReplayDeadLetterResponse::Replayed(Json(letter.into())))
     }
 
@@ -211,9 +210,8 @@ impl DeadLettersApi {
     ) -> poem::Result<ResolveDeadLetterResponse> {
         let actor = Actor { operator: &operator.0, note: Some(&body.0.note) };
         let status = body.0.status.map(|status| status.0);
-        let resolve = dead_letter_actions::resolve(&state.pool, id.0, status, &state.plan, actor);
+        let resolve = state.operations.resolve_dead_letter(id.0, status, actor);
         let letter = state.within_limit(resolve).await?;
-        state.wake_workers();
         Ok(ResolveDeadLetterResponse::Resolved(Json(letter.into())))
     }
 
@@ -233,7 +231,7 @@ impl DeadLettersApi {
     ) -> poem::Result<DiscardDeadLetterResponse> {
         let note = body.0.and_then(|body| body.note);
         let actor = Actor { operator: &operator.0, note: note.as_deref() };
-        let discard = dead_letter_actions::discard(&state.pool, id.0, actor);
+        let discard = state.operations.discard_dead_letter(id.0, actor);
         let letter = state.within_limit(discard).await?;
         Ok(DiscardDeadLetterResponse::Discarded(Json(letter.into())))
     }

@@ -132,9 +132,8 @@ impl JobsApi {
     ) -> poem::Result<RetryJobResponse> {
         let note = body.0.and_then(|body| body.note);
         let actor = Actor { operator: &operator.0, note: note.as_deref() };
-        let retry = job_list::retry(&state.pool, known(&id.0)?, &state.plan, actor);
+        let retry = state.operations.retry_job(known(&id.0)?, actor);
         let row = state.within_limit(retry).await?;
-        state.wake_workers();
         Ok(RetryJobResponse::Retried(Json(job(&state, row))))
     }
 
@@ -150,7 +149,7 @@ impl JobsApi {
     ) -> poem::Result<CancelJobResponse> {
         let note = body.0.and_then(|body| body.note);
         let actor = Actor { operator: &operator.0, note: note.as_deref() };
-        let cancel = job_list::cancel(&state.pool, known(&id.0)?, actor);
+        let cancel = state.operations.cancel_job(known(&id.0)?, actor);
         let row = state.within_limit(cancel).await?;
         Ok(CancelJobResponse::Cancelled(Json(job(&state, row))))
     }

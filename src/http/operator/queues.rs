@@ -97,7 +97,7 @@ impl QueuesApi {
     ) -> poem::Result<PauseQueueResponse> {
         let note = body.0.and_then(|body| body.note);
         let actor = Actor { operator: &operator.0, note: note.as_deref() };
-        let pause = queues::pause(&state.pool, parse(&queue.0)?, actor);
+        let pause = state.operations.pause_queue(parse(&queue.0)?, actor);
         Ok(PauseQueueResponse::Paused(Json(state.within_limit(pause).await?.into())))
     }
 
@@ -113,10 +113,8 @@ impl QueuesApi {
     ) -> poem::Result<ResumeQueueResponse> {
         let note = body.0.and_then(|body| body.note);
         let actor = Actor { operator: &operator.0, note: note.as_deref() };
-        let resume = queues::resume(&state.pool, parse(&queue.0)?, actor);
-        let figures = state.within_limit(resume).await?;
-        state.wake_workers();
-        Ok(ResumeQueueResponse::Resumed(Json(figures.into())))
+        let resume = state.operations.resume_queue(parse(&queue.0)?, actor);
+        Ok(ResumeQueueResponse::Resumed(Json(state.within_limit(resume).await?.into())))
     }
 
     /// Read the state of the third party's circuit breaker.

@@ -51,7 +51,7 @@ pub enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
-/// The files' bytes, to tell whether they changed.
+/// The files' bytes, which are compared to see whether they changed.
 #[derive(PartialEq, Eq)]
 struct Files {
     certificate: Vec<u8>,

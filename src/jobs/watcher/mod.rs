@@ -30,14 +30,18 @@ use sqlx::PgConnection;
 
 use self::stragglers::StragglerLooks;
 use super::JobContext;
-use crate::store::{
-    self, StoreError, circuit,
-    jobs::look,
-    wakeups::announce::{Heard, Listener},
+use crate::{
+    domain::{Backoff, Retries},
+    store::{
+        self, StoreError, circuit,
+        jobs::look,
+        wakeups::announce::{Heard, Listener},
+    },
 };
 
-/// First and longest wait before the database is tried again.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Waits before the database is tried again.
+const RECONNECT: Backoff =
+    Backoff { base: Duration::from_millis(100), max_delay: Duration::from_secs(2) };
 /// How often it looks while it hears.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A look goes back to the last one, and by this much more: a job may be committed after it is due.
@@ -50,15 +54,15 @@ const DEAF_AFTER: Duration = Duration::from_secs(1);
 /// Watches `queues` until the process stops.
 pub async fn run(context: Arc<JobContext>, queues: Vec<&'static str>) {
     let mut looks = Looks::new(&context, queues);
-    let (mut wait, longest) = RECONNECT;
+    let mut retries = Retries::new(RECONNECT);
     loop {
         let watched = tokio::select! {
             () = context.stopping.cancelled() => return,
             watched = async {
                 if context.watch_pool.shares_sessions() {
-                    watch_without_hearing(&context, &mut looks, &mut wait).await
+                    watch_without_hearing(&context, &mut looks, &mut retries).await
                 } else {
-                    watch(&context, &mut looks, &mut wait).await
+                    watch(&context, &mut looks, &mut retries).await
                 }
             } => watched,
         };
@@ -68,7 +72,7 @@ pub async fn run(context: Arc<JobContext>, queues: Vec<&'static str>) {
         }
         tokio::select! {
             () = context.stopping.cancelled() => return,
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(longest),
+            () = tokio::time::sleep(retries.next_delay(rand::random())) => {}
         }
     }
 }
@@ -76,7 +80,7 @@ pub async fn run(context: Arc<JobContext>, queues: Vec<&'static str>) {
 async fn watch(
     context: &JobContext,
     looks: &mut Looks<'_>,
-    wait: &mut Duration,
+    retries: &mut Retries,
 ) -> Result<(), StoreError> {
     let mut listener = context.announcer.listen(&context.watch_pool).await?;
     let mut hearing = Hearing::default();
@@ -87,7 +91,7 @@ async fn watch(
         }
         let looked = async { looks.look(listener.connection().await?).await };
         store::in_time(looked).await?;
-        *wait = RECONNECT.0;
+        retries.reset();
         looks.look_for_stragglers(listener.connection().await?).await?;
         let pause = if hearing.hears {
             LOOK_INTERVAL.min(context.circuit.refresh_interval())
@@ -104,7 +108,7 @@ async fn watch(
 async fn watch_without_hearing(
     context: &JobContext,
     looks: &mut Looks<'_>,
-    wait: &mut Duration,
+    retries: &mut Retries,
 ) -> Result<(), StoreError> {
     loop {
         {
@@ -117,7 +121,7 @@ async fn watch_without_hearing(
             looks.look_for_stragglers(&mut tx).await?;
             tx.commit().await?;
         }
-        *wait = RECONNECT.0;
+        retries.reset();
         tokio::select! {
             () = tokio::time::sleep(context.config.worker.poll_interval) => {}
             () = context.wakeups.look_wanted() => {}

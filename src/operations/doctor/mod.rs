@@ -18,6 +18,7 @@ pub use finding::{Finding, Level};
 
 use crate::{
     config::{Config, ConfigError, Role},
+    domain::with_causes,
     store::{StoreError, postgres::diagnosis},
 };
 
@@ -43,11 +44,7 @@ pub fn of_wrong_configuration(error: &ConfigError) -> Vec<Finding> {
     const REMEDY: &str = "correct it; docs/configuration.md lists all settings";
     let problems = error.problems();
     if problems.is_empty() {
-        let mut found = error.to_string();
-        if let Some(cause) = std::error::Error::source(error) {
-            found.push_str(&format!(": {cause}"));
-        }
-        return vec![Finding::error(CHECK, found, REMEDY)];
+        return vec![Finding::error(CHECK, with_causes(error), REMEDY)];
     }
     let of_problem =
         |problem: &crate::config::Problem| Finding::error(CHECK, problem.message.clone(), REMEDY);

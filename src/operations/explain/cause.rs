@@ -34,7 +34,7 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
         let detail = format!("The queue {queue} is paused since {since} by {}{note}.", pause.by);
         return (CauseKind::PausedQueue, detail);
     }
-    let asks_third_party = matches!(queue, JobKind::CreateAtThirdParty | JobKind::UpdateStatus);
+    let asks_third_party = queue.asks_third_party();
     if asks_third_party && snapshot.circuit.state != CircuitState::Closed {
         let reason = snapshot.circuit.reason.as_deref().unwrap_or("it did not answer");
         let detail = match (snapshot.circuit.state, snapshot.circuit.open_until) {

@@ -34,7 +34,7 @@ fn job(queue: JobKind, state: JobState, failed: bool) -> JobRow {
 prop_compose! {
     fn snapshots()(
         status in select(Status::ALL),
-        told in any::<bool>(),
+        is_notified in any::<bool>(),
         states in proptest::collection::vec((select(JobState::ALL), any::<bool>()), 4),
         pruned in prop::bool::weighted(0.1),
         paused in proptest::collection::vec(select(JobKind::ALL), 0..3),
@@ -68,7 +68,7 @@ prop_compose! {
                 metadata: None,
                 status,
                 version,
-                notified_version: if told { version } else { version - 1 },
+                notified_version: if is_notified { version } else { version - 1 },
                 settled_at: status.is_final().then(|| at(0)),
                 settled_by: None,
                 created_at: at(-60).into(),

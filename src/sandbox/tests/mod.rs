@@ -134,7 +134,7 @@ async fn the_client_verifies_signatures_and_keeps_deliveries() {
     let refused = caller.callback(&secret, id, 2, "failed").0.send().await.unwrap();
     assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"] == "3"), (503, true));
     assert_eq!(client.last_acknowledged(id).unwrap().version, 1);
-    assert_eq!(client.stats().ids_told_final, 0);
+    assert_eq!(client.stats().ids_notified_finally, 0);
 
     assert_eq!(caller.callback(&secret, id, 2, "failed").code().await, 204);
     let last = client.last_acknowledged(id).unwrap();
@@ -153,7 +153,7 @@ async fn the_client_verifies_signatures_and_keeps_deliveries() {
     let stats = client.stats();
     assert_eq!((stats.callbacks_received, stats.acknowledged, stats.refused), (8, 3, 4));
     assert_eq!((stats.signature_failures, stats.version_regressions), (2, 1));
-    assert_eq!((stats.ids_told, stats.ids_told_final), (1, 1));
+    assert_eq!((stats.ids_notified, stats.ids_notified_finally), (1, 1));
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn a_late_commit_over_a_stored_id_is_a_double_create() {
     assert_eq!(caller.create(id).await.0, 201);
     until(|| third_party.double_creates() == [id]).await;
     assert_eq!(third_party.status_of(id), Some(Status::Completed));
-    assert!(third_party.violations().is_empty(), "nothing was stored when the second one came");
+    assert!(third_party.violations().is_empty(), "nothing was stored when the second one arrived");
 }
 
 #[tokio::test]

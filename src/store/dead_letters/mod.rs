@@ -93,7 +93,7 @@ impl StoredDeadLetter {
     }
 }
 
-/// Opens one unless the same cause has an open one already; tells whether it did.
+/// Opens one unless the same cause has an open one already; returns whether it did.
 pub async fn open(
     conn: &mut PgConnection,
     new: &NewDeadLetter,
@@ -257,7 +257,7 @@ pub async fn close_for_job(
     .await?)
 }
 
-/// Closes an open dead letter; tells whether it was open.
+/// Closes an open dead letter; returns whether it was open.
 pub(super) async fn close(
     executor: impl PgExecutor<'_>,
     id: Uuid,

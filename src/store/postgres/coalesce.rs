@@ -27,12 +27,16 @@ use super::{
     database::{STATEMENT_LIMIT, in_time_of},
     dedicated_session::Session,
 };
-use crate::store::{Database, StoreError, postgres::congestion::Congestion};
+use crate::{
+    domain::{Backoff, Retries},
+    store::{Database, StoreError, postgres::congestion::Congestion},
+};
 
 /// Requests that may wait for a writer; more wait for room.
 const QUEUE_CAPACITY: usize = 4_096;
-/// First and longest wait before a database that is away is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Waits before a database that is away is tried again.
+const RETRY: Backoff =
+    Backoff { base: Duration::from_millis(20), max_delay: Duration::from_secs(1) };
 /// How long a request that is done alone may take, with the wait for a connection.
 const ALONE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a statement of a writer waits for a lock before its requests are done alone.
@@ -158,7 +162,7 @@ pub struct Coalescer<B: Batch> {
 struct Waiting<B: Batch> {
     request: B::Request,
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
-    /// When it came.
+    /// When it arrived.
     asked: Instant,
     /// A batch has left it out.
     was_skipped: bool,
@@ -166,7 +170,7 @@ struct Waiting<B: Batch> {
 
 impl<B: Batch> Waiting<B> {
     fn answer(self, answer: Result<B::Answer, StoreError>) {
-        // Whoever stopped waiting does not need it.
+        // Its caller has stopped waiting, and does not need it.
         let _ = self.reply.send(answer);
     }
 }
@@ -195,7 +199,7 @@ impl<B: Batch> Coalescer<B> {
                 congestion: congestion.clone(),
                 session: Session::new(pool, settings.clone()),
                 pool: pool.clone(),
-                wait: RETRY.0,
+                retries: Retries::new(RETRY),
                 skipped: Vec::new(),
             };
             tokio::spawn(writer.run());
@@ -219,8 +223,8 @@ impl<B: Batch> Coalescer<B> {
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
-    /// Whether a request that came now would have to wait too long: requests come faster than they
-    /// are done.
+    /// Whether a request that arrived now would have to wait too long: requests arrive faster than
+    /// they are done.
     pub fn is_full(&self) -> bool {
         let congestion = self.congestion.as_ref();
         congestion.is_some_and(|congestion| congestion.is_full(self.waiting(), Instant::now()))
@@ -246,8 +250,8 @@ struct Writer<B: Batch> {
     congestion: Option<Arc<Congestion>>,
     session: Session,
     pool: Database,
-    /// How long it waits after the next attempt that finds the database away.
-    wait: Duration,
+    /// Attempts, one after the other, that found the database away.
+    retries: Retries,
     /// What the last batch left out.
     skipped: Vec<Waiting<B>>,
 }
@@ -265,7 +269,7 @@ impl<B: Batch> Writer<B> {
                 }
             } else {
                 let more = self.take(&mut taken, room);
-                // Nothing came: then it is those alone. Nothing is taken out without being kept.
+                // Nothing arrived: then it is those alone. Nothing is taken out without being kept.
                 let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
             }
             let (began, requests) = (Instant::now(), taken.len());
@@ -318,7 +322,7 @@ impl<B: Batch> Writer<B> {
                 .collect();
             match done {
                 Ok(answers) => {
-                    self.wait = RETRY.0;
+                    self.retries.reset();
                     self.report(batch.iter().zip(&answers));
                     for (mut waiting, answer) in batch.into_iter().zip(answers) {
                         waiting.was_skipped = answer.is_none();
@@ -345,8 +349,7 @@ impl<B: Batch> Writer<B> {
                     for waiting in impatient {
                         waiting.answer(Err(unavailable("the database was away for too long")));
                     }
-                    tokio::time::sleep(self.wait).await;
-                    self.wait = (self.wait * 2).min(RETRY.1);
+                    tokio::time::sleep(self.retries.next_delay(rand::random())).await;
                 }
                 Err(error) if batch.len() == 1 => {
                     if let Some(waiting) = batch.pop() {
@@ -376,7 +379,7 @@ impl<B: Batch> Writer<B> {
         requests: &[B::Request],
     ) -> Result<Vec<Option<B::Answer>>, StoreError> {
         let run = async {
-            // Taken out, so that a connection of which one does not know how far it came is closed.
+            // Taken out, so that a connection of which one does not know how far it got is closed.
             let mut conn = self.session.take().await?;
             let begin = self.session.begin();
             let answers = run(&*self.batch, &mut conn, begin, requests, Locked::Skip).await?;

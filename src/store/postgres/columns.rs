@@ -299,7 +299,7 @@ mod tests {
     proptest! {
         /// Whatever Postgres holds, there is a time to show and a cursor that leads back to it.
         #[test]
-        fn every_time_is_shown_and_found_again(micros in any::<i64>()) {
+        fn every_time_is_displayed_and_found_again(micros in any::<i64>()) {
             let time = Time::from_micros(micros);
             prop_assert!(!time.at().to_rfc3339().starts_with('+'));
             if (POSTGRES_TIMES.0..=POSTGRES_TIMES.1).contains(&micros) {
@@ -317,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn infinities_are_shown_as_the_ends_of_the_calendar() {
+    fn infinities_are_read_as_the_ends_of_the_calendar() {
         let (first, last) = rfc3339_times();
-        for (micros, shown) in [(i64::MAX, last), (i64::MIN, first)] {
+        for (micros, expected) in [(i64::MAX, last), (i64::MIN, first)] {
             let time = Time::from_micros(micros);
-            assert_eq!(time.at(), shown);
+            assert_eq!(time.at(), expected);
             assert!(!time.is_in_range());
             assert_eq!(Time::from_cursor(&time.to_cursor()), Some(time));
         }

@@ -291,8 +291,8 @@ impl Borrowed {
 /// Whether transactions of this session only read, as on a standby.
 pub(in crate::store) async fn is_read_only(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // In the simple protocol, which needs nothing to be prepared.
-    let shown: String = sqlx::Row::get(&conn.fetch_one("SHOW transaction_read_only").await?, 0);
-    Ok(shown == "on")
+    let value: String = sqlx::Row::get(&conn.fetch_one("SHOW transaction_read_only").await?, 0);
+    Ok(value == "on")
 }
 
 /// Whether a connection is of no more use after this error.

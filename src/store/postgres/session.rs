@@ -59,7 +59,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("enable_seqscan", "on"),
     ("enable_sort", "on"),
 ];
-/// Tells whether the settings arrived, since no session overrides it.
+/// Its value says whether the settings arrived, since no session overrides it.
 const IDLE_LIMIT: (&str, &str) = ("idle_in_transaction_session_timeout", "10s");
 /// The server's own way of finding out that this process is gone, which a pooler sees to itself: it
 /// is soon rid of the connection, and of the locks.

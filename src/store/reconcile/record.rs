@@ -2,7 +2,7 @@
 //!
 //! What was seen about one transaction is written in one SQL transaction, judged against the row as
 //! it is then, locked: what changed since the lookup is respected, and nothing is forced. A dry run
-//! does the same and rolls back, so that it cannot tell another story.
+//! does the same and rolls back, so that its report cannot differ.
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -201,7 +201,7 @@ async fn close(conn: &mut PgConnection, transaction_id: Uuid) -> Result<(), Stor
     Ok(())
 }
 
-/// Notes what was found and when to look again; tells whether it is another finding than before.
+/// Notes what was found and when to look again; returns whether it is another finding than before.
 async fn note(
     conn: &mut PgConnection,
     transaction_id: Uuid,

@@ -67,7 +67,7 @@ pub struct Announcer {
 
 #[derive(Debug)]
 struct Shared {
-    /// Tells this process's announcements from those of others.
+    /// Distinguishes this process's announcements from those of others.
     sender: String,
     /// What was not announced yet.
     unsent: Mutex<Unsent>,

@@ -131,7 +131,7 @@ impl Wakeups {
         }
     }
 
-    /// Returns when a job of `queue` is likely due. Tells whether it is unknown when the next one
+    /// Returns when a job of `queue` is likely due. Returns whether it is unknown when the next one
     /// is: then the claim that follows must look.
     pub async fn due(&self, queue: &str) -> bool {
         let Some(signal) = self.shared.queues.get(queue) else {

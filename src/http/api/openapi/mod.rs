@@ -38,7 +38,7 @@ const HEADERS: [&str; 8] = [
 pub fn exact(spec: &str) -> String {
     // As generators of clients expect it: the charset is no part of JSON's media type.
     let spec = spec.replace("application/json; charset=utf-8", "application/json");
-    // It is JSON, made by poem-openapi; where it were not, a test of the document would tell.
+    // It is JSON, made by poem-openapi; if it were not, a test of the document would fail.
     let Ok(mut document) = serde_json::from_str::<Node>(&spec) else { return spec };
     document.set("servers", json!([{ "url": "/", "description": "This server." }]));
     if let Some(Node::Array(tags)) = document.get("tags") {

@@ -17,7 +17,7 @@
 //! written.
 
 #[cfg(test)]
-mod former_rule;
+mod pace_bound;
 #[cfg(test)]
 mod plot;
 #[cfg(test)]
@@ -55,7 +55,7 @@ const STALLED: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Congestion {
     epoch: Instant,
-    /// The one that waits longest came then or later; µs since `epoch`.
+    /// The one that waits longest arrived then or later; µs since `epoch`.
     oldest: AtomicU64,
     waits: Mutex<Waits>,
 }
@@ -101,15 +101,15 @@ impl Congestion {
         }
     }
 
-    /// A request came, and none waited.
+    /// A request arrived, and none waited.
     pub(super) fn came_first(&self, now: Instant) {
         self.oldest.store(self.micros(now), Ordering::Relaxed);
     }
 
-    /// A writer took `count` of those that wait, of which the last one came at `newest`, and left
-    /// `left`.
+    /// A writer took `count` of those that wait, of which the last one arrived at `newest`, and
+    /// left `left`.
     pub(super) fn taken(&self, count: usize, left: usize, newest: Instant, now: Instant) {
-        // Those that are left came later.
+        // Those that are left arrived later.
         self.oldest.store(self.micros(newest), Ordering::Relaxed);
         let wait = now.saturating_duration_since(newest);
         self.waits().taken(count, left, wait, now);
@@ -124,7 +124,7 @@ impl Congestion {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long ago the one that waits longest came, at most.
+    /// How long ago the one that waits longest arrived, at most.
     fn age(&self, now: Instant) -> Duration {
         let oldest = self.oldest.load(Ordering::Relaxed);
         Duration::from_micros(self.micros(now).saturating_sub(oldest))

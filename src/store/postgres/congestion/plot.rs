@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    former_rule::FormerRule,
+    pace_bound::PaceBound,
     simulation::{PresentRule, Rule, Simulation, capacity, ms},
 };
 
@@ -104,8 +104,8 @@ fn svg() -> String {
         );
     }
     let lines = [
-        ("the former rule", answered::<FormerRule>()),
-        ("the present rule", answered::<PresentRule>()),
+        ("a bound by the pace", answered::<PaceBound>()),
+        ("Quartet's rule", answered::<PresentRule>()),
     ];
     for (index, ((name, rates), colour)) in lines.iter().zip(COLOURS).enumerate() {
         let points = rates.iter().enumerate().map(|(step, rate)| {

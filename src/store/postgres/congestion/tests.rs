@@ -2,7 +2,7 @@ use std::time::Instant;
 
 use super::{
     STALLED,
-    former_rule::FormerRule,
+    pace_bound::PaceBound,
     simulation::{LONGEST_WAIT, PresentRule, Simulation, capacity, capacity_of, ms, seconds},
 };
 
@@ -113,9 +113,9 @@ fn after_a_stall_callers_that_soon_come_back_are_all_answered_within_ten_seconds
 }
 
 #[test]
-fn under_the_former_rule_a_short_stall_was_never_over() {
+fn under_a_bound_by_the_pace_a_short_stall_is_never_over() {
     for load in [0.7, 0.95] {
-        let mut simulation = Simulation::<FormerRule>::new(Instant::now());
+        let mut simulation = Simulation::<PaceBound>::new(Instant::now());
         simulation.open_loop_that_comes_back(load * capacity(), ms(50), seconds(3));
         simulation.stall(ms(300));
         simulation.open_loop_that_comes_back(load * capacity(), ms(50), seconds(30));

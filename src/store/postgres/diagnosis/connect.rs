@@ -10,7 +10,7 @@ use super::super::{
     database::in_time_of,
     session::{CONNECT_LIMIT, Target},
 };
-use crate::store::StoreError;
+use crate::{domain::innermost, store::StoreError};
 
 /// Why no connection was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +113,7 @@ fn explain(target: &Target, error: &sqlx::Error) -> ConnectFailure {
             }
         }
         sqlx::Error::Tls(error) => permanent(
-            format!("no TLS with {place}: {}", innermost(error.as_ref())),
+            format!("no TLS with {place}: {}", innermost_text(error.as_ref())),
             "correct sslmode and sslrootcert in DATABASE_URL, or the server's certificate"
                 .to_owned(),
         ),
@@ -136,16 +136,16 @@ fn explain(target: &Target, error: &sqlx::Error) -> ConnectFailure {
             ),
             // The resolver's errors have no kind of their own.
             _ if error.to_string().contains("lookup") => failure(
-                format!("the name {} is not resolved: {}", target.host(), innermost(error)),
+                format!("the name {} is not resolved: {}", target.host(), innermost_text(error)),
                 "correct the host in DATABASE_URL, or the name server".to_owned(),
             ),
             _ => failure(
-                format!("no connection to {place}: {}", innermost(error)),
+                format!("no connection to {place}: {}", innermost_text(error)),
                 "open the way to it (network, firewall), or correct DATABASE_URL".to_owned(),
             ),
         },
         error => failure(
-            format!("no connection to {place}: {}", innermost(error)),
+            format!("no connection to {place}: {}", innermost_text(error)),
             "correct DATABASE_URL".to_owned(),
         ),
     }
@@ -181,12 +181,9 @@ fn of_tls(error: &std::io::Error) -> Option<(String, &'static str)> {
     })
 }
 
-pub(super) fn innermost(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    without_number(&cause.to_string())
+/// What the error is due to in the end, in words.
+pub(super) fn innermost_text(error: &(dyn Error + 'static)) -> String {
+    without_number(&innermost(error).to_string())
 }
 
 /// The text of an error of the system without its number, which means nothing to a reader.

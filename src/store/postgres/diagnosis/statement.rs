@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use sqlx::migrate::MigrateError;
 
-use super::connect::{innermost, without_number};
+use super::connect::{innermost_text, without_number};
 
 /// What happened, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn explain(error: &sqlx::Error) -> Explanation {
             AGAIN,
         ),
         sqlx::Error::Tls(error) => explained(
-            format!("no TLS with the database: {}", innermost(error.as_ref())),
+            format!("no TLS with the database: {}", innermost_text(error.as_ref())),
             "correct sslmode and sslrootcert in DATABASE_URL; `quartet doctor` says more",
         ),
         sqlx::Error::ColumnDecode { index, source } => explained(
@@ -100,7 +100,7 @@ pub fn explain(error: &sqlx::Error) -> Explanation {
             "repair the row: docs/database.md, `A row that cannot be read`",
         ),
         error => explained(
-            format!("the database's answer cannot be used: {}", innermost(error)),
+            format!("the database's answer cannot be used: {}", innermost_text(error)),
             "run `quartet migrate` and `quartet doctor` of this release",
         ),
     }
@@ -127,7 +127,7 @@ pub fn explain_migration(error: &MigrateError) -> Explanation {
             "restore the database from before it, or ask for help with the server's log",
         ),
         error => explained(
-            innermost(error),
+            innermost_text(error),
             "run it again with the release as it was published; `quartet doctor` says more",
         ),
     }

@@ -1,38 +1,10 @@
-//! What is logged, and where traces are sent.
+//! Where traces are sent.
 
 use super::super::{
     settings::Settings,
-    value::{BaseUrl, log_filter, ratio},
+    value::{BaseUrl, ratio},
 };
-use crate::telemetry::{LogFormat, TraceSettings};
-
-/// `QUARTET_LOG` and `QUARTET_LOG_FORMAT`: what is logged and how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Log {
-    /// What is logged, as a `tracing_subscriber::EnvFilter`.
-    pub filter: String,
-    /// How a line is written.
-    pub format: LogFormat,
-}
-
-impl Log {
-    pub(in crate::config) fn read(settings: &mut Settings) -> Self {
-        Self {
-            filter: settings.read(
-                "QUARTET_LOG",
-                "info",
-                log_filter,
-                "Log filter, such as `info` or `info,quartet=debug`",
-            ),
-            format: settings.read(
-                "QUARTET_LOG_FORMAT",
-                "human",
-                |text| text.parse().map_err(|_| "must be human or json".to_owned()),
-                "Log format: `human` or `json`",
-            ),
-        }
-    }
-}
+use crate::telemetry::TraceSettings;
 
 /// `QUARTET_TRACES__…`: where traces are sent.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,8 @@
-//! The rule that stood here before, kept to show what the present one is measured against.
+//! Another rule, which the simulation compares with Quartet's.
 //!
 //! It bounds the number of requests under way by what is written in the time that a request may
 //! take, at the present pace, once the longest wait of each batch is long. But a batch is the wait
-//! of whatever comes just after it was taken: while many callers wait for their answers, batches
+//! of whatever arrives just after it was taken: while many callers wait for their answers, batches
 //! are large, and so all waits look long. And the bound follows the present pace, not the most that
 //! is possible: it makes batches small, which makes them dear, which lowers the pace.
 
@@ -37,7 +37,7 @@ const LEAST: usize = 8;
 const STALLED: Duration = Duration::from_millis(500);
 
 /// How a queue stands; times in seconds.
-pub(super) struct FormerRule {
+pub(super) struct PaceBound {
     oldest: Instant,
     under_way: usize,
     /// How long the longest of each batch waited, on average.
@@ -52,7 +52,7 @@ pub(super) struct FormerRule {
     slack: Option<f64>,
 }
 
-impl FormerRule {
+impl PaceBound {
     /// What a wait that is long is longer than.
     fn long(&self) -> f64 {
         (LONG.0 * self.quickest).max(LONG.1)
@@ -64,7 +64,7 @@ impl FormerRule {
     }
 }
 
-impl Rule for FormerRule {
+impl Rule for PaceBound {
     fn new(now: Instant) -> Self {
         Self {
             oldest: now,

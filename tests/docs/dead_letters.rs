@@ -1,0 +1,67 @@
+//! The kinds of dead letters, which `src/domain/dead_letter.rs` declares, are those of the pages, the
+//! OpenAPI document and the schema.
+
+use std::path::Path;
+
+use quartet::domain::{DeadLetterKind, Replay, StringEnum};
+use serde_json::Value;
+
+use crate::{files, read};
+
+fn words() -> Vec<&'static str> {
+    DeadLetterKind::ALL.iter().map(|kind| kind.as_str()).collect()
+}
+
+/// What stands of a kind in the table of `docs/errors.md`.
+fn row(kind: DeadLetterKind) -> String {
+    let replay = match kind.replay() {
+        Replay::RunsJob => "runs its job",
+        Replay::AppliesWebhook => "applies the webhook's status",
+        Replay::Nothing => "is refused",
+    };
+    let status = match kind.concerns_status() {
+        true => "yes, unless its job is `create_transaction` or `notify_client`",
+        false => "no",
+    };
+    format!("| `{kind}` | {} | {replay} | {status} |", kind.meaning())
+}
+
+#[test]
+fn the_page_of_errors_says_what_may_be_done_with_each_kind() {
+    let page = read("docs/errors.md");
+    let section = page.split("\n## Dead letters\n").nth(1).expect("a section on dead letters");
+    let section = section.split("\n## ").next().unwrap();
+    let headings = section.lines().filter_map(|line| line.strip_prefix("### "));
+    assert_eq!(headings.collect::<Vec<_>>(), words(), "docs/errors.md: a heading for each kind");
+    let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<_> = DeadLetterKind::ALL.iter().map(|kind| row(*kind)).collect();
+    assert_eq!(rows, expected, "docs/errors.md: the table of dead letters");
+}
+
+#[test]
+fn the_openapi_document_has_each_kind() {
+    let document: Value = serde_json::from_str(&read("openapi/quartet.json")).unwrap();
+    let schema = &document["components"]["schemas"][DeadLetterKind::NAME];
+    assert_eq!(schema["enum"], Value::from(words()), "run `just openapi`");
+}
+
+/// The words of the last statement in the migrations that begins with `start`.
+fn words_of_migrations(start: &str, end: &str) -> Vec<String> {
+    let texts = files("migrations", &[".sql"])
+        .iter()
+        .map(|file: &std::path::PathBuf| read(Path::new(file)))
+        .collect::<Vec<_>>();
+    let last = texts.iter().rev().find_map(|text| text.rsplit_once(start));
+    let list = last.expect(start).1.split(end).next().unwrap();
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let words = list.split(|c| !is_word(c)).filter(|word| !["", "or"].contains(word));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_schema_has_each_kind() {
+    let checked = words_of_migrations("failed_jobs_kind_known CHECK (kind IN (", ")");
+    assert_eq!(checked, words(), "a migration for the CHECK failed_jobs_kind_known");
+    let comment = "COMMENT ON COLUMN operator.dead_letters.kind IS '";
+    assert_eq!(words_of_migrations(comment, "'"), words(), "a migration for the comment");
+}
