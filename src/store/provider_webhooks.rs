@@ -199,6 +199,19 @@ pub async fn give_up(
     Ok(given_up.unsigned_abs())
 }
 
+/// The transaction that has the third party's id in the detail of an `unknown_transaction`.
+pub async fn named_by(
+    executor: impl PgExecutor<'_>,
+    detail: &Value,
+) -> Result<Option<Uuid>, StoreError> {
+    let text = |name: &str| detail[name].as_str();
+    let (Some(third_party), Some(provider_id)) = (text("third_party"), text("provider_id")) else {
+        return Ok(None);
+    };
+    let ids = ids_of(executor, third_party, &[provider_id.to_owned()]).await?;
+    Ok(ids.into_values().next())
+}
+
 /// Has the webhook of an `unknown_transaction` wait again, where a transaction has its id by now;
 /// tells whether one has. It is then compared and applied as it would have been.
 pub(super) async fn wait_again(

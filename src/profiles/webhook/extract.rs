@@ -145,6 +145,7 @@ impl Extraction {
         let mut claims = Vec::new();
         for (place, is) in &self.same {
             if let Some(found) = context.used(place, self.trust)? {
+                let found = bounded(found.trim().to_owned(), &place.text, MAX_ID_CHARS)?;
                 claims.push(Claim { at: place.text.clone(), found, is: is.clone() });
             }
         }

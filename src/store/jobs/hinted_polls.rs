@@ -14,7 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     domain::DeadLetterKind,
-    store::{StoreError, postgres::columns::Time},
+    store::{
+        self, Database, StoreError,
+        postgres::{coalesce::Locked, columns::Time},
+        transactions,
+    },
 };
 
 /// The shortest time between two polls that hints make due of one transaction.
@@ -55,12 +59,16 @@ pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<
 /// Makes the polls of these transactions due after these delays, or at the end of the gap. Returns
 /// when those are due that were moved, and after how long.
 pub async fn hint(
-    executor: impl PgExecutor<'_>,
+    pool: &Database,
     hints: &[(Uuid, Duration)],
 ) -> Result<Vec<(DateTime<Utc>, Duration)>, StoreError> {
     if hints.is_empty() {
         return Ok(Vec::new());
     }
+    let mut tx = store::begin(pool).await?;
+    // Lock order: the transactions' rows before their jobs.
+    let ids: Vec<Uuid> = hints.iter().map(|(id, _)| *id).collect();
+    transactions::lock_all(&mut tx, &ids, Locked::Wait).await?;
     let keys: Vec<String> = hints.iter().map(|(id, _)| id.to_string()).collect();
     let delays: Vec<f64> = hints.iter().map(|(_, delay)| delay.as_secs_f64()).collect();
     let moved = sqlx::query!(
@@ -111,8 +119,9 @@ pub async fn hint(
         MIN_GAP_AFTER_DEADLINE.as_secs_f64(),
         DeadLetterKind::Deadline.as_str(),
     )
-    .fetch_all(executor)
+    .fetch_all(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(moved
         .into_iter()
         .map(|row| (row.run_at.at(), Duration::try_from_secs_f64(row.delay).unwrap_or_default()))

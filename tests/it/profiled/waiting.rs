@@ -109,7 +109,13 @@ async fn what_nobody_has_created_becomes_an_unknown_transaction() {
     // Once its transaction is known, a replay applies it.
     answers.store(true, Ordering::SeqCst);
     post(&app.client(), id).await;
-    wait_until("it can be replayed", BOUND, async || replay().await.status == 200).await;
+    wait_until("a replay would apply it", BOUND, async || {
+        let dry_run = json!({ "kind": "unknown_transaction", "dry_run": true });
+        let preview = app.operator().post("/v1/operator/dead-letters/replay", &dry_run).await;
+        preview.expect(200).to_string().contains("becomes completed")
+    })
+    .await;
+    replay().await.expect(200);
     let settled = wait_final(&app.client(), id).await;
     assert_eq!(
         (&settled["status"], &settled["settled_by"]),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     BOUND, Momo, TOKEN, WEBHOOK_SECRET, all_that_is_kept, app,
     peer::{Asked, Peer, Reply},
-    post, wait_final,
+    post, provider_id, wait_final,
 };
 use crate::support::{Answer, TestApp, World, client::Client, command::run, wait_until};
 
@@ -370,4 +370,39 @@ async fn head_is_answered_and_the_body_that_is_asked_for() {
     // Nothing was proved, so nothing is kept of what is not known.
     let open = app.operator().list_dead_letters("state=open").await;
     assert_eq!(open.expect(200)["items"], json!([]));
+}
+
+/// Two ids there for one of ours, or one for two of ours: there may be two payments.
+#[tokio::test]
+async fn an_event_with_another_id_of_the_third_party_is_an_operators() {
+    let (world, peer) = (World::new().await, paystack().await);
+    let printed = run(&["third-party", "show", "paystack"], &[], "").await;
+    let both = "id = \"/data/reference\"\nprovider_id = \"/data/transfer_code\"";
+    let text = printed.expect().replace("id = \"/data/reference\"", both);
+    assert!(text.contains(both));
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("paystack.toml");
+    std::fs::write(&file, text).unwrap();
+    let app = app(&world, &peer, file.to_str().unwrap()).role(Role::Api).spawn().await;
+    let [first, second] = [app.client().accept().await, app.client().accept().await];
+    let send = async |id: Uuid, status: &str, theirs: &str| {
+        let mut body = transfer(id, status);
+        body["data"]["transfer_code"] = json!(theirs);
+        paystack_signed(&app, &body).await.expect(200);
+        app.client().get_transaction(id).await.expect(200)["status"].as_str().unwrap().to_owned()
+    };
+    // The first one that is named is the transaction's, whatever its event says.
+    assert_eq!(send(first, "received", "TRF_1").await, "pending");
+    assert_eq!(provider_id(&app.pool, first).await.as_deref(), Some("TRF_1"));
+    for (id, theirs, why) in [(first, "TRF_2", "before"), (second, "TRF_1", "another transaction")]
+    {
+        assert_eq!(send(id, "success", theirs).await, "pending");
+        let letters = app.operator().open_dead_letters(id).await;
+        assert_eq!((letters.len(), &letters[0]["kind"]), (1, &json!("status_conflict")));
+        let reason = letters[0]["reason"].as_str().unwrap();
+        assert!(reason.contains(theirs) && reason.contains(why), "{reason}");
+    }
+    assert_eq!(send(first, "success", "TRF_1").await, "completed");
+    assert_eq!(send(second, "success", "TRF_3").await, "completed");
+    assert_eq!(provider_id(&app.pool, second).await.as_deref(), Some("TRF_3"));
 }

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tracing::{Span, field::display};
 use uuid::Uuid;
 
-use super::ProviderWebhooks;
+use super::{ProviderWebhooks, third_party::other_id};
 use crate::{
     config::DEFAULT_THIRD_PARTY,
     domain::{JobKind, ReportedStatus, Status},
@@ -115,11 +115,13 @@ pub(super) async fn apply(
     webhooks: &ProviderWebhooks,
     reported: Vec<Reported>,
 ) -> Result<(), Problem> {
-    let ids: Vec<Uuid> = reported.iter().map(|reported| reported.transaction_id).collect();
+    let settles = webhooks.receiver.trust == Trust::Settle;
+    // A hint is compared with nothing.
+    let ids = reported.iter().filter(|_| settles).map(|reported| reported.transaction_id);
+    let ids: Vec<Uuid> = ids.collect();
     let transactions = provider_webhooks::transactions(&state.pool, &ids);
     let transactions = state.within_limit(transactions).await?;
     let (mut settling, mut contradictions, mut hints) = (Vec::new(), Vec::new(), Vec::new());
-    let mut learned = Vec::new();
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims } = said;
         let current = transactions.get(&transaction_id);
@@ -127,34 +129,33 @@ pub(super) async fn apply(
         if !is_final {
             hints.push(transaction_id);
         }
-        // Without an id a repeat could not be told from another event: it settles nothing.
-        let Some(webhook_id) = webhook_id.filter(|_| webhooks.receiver.trust == Trust::Settle)
-        else {
+        // Without an id a repeat cannot be recognised: it settles nothing.
+        let Some(webhook_id) = webhook_id.filter(|_| settles) else {
             if is_final {
                 hints.push(transaction_id);
             }
             state.metrics.webhook(WebhookResult::Hint);
             continue;
         };
-        let contradiction = current
-            .filter(|_| is_final)
-            .and_then(|current| webhooks.contradiction(current, provider_id.as_deref(), &claims));
-        if let Some(why) = contradiction {
-            contradictions.push(Contradiction { webhook_id, transaction_id, status, rule, why });
-            continue;
+        let provider_id = provider_id.as_deref();
+        let mut contradiction =
+            current.and_then(|current| webhooks.contradiction(current, provider_id, &claims));
+        if let (None, Some(current), Some(provider_id)) = (&contradiction, current, provider_id)
+            && current.provider_id.is_none()
+        {
+            // From then on its create is never repeated.
+            contradiction = learn(state, transaction_id, provider_id).await?;
         }
-        let is_unknown = current.is_some_and(|current| current.provider_id.is_none());
-        if let Some(provider_id) = provider_id.filter(|_| is_unknown) {
-            learned.push((transaction_id, provider_id));
-        }
-        settling.push(Webhook { webhook_id, transaction_id, status, rule: Some(rule) });
-    }
-    // First: from its id on, a create is never repeated.
-    for (transaction_id, provider_id) in learned {
-        let learn = sent_creates::learn_provider_id(&state.pool, transaction_id, &provider_id);
-        let learned = state.within_limit(learn).await?;
-        if learned != LearnedId::Known {
-            tracing::warn!(%transaction_id, provider_id, ?learned, "a webhook names another id");
+        match contradiction {
+            Some(why) if is_final => {
+                let new = Contradiction { webhook_id, transaction_id, status, rule, why };
+                contradictions.push(new);
+            }
+            _ => {
+                // With nothing to compare it with, the operator who replays it needs the claims.
+                let rule = if current.is_none() { with_claims(rule, &claims) } else { rule };
+                settling.push(Webhook { webhook_id, transaction_id, status, rule: Some(rule) });
+            }
         }
     }
     for contradiction in &contradictions {
@@ -168,10 +169,41 @@ pub(super) async fn apply(
     // Together, so that the writer takes them together.
     let writes =
         settling.into_iter().map(|webhook| state.within_limit(state.webhooks.submit(webhook)));
+    let mut failed = None;
     for received in join_all(writes).await {
-        webhooks::note(state, received?);
+        match received {
+            Ok(received) => webhooks::note(state, received),
+            Err(problem) => failed = Some(problem),
+        }
+    }
+    if let Some(problem) = failed {
+        return Err(problem);
     }
     poll(state, webhooks, &hints).await
+}
+
+/// Writes the third party's id of a transaction that has none; says why that is not possible.
+async fn learn(
+    state: &ApiState,
+    transaction_id: Uuid,
+    provider_id: &str,
+) -> Result<Option<String>, Problem> {
+    let learn = sent_creates::learn_provider_id(&state.pool, transaction_id, provider_id);
+    Ok(match state.within_limit(learn).await? {
+        LearnedId::Known => None,
+        LearnedId::Other(known) => Some(other_id(&known, provider_id)),
+        LearnedId::Taken => Some(format!(
+            "it names the third party's id {provider_id:?}, which is another transaction's"
+        )),
+    })
+}
+
+/// `rule; /data/amount is "1250"`.
+fn with_claims(mut rule: String, claims: &[Claim]) -> String {
+    for Claim { at, found, .. } in claims {
+        rule.push_str(&format!("; {at} is {found:?}"));
+    }
+    rule
 }
 
 /// Makes the polls of these transactions due, as far as hints may.

@@ -1,5 +1,5 @@
-//! How many polls hints make due: evenly spaced, so that whoever sends webhooks that prove nothing
-//! cannot have a third party flooded with lookups.
+//! How many polls hints make due: evenly spaced, so that nobody can have a third party flooded with
+//! lookups by sending webhooks that prove nothing.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Most polls in a second that hints make due, in one process.
-const MAX_RATE: u32 = 50;
+const MAX_POLLS: u32 = 50;
 /// A hint whose poll would have to wait longer leaves it to its schedule.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
@@ -24,7 +24,7 @@ impl HintPace {
         if wait > MAX_WAIT {
             return None;
         }
-        *next = Some(at + Duration::from_secs(1) / MAX_RATE);
+        *next = Some(at + Duration::from_secs(1) / MAX_POLLS);
         Some(wait)
     }
 }
@@ -42,9 +42,9 @@ mod tests {
         for from in (0..waits.len()).step_by(500) {
             let until = waits[from] + second;
             let within = waits.iter().filter(|wait| (waits[from]..until).contains(wait)).count();
-            assert!(within <= MAX_RATE as usize, "{within} from {from}");
+            assert!(within <= MAX_POLLS as usize, "{within} from {from}");
         }
-        assert_eq!(waits.len(), 60 * MAX_RATE as usize + 1);
+        assert_eq!(waits.len(), 60 * MAX_POLLS as usize + 1);
         assert_eq!(pace.take(start), None, "and it takes no place");
         assert!(pace.take(start + second).is_some());
         assert_eq!(pace.take(start + 2 * MAX_WAIT), Some(Duration::ZERO));

@@ -29,9 +29,6 @@ use crate::{
     telemetry::labels::WebhookResult,
 };
 
-/// The operation, as the list of routes, metrics and logs name it.
-pub const OPERATION: &str = "receive_provider_webhook";
-
 /// What a 401 asks for.
 const SCHEME: &str = "WebhookSignature";
 

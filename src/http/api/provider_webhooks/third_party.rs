@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::hint_pace::HintPace;
 use crate::{
     config::{LiveValues, ThirdPartyProfile},
+    http::route_list::PROVIDER_WEBHOOKS,
     profiles::{
         Inputs, Profile, Values, WEBHOOK_SECRETS,
         webhook::{Claim, Keys, Receiver},
@@ -51,7 +52,7 @@ impl ProviderWebhooks {
 
     /// The path of its webhooks.
     pub fn path(&self) -> String {
-        format!("/v1/webhooks/{}", self.name())
+        PROVIDER_WEBHOOKS.replace("{name}", self.name())
     }
 
     /// The URL that it has called: a proxy may have changed the one that arrived.
@@ -114,10 +115,7 @@ impl ProviderWebhooks {
         if let (Some(known), Some(given)) = (known, provider_id)
             && known != given
         {
-            return Some(format!(
-                "it names the third party's id {given:?}, but that was {known:?} before: there may \
-                 be two"
-            ));
+            return Some(other_id(known, given));
         }
         let content = transaction.content();
         let inputs = Inputs {
@@ -132,4 +130,11 @@ impl ProviderWebhooks {
         };
         self.profile.contradiction(&inputs, claims)
     }
+}
+
+/// Why an event with another id of the third party is not about the transaction.
+pub(super) fn other_id(known: &str, given: &str) -> String {
+    format!(
+        "it names the third party's id {given:?}, but that was {known:?} before: there may be two"
+    )
 }

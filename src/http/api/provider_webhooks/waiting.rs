@@ -50,10 +50,14 @@ async fn look(
     let known = state.within_limit(provider_webhooks::known(&state.pool, MAX_APPLIED)).await?;
     for (waiting, transaction_id) in known {
         let webhook_id = waiting.webhook_id.clone();
-        if let Some(reported) = Reported::waited(waiting, transaction_id) {
-            events::apply(state, webhooks, vec![reported]).await?;
-        } else {
-            tracing::error!(webhook_id, "a waiting webhook cannot be read, and is dropped");
+        let Some(reported) = Reported::waited(waiting, transaction_id) else {
+            tracing::error!(webhook_id, "a waiting webhook cannot be read");
+            continue;
+        };
+        if let Err(problem) = events::apply(state, webhooks, vec![reported]).await {
+            let (detail, cause) = (problem.detail, problem.cause);
+            tracing::warn!(webhook_id, detail, cause, "a waiting webhook was not applied yet");
+            continue;
         }
         state.within_limit(provider_webhooks::remove(&state.pool, &webhook_id)).await?;
     }
