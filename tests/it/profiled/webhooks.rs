@@ -406,3 +406,22 @@ async fn an_event_with_another_id_of_the_third_party_is_an_operators() {
     assert_eq!(send(second, "success", "TRF_3").await, "completed");
     assert_eq!(provider_id(&app.pool, second).await.as_deref(), Some("TRF_3"));
 }
+
+#[tokio::test]
+async fn a_webhook_of_which_an_event_cannot_be_stored_is_not_taken() {
+    let (world, peer) = (World::new().await, paystack().await);
+    let app = app(&world, &peer, "paystack").role(Role::Api).spawn().await;
+    let id = app.client().accept().await;
+    let rename = async |from: &str, to: &str| {
+        let rename = sqlx::AssertSqlSafe(format!("ALTER TABLE {from} RENAME TO {to}"));
+        sqlx::query(rename).execute(&app.pool).await.unwrap();
+    };
+    rename("webhook_deliveries", "elsewhere").await;
+    let refused = paystack_signed(&app, &transfer(id, "success")).await;
+    assert!(refused.status >= 500, "{}", refused.text);
+    assert_eq!(app.client().get_transaction(id).await.expect(200)["status"], "pending");
+    rename("elsewhere", "webhook_deliveries").await;
+    // As the third party sends it again.
+    paystack_signed(&app, &transfer(id, "success")).await.expect(200);
+    assert_eq!(app.client().get_transaction(id).await.expect(200)["status"], "completed");
+}
