@@ -35,9 +35,10 @@ use crate::{
     usage::{self, Cpu},
 };
 
-/// The queue that is drained and that jobs are picked up from: due at once when a transaction is
-/// accepted, and with outcomes that change nothing but the job's row.
+/// The queue that is drained: with outcomes that change nothing but the job's row.
 const QUEUE: JobKind = JobKind::CreateTransaction;
+/// The queue that jobs are picked up from: due at once when a transaction is accepted.
+const DUE_AT_ONCE: JobKind = JobKind::CreateAtThirdParty;
 /// Rows of one INSERT.
 const INSERT_ROWS: usize = 5_000;
 /// Nothing measured here takes longer.
@@ -111,7 +112,7 @@ pub async fn pick_up(url: &str, jobs: usize, rate: u32) -> Result<PickUp, BenchE
         let started: Arc<Mutex<HashMap<Uuid, Instant>>> = Arc::default();
         let seen = started.clone();
         let app = Running::start(&url, Role::All, move |kind, job| {
-            if kind == QUEUE.as_str() {
+            if kind == DUE_AT_ONCE.as_str() {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.insert(job.transaction_id(), Instant::now());
             }

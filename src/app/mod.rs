@@ -26,13 +26,15 @@ use crate::{
     config::{Config, ConfigError, Role},
     domain::DatabaseClock,
     http::{
-        self, ApiState, RequestWriters,
+        ApiState, RequestWriters,
         api::provider_webhooks::ProviderWebhooks,
         tls::{Certificate, TlsError},
+        {self},
     },
     jobs::{
-        self, CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
+        CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
         supervisor::SupervisorError,
+        {self},
     },
     maintenance::{minute_figures, run::MaintenanceContext, scheduler},
     operations::{
@@ -41,10 +43,11 @@ use crate::{
     },
     outbound::{CallbackClient, SetupError, ThirdPartyClient},
     store::{
-        self, Database, StoreError,
+        Database, StoreError,
         accept::Accepts,
         audit::Actor,
         clients::NewClient,
+        direct_leases::DirectLeases,
         jobs::{claims::Claims, job_latency::JobLatency, outcomes::Outcomes},
         postgres::{
             coalesce::Coalescer,
@@ -54,6 +57,7 @@ use crate::{
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},
         webhooks::Webhooks,
+        {self},
     },
     telemetry::{Metrics, database_errors::DatabaseErrors},
 };
@@ -157,15 +161,22 @@ impl App {
         // `pending`.
         let soon = config.poll.first.min(config.notify.first);
         let latency = JobLatency::new(soon / ENDED_WITHIN);
+        let direct_leases = DirectLeases::default();
         let writers = RequestWriters {
             accepts: Coalescer::start(
-                Accepts { plan: plan.clone(), latency: latency.clone() },
+                Accepts {
+                    plan: plan.clone(),
+                    completes_creation: role.runs_jobs(),
+                    direct_leases: direct_leases.clone(),
+                    latency: latency.clone(),
+                    metrics: metrics.clone(),
+                },
                 ACCEPT_WRITERS,
                 &pools.requests,
                 Some(config.intake.max_queue_delay),
             ),
             webhooks: Coalescer::start(
-                Webhooks,
+                Webhooks { direct_leases: direct_leases.clone() },
                 1,
                 &pools.requests,
                 Some(config.intake.max_queue_delay.saturating_mul(WEBHOOK_WAIT_FACTOR)),
@@ -190,9 +201,14 @@ impl App {
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             credentials: Credentials::default(),
-            latency,
-            claims: Coalescer::start(Claims, 1, &pools.jobs, None),
-            outcomes: Coalescer::start(Outcomes, 1, &pools.jobs, None),
+            claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pools.jobs, None),
+            outcomes: Coalescer::start(
+                Outcomes { latency, direct_leases: direct_leases.clone() },
+                1,
+                &pools.jobs,
+                None,
+            ),
+            direct_leases,
             reads: Coalescer::start(Reads, 1, &pools.jobs, None),
             pool: pools.jobs,
             lease_pool: pools.leases,

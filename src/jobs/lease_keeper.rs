@@ -8,8 +8,8 @@
 //!
 //! After each heartbeat that succeeded, a task beside it does the rest, however long that takes:
 //! - What is leased to the workers of this process in the database is compared with what they hold
-//!   ([`super::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late answer
-//!   any more, is given back without using an attempt.
+//!   ([`crate::store::holds`]). What is unknown for two heartbeats, and cannot be claimed by a late
+//!   answer any more, is given back without using an attempt.
 //! - Workers that were silent for `WORKER__DEAD_AFTER` are marked dead, and their jobs are taken in
 //!   batches ([`crate::store::jobs::rescue`]).
 //!
@@ -25,21 +25,20 @@ use std::{
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    JobContext,
-    freshness::Freshness,
-    holds::{self, Holds, LeaseKey},
-};
+use super::{JobContext, freshness::Freshness};
 use crate::{
     domain::BootInstant,
     outbound::LeaseGuard,
     store::{
-        self, Database, StoreError,
+        Database, StoreError,
+        holds::{self, Holds, LeaseKey, UNSURE},
         jobs::{
-            Lease, leases,
+            Lease,
+            leases::{self, HeldLease},
             rescue::{self, TakenJob},
         },
         wakeups::announce::Announcer,
+        {self},
     },
 };
 
@@ -48,9 +47,6 @@ const MIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Leases older than this, or than a few heartbeats, are compared now and then only.
 const COMPARED: Duration = Duration::from_secs(30);
 const COMPARED_BEATS: u32 = 6;
-/// For how long after a claim without an answer everything since then is compared, and how often
-/// everything is.
-const UNSURE: Duration = Duration::from_secs(15 * 60);
 /// Beyond any lease.
 const EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Most leases that one statement gives back.
@@ -274,18 +270,18 @@ impl LeaseKeeper {
     /// can make known. The others that are unknown are `suspects` for the next look.
     fn judge_unknown(
         &self,
-        leased: Vec<Lease>,
+        leased: Vec<HeldLease>,
         suspects: &mut HashMap<(String, LeaseKey), u64>,
     ) -> Vec<Lease> {
         let before = std::mem::take(suspects);
         let state = self.state();
         let mut unknown = Vec::new();
-        for lease in leased {
+        for HeldLease { lease, transaction_id } in leased {
             let Some(Registered { holds, .. }) = state.workers.get(lease.worker.as_str()) else {
                 continue;
             };
             let key = holds::key(&lease);
-            if holds.holds(&key) {
+            if holds.holds(&key, transaction_id) {
                 continue;
             }
             let suspect = (lease.worker.clone(), key);
@@ -299,11 +295,12 @@ impl LeaseKeeper {
     }
 
     /// The maximum age of the leases that are compared at each heartbeat. An older one can only
-    /// turn up after a claim whose answer was lost.
+    /// turn up after a statement whose answer was lost: all since the first one are compared.
     fn compared(&self, now: BootInstant) -> Duration {
         let state = self.state();
-        let unanswered = state.workers.values().filter_map(|worker| worker.holds.unanswered_at());
-        let unsure = unanswered.map(|at| now - at).filter(|age| *age < UNSURE).max();
+        let workers = state.workers.values();
+        let unsure = workers.filter_map(|worker| worker.holds.unanswered_at(now));
+        let unsure = unsure.map(|at| now - at).max();
         COMPARED.max(self.heartbeat * COMPARED_BEATS).max(unsure.unwrap_or_default() + COMPARED)
     }
 

@@ -4,23 +4,25 @@
 //! [`Outcome`]; it writes nothing, except that a create which nobody could look up is noted before
 //! it is sent (`create_by_profile`). The [`runner`] around it bounds its time, catches its panics
 //! and writes the outcome under the job's lease, together with all effects, in one SQL
-//! transaction. The [`queue`] claims what is due for an apalis worker, the [`supervisor`] keeps one
-//! such worker running for each kind, the [`lease_keeper`] renews this process's leases and takes
-//! over those of dead ones, the [`watcher`] learns what other processes made due, and the
-//! [`circuit`] breaker stands before every call to the third party, and those of the
-//! [`callback_hosts`] before every call of a client.
+//! transaction. The `claimer` claims what is due for a worker, the [`queue`] gives that to apalis,
+//! the [`supervisor`] keeps one apalis worker running for each kind, the [`lease_keeper`] renews
+//! this process's leases and takes over those of dead ones, the [`watcher`] learns what other
+//! processes made due, and the [`circuit`] breaker stands before every call to the third party,
+//! and those of the [`callback_hosts`] before every call of a client.
 //!
 //! A crash at any point leaves a leased row and nothing else; it is rescued after
 //! `WORKER__DEAD_AFTER` and run again.
 
+mod backend;
 pub mod callback_hosts;
 pub mod circuit;
+mod claim_pace;
+mod claimer;
 pub mod create_at_third_party;
 mod create_by_profile;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;
-pub mod holds;
 pub mod lease_keeper;
 pub mod notify_client;
 pub mod queue;
@@ -42,10 +44,10 @@ use crate::{
     outbound::{CallbackClient, ThirdPartyClient, longest_call},
     store::{
         Database, StoreError,
+        direct_leases::DirectLeases,
         jobs::{
             ClaimedJob, JobPayload, JobPlan, JobTerms,
             claims::Claims,
-            job_latency::JobLatency,
             outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         },
         postgres::coalesce::Coalescer,
@@ -70,8 +72,8 @@ const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct JobContext {
     pub pool: Database,
-    /// How long jobs take because of the database.
-    pub latency: JobLatency,
+    /// The workers of this process that other statements than claims lease jobs to.
+    pub direct_leases: DirectLeases,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
     /// Where outcomes are written.

@@ -1,59 +1,43 @@
-//! Quartet's backend for apalis workers: its own claim on apalis's tables, through apalis's
-//! `Persistence` seam.
+//! Quartet's backend for apalis workers: what is leased to a worker, through apalis's `Persistence`
+//! seam.
 //!
 //! apalis's stock storage rounds times to seconds, retries at once, stalls its polling and dies
-//! with one failed query. Here a fetch waits until a slot is free and something is due (see
-//! [`crate::store::wakeups`]), claims what fits into the free slots, shared between clients
-//! ([`crate::domain::claim_plan`]), and survives outages of the database. It ends with an error
-//! only when the worker's lease is lost, so that the supervisor starts the worker under a new name.
-//! Outcomes are written by the [`super::runner`], never by apalis's acknowledgement.
+//! with one failed query. Here a fetch waits for jobs that are leased to the worker: by a claim
+//! (`claimer`), or by another statement ([`crate::store::direct_leases`]). It ends with an
+//! error only when the worker's lease is lost or its claims have ended, so that the supervisor
+//! starts the worker under a new name. Outcomes are written by the [`super::runner`], never by
+//! apalis's acknowledgement.
 
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
-    time::{Duration, Instant},
 };
 
-use apalis::prelude::{Backend, Task, WorkerContext};
-use apalis_core::backend::{
-    BackendConfig,
-    finalize::Ephemeral,
-    persistence::{Persisted, Persistence, State, TaskEvent},
-};
+use apalis::prelude::{Task, WorkerContext};
+use apalis_core::backend::persistence::{Persistence, TaskEvent};
 use futures_util::future;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tower_layer::Identity;
-use uuid::Uuid;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     JobContext, JobDefinition, LeaseKeeper, Slot, WorkerLease,
-    holds::{Hold, Holds},
+    claimer::{Claimer, ClaimerParts, MAX_BATCH},
 };
 use crate::{
-    domain::claim_plan::{ClaimPlan, ClaimScans},
+    domain::{
+        JobKind,
+        claim_plan::{ClaimPlan, HoldLimit},
+    },
     store::{
         StoreError,
-        jobs::{
-            ClaimedJob,
-            claims::{Claim, Claims, Wanted},
-        },
-        postgres::coalesce::Coalescer,
-        wakeups::{Backlog, Wakeups},
+        direct_leases::{ClientHold, HandedJob, LeaseTaker, TakerParts},
+        holds::{Hold, Holds},
+        jobs::ClaimedJob,
     },
-    telemetry::Metrics,
 };
-
-/// Most jobs of one claim.
-const MAX_BATCH: usize = 500;
-/// First and longest wait after a claim that failed.
-const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
-/// The constraint that a claim violates when its worker is no longer registered.
-const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 
 /// A claimed job in its slot, which is free again when this is dropped.
 #[derive(Debug)]
@@ -61,32 +45,8 @@ pub struct LeasedJob {
     pub claimed: Arc<ClaimedJob>,
     pub lease: WorkerLease,
     pub slot: Arc<Slot>,
-    /// When its claim began.
-    pub claim_began: Instant,
     hold: Hold,
     _client_hold: ClientHold,
-}
-
-/// A job's place in the count of what its client holds, until this is dropped.
-#[derive(Debug)]
-struct ClientHold {
-    queue: JobQueue,
-    client: Uuid,
-}
-
-impl ClientHold {
-    fn new(queue: &JobQueue, claimed: &ClaimedJob) -> Self {
-        queue.plan().hold(claimed.client_id);
-        Self { queue: queue.clone(), client: claimed.client_id }
-    }
-}
-
-impl Drop for ClientHold {
-    fn drop(&mut self) {
-        if self.queue.plan().release(self.client) {
-            self.queue.wakeups.retry(self.queue.queue);
-        }
-    }
 }
 
 impl LeasedJob {
@@ -101,6 +61,8 @@ impl LeasedJob {
 pub enum QueueError {
     #[error("the worker's lease is lost")]
     LeaseLost,
+    #[error("the worker claims nothing any more")]
+    ClaimsEnded,
     #[error("the worker could not be registered")]
     Register(#[source] StoreError),
     #[error("jobs are written by the accept statement alone, never pushed")]
@@ -111,183 +73,119 @@ pub enum QueueError {
 #[derive(Debug, Clone)]
 pub struct JobQueue {
     queue: &'static str,
-    claims: Coalescer<Claims>,
+    slot_count: usize,
+    hold_limit: HoldLimit,
+    context: Arc<JobContext>,
     keeper: Arc<LeaseKeeper>,
-    wakeups: Wakeups,
-    stopping: CancellationToken,
     /// Filled by `register`; shared with the clones that apalis makes for each call.
-    lease: Arc<OnceLock<WorkerLease>>,
-    metrics: Arc<Metrics>,
-    slots: Arc<Semaphore>,
-    holds: Holds,
-    plan: Arc<Mutex<ClaimPlan>>,
-    /// The last claim took all it could: there may be more, without waiting for a wake-up.
-    more: Arc<AtomicBool>,
-    /// The next claim must look when the next job falls due.
-    seeks_next: Arc<AtomicBool>,
-    /// The last claim was not answered: it may have taken jobs that this worker does not know.
-    unsure: Arc<AtomicBool>,
+    registration: Arc<OnceLock<Registration>>,
+}
+
+/// A worker that apalis has registered. Its claims end when this is dropped.
+#[derive(Debug)]
+pub struct Registration {
+    pub lease: WorkerLease,
+    /// What takes the jobs that are leased to the worker.
+    pub taker: Arc<LeaseTaker>,
+    /// Cancelled when nothing more is claimed, also where that ended by a panic.
+    claims_ended: CancellationToken,
+    _claims: AbortOnDropHandle<()>,
 }
 
 impl JobQueue {
     /// The queue of `definition`'s jobs.
-    pub fn new(definition: &JobDefinition, context: &JobContext, keeper: Arc<LeaseKeeper>) -> Self {
+    pub fn new(
+        definition: &JobDefinition,
+        context: &Arc<JobContext>,
+        keeper: Arc<LeaseKeeper>,
+    ) -> Self {
         Self {
             queue: definition.queue,
-            claims: context.claims.clone(),
+            slot_count: definition.concurrency as usize,
+            hold_limit: definition.hold_limit,
+            context: context.clone(),
             keeper,
+            registration: Arc::default(),
+        }
+    }
+
+    /// The worker, once apalis has registered it.
+    pub fn registration(&self) -> Arc<OnceLock<Registration>> {
+        self.registration.clone()
+    }
+
+    /// Starts claiming for the worker. From now on other statements lease jobs to it, too, while
+    /// nothing waits before them.
+    fn start(&self, lease: WorkerLease, holds: Holds) -> Registration {
+        let context = &self.context;
+        let slots = Arc::new(Semaphore::new(self.slot_count));
+        let plan = Arc::new(Mutex::new(ClaimPlan::new(self.hold_limit, MAX_BATCH)));
+        // The first claim looks without being woken.
+        let more = Arc::new(AtomicBool::new(true));
+        let parts = TakerParts {
+            worker: lease.worker().to_owned(),
+            queue: self.queue,
+            slots: slots.clone(),
+            slot_count: self.slot_count,
+            plan: plan.clone(),
+            holds: holds.clone(),
+            wakeups: context.wakeups.clone(),
+        };
+        let taker = Arc::new(LeaseTaker::new(parts, self.may_run(&lease, more.clone())));
+        let claimer = Claimer::new(ClaimerParts {
+            queue: self.queue,
+            claims: context.claims.clone(),
             wakeups: context.wakeups.clone(),
             stopping: context.stopping.clone(),
-            metrics: context.metrics.clone(),
-            lease: Arc::default(),
-            slots: Arc::new(Semaphore::new(definition.concurrency as usize)),
-            holds: Holds::default(),
-            plan: Arc::new(Mutex::new(ClaimPlan::new(definition.hold_limit, MAX_BATCH))),
-            // The first fetch looks without being woken.
-            more: Arc::new(AtomicBool::new(true)),
-            seeks_next: Arc::new(AtomicBool::new(true)),
-            unsure: Arc::default(),
-        }
+            slots,
+            hold_limit: self.hold_limit,
+            holds,
+            plan,
+            more,
+            lease: lease.clone(),
+            taker: taker.clone(),
+        });
+        let claims_ended = CancellationToken::new();
+        let ended = claims_ended.clone().drop_guard();
+        let claims = tokio::spawn(async move {
+            let _ended = ended;
+            claimer.run().await;
+        });
+        context.direct_leases.open(self.queue, taker.clone());
+        Registration { lease, taker, claims_ended, _claims: AbortOnDropHandle::new(claims) }
     }
 
-    /// The worker's lease, once apalis has registered the worker.
-    pub fn lease(&self) -> Arc<OnceLock<WorkerLease>> {
-        self.lease.clone()
-    }
-
-    /// Waits for work and claims it.
-    async fn fetch(&self, lease: &WorkerLease) -> Result<Vec<Task<LeasedJob>>, QueueError> {
-        let (mut wait, longest) = CLAIM_RETRY;
-        loop {
-            if !self.more.load(Ordering::Acquire) {
-                if self.wakeups.due(self.queue).await {
-                    self.seeks_next.store(true, Ordering::Release);
-                }
-                self.plan().wake();
-            }
-            let Some(mut slots) = self.take_slots().await else {
-                return future::pending().await;
+    /// Says whether a job that is due now may run at once: nothing is known to wait before it, and
+    /// the worker and the third party take it.
+    fn may_run(
+        &self,
+        lease: &WorkerLease,
+        more: Arc<AtomicBool>,
+    ) -> impl Fn() -> bool + Send + Sync + 'static {
+        let (lease, stopping) = (lease.clone(), self.context.stopping.clone());
+        // The context holds what holds this.
+        let context = Arc::downgrade(&self.context);
+        let asks_third_party = self.queue == JobKind::CreateAtThirdParty.as_str();
+        move || {
+            let is_left_alone = || {
+                let context = context.upgrade();
+                context.is_none_or(|context| context.circuit.wait().is_some())
             };
-            let scans = self.plan_scans(slots.num_permits());
-            let claim_began = Instant::now();
-            // Until all that was claimed is held.
-            let pending = self.holds.begin_claim();
-            match self.claim(lease, &scans).await {
-                Ok(claim) => {
-                    let holds: Vec<_> = claim
-                        .jobs
-                        .iter()
-                        .map(|claimed| (self.holds.hold(claimed), ClientHold::new(self, claimed)))
-                        .collect();
-                    drop(pending);
-                    self.record(&scans, slots.num_permits(), &claim);
-                    if claim.jobs.is_empty() {
-                        continue;
-                    }
-                    let tasks = claim.jobs.into_iter().zip(holds).filter_map(
-                        |(claimed, (hold, client_hold))| {
-                            // There are as many permits as claimed rows at least.
-                            let slot = Arc::new(Slot::new(slots.split(1)?));
-                            self.metrics.claimed(self.queue, claimed.late);
-                            let (claimed, lease) = (Arc::new(claimed), lease.clone());
-                            Some(Task::new(LeasedJob {
-                                claimed,
-                                lease,
-                                slot,
-                                claim_began,
-                                hold,
-                                _client_hold: client_hold,
-                            }))
-                        },
-                    );
-                    return Ok(tasks.collect());
-                }
-                Err(error) if error.constraint() == Some(WORKER_FOREIGN_KEY) => {
-                    return Err(QueueError::LeaseLost);
-                }
-                Err(error) => {
-                    let queue = self.queue;
-                    tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
-                    self.more.store(true, Ordering::Release);
-                    self.unsure.store(true, Ordering::Release);
-                    pending.unanswered();
-                    if error.took_too_long() {
-                        // It may have walked too many old entries: the watcher finds what is left.
-                        self.plan().forget_floors();
-                    }
-                    drop(slots);
-                    // Spread, so that not all processes come at once when the database is back.
-                    tokio::time::sleep(wait.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
-                    wait = (wait * 2).min(longest);
-                }
-            }
+            let ends = stopping.is_cancelled() || lease.is_lost();
+            !(more.load(Ordering::Acquire) || ends || asks_third_party && is_left_alone())
         }
     }
 
-    /// The scans of the next claim, given what was reported since the last one.
-    fn plan_scans(&self, free: usize) -> ClaimScans {
-        let reports = self.wakeups.take_reports(self.queue);
-        let mut plan = self.plan();
-        if let Some(run_at) = reports.lowest {
-            plan.lower(run_at);
-        }
-        if let Some(stragglers) = reports.stragglers {
-            plan.found(stragglers);
-        }
-        plan.scans(free)
-    }
-
-    /// Records what a claim gave, and what it left.
-    fn record(&self, scans: &ClaimScans, free: usize, claim: &Claim) {
-        if let Some(delay) = claim.next_due {
-            self.wakeups.seen(self.queue, delay);
-        }
-        let mut plan = self.plan();
-        let more = match claim.at {
-            Some(at) => {
-                let scanned =
-                    claim.jobs.iter().filter(|job| !scans.has_straggler(&job.lease.job_id));
-                let scanned: Vec<_> = scanned.map(|job| (job.client_id, job.run_at)).collect();
-                plan.claimed(scans, free, at, &scanned)
-            }
-            // Paused: nothing was looked at. A resumed queue is announced.
-            None => false,
-        };
-        let has_stragglers = plan.has_stragglers();
-        let from = plan.covered_from().filter(|_| more || plan.has_apart());
-        drop(plan);
-        self.more.store(more || (has_stragglers && claim.at.is_some()), Ordering::Release);
-        self.wakeups.set_backlog(self.queue, Backlog { from, has_stragglers });
-    }
-
-    /// Claims what is due, after giving back what an unanswered claim may have taken.
-    async fn claim(&self, lease: &WorkerLease, scans: &ClaimScans) -> Result<Claim, StoreError> {
-        let wanted = Wanted {
-            queue: self.queue,
-            worker: lease.worker().to_owned(),
-            scans: scans.clone(),
-            seeks_next: self.seeks_next.load(Ordering::Acquire),
-            holds: self.unsure.load(Ordering::Acquire).then(|| self.holds.list()),
-        };
-        let claim = self.claims.submit(wanted).await?;
-        self.unsure.store(false, Ordering::Release);
-        self.seeks_next.store(false, Ordering::Release);
-        Ok(claim)
-    }
-
-    fn plan(&self) -> MutexGuard<'_, ClaimPlan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All free slots up to [`MAX_BATCH`]; waits for the first. `None` never comes: nobody closes
-    /// it.
-    async fn take_slots(&self) -> Option<OwnedSemaphorePermit> {
-        let mut slots = self.slots.clone().acquire_owned().await.ok()?;
-        let more = self.slots.available_permits().min(MAX_BATCH - 1);
-        if let Ok(rest) = self.slots.clone().try_acquire_many_owned(more as u32) {
-            slots.merge(rest);
-        }
-        Some(slots)
+    fn task(&self, handed: HandedJob, lease: &WorkerLease) -> Task<LeasedJob> {
+        let HandedJob { claimed, slot, hold, client_hold } = handed;
+        self.context.metrics.claimed(self.queue, claimed.late);
+        Task::new(LeasedJob {
+            claimed: Arc::new(claimed),
+            lease: lease.clone(),
+            slot: Arc::new(Slot::new(slot)),
+            hold,
+            _client_hold: client_hold,
+        })
     }
 }
 
@@ -297,30 +195,35 @@ impl Persistence for JobQueue {
     type Error = QueueError;
 
     async fn register(&mut self, worker: &WorkerContext) -> Result<(), QueueError> {
-        let registered = self.keeper.register(worker.name(), self.queue, self.holds.clone()).await;
+        let holds = Holds::default();
+        let registered = self.keeper.register(worker.name(), self.queue, holds.clone()).await;
         let lease = registered.map_err(QueueError::Register)?;
         // Set once: apalis registers a worker once, and each start has a queue of its own.
-        let _ = self.lease.set(lease);
+        self.registration.get_or_init(|| self.start(lease, holds));
         Ok(())
     }
 
     /// The keeper renews for all workers at once; here the worker only learns whether it was taken
     /// for dead. A renewal that is merely late, as after an outage, ends nothing.
     async fn heartbeat(&mut self, _: &WorkerContext) -> Result<(), QueueError> {
-        match self.lease.get() {
-            Some(lease) if !lease.is_lost() => Ok(()),
+        match self.registration.get() {
+            Some(registration) if !registration.lease.is_lost() => Ok(()),
             _ => Err(QueueError::LeaseLost),
         }
     }
 
     async fn fetch_next(&mut self, _: &WorkerContext) -> Result<Vec<Task<LeasedJob>>, QueueError> {
-        let lease = self.lease.get().ok_or(QueueError::LeaseLost)?;
+        let registration = self.registration.get().ok_or(QueueError::LeaseLost)?;
+        let Registration { lease, taker, claims_ended, .. } = registration;
         tokio::select! {
             biased;
-            // The supervisor stops the worker now; until then nothing more is claimed.
-            () = self.stopping.cancelled() => future::pending().await,
+            // The supervisor stops the worker now; until then nothing more is begun.
+            () = self.context.stopping.cancelled() => future::pending().await,
             () = lease.lost() => Err(QueueError::LeaseLost),
-            fetched = self.fetch(lease) => fetched,
+            () = claims_ended.cancelled() => Err(QueueError::ClaimsEnded),
+            handed = taker.handed() => {
+                Ok(handed.into_iter().map(|handed| self.task(handed, lease)).collect())
+            }
         }
     }
 
@@ -344,70 +247,5 @@ impl Persistence for JobQueue {
 
     async fn push_tasks(&mut self, _: Vec<Task<LeasedJob>>) -> Result<(), QueueError> {
         Err(QueueError::Push)
-    }
-}
-
-/// The apalis backend over a [`JobQueue`].
-pub struct QueueBackend {
-    persisted: Persisted<JobQueue>,
-    heartbeat: Duration,
-}
-
-impl QueueBackend {
-    /// A backend whose worker checks its lease every `heartbeat` while it is idle.
-    pub fn new(queue: JobQueue, heartbeat: Duration) -> Self {
-        Self { persisted: Persisted::new(queue), heartbeat }
-    }
-}
-
-impl Backend for QueueBackend {
-    type Task = Task<LeasedJob>;
-    type Error = QueueError;
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Result<(), QueueError>> {
-        self.persisted.poll_ready(cx, worker, self.heartbeat)
-    }
-
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Option<Result<Self::Task, QueueError>>> {
-        let polled = self.persisted.poll_next(cx, worker);
-        if polled.is_pending() && matches!(self.persisted.state(), State::Ready) {
-            // apalis parks after an empty fetch without a waker that anything will wake: its
-            // heartbeat timer may have fired during the fetch. A fetch here waits by itself, so
-            // that going round again at once is no busy loop.
-            cx.waker().wake_by_ref();
-        }
-        polled
-    }
-
-    fn poll_close(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &WorkerContext,
-    ) -> Poll<Result<(), QueueError>> {
-        self.persisted.poll_close(cx, worker)
-    }
-}
-
-impl BackendConfig for QueueBackend {
-    type Args = LeasedJob;
-    type Id = String;
-    type Kind = Ephemeral;
-    type Config = Duration;
-    type Layer = Identity;
-
-    fn config(&self) -> &Duration {
-        &self.heartbeat
-    }
-
-    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
-        Identity::new()
     }
 }

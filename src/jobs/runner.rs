@@ -19,7 +19,7 @@ use ulid::Ulid;
 
 use super::{CrashDelay, Job, JobContext, JobDefinition, Slot, poison, queue::LeasedJob};
 use crate::{
-    domain::{EvidenceKind, JobKind, RunOutcome},
+    domain::{EvidenceKind, RunOutcome},
     store::{
         StoreError,
         jobs::{
@@ -65,7 +65,6 @@ impl Runner {
         let job_id = leased.claimed.lease.job_id.clone();
         self.started.lock().unwrap_or_else(PoisonError::into_inner).insert(job_id.clone());
         let transaction_id = leased.claimed.transaction_id();
-        let claim_began = leased.claim_began;
         let (began, attempt) = (Instant::now(), leased.claimed.attempt());
         let traceparent = leased.claimed.traceparent.as_deref();
         // Of the highest level, so that the ids stand in each line, whatever is logged.
@@ -85,9 +84,6 @@ impl Runner {
         };
         let run = run.instrument(span.clone()).await;
         leased.end();
-        if self.definition.queue == JobKind::CreateTransaction.as_str() {
-            self.context.latency.report(claim_began.elapsed(), Instant::now());
-        }
         span.record("outcome", run.as_str());
         self.context.metrics.run_ended(self.definition.queue, run, attempt, began.elapsed());
         self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&job_id);

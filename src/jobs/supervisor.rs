@@ -2,13 +2,17 @@
 //!
 //! apalis ends a worker when its backend fails; this starts it again, under a new name, after a
 //! wait that doubles from 100 ms to 10 s. On shutdown a worker claims nothing more, finishes what
-//! it runs within `WORKER__SHUTDOWN_GRACE`, and gives the rest back without costing an attempt.
+//! it runs within `WORKER__SHUTDOWN_GRACE`, and gives the rest back without costing an attempt: at
+//! once what was leased to it and has not begun.
 //! The leases are kept until the last worker has ended.
 //!
 //! A crash leaves leased rows and a worker's row without heartbeat: another process's
 //! [`super::lease_keeper`] rescues them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use apalis::prelude::{WorkerBuilder, WorkerContext};
 use tokio::{task::JoinSet, time::Instant};
@@ -17,16 +21,26 @@ use ulid::Ulid;
 
 use super::{
     JobContext, JobDefinition, LeaseKeeper,
-    queue::{JobQueue, LeasedJob, QueueBackend},
+    backend::QueueBackend,
+    queue::{JobQueue, LeasedJob, Registration},
     runner::Runner,
     watcher,
 };
-use crate::store::{StoreError, jobs, jobs::leases};
+use crate::store::{
+    StoreError,
+    direct_leases::HandedJob,
+    jobs::{
+        Lease, leases, {self},
+    },
+};
 
 /// First and longest wait before a worker that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A worker that ran this long was healthy: the next wait is the first one again.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// How long claims and other statements that lease jobs to a stopped worker may take, and what is
+/// given back of that. Most of that is beside `WORKER__SHUTDOWN_GRACE`.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stopped worker's jobs may take to be given back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -107,7 +121,7 @@ async fn run_worker(
     let name = format!("{queue}-{}-{}", std::process::id(), Ulid::generate());
     let worker_context = WorkerContext::new(&name);
     let job_queue = JobQueue::new(definition, context, keeper.clone());
-    let lease = job_queue.lease();
+    let registration = job_queue.registration();
     let runner = Runner::new(context.clone(), definition.clone());
     let worker = WorkerBuilder::new(&worker_context)
         .backend(QueueBackend::new(job_queue, context.config.worker.heartbeat))
@@ -116,6 +130,7 @@ async fn run_worker(
             move |job: LeasedJob| runner.clone().run(job)
         });
 
+    let mut closed = None;
     let started = {
         let mut run = Box::pin(worker.run());
         let ended = tokio::select! {
@@ -125,7 +140,10 @@ async fn run_worker(
                 match worker_context.stop() {
                     Ok(()) => {
                         let grace = context.config.worker.shutdown_grace;
-                        tokio::time::timeout(grace, &mut run).await.ok()
+                        let ended = tokio::time::timeout(grace, &mut run);
+                        let (ended, left) = tokio::join!(ended, close(context, &registration));
+                        closed = Some(left);
+                        ended.ok()
                     }
                     Err(_) => None,
                 }
@@ -137,16 +155,32 @@ async fn run_worker(
         // Dropping the worker below aborts the handlers that are left.
         runner.started()
     };
-    if let Some(lease) = lease.get() {
+    // Kept until it is released below: what is not held any more counts as cut off.
+    let _left = match closed {
+        Some(left) => left,
+        None => close(context, &registration).await,
+    };
+    if let Some(Registration { lease, .. }) = registration.get() {
         keeper.forget(lease);
-        let release = async {
-            let backoff = context.config.third_party.create_backoff;
+        let backoff = context.config.third_party.create_backoff;
+        let release_all = async || {
             let released = jobs::release(&context.pool, &name, &started, backoff).await?;
             if released > 0 {
                 context.announcer.announce_change();
             }
-            leases::remove(&context.pool, &name).await?;
             Ok::<_, StoreError>(released)
+        };
+        let release = async {
+            let released = release_all().await?;
+            match leases::remove(&context.pool, &name).await {
+                // A statement that was not waited for any more has leased something to it.
+                Err(error) if error.constraint() == Some(leases::WORKER_FOREIGN_KEY) => {
+                    let released = released + release_all().await?;
+                    leases::remove(&context.pool, &name).await?;
+                    Ok(released)
+                }
+                removed => removed.map(|()| released),
+            }
         };
         match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
             Ok(Ok(0)) => {}
@@ -158,4 +192,35 @@ async fn run_worker(
             Err(_) => tracing::warn!(worker = name, "jobs not given back: they will be rescued"),
         }
     }
+}
+
+/// Has nothing more leased to the worker, and gives back what was and has not begun: without
+/// costing an attempt, and before the runs under way have ended. Returns what could not be given
+/// back.
+async fn close(context: &JobContext, registration: &OnceLock<Registration>) -> Vec<HandedJob> {
+    let Some(Registration { taker, .. }) = registration.get() else { return Vec::new() };
+    let mut handed: Vec<HandedJob> = Vec::new();
+    let close = async {
+        taker.close().await;
+        handed = taker.take_handed();
+        if handed.is_empty() {
+            return Ok(());
+        }
+        let unused: Vec<Lease> = handed.iter().map(|job| job.claimed.lease.clone()).collect();
+        let backoff = context.config.third_party.create_backoff;
+        let given = leases::give_back(&context.pool, &unused, &[], backoff).await?;
+        handed.drain(..).for_each(|job| job.hold.end());
+        context.announcer.announce_change();
+        tracing::info!(jobs = given.len(), "jobs given back that had not begun");
+        Ok::<_, StoreError>(())
+    };
+    match tokio::time::timeout(CLOSE_TIMEOUT, close).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "jobs that have not begun could not be given back yet");
+        }
+        Err(_) => tracing::warn!("statements that lease jobs have not ended in time"),
+    }
+    handed
 }

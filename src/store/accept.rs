@@ -1,10 +1,16 @@
 //! Accepting: transactions, their four jobs each and the evidence, in one SQL statement.
 //!
+//! A process that runs `create_transaction` jobs writes that job as done: it would do nothing else
+//! than what this statement does. While its queue is paused, and in a process without workers, it
+//! waits like any other job. Its `create_at_third_party` job is leased to this process's own worker
+//! by the same statement, where there is a slot for it ([`super::direct_leases`]).
+//!
 //! Posts that wait together are written together (see [`super::postgres::coalesce`]). A post whose
 //! answer was lost and that is written again finds its id taken, and is answered as a repeat.
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,14 +19,18 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    jobs::{JobPlan, JobRows, job_latency::JobLatency},
+    direct_leases::{DirectLeases, HandOver, Reservation},
+    jobs::{ClaimedJob, JobPlan, JobRows, Lease, job_latency::JobLatency},
     postgres::{
         coalesce::{Batch, Locked},
         columns::Time,
     },
     transactions::Transaction,
 };
-use crate::domain::{NewTransaction, Status};
+use crate::{
+    domain::{JobKind, LastAnswers, NewTransaction, RunOutcome, Status},
+    telemetry::{Metrics, traces},
+};
 
 /// What a client posted.
 #[derive(Debug)]
@@ -38,18 +48,61 @@ pub struct Post {
 /// it, and more in one batch would cost little less.
 const MAX_BATCH_WHILE_SLOW: usize = 64;
 
-/// Writes posts. The answer is the transaction, or `None` where nothing was written: the id exists,
-/// or the key is not valid any more.
+/// A post that was written.
+#[derive(Debug)]
+pub struct Accepted {
+    pub transaction: Transaction,
+    /// Whether its `create_transaction` job was written as done.
+    pub is_created: bool,
+    /// Whether its `create_at_third_party` job is leased to a worker of this process.
+    pub is_leased: bool,
+}
+
+impl Accepted {
+    /// Whether its job of this kind waits for a worker.
+    pub fn waits(&self, kind: JobKind) -> bool {
+        match kind {
+            JobKind::CreateTransaction => !self.is_created,
+            JobKind::CreateAtThirdParty => !self.is_leased,
+            JobKind::UpdateStatus | JobKind::NotifyClient => true,
+        }
+    }
+}
+
+/// Writes posts. The answer is `None` where nothing was written: the id exists, or the key is not
+/// valid any more.
 #[derive(Debug)]
 pub struct Accepts {
     pub plan: JobPlan,
+    /// Whether this process runs `create_transaction` jobs, and so completes them.
+    pub completes_creation: bool,
+    /// This process's workers.
+    pub direct_leases: DirectLeases,
     /// How long this process's own jobs take.
     pub latency: JobLatency,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Accepts {
+    /// Records the run of a `create_transaction` job that the statement has made, as a worker
+    /// records its own.
+    fn record_creation(&self, post: &Post) {
+        let (queue, run, attempt) = (JobKind::CreateTransaction.as_str(), RunOutcome::Done, 1);
+        self.metrics.claimed(queue, Duration::ZERO);
+        self.metrics.run_ended(queue, run, attempt, Duration::ZERO);
+        if traces::is_on() {
+            let span = tracing::error_span!(parent: None, "job",
+                otel.name = "job create_transaction", otel.kind = "consumer", queue,
+                transaction_id = display(post.new.id), attempt, outcome = run.as_str());
+            traces::follow(&span, post.traceparent.as_deref());
+        }
+    }
 }
 
 impl Batch for Accepts {
     type Request = Post;
-    type Answer = Option<Transaction>;
+    type Answer = Option<Accepted>;
+    type AfterCommit = HandOver;
 
     const MAX_BATCH: usize = 128;
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
@@ -60,8 +113,17 @@ impl Batch for Accepts {
         if self.latency.is_slow(Instant::now()) { MAX_BATCH_WHILE_SLOW } else { Self::MAX_BATCH }
     }
 
-    fn pause_after(&self, took: Duration) -> Duration {
+    fn pause_after(&self, _: usize, took: Duration) -> Duration {
         self.latency.pause_after(took, Instant::now())
+    }
+
+    /// Also where the client has given up, and where its request has run into its limit.
+    fn committed(&self, posts: &[Post], accepted: &[Option<Option<Accepted>>]) {
+        for (post, accepted) in posts.iter().zip(accepted) {
+            if accepted.iter().flatten().any(|accepted| accepted.is_created) {
+                self.record_creation(post);
+            }
+        }
     }
 
     async fn run(
@@ -69,16 +131,37 @@ impl Batch for Accepts {
         conn: &mut PgConnection,
         posts: &[Post],
         _: Locked,
-    ) -> Result<Vec<Option<Option<Transaction>>>, StoreError> {
+        after: &mut HandOver,
+    ) -> Result<Vec<Option<Option<Accepted>>>, StoreError> {
         // By id, as every process does it: two batches that hold the same ids wait for each other
         // in one order. Of posts with the same id the first one counts.
         let mut order: Vec<usize> = (0..posts.len()).collect();
         order.sort_by_key(|index| (posts[*index].new.id, *index));
         order.dedup_by_key(|index| posts[*index].new.id);
-        let accepted = insert(conn, order.iter().map(|index| &posts[*index]), &self.plan).await?;
-        let mut accepted: HashMap<Uuid, Time> = accepted.into_iter().collect();
-        let answer = |post: &Post| accepted.remove(&post.new.id).map(|at| accepted_at(post, at));
-        Ok(posts.iter().map(answer).map(Some).collect())
+        let ordered = order.iter().map(|index| &posts[*index]);
+        let jobs = ordered.clone().map(|post| (post.new.id, post.new.client_id));
+        after.reserve(self.direct_leases.reserve(JobKind::CreateAtThirdParty, jobs));
+        let mut rows = JobRows::with_capacity(posts.len());
+        ordered.clone().for_each(|post| rows.push(&self.plan, &post.new));
+        let reservation = after.reservation();
+        let mut inserted =
+            insert(conn, ordered, &rows, reservation.as_deref(), self.completes_creation).await?;
+        let mut accepted = HashMap::with_capacity(inserted.len());
+        let mut reservation = reservation;
+        for (nth, index) in order.iter().enumerate() {
+            let post = &posts[*index];
+            let Some(row) = inserted.remove(&post.new.id) else { continue };
+            let transaction = accepted_at(post, row.created_at);
+            if row.is_leased
+                && let Some(reservation) = &mut reservation
+            {
+                let nth = nth * JobRows::EACH + JobKind::CreateAtThirdParty.index();
+                reservation.leased(leased(post, &rows, nth, reservation.worker(), &transaction));
+            }
+            let Inserted { is_created, is_leased, .. } = row;
+            accepted.insert(post.new.id, Accepted { transaction, is_created, is_leased });
+        }
+        Ok(posts.iter().map(|post| Some(accepted.remove(&post.new.id))).collect())
     }
 }
 
@@ -106,18 +189,53 @@ fn accepted_at(post: &Post, created_at: Time) -> Transaction {
     }
 }
 
-/// Returns the ids that were written, and when.
+/// The job of `post` in this row, which was leased to `worker` when it was written.
+fn leased(
+    post: &Post,
+    rows: &JobRows,
+    row: usize,
+    worker: &str,
+    transaction: &Transaction,
+) -> ClaimedJob {
+    let at = transaction.created_at.at();
+    ClaimedJob {
+        lease: Lease { job_id: rows.ids[row].clone(), worker: worker.to_owned(), locked_at: at },
+        payload: rows.payloads[row].clone(),
+        attempts: 0,
+        max_attempts: rows.max_attempts[row],
+        idempotency_key: Some(post.new.id.to_string()),
+        client_id: post.new.client_id,
+        run_at: Some(at),
+        polls: 0,
+        waits: 0,
+        probes: 0,
+        answers: LastAnswers::default(),
+        poll_since: None,
+        traceparent: post.traceparent.clone(),
+        late: Duration::ZERO,
+        transaction: Some(transaction.clone()),
+        callback: None,
+    }
+}
+
+/// What was written of a post.
+struct Inserted {
+    /// The time of the SQL transaction.
+    created_at: Time,
+    is_created: bool,
+    is_leased: bool,
+}
+
+/// Returns what was written, by id.
 async fn insert<'a>(
     conn: &mut PgConnection,
     posts: impl ExactSizeIterator<Item = &'a Post> + Clone,
-    plan: &JobPlan,
-) -> Result<Vec<(Uuid, Time)>, StoreError> {
+    jobs: &JobRows,
+    reservation: Option<&Reservation>,
+    completes_creation: bool,
+) -> Result<HashMap<Uuid, Inserted>, StoreError> {
     let news = posts.clone().map(|post| &post.new);
     let contents = news.clone().map(|new| &new.content);
-    let mut jobs = JobRows::with_capacity(posts.len());
-    for new in news.clone() {
-        jobs.push(plan, new);
-    }
     let ids: Vec<Uuid> = news.clone().map(|new| new.id).collect();
     let client_ids: Vec<Uuid> = news.clone().map(|new| new.client_id).collect();
     let hashes: Vec<&[u8]> = posts.clone().map(|post| &post.content_hash[..]).collect();
@@ -131,6 +249,13 @@ async fn insert<'a>(
     let keys: Vec<&[u8]> = posts.clone().map(|post| &post.api_key_hash[..]).collect();
     let traces: Vec<Option<&str>> =
         posts.clone().flat_map(|post| [post.traceparent.as_deref(); JobRows::EACH]).collect();
+    let worker = reservation.map(Reservation::worker);
+    let leased: Vec<Uuid> = match reservation {
+        Some(reservation) => {
+            news.clone().map(|new| new.id).filter(|id| reservation.has(*id)).collect()
+        }
+        None => Vec::new(),
+    };
     let accepted = sqlx::query!(
         r#"
         WITH posted AS (
@@ -161,26 +286,60 @@ async fn insert<'a>(
             )
             ON CONFLICT (id) DO NOTHING
             RETURNING id, client_id, created_at
+        ), creation AS (
+            SELECT $16 AND NOT EXISTS (
+                SELECT FROM queue_pauses WHERE queue = 'create_transaction'
+            ) AS is_done
+        ), worker AS (
+            -- Its row stays until this is committed; then a job names it.
+            SELECT id FROM apalis.workers
+            WHERE id = $17 AND dead_at IS NULL AND NOT EXISTS (
+                SELECT FROM queue_pauses WHERE queue = 'create_at_third_party'
+            )
+            FOR KEY SHARE
         ), new_jobs AS (
             -- Reads from `accepted`: a repeated id inserts no jobs either. The column's own
             -- timestamptz keeps the milliseconds that apalis's push would round away.
-            INSERT INTO apalis.jobs
-                (id, job_type, job, max_attempts, run_at, idempotency_key, client_id, metadata)
+            INSERT INTO apalis.jobs (
+                id, job_type, job, status, attempts, max_attempts, run_at, lock_by, lock_at, done_at,
+                last_result, idempotency_key, client_id, metadata
+            )
             SELECT
-                job.id, job.job_type, job.payload, job.max_attempts,
-                now() + make_interval(secs => job.delay), accepted.id::text,
-                accepted.client_id,
+                job.id, job.job_type, job.payload,
+                CASE
+                    WHEN is_done THEN 'Done'
+                    WHEN worker IS NOT NULL THEN 'Running'
+                    ELSE 'Pending'
+                END,
+                CASE WHEN is_done THEN 1 ELSE 0 END, job.max_attempts,
+                now() + make_interval(secs => job.delay),
+                worker, CASE WHEN worker IS NOT NULL THEN now() END,
+                CASE WHEN is_done THEN clock_timestamp() END,
+                CASE WHEN is_done THEN '{"Ok": null}'::jsonb END,
+                accepted.id::text, accepted.client_id,
                 CASE WHEN traceparent IS NOT NULL THEN hstore('traceparent', traceparent) END
-            FROM unnest(
-                $9::uuid[], $10::text[], $11::text[], $12::bytea[], $13::int[], $14::float8[],
-                $15::text[]
-            ) AS job (transaction_id, id, job_type, payload, max_attempts, delay, traceparent)
+            FROM (
+                SELECT *,
+                    job_type = 'create_transaction' AND (SELECT is_done FROM creation) AS is_done,
+                    CASE
+                        WHEN job_type = 'create_at_third_party'
+                            AND transaction_id = ANY ($18::uuid[])
+                        THEN (SELECT id FROM worker)
+                    END AS worker
+                FROM unnest(
+                    $9::uuid[], $10::text[], $11::text[], $12::bytea[], $13::int[],
+                    $14::float8[], $15::text[]
+                ) AS job (transaction_id, id, job_type, payload, max_attempts, delay, traceparent)
+            ) AS job
             JOIN accepted ON accepted.id = job.transaction_id
         ), evidence AS (
             INSERT INTO transaction_events (transaction_id, kind, source)
             SELECT id, 'accepted', 'api' FROM accepted
         )
-        SELECT id, created_at AS "created_at: Time" FROM accepted
+        SELECT
+            id, created_at AS "created_at: Time", (SELECT is_done FROM creation) AS "is_created!",
+            id = ANY ($18) AND EXISTS (SELECT FROM worker) AS "is_leased!"
+        FROM accepted
         "#,
         &ids,
         &client_ids,
@@ -197,8 +356,15 @@ async fn insert<'a>(
         &jobs.max_attempts,
         &jobs.delays,
         &traces as _,
+        completes_creation,
+        worker,
+        &leased,
     )
     .fetch_all(conn)
     .await?;
-    Ok(accepted.into_iter().map(|row| (row.id, row.created_at)).collect())
+    let inserted = accepted.into_iter().map(|row| {
+        let (created_at, is_created, is_leased) = (row.created_at, row.is_created, row.is_leased);
+        (row.id, Inserted { created_at, is_created, is_leased })
+    });
+    Ok(inserted.collect())
 }

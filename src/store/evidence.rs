@@ -52,33 +52,6 @@ pub async fn append(
     Ok(())
 }
 
-/// Appends evidence about transactions that exist, in this order.
-pub(super) async fn append_all(
-    executor: impl PgExecutor<'_>,
-    evidence: &[(Uuid, NewEvidence)],
-) -> Result<(), StoreError> {
-    if evidence.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<Uuid> = evidence.iter().map(|(id, _)| *id).collect();
-    let kinds: Vec<&str> = evidence.iter().map(|(_, seen)| seen.kind.as_str()).collect();
-    let sources: Vec<&str> = evidence.iter().map(|(_, seen)| seen.source).collect();
-    let details: Vec<Value> = evidence.iter().map(|(_, seen)| seen.detail.clone()).collect();
-    sqlx::query!(
-        r#"
-        INSERT INTO transaction_events (transaction_id, kind, source, detail)
-        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[])
-        "#,
-        &ids,
-        &kinds as _,
-        &sources as _,
-        &details,
-    )
-    .execute(executor)
-    .await?;
-    Ok(())
-}
-
 /// Everything known about a transaction, oldest first.
 pub async fn list(
     executor: impl PgExecutor<'_>,

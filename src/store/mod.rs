@@ -18,7 +18,9 @@ pub mod clients;
 pub mod console_sessions;
 pub mod dead_letter_actions;
 pub mod dead_letters;
+pub mod direct_leases;
 pub mod evidence;
+pub mod holds;
 pub mod jobs;
 pub mod maintenance;
 pub mod minute_figures;
@@ -82,6 +84,16 @@ impl StoreError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether the server has answered that it failed, so that nothing of it was written. All other
+    /// errors leave open whether it was committed: no answer arrived, or one that cannot be read.
+    pub fn is_answer(&self) -> bool {
+        let (Self::Unavailable(error) | Self::Query(error)) = self;
+        let sqlx::Error::Database(error) = error else { return false };
+        error
+            .code()
+            .is_some_and(|code| !UNKNOWN_RESULT.iter().any(|unknown| code.starts_with(unknown)))
+    }
+
     /// Whether the server ended the statement because of its time limit.
     pub fn took_too_long(&self) -> bool {
         matches!(self, Self::Unavailable(sqlx::Error::Database(error))
@@ -111,6 +123,11 @@ impl StoreError {
 
 /// SQLSTATE of a statement that was ended by its time limit or by an administrator.
 const QUERY_CANCELED: &str = "57014";
+
+/// SQLSTATEs, by their first characters, after which a commit may have taken place: the connection
+/// broke (08), the session was ended (57P), the result is unknown (40003); and what a pooler says
+/// for a server that it has lost (58, XX).
+const UNKNOWN_RESULT: [&str; 5] = ["08", "57P", "40003", "58", "XX"];
 
 fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
@@ -161,4 +178,82 @@ pub async fn ping(database: &Database) -> Result<(), StoreError> {
         return Err(StoreError::Unavailable(sqlx::Error::Io(error)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, error::Error, fmt};
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// What the server answers with this SQLSTATE.
+    #[derive(Debug)]
+    struct Answer(&'static str);
+
+    impl fmt::Display for Answer {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+    }
+
+    impl Error for Answer {}
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn answer(code: &'static str) -> StoreError {
+        sqlx::Error::Database(Box::new(Answer(code))).into()
+    }
+
+    #[test]
+    fn what_the_server_refuses_is_answered_also_where_it_may_work_later() {
+        // A lock or statement timeout, a serialisation failure, a deadlock, a full disk.
+        for code in ["55P03", "57014", "40001", "40P01", "53100"] {
+            assert!(answer(code).is_answer(), "{code}");
+        }
+        for code in ["23503", "22003", "42P01"] {
+            assert!(answer(code).is_answer() && !answer(code).is_unavailable(), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_committed_is_not_answered() {
+        for code in ["08006", "08P01", "57P01", "57P02", "40003", "58000", "XX000"] {
+            assert!(!answer(code).is_answer(), "{code}");
+        }
+        let decoded_wrongly = sqlx::Error::ColumnDecode {
+            index: "1".into(),
+            source: "the answer of a statement that was committed".into(),
+        };
+        let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        for error in [decoded_wrongly, lost, sqlx::Error::WorkerCrashed, sqlx::Error::RowNotFound] {
+            let error = StoreError::from(error);
+            assert!(!error.is_answer(), "{error:?}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use super::{
     Database, StoreError,
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
-    postgres::columns::Column,
+    postgres::columns::{AnyJson, Column},
     transactions::{self, Transaction},
     webhooks::WebhookOutcome,
 };
@@ -116,7 +116,7 @@ pub async fn known(
     let rows = sqlx::query!(
         r#"
         SELECT webhook_id, third_party, provider_id, status AS "status: Column<ReportedStatus>",
-            rule, claims, known.id AS "transaction_id!"
+            rule, claims AS "claims: AnyJson", known.id AS "transaction_id!"
         FROM waiting_webhooks AS waiting
         -- The limit keeps this a lookup by the index, one row after the other.
         CROSS JOIN LATERAL (
@@ -141,7 +141,7 @@ pub async fn known(
             provider_id: row.provider_id,
             status,
             rule: row.rule,
-            claims: row.claims,
+            claims: row.claims.into(),
         };
         Some((waiting, row.transaction_id))
     });

@@ -204,6 +204,7 @@ pub struct Reads;
 impl Batch for Reads {
     type Request = Uuid;
     type Answer = Option<Transaction>;
+    type AfterCommit = ();
 
     const MAX_BATCH: usize = 500;
     // A job that reads can wait for its next run.
@@ -215,6 +216,7 @@ impl Batch for Reads {
         conn: &mut PgConnection,
         ids: &[Uuid],
         _: Locked,
+        _: &mut Self::AfterCommit,
     ) -> Result<Vec<Option<Option<Transaction>>>, StoreError> {
         let found = get_all(conn, ids).await?;
         Ok(ids.iter().map(|id| Some(found.get(id).cloned())).collect())

@@ -7,20 +7,20 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
     StoreError,
     dead_letters::{self, NewDeadLetter},
-    evidence::{self, NewEvidence},
+    direct_leases::{DirectLeases, HandOver},
     postgres::{
-        coalesce::{BY_INDEX, Batch, Locked, spread},
+        coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
         columns::Time,
     },
     settle::{self, Settlement},
-    transactions,
+    transactions::{self, Transaction},
 };
 use crate::domain::{
     DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, string_enum,
@@ -69,26 +69,37 @@ pub struct Received {
     pub at: DateTime<Utc>,
     /// When the transaction was accepted, where this webhook settled it.
     pub settled_since: Option<DateTime<Utc>>,
+    /// Whether the client's notification is leased to a worker of this process.
+    pub is_leased: bool,
 }
 
 /// Receives webhooks. When this fails nothing of it was written, and they may be sent again; one
 /// that was written, without its answer having come, is a duplicate then.
 #[derive(Debug)]
-pub struct Webhooks;
+pub struct Webhooks {
+    /// This process's workers.
+    pub direct_leases: DirectLeases,
+}
 
 impl Batch for Webhooks {
     type Request = Webhook;
     type Answer = Received;
+    type AfterCommit = HandOver;
 
     const MAX_BATCH: usize = 200;
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    fn pause_after(&self, requests: usize, took: Duration) -> Duration {
+        gathering_pause(requests, took)
+    }
 
     async fn run(
         &self,
         conn: &mut PgConnection,
         webhooks: &[Webhook],
         locked: Locked,
+        after: &mut HandOver,
     ) -> Result<Vec<Option<Received>>, StoreError> {
         let (mut transactions, mut webhook_ids) = (HashSet::new(), HashSet::new());
         let taken: Vec<usize> = (0..webhooks.len())
@@ -100,113 +111,151 @@ impl Batch for Webhooks {
             .collect();
         let mut tx = conn.begin().await?;
         let batch = taken.iter().map(|index| &webhooks[*index]).collect();
-        let received = receive(&mut tx, batch, locked).await?;
+        let received = self.receive(&mut tx, batch, locked, after).await?;
         tx.commit().await?;
         Ok(spread(webhooks, taken, received))
     }
 }
 
-/// Receives webhooks with different ids about different transactions.
-async fn receive(
-    conn: &mut PgConnection,
-    webhooks: Vec<&Webhook>,
-    locked: Locked,
-) -> Result<Vec<Option<Received>>, StoreError> {
-    let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.transaction_id).collect();
-    let transactions = transactions::lock_all(conn, &ids, locked).await?;
-    let is_taken = |webhook: &&Webhook| !transactions.is_skipped(webhook.transaction_id);
-    let judged: Vec<_> = webhooks
-        .iter()
-        .copied()
-        .filter(is_taken)
-        .map(|webhook| {
-            let current = transactions.get(webhook.transaction_id);
-            let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
-                current.decide(webhook.status.into(), SettledBy::Webhook).into()
-            });
-            (webhook, current, outcome)
-        })
-        .collect();
-    let new =
-        remember(conn, judged.iter().map(|(webhook, _, outcome)| (*webhook, *outcome))).await?;
+impl Webhooks {
+    /// Receives webhooks with different ids about different transactions.
+    async fn receive(
+        &self,
+        conn: &mut PgConnection,
+        webhooks: Vec<&Webhook>,
+        locked: Locked,
+        after: &mut HandOver,
+    ) -> Result<Vec<Option<Received>>, StoreError> {
+        let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.transaction_id).collect();
+        let transactions = transactions::lock_all(conn, &ids, locked).await?;
+        let is_taken = |webhook: &&Webhook| !transactions.is_skipped(webhook.transaction_id);
+        let judged: Vec<_> = webhooks
+            .iter()
+            .copied()
+            .filter(is_taken)
+            .map(|webhook| {
+                let current = transactions.get(webhook.transaction_id);
+                let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
+                    current.decide(webhook.status.into(), SettledBy::Webhook).into()
+                });
+                (webhook, current, outcome)
+            })
+            .collect();
+        let new = remember(conn, &judged).await?;
 
-    let (mut evidence, mut settlements) = (Vec::new(), Vec::new());
-    let mut received = HashMap::new();
-    for (webhook, current, outcome) in judged {
-        let webhook_id = webhook.webhook_id.as_str();
-        let Some(at) = new.get(webhook_id).copied() else {
-            let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
-            let duplicate = Received { outcome, duplicate: true, at, settled_since: None };
-            received.insert(webhook_id, duplicate);
-            continue;
-        };
-        let mut settled_since = None;
-        match current {
-            Some(current) => {
-                let status = Status::from(webhook.status);
+        let mut settlements = Vec::new();
+        let mut received = HashMap::new();
+        for (webhook, current, outcome) in judged {
+            let webhook_id = webhook.webhook_id.as_str();
+            let Some(at) = new.get(webhook_id).copied() else {
+                let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
+                let duplicate = Received {
+                    outcome,
+                    duplicate: true,
+                    at,
+                    settled_since: None,
+                    is_leased: false,
+                };
+                received.insert(webhook_id, duplicate);
+                continue;
+            };
+            let mut settled_since = None;
+            match current {
+                Some(current) => {
+                    let status = Status::from(webhook.status);
+                    match outcome {
+                        WebhookOutcome::Conflict => {
+                            let by = SettledBy::Webhook;
+                            settle::open_conflict(conn, current, status, by, SOURCE).await?;
+                        }
+                        WebhookOutcome::Settled => {
+                            settlements.push(Settlement {
+                                current,
+                                status,
+                                by: SettledBy::Webhook,
+                                source: SOURCE,
+                            });
+                            settled_since = Some(current.created_at.at());
+                        }
+                        _ => {}
+                    }
+                }
+                None => open_unknown(&mut *conn, webhook).await?,
+            }
+            let new = Received { outcome, duplicate: false, at, settled_since, is_leased: false };
+            received.insert(webhook_id, new);
+        }
+        after.reserve(settle::reserve(&self.direct_leases, &settlements));
+        let leased = settle::settle(conn, &settlements, after.reservation()).await?;
+        for webhook in &webhooks {
+            if let Some(received) = received.get_mut(webhook.webhook_id.as_str()) {
+                received.is_leased =
+                    received.settled_since.is_some() && leased.contains(&webhook.transaction_id);
+            }
+        }
+        Ok(webhooks.iter().map(|webhook| received.remove(webhook.webhook_id.as_str())).collect())
+    }
+}
+
+/// A webhook, the transaction that it is about, where that exists, and what it does.
+type Judged<'a> = (&'a Webhook, Option<&'a Transaction>, WebhookOutcome);
+
+/// Remembers those that are new, with the evidence of each about a transaction that exists. Returns
+/// their ids, with the time of this SQL transaction.
+async fn remember(
+    conn: &mut PgConnection,
+    judged: &[Judged<'_>],
+) -> Result<HashMap<String, DateTime<Utc>>, StoreError> {
+    let webhooks = judged.iter().map(|(webhook, _, _)| *webhook);
+    let ids: Vec<&str> = webhooks.clone().map(|webhook| webhook.webhook_id.as_str()).collect();
+    let transactions: Vec<Uuid> = webhooks.clone().map(|webhook| webhook.transaction_id).collect();
+    let statuses: Vec<&str> = webhooks.map(|webhook| webhook.status.as_str()).collect();
+    let outcomes: Vec<&str> = judged.iter().map(|(_, _, outcome)| outcome.as_str()).collect();
+    let details: Vec<Option<Value>> = judged
+        .iter()
+        .map(|(webhook, current, outcome)| {
+            current.map(|_| {
                 let mut detail = json!({
-                    "webhook_id": webhook_id,
-                    "status": status.as_str(),
+                    "webhook_id": webhook.webhook_id,
+                    "status": webhook.status.as_str(),
                     "outcome": outcome.as_str(),
                 });
                 if let Some(rule) = &webhook.rule {
                     detail["rule"] = rule.as_str().into();
                 }
-                let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
-                match outcome {
-                    WebhookOutcome::Conflict => {
-                        // In the order in which it happened.
-                        evidence::append(&mut *conn, current.id, &seen).await?;
-                        let by = SettledBy::Webhook;
-                        settle::open_conflict(conn, current, status, by, SOURCE).await?;
-                    }
-                    WebhookOutcome::Settled => {
-                        evidence.push((current.id, seen));
-                        settlements.push(Settlement {
-                            id: current.id,
-                            status,
-                            by: SettledBy::Webhook,
-                            source: SOURCE,
-                        });
-                        settled_since = Some(current.created_at.at());
-                    }
-                    _ => evidence.push((current.id, seen)),
-                }
-            }
-            None => open_unknown(&mut *conn, webhook).await?,
-        }
-        received.insert(webhook_id, Received { outcome, duplicate: false, at, settled_since });
-    }
-    evidence::append_all(&mut *conn, &evidence).await?;
-    settle::settle(conn, &settlements).await?;
-    Ok(webhooks.iter().map(|webhook| received.remove(webhook.webhook_id.as_str())).collect())
-}
-
-/// Returns the ids of those that are new, with the time of this SQL transaction.
-async fn remember<'a>(
-    conn: &mut PgConnection,
-    webhooks: impl Iterator<Item = (&'a Webhook, WebhookOutcome)> + Clone,
-) -> Result<HashMap<String, DateTime<Utc>>, StoreError> {
-    let ids: Vec<&str> = webhooks.clone().map(|(webhook, _)| webhook.webhook_id.as_str()).collect();
-    let transactions: Vec<Uuid> =
-        webhooks.clone().map(|(webhook, _)| webhook.transaction_id).collect();
-    let statuses: Vec<&str> =
-        webhooks.clone().map(|(webhook, _)| webhook.status.as_str()).collect();
-    let outcomes: Vec<&str> = webhooks.map(|(_, outcome)| outcome.as_str()).collect();
+                detail
+            })
+        })
+        .collect();
     let remembered = sqlx::query!(
         r#"
-        INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
-        SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[])
-            AS received (webhook_id, transaction_id, status, outcome)
-        -- Batches that hold the same ids wait for each other in one order.
-        ORDER BY received.webhook_id
-        ON CONFLICT (webhook_id) DO NOTHING
-        RETURNING webhook_id, now() AS "at!: Time"
+        WITH received AS (
+            SELECT *
+            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[])
+                AS received (webhook_id, transaction_id, status, outcome, detail)
+        ), remembered AS (
+            INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
+            SELECT webhook_id, transaction_id, status, outcome FROM received
+            -- Batches that hold the same ids wait for each other in one order.
+            ORDER BY received.webhook_id
+            ON CONFLICT (webhook_id) DO NOTHING
+            RETURNING webhook_id
+        ), evidence AS (
+            INSERT INTO transaction_events (transaction_id, kind, source, detail)
+            SELECT received.transaction_id, $6, $7, received.detail
+            FROM received
+            JOIN remembered ON remembered.webhook_id = received.webhook_id
+            WHERE received.detail IS NOT NULL
+        )
+        SELECT webhook_id, now() AS "at!: Time" FROM remembered
         "#,
         &ids as _,
         &transactions,
         &statuses as _,
         &outcomes as _,
+        &details as _,
+        EvidenceKind::Webhook.as_str(),
+        SOURCE,
     )
     .fetch_all(conn)
     .await?;

@@ -4,7 +4,10 @@
 //! What was accepted after the dump is gone, so its clients post it again. What they heard after
 //! the dump may come again, too.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use quartet::dev::postgres::Search;
@@ -29,7 +32,11 @@ pub async fn restore(cluster: &Cluster, poster: &Poster, replace_at: Instant) {
     let directory = tempfile::tempdir().expect("a directory for the dump");
     let dump = directory.path().join("quartet.dump").display().to_string();
     let url = cluster.world.database_url().to_owned();
-    run("pg_dump", &["-Fc", "--no-owner", "--no-acl", "-f", &dump, &url]).await;
+    // Other faults may have the database restart meanwhile: then the dump begins again.
+    let pg_dump = || program("pg_dump", &["-Fc", "--no-owner", "--no-acl", "-f", &dump, &url]);
+    while !output(pg_dump()).await.status.success() {
+        tokio::time::sleep(POLL).await;
+    }
     tokio::time::sleep_until(replace_at).await;
 
     let questions = poster.hold_questions().await;
@@ -42,7 +49,7 @@ pub async fn restore(cluster: &Cluster, poster: &Poster, replace_at: Instant) {
     let postgres = cluster.postgres.lock().await;
     let mut admin = PgConnection::connect(&postgres.url(ELSEWHERE)).await.expect("a session");
     move_away(&mut admin).await;
-    run("pg_restore", &["-1", "--no-owner", "--no-acl", "-d", &url, &dump]).await;
+    to_its_end(program("pg_restore", &["-1", "--no-owner", "--no-acl", "-d", &url, &dump])).await;
     let mut migrate = Command::new(env!("CARGO_BIN_EXE_quartet"));
     migrate.arg("migrate").env("DATABASE_URL", &url);
     to_its_end(migrate).await;
@@ -90,17 +97,21 @@ async fn lost(pool: &PgPool, accepted: Vec<Uuid>) -> Vec<Uuid> {
     sqlx::query_scalar(lost).bind(accepted).fetch_all(pool).await.expect("the restored ids")
 }
 
-/// Runs one of PostgreSQL's programs.
-async fn run(name: &str, args: &[&str]) {
+/// One of PostgreSQL's programs.
+fn program(name: &str, args: &[&str]) -> Command {
     let found = Search::from_environment(None, None).find().expect("PostgreSQL's programs");
     let mut command = Command::new(found.bin_dir.join(name));
     command.args(args);
-    to_its_end(command).await;
+    command
 }
 
-async fn to_its_end(mut command: Command) {
-    let output = tokio::task::spawn_blocking(move || (command.output(), command)).await;
-    let (output, command) = output.expect("it is waited for");
-    let output = output.expect("it starts");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+async fn to_its_end(command: Command) {
+    let name = command.get_program().to_owned();
+    let output = output(command).await;
+    assert!(output.status.success(), "{name:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn output(mut command: Command) -> Output {
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    output.expect("it is waited for").expect("it starts")
 }

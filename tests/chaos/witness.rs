@@ -50,6 +50,23 @@ END $$;
 CREATE TRIGGER chaos_watch_job AFTER UPDATE ON apalis.jobs
     FOR EACH ROW EXECUTE FUNCTION chaos.watch_job();
 
+CREATE FUNCTION chaos.watch_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM chaos.workers WHERE id = NEW.lock_by AND role = session_user) THEN
+        INSERT INTO chaos.seen (violation) VALUES (format(
+            '7: %s %s was leased to %s by %s',
+            NEW.job_type, NEW.idempotency_key, NEW.lock_by, session_user
+        ));
+    END IF;
+    RETURN NULL;
+END $$;
+-- A claim, or the statement that writes the job or makes it due: to a worker of its own process.
+CREATE TRIGGER chaos_watch_new_lease AFTER INSERT ON apalis.jobs
+    FOR EACH ROW WHEN (NEW.lock_by IS NOT NULL) EXECUTE FUNCTION chaos.watch_lease();
+CREATE TRIGGER chaos_watch_lease AFTER UPDATE ON apalis.jobs
+    FOR EACH ROW WHEN (NEW.lock_by IS NOT NULL AND NEW.lock_by IS DISTINCT FROM OLD.lock_by)
+    EXECUTE FUNCTION chaos.watch_lease();
+
 CREATE FUNCTION chaos.watch_transaction() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN

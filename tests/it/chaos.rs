@@ -170,22 +170,24 @@ async fn witnesses_see_what_is_wrong_only_for_a_moment() {
     app.stop().await;
     assert_eq!(witness::violations(&app.pool).await, Vec::<String>::new());
 
-    // A job that runs in another process.
+    // A job that runs in another process, whose role is 'other' from then on.
     let leased = "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen)
         VALUES ('other', 'notify_client', 'quartet', '', now());
-        UPDATE chaos.workers SET role = 'other' WHERE id = 'other';
         UPDATE apalis.jobs SET status = 'Running', lock_by = 'other', lock_at = now()
-        WHERE job_type = 'notify_client'";
+        WHERE job_type = 'notify_client';
+        UPDATE chaos.workers SET role = 'other' WHERE id = 'other'";
     assert_eq!(witnessed(&app, leased).await, Vec::<String>::new());
     let end = "UPDATE apalis.jobs SET status = 'Done', lock_by = NULL, lock_at = NULL
         WHERE job_type = 'notify_client'";
     let seen = witnessed(&app, end).await;
     let sentence = format!("7: notify_client {id}, leased to other, was made Done by postgres");
     assert_eq!(seen, [sentence]);
-    // The same from a worker that is dead is a rescue.
+    let lease = "UPDATE apalis.jobs SET status = 'Running', lock_by = 'other', lock_at = now()
+        WHERE job_type = 'notify_client'";
+    let sentence = format!("7: notify_client {id} was leased to other by postgres");
+    assert_eq!(witnessed(&app, lease).await, [sentence]);
+    // What a worker that is dead holds is taken by anybody: a rescue.
     let rescue = "UPDATE apalis.workers SET last_seen = now() - interval '1 h';
-        UPDATE apalis.jobs SET status = 'Running', lock_by = 'other', lock_at = now()
-        WHERE job_type = 'notify_client';
         UPDATE apalis.jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL
         WHERE job_type = 'notify_client'";
     assert_eq!(witnessed(&app, rescue).await, Vec::<String>::new());

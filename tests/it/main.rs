@@ -19,6 +19,7 @@ mod database_loss;
 mod dead_letter_replay;
 mod dead_letters;
 mod deploy;
+mod direct_leases;
 mod doctor;
 mod egress;
 mod embedded_postgres;

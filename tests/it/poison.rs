@@ -113,9 +113,8 @@ fn breaking(
     }
 }
 
-async fn runs_out(behave: fn() -> bool, error: &str) {
+async fn runs_out(timeout: Duration, behave: fn() -> bool, error: &str) {
     let id = Uuid::now_v7();
-    let timeout = Duration::from_millis(300);
     let app = World::new().await.app().set("QUARTET_NOTIFY__MAX_ATTEMPTS", "3");
     let app = app.map_definitions(breaking("notify_client", id, timeout, behave)).spawn().await;
     app.client().post_transaction(&transaction(id)).await.expect(202);
@@ -135,12 +134,13 @@ async fn runs_out(behave: fn() -> bool, error: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_panics_each_time_uses_its_attempts_up() {
-    runs_out(|| panic!("on purpose"), "on purpose").await;
+    // A panic takes a while where it prints where it was.
+    runs_out(BOUND, || panic!("on purpose"), "on purpose").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_hangs_each_time_uses_its_attempts_up() {
-    runs_out(|| true, "did not end within 300ms").await;
+    runs_out(Duration::from_millis(300), || true, "did not end within 300ms").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,8 +15,10 @@ use crate::support::{
 };
 
 const JOB: &str = "update_status";
-/// By how much the quickest of several may be late on a busy machine.
+/// By how much the quickest of several may be late.
 const SLACK: Duration = Duration::from_millis(60);
+/// On a machine that is busy all are late for a while, and more are polled.
+const ROUNDS: usize = 8;
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -42,7 +44,7 @@ async fn wait_polls(app: &TestApp, id: Uuid, polls: usize) {
 async fn polls_come_at_200_ms_then_10_ms_then_doubled_up_to_the_cap() {
     let app = quiet_app().await.set("QUARTET_POLL__MAX_DELAY", "400ms").spawn().await;
     let expected = [10, 20, 40, 80, 160, 320, 400, 400].map(millis);
-    let polled = (0..4).map(async |_| {
+    let poll = async || {
         let id = accept(&app).await;
         wait_polls(&app, id, 1 + expected.len()).await;
         let accepted = app.client().get_transaction(id).await.body["created_at"].clone();
@@ -50,23 +52,27 @@ async fn polls_come_at_200_ms_then_10_ms_then_doubled_up_to_the_cap() {
         let calls = app.calls(id);
         assert!(calls.iter().all(|call| call.kind == CallKind::Lookup));
         let first = (calls[1].time - accepted).to_std().unwrap();
-        (id, first, gaps(&calls[1..=1 + expected.len()]))
-    });
-    let (mut ids, mut firsts, mut all_gaps) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, first, gaps) in join_all(polled).await {
-        ids.push(id);
-        firsts.push(first);
-        all_gaps.push(gaps);
-    }
-    let within = |times: &[Duration], expected: Duration| {
-        let quickest = *times.iter().min().unwrap();
-        assert!(quickest >= expected, "{expected:?}: {times:?}");
-        assert!(quickest <= expected + SLACK, "{expected:?}: {times:?}");
+        let mut delays = vec![first];
+        delays.extend(gaps(&calls[1..=1 + expected.len()]));
+        (id, delays)
     };
-    within(&firsts, millis(200));
-    for (nth, expected) in expected.into_iter().enumerate() {
-        within(&all_gaps.iter().map(|gaps| gaps[nth]).collect::<Vec<_>>(), expected);
+    let due: Vec<Duration> = [millis(200)].into_iter().chain(expected).collect();
+    let mut quickest = vec![Duration::MAX; due.len()];
+    let mut ids = Vec::new();
+    let is_late = |(delay, due): (&Duration, &Duration)| *delay > *due + SLACK;
+    for _ in 0..ROUNDS {
+        for (id, delays) in join_all((0..4).map(|_| poll())).await {
+            ids.push(id);
+            for (quickest, delay) in quickest.iter_mut().zip(delays) {
+                *quickest = delay.min(*quickest);
+            }
+        }
+        assert!(quickest.iter().zip(&due).all(|(delay, due)| delay >= due), "{quickest:?}");
+        if !quickest.iter().zip(&due).any(is_late) {
+            break;
+        }
     }
+    assert!(!quickest.iter().zip(&due).any(is_late), "{quickest:?}, due after {due:?}");
     app.settle_by_webhook(&ids).await;
 }
 

@@ -102,6 +102,8 @@ pub struct ClaimPlan {
     floor: Option<DateTime<Utc>>,
     apart: HashMap<Uuid, Apart>,
     held: HashMap<Uuid, usize>,
+    /// Of all clients together.
+    held_count: usize,
     stragglers: VecDeque<Straggler>,
     turn: u64,
 }
@@ -124,6 +126,7 @@ impl ClaimPlan {
             floor: None,
             apart: HashMap::new(),
             held: HashMap::new(),
+            held_count: 0,
             stragglers: VecDeque::new(),
             turn: 0,
         }
@@ -235,6 +238,18 @@ impl ClaimPlan {
     /// A job of `client` was claimed.
     pub fn hold(&mut self, client: Uuid) {
         *self.held.entry(client).or_default() += 1;
+        self.held_count += 1;
+    }
+
+    /// Whether a job of `client` that falls due now may run at once, where the queue has `slots`:
+    /// as far as is known nothing of the client waits that would be claimed before it. The slots of
+    /// a claim under way count as free: most claims use few of them, and a client that is not apart
+    /// gets a quarter at most.
+    pub fn takes_at_once(&self, client: Uuid, slots: usize) -> bool {
+        let free = slots.saturating_sub(self.held_count);
+        !self.apart.contains_key(&client)
+            && self.stragglers.is_empty()
+            && self.allowance(client, free) > 0
     }
 
     /// Records what the scans, made at `at`, gave while `free` slots were free: the client and
@@ -301,6 +316,7 @@ impl ClaimPlan {
     pub fn release(&mut self, client: Uuid) -> bool {
         if let Some(held) = self.held.get_mut(&client) {
             *held -= 1;
+            self.held_count -= 1;
             if *held == 0 {
                 self.held.remove(&client);
             }

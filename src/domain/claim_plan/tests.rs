@@ -227,6 +227,31 @@ fn hanging_clients_leave_slots_to_others() {
 }
 
 #[test]
+fn a_job_runs_at_once_unless_its_own_client_waits_or_holds_too_much() {
+    const SLOTS: usize = 8;
+    let (hanging, other) = (client(0), client(1));
+    let mut plan = ClaimPlan::new(HoldLimit::LeaveAsMuchFree, 500);
+    for held in 0..4 {
+        assert!(plan.takes_at_once(hanging, SLOTS), "{held} held");
+        plan.hold(hanging);
+    }
+    assert!(!plan.takes_at_once(hanging, SLOTS), "it holds as many as are free");
+    assert!(plan.takes_at_once(other, SLOTS));
+
+    let scans = plan.scans(4);
+    assert!(scans.excluded.contains(&hanging) && plan.has_apart());
+    assert!(plan.takes_at_once(other, SLOTS), "only another client's jobs wait");
+    plan.claimed(&scans, 4, at(0), &[]);
+    for _ in 0..4 {
+        plan.release(hanging);
+    }
+    assert!(!plan.takes_at_once(hanging, SLOTS), "what it has waiting is first");
+    let scans = plan.scans(SLOTS);
+    plan.claimed(&scans, SLOTS, at(1), &[]);
+    assert!(plan.takes_at_once(hanging, SLOTS), "nothing was waiting");
+}
+
+#[test]
 fn backlogs_share_the_slots_evenly() {
     let mut queue = Queue::new(HoldLimit::None, 10);
     for number in 0..3 {

@@ -27,7 +27,7 @@ use crate::{
         problem::{Problem, ProblemJson, ProblemType},
     },
     store::{
-        accept::Post,
+        accept::{Accepted, Post},
         evidence,
         transactions::{self, Cursor, Filter},
     },
@@ -209,12 +209,8 @@ impl TransactionsApi {
                 traceparent: traceparent.clone(),
             };
             if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
-                for kind in JobKind::ALL {
-                    let delay = state.plan.terms(*kind).delay;
-                    let run_at = accepted.created_at.at() + delay;
-                    state.announcer.announce(kind.as_str(), run_at, delay);
-                }
-                let accepted = Json(accepted.into());
+                announce(&state, &accepted);
+                let accepted = Json(accepted.transaction.into());
                 return Ok(CreateTransactionResponse::Accepted(accepted, location));
             }
             if !client.0.is_still_known(&state).await? {
@@ -324,6 +320,15 @@ impl TransactionsApi {
         let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))
+    }
+}
+
+/// Announces those of its jobs that wait for a worker.
+fn announce(state: &ApiState, accepted: &Accepted) {
+    for kind in JobKind::ALL.iter().filter(|kind| accepted.waits(**kind)) {
+        let delay = state.plan.terms(*kind).delay;
+        let run_at = accepted.transaction.created_at.at() + delay;
+        state.announcer.announce(kind.as_str(), run_at, delay);
     }
 }
 

@@ -374,7 +374,8 @@ async fn join_trace(state: &ApiState, id: Uuid, incoming: Option<&str>) {
 
 /// Announces and counts what a webhook did.
 pub(in crate::http) fn note(state: &ApiState, received: Received) {
-    if received.outcome == WebhookOutcome::Settled && !received.duplicate {
+    let settled = received.outcome == WebhookOutcome::Settled && !received.duplicate;
+    if settled && !received.is_leased {
         let queue = JobKind::NotifyClient.as_str();
         state.announcer.announce(queue, received.at, Duration::ZERO);
     }

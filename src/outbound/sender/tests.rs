@@ -477,13 +477,13 @@ async fn what_waits_for_a_stream_is_not_let_in_by_others_that_end_together() {
     let serve: Serve = |peer, number, stream| {
         Box::pin(serve_http2(peer, number, stream, 20, |_, respond| {
             Box::pin(async move {
-                tokio::time::sleep(Duration::from_millis(1100)).await;
+                tokio::time::sleep(Duration::from_millis(2_200)).await;
                 answer_ok(respond);
             })
         }))
     };
-    let timeout = Duration::from_secs(2);
-    for is_create in [true, false] {
+    let timeout = Duration::from_secs(4);
+    let send_100 = async |is_create: bool| {
         let sender = sender(timeout, |http| http.http2_prior_knowledge());
         let peer = Peer::start(serve).await;
         // So that the connection is there, with its limit.
@@ -496,13 +496,14 @@ async fn what_waits_for_a_stream_is_not_let_in_by_others_that_end_together() {
         for call in calls.await {
             match call {
                 Ok(200) => {}
-                // The last ones: they had waited for the four seconds of a turn.
+                // The last ones: they had waited for the eight seconds of a turn.
                 Err(SendError::Queued) => queued += 1,
                 call => panic!("{call:?}"),
             }
         }
         assert!(queued < 100 - 2 * 20, "{queued} of 100 were not sent");
-    }
+    };
+    tokio::join!(send_100(true), send_100(false));
 }
 
 /// A lease that is lost while a create waits for a stream.

@@ -3,18 +3,22 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::{ClaimedJob, Lease};
+use super::{
+    ClaimedJob, Lease,
+    job_latency::{JobLatency, Step},
+};
 use crate::{
-    domain::{JobKind, LastAnswers, claim_plan::ClaimScans},
+    domain::{BootInstant, JobKind, LastAnswers, claim_plan::ClaimScans},
     store::{
         StoreError, clients,
+        holds::{Known, UNSURE},
         postgres::{
             coalesce::{BY_INDEX, Batch, Locked, spread},
             columns::Time,
@@ -22,6 +26,10 @@ use crate::{
         transactions,
     },
 };
+
+/// A SQL transaction may have begun this long before it was known that it would lease something:
+/// its leases are as old as that.
+const BEGAN_BEFORE: Duration = Duration::from_secs(30);
 
 /// What a worker wants.
 #[derive(Debug, Clone)]
@@ -32,19 +40,23 @@ pub struct Wanted {
     pub scans: ClaimScans,
     /// Whether to look when the next job falls due that is not due yet.
     pub seeks_next: bool,
-    /// Set after a claim whose answer was lost: the claims that the worker knows. Every other job
-    /// leased to it is given back before this claim.
-    pub holds: Option<Vec<(String, DateTime<Utc>)>>,
+    /// What the worker knows of, where there may be other leases: after a statement that was not
+    /// answered. What else is leased to the worker is given back first.
+    pub holds: Option<Known>,
 }
 
 /// Leases due jobs to workers, with what the jobs are about. Fails on the foreign key when a worker
 /// is no longer registered, which is what it must learn.
 #[derive(Debug)]
-pub struct Claims;
+pub struct Claims {
+    /// How long claims take.
+    pub latency: JobLatency,
+}
 
 impl Batch for Claims {
     type Request = Wanted;
     type Answer = Claim;
+    type AfterCommit = ();
 
     const MAX_BATCH: usize = JobKind::ALL.len();
     // A few statements, and the way there.
@@ -60,11 +72,16 @@ impl Batch for Claims {
         ("plan_cache_mode", "force_generic_plan"),
     ];
 
+    fn answered(&self, took: Duration) {
+        self.latency.report(Step::Claim, took, Instant::now());
+    }
+
     async fn run(
         &self,
         conn: &mut PgConnection,
         wanted: &[Wanted],
         _: Locked,
+        _: &mut Self::AfterCommit,
     ) -> Result<Vec<Option<Claim>>, StoreError> {
         // A worker that takes over from one that has just ended waits for the next batch.
         let mut queues = HashSet::new();
@@ -72,8 +89,8 @@ impl Batch for Claims {
             (0..wanted.len()).filter(|index| queues.insert(wanted[*index].queue)).collect();
         let batch: Vec<&Wanted> = taken.iter().map(|index| &wanted[*index]).collect();
         for wanted in &batch {
-            if let Some(holds) = &wanted.holds {
-                release_unknown(&mut *conn, &wanted.worker, holds).await?;
+            if let Some(known) = &wanted.holds {
+                release_unknown(&mut *conn, &wanted.worker, known).await?;
             }
         }
         let claims = claim(conn, &batch).await?;
@@ -343,15 +360,17 @@ async fn add_transactions(
     Ok(())
 }
 
-/// Gives back the running jobs of `worker` other than those it `holds` (job id and time of claim):
-/// they were claimed by a statement whose answer was lost. No handler has seen them, so this costs
-/// neither an attempt nor time. Returns how many there were.
+/// Gives back the running jobs of `worker` that it does not know: they were leased by a statement
+/// whose answer was lost. No handler has seen them, so this costs neither an attempt nor time.
+/// Returns how many there were.
 async fn release_unknown(
     executor: impl PgExecutor<'_>,
     worker: &str,
-    holds: &[(String, DateTime<Utc>)],
+    known: &Known,
 ) -> Result<u64, StoreError> {
-    let (ids, times): (Vec<String>, Vec<DateTime<Utc>>) = holds.iter().cloned().unzip();
+    let (ids, times): (Vec<String>, Vec<DateTime<Utc>>) = known.leases.iter().cloned().unzip();
+    let expected: Vec<String> = known.expected.iter().map(Uuid::to_string).collect();
+    let unanswered = known.unanswered_at.map_or(UNSURE, BootInstant::elapsed);
     let released = sqlx::query!(
         r#"
         UPDATE apalis.jobs
@@ -361,10 +380,16 @@ async fn release_unknown(
             SELECT FROM unnest($2::text[], $3::timestamptz[]) AS held (id, locked_at)
             WHERE held.id = jobs.id AND held.locked_at = jobs.lock_at
         )
+            AND COALESCE(idempotency_key, '') <> ALL ($4::text[])
+            -- The worker knows the older ones. While an old snapshot is held, the index has an
+            -- entry for each job that the worker ever held.
+            AND lock_at >= now() - make_interval(secs => $5)
         "#,
         worker,
         &ids,
         &times,
+        &expected,
+        (unanswered + BEGAN_BEFORE).as_secs_f64(),
     )
     .execute(executor)
     .await?;

@@ -1,17 +1,22 @@
-//! How long jobs take that call nobody, and how much of the database posts leave them.
+//! How long jobs wait for the database, and how much of it posts leave them.
 //!
 //! Posts and jobs share the database. A writer of posts that takes all it can leaves the jobs less
 //! and less when more is posted than can be carried to its end. Then each transaction costs more:
 //! it is polled, and its client is sent `pending`, because it has not ended before these jobs were
 //! due.
 //!
-//! So this watches how long `create_transaction` jobs take, from their claim to their written
-//! outcome. They call nobody, so nothing but this process and its database delays them: not a slow
-//! third party, full slots, an open circuit or a paused queue. While they take longer than allowed,
-//! the writer of posts pauses after each batch. At twice the allowed latency the pause is as long
-//! as the batch took. Latency grows while more is accepted than ends and falls while less is, so it
-//! settles where both are equal. A pause also makes the next batch larger, and each of its posts
-//! cheaper.
+//! So this watches how long the two statements of a job's run take, each with its wait for a
+//! writer: the claim, from when free slots ask for jobs, and the outcome, from when the run has
+//! ended. Nothing but this process and its database delays these. A slow third party or client
+//! takes its time between the two; with full slots nothing asks for jobs; a claim from a paused
+//! queue, or one that finds nothing, is as fast as any other, and so is the outcome of a run that
+//! an open circuit postpones. What waits for somebody else's lock is not counted (see
+//! [`crate::store::postgres::coalesce::Batch::answered`]).
+//!
+//! While the two together take longer than allowed, the writer of posts pauses after each batch: at
+//! twice the time that is allowed, as long as the batch took. Latency grows while more is accepted
+//! than ends and falls while less is, so it settles where both are equal. A pause also makes the
+//! next batch larger, and each of its posts cheaper.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -31,12 +36,25 @@ const LEAST: f64 = 0.25;
 /// A report that is older says nothing: there was nothing to do since, or the worker has ended.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// How long jobs take; shared by those who report it and those who go by it.
+/// What a job's run waits for in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Claim,
+    Outcome,
+}
+
+/// How long jobs wait for the database; shared by those who report it and those who go by it.
 #[derive(Debug, Clone)]
 pub struct JobLatency {
     /// What jobs may take without a pause, however low it was before.
     allowed: Duration,
-    recent: Arc<Mutex<Option<Recent>>>,
+    recent: Arc<Mutex<RecentSteps>>,
+}
+
+#[derive(Debug, Default)]
+struct RecentSteps {
+    claims: Option<Recent>,
+    outcomes: Option<Recent>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,24 +64,32 @@ struct Recent {
     at: Instant,
 }
 
+impl Recent {
+    /// With another report.
+    fn and(self, latency: Duration, now: Instant) -> Self {
+        let elapsed = now.saturating_duration_since(self.at);
+        let kept = (-elapsed.div_duration_f64(AVERAGED)).exp();
+        let average = self.average.mul_f64(kept) + latency.mul_f64(1.0 - kept);
+        let lowest = self.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
+        Self { average, lowest: lowest.min(average), at: now }
+    }
+}
+
 impl JobLatency {
     /// Jobs may take this long before posts wait for them.
     pub fn new(allowed: Duration) -> Self {
         Self { allowed, recent: Arc::default() }
     }
 
-    /// A job took this long from its claim to its written outcome.
-    pub fn report(&self, latency: Duration, now: Instant) {
-        let mut recent = self.recent();
-        let Some(before) = *recent else {
-            *recent = Some(Recent { average: latency, lowest: latency, at: now });
-            return;
+    /// A step took this long, with its wait for a writer.
+    pub fn report(&self, step: Step, latency: Duration, now: Instant) {
+        let mut steps = self.recent();
+        let recent = match step {
+            Step::Claim => &mut steps.claims,
+            Step::Outcome => &mut steps.outcomes,
         };
-        let elapsed = now.saturating_duration_since(before.at);
-        let kept = (-elapsed.div_duration_f64(AVERAGED)).exp();
-        let average = before.average.mul_f64(kept) + latency.mul_f64(1.0 - kept);
-        let lowest = before.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
-        *recent = Some(Recent { average, lowest: lowest.min(average), at: now });
+        let first = Recent { average: latency, lowest: latency, at: now };
+        *recent = Some(recent.map_or(first, |before| before.and(latency, now)));
     }
 
     /// Whether jobs take longer than they may.
@@ -78,15 +104,23 @@ impl JobLatency {
 
     /// The part of their writer's time that posts have.
     fn part(&self, now: Instant) -> f64 {
-        let Some(recent) = *self.recent() else { return 1.0 };
-        if now.saturating_duration_since(recent.at) >= FRESH || recent.average.is_zero() {
+        let (average, lowest) = {
+            let steps = self.recent();
+            let is_fresh = |recent: &&Recent| now.saturating_duration_since(recent.at) < FRESH;
+            let fresh = [steps.claims, steps.outcomes];
+            let fresh = fresh.iter().flatten().filter(is_fresh);
+            fresh.fold((Duration::ZERO, Duration::ZERO), |(average, lowest), recent| {
+                (average + recent.average, lowest + recent.lowest)
+            })
+        };
+        if average.is_zero() {
             return 1.0;
         }
-        let allowed = self.allowed.max(recent.lowest.mul_f64(NORMAL));
-        allowed.div_duration_f64(recent.average).clamp(LEAST, 1.0)
+        let allowed = self.allowed.max(lowest.mul_f64(NORMAL));
+        allowed.div_duration_f64(average).clamp(LEAST, 1.0)
     }
 
-    fn recent(&self) -> MutexGuard<'_, Option<Recent>> {
+    fn recent(&self) -> MutexGuard<'_, RecentSteps> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,10 +135,16 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    /// A job that takes this long in the database: its claim a third of it.
+    fn report_job(latency: &JobLatency, took: Duration, now: Instant) {
+        latency.report(Step::Claim, took / 3, now);
+        latency.report(Step::Outcome, took * 2 / 3, now);
+    }
+
     /// Jobs take this long for half a second.
     fn report(latency: &JobLatency, took: Duration, from: Instant) -> Instant {
         for step in 0..50 {
-            latency.report(took, from + ms(step * 10));
+            report_job(latency, took, from + ms(step * 10));
         }
         from + ms(490)
     }
@@ -134,6 +174,21 @@ mod tests {
         let now = report(&latency, ms(120), Instant::now());
         let now = report(&latency, ms(200), now);
         assert_eq!(latency.pause_after(ms(60), now), Duration::ZERO);
+    }
+
+    #[test]
+    fn claims_that_find_nothing_hide_no_slow_outcomes() {
+        let latency = JobLatency::new(ALLOWED);
+        let start = report(&latency, ms(5), Instant::now());
+        for step in 0..500 {
+            let now = start + ms(step);
+            latency.report(Step::Claim, ms(1), now);
+            if step % 50 == 0 {
+                latency.report(Step::Outcome, ms(49), now);
+            }
+        }
+        let pause = latency.pause_after(ms(10), start + ms(500));
+        assert!((ms(9)..ms(11)).contains(&pause), "{pause:?}");
     }
 
     #[test]
@@ -171,7 +226,7 @@ mod tests {
             behind += new - done;
             written += new;
             let took = Duration::from_secs_f64(behind * JOBS + 0.005);
-            latency.report(took, now);
+            report_job(&latency, took, now);
             if written >= BATCH {
                 written = 0.0;
                 let pause = latency.pause_after(now - batch_began, now);

@@ -9,9 +9,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use uuid::Uuid;
 
 use super::Lease;
 use crate::store::{StoreError, postgres::columns::Time};
+
+/// The constraint that is violated where a job is leased to a worker that is not registered, and
+/// where a worker is removed that a job is leased to.
+pub const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 
 /// Registers a worker of `queue`.
 pub async fn register(
@@ -56,16 +61,25 @@ pub async fn remove(executor: impl PgExecutor<'_>, worker: &str) -> Result<(), S
     Ok(())
 }
 
+/// A lease in the database.
+#[derive(Debug)]
+pub struct HeldLease {
+    pub lease: Lease,
+    /// Whose job it is, where its row says that.
+    pub transaction_id: Option<Uuid>,
+}
+
 /// The leases of `workers` that began at least `min_age` ago, but not more than `max_age`.
 pub async fn held(
     executor: impl PgExecutor<'_>,
     workers: &[String],
     min_age: Duration,
     max_age: Duration,
-) -> Result<Vec<Lease>, StoreError> {
+) -> Result<Vec<HeldLease>, StoreError> {
     let held = sqlx::query!(
         r#"
-        SELECT id, lock_by AS "worker!", lock_at AS "locked_at!: Time"
+        SELECT id, lock_by AS "worker!", lock_at AS "locked_at!: Time",
+            quartet_uuid(idempotency_key) AS transaction_id
         FROM apalis.jobs
         -- Bounded on both sides by the index: while an old snapshot is held, it has an entry for
         -- each job that the worker ever held.
@@ -81,7 +95,10 @@ pub async fn held(
     .await?;
     Ok(held
         .into_iter()
-        .map(|row| Lease { job_id: row.id, worker: row.worker, locked_at: row.locked_at.at() })
+        .map(|row| HeldLease {
+            lease: Lease { job_id: row.id, worker: row.worker, locked_at: row.locked_at.at() },
+            transaction_id: row.transaction_id,
+        })
         .collect())
 }
 

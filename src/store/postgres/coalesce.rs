@@ -2,9 +2,9 @@
 //!
 //! Most of what a small statement costs is the way to the database and its commit. A [`Coalescer`]
 //! gives many concurrent requests of one kind to a few writers, each with a connection of its own.
-//! A request never waits for company: a writer that is free takes whatever is there, and what comes
-//! meanwhile is the next batch. So one request at a time is as fast as without it, and the busier
-//! the process is, the cheaper is each request.
+//! A writer that is free takes whatever is there, and what comes meanwhile is the next batch. Some
+//! writers pause after a batch of several, so that the next one is larger. So one request at a time
+//! is as fast as without it, and the busier the process is, the cheaper is each request.
 //!
 //! One request of a batch cannot spoil the others: a batch that the database refuses is done again
 //! one by one, and a request that somebody else's lock holds up is left for the next batch, and in
@@ -54,6 +54,18 @@ const SKIPPED: Duration = Duration::from_millis(200);
 /// How long a writer with nothing else to do waits for such a lock.
 const SKIPPED_WAIT: Duration = Duration::from_millis(3);
 
+/// From this number of requests on a batch shows that more are coming.
+const SEVERAL: usize = 3;
+/// After a batch of several, the next one of its writer begins no sooner than this after it began.
+const SPACING: Duration = Duration::from_millis(3);
+
+/// The pause after a batch of this many requests that took this long, of a kind that comes in
+/// numbers: the next batch is larger for it, and each of its requests cheaper. A request that comes
+/// alone is followed by no pause, nor is a batch that took long: meanwhile enough have come.
+pub(in crate::store) fn gathering_pause(requests: usize, took: Duration) -> Duration {
+    if requests >= SEVERAL { SPACING.saturating_sub(took) } else { Duration::ZERO }
+}
+
 /// What becomes of a request whose rows somebody else has locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
@@ -80,6 +92,8 @@ pub(in crate::store) fn spread<Q, A>(
 pub trait Batch: Send + Sync + 'static {
     type Request: Send + Sync + 'static;
     type Answer: Send + 'static;
+    /// What is done once a batch is committed; `()` for nothing.
+    type AfterCommit: AfterCommit;
 
     /// Most requests of one batch.
     const MAX_BATCH: usize;
@@ -97,19 +111,39 @@ pub trait Batch: Send + Sync + 'static {
         Self::MAX_BATCH
     }
 
-    /// How long a writer leaves the database to others after a batch that took this long.
-    fn pause_after(&self, _took: Duration) -> Duration {
+    /// A batch was done. On average its requests took this long, with their wait for a writer, and
+    /// without those that had been left out of an earlier batch because of somebody else's lock.
+    fn answered(&self, _took: Duration) {}
+
+    /// A batch was committed, whether or not its requests are still waited for.
+    fn committed(&self, _requests: &[Self::Request], _answers: &[Option<Self::Answer>]) {}
+
+    /// How long a writer leaves the database to others after a batch of this many requests that
+    /// took this long.
+    fn pause_after(&self, _requests: usize, _took: Duration) -> Duration {
         Duration::ZERO
     }
 
     /// Does all of `requests`, or nothing. Answers in their order; `None` for one that was left out
-    /// ([`Locked::Skip`]).
+    /// ([`Locked::Skip`]). What is to be done once they are committed goes into `after`.
     fn run(
         &self,
         conn: &mut PgConnection,
         requests: &[Self::Request],
         locked: Locked,
+        after: &mut Self::AfterCommit,
     ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
+}
+
+/// What is done once a batch is committed. Dropped without an end, as after a panic or a time limit,
+/// it leaves open whether the batch was.
+pub trait AfterCommit: Default + Send {
+    /// The batch was committed, or not; the error says whether that is certain.
+    fn end(self, done: Result<(), &StoreError>);
+}
+
+impl AfterCommit for () {
+    fn end(self, _: Result<(), &StoreError>) {}
 }
 
 /// The way to the writers of one kind of batch. Cheap to clone; the writers end with the last
@@ -126,6 +160,8 @@ struct Waiting<B: Batch> {
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
     /// When it came.
     asked: Instant,
+    /// A batch has left it out.
+    was_skipped: bool,
 }
 
 impl<B: Batch> Waiting<B> {
@@ -177,7 +213,7 @@ impl<B: Batch> Coalescer<B> {
         {
             congestion.came_first(asked);
         }
-        if self.waiting.send(Waiting { request, reply, asked }).await.is_err() {
+        if self.waiting.send(Waiting { request, reply, asked, was_skipped: false }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
@@ -232,9 +268,9 @@ impl<B: Batch> Writer<B> {
                 // Nothing came: then it is those alone. Nothing is taken out without being kept.
                 let _ = tokio::time::timeout(SKIPPED_WAIT, more).await;
             }
-            let began = Instant::now();
+            let (began, requests) = (Instant::now(), taken.len());
             self.work(taken).await;
-            let pause = self.batch.pause_after(began.elapsed());
+            let pause = self.batch.pause_after(requests, began.elapsed());
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
@@ -265,18 +301,27 @@ impl<B: Batch> Writer<B> {
             }
             let (requests, rest): (Vec<_>, Vec<_>) = batch
                 .into_iter()
-                .map(|waiting| (waiting.request, (waiting.reply, waiting.asked)))
+                .map(|Waiting { request, reply, asked, was_skipped }| {
+                    (request, (reply, asked, was_skipped))
+                })
                 .unzip();
             let done = self.attempt(&requests).await;
             let mut batch: Vec<_> = requests
                 .into_iter()
                 .zip(rest)
-                .map(|(request, (reply, asked))| Waiting { request, reply, asked })
+                .map(|(request, (reply, asked, was_skipped))| Waiting {
+                    request,
+                    reply,
+                    asked,
+                    was_skipped,
+                })
                 .collect();
             match done {
                 Ok(answers) => {
                     self.wait = RETRY.0;
-                    for (waiting, answer) in batch.into_iter().zip(answers) {
+                    self.report(batch.iter().zip(&answers));
+                    for (mut waiting, answer) in batch.into_iter().zip(answers) {
+                        waiting.was_skipped = answer.is_none();
                         match answer {
                             Some(answer) => waiting.answer(Ok(answer)),
                             None if waiting.asked.elapsed() < SKIPPED => self.skipped.push(waiting),
@@ -311,6 +356,18 @@ impl<B: Batch> Writer<B> {
                 // One of them is at fault.
                 Err(_) => batches.extend(batch.into_iter().map(|waiting| vec![waiting])),
             }
+        }
+    }
+
+    /// Reports how long requests took that were done.
+    fn report<'a>(&self, answered: impl Iterator<Item = (&'a Waiting<B>, &'a Option<B::Answer>)>) {
+        let took = answered
+            .filter(|(waiting, answer)| answer.is_some() && !waiting.was_skipped)
+            .map(|(waiting, _)| waiting.asked.elapsed());
+        let (total, count) =
+            took.fold((Duration::ZERO, 0), |(total, count), took| (total + took, count + 1));
+        if count > 0 {
+            self.batch.answered(total / count);
         }
     }
 
@@ -358,7 +415,7 @@ impl<B: Batch> Writer<B> {
     }
 }
 
-/// Has a batch done; within a transaction where something must begin one.
+/// Has a batch done, and what follows from it.
 async fn run<B: Batch>(
     batch: &B,
     conn: &mut PgConnection,
@@ -366,9 +423,27 @@ async fn run<B: Batch>(
     requests: &[B::Request],
     locked: Locked,
 ) -> Result<Vec<Option<B::Answer>>, StoreError> {
-    let Some(begin) = begin else { return batch.run(conn, requests, locked).await };
+    let mut after = B::AfterCommit::default();
+    let done = commit(batch, conn, begin, requests, locked, &mut after).await;
+    after.end(done.as_ref().map(drop));
+    if let Ok(answers) = &done {
+        batch.committed(requests, answers);
+    }
+    done
+}
+
+/// Has a batch done; within a transaction where something must begin one.
+async fn commit<B: Batch>(
+    batch: &B,
+    conn: &mut PgConnection,
+    begin: Option<AssertSqlSafe<String>>,
+    requests: &[B::Request],
+    locked: Locked,
+    after: &mut B::AfterCommit,
+) -> Result<Vec<Option<B::Answer>>, StoreError> {
+    let Some(begin) = begin else { return batch.run(conn, requests, locked, after).await };
     let mut tx = conn.begin_with(begin).await?;
-    let answers = batch.run(&mut tx, requests, locked).await?;
+    let answers = batch.run(&mut tx, requests, locked, after).await?;
     tx.commit().await?;
     Ok(answers)
 }

@@ -1,9 +1,10 @@
 //! Announces to the other processes when jobs fall due, by `NOTIFY`.
 //!
 //! What a request has committed is announced on the channel `quartet_due` after the commit, by a
-//! task of its own: at once, and then at most every 5 ms, so that the cost does not grow with
-//! the rate. A trigger announces what others write into the job table. Nothing depends on it: a
-//! process that hears nothing, as behind a pooler that keeps no sessions, looks by itself.
+//! task of its own: at once, and then at most every 5 ms, so that the cost does not grow with the
+//! rate. Jobs that are due later, and that a worker of this process awaits, are not announced. A
+//! trigger announces what others write into the job table. Nothing depends on it: a process that
+//! hears nothing, as behind a pooler that keeps no sessions, looks by itself.
 
 use std::{
     collections::HashMap,
@@ -87,7 +88,10 @@ impl Announcer {
     /// A job of `queue` with this `run_at` is due after `delay`; call this after the commit.
     pub fn announce(&self, queue: &'static str, run_at: DateTime<Utc>, delay: Duration) {
         self.wakeups.committed(queue, run_at, delay);
-        if delay > HORIZON {
+        // A worker of this process awaits what is due later. If it cannot take it then, the others
+        // find it by themselves.
+        let is_awaited = !delay.is_zero() && self.wakeups.has(queue);
+        if is_awaited || delay > HORIZON {
             return;
         }
         let earliest = Earliest { due: Instant::now() + delay, run_at };
@@ -228,5 +232,27 @@ impl Listener {
         }
         // From a process of a release that does not say when its jobs fell due.
         if delays.is_empty() { Heard::Announcement } else { Heard::Change }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_worker_of_this_process_awaits_is_not_announced() {
+        let wakeups = Wakeups::new(["update_status"]);
+        let announcer = Announcer::new(wakeups.clone());
+        let announced = || announcer.unsent().queues.len();
+        let delay = Duration::from_millis(1);
+        announcer.announce("update_status", Utc::now(), delay);
+        assert_eq!(announced(), 0);
+        wakeups.due("update_status").await;
+        announcer.announce("notify_client", Utc::now(), delay);
+        assert_eq!(announced(), 1, "nobody awaits it here");
+        announcer.announce("update_status", Utc::now(), Duration::ZERO);
+        assert_eq!(announced(), 2, "due at once: another process may be free");
+        announcer.announce("create_transaction", Utc::now(), 2 * HORIZON);
+        assert_eq!(announced(), 2);
     }
 }

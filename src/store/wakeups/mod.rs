@@ -77,6 +77,11 @@ impl Wakeups {
         Self { shared: Arc::new(Shared { queues, look: Notify::new() }) }
     }
 
+    /// Whether jobs of `queue` are run here.
+    pub fn has(&self, queue: &str) -> bool {
+        self.shared.queues.contains_key(queue)
+    }
+
     /// Jobs of `queue` may be due after `delay`; call this after the commit. As it is not known
     /// which, the watcher looks, too.
     pub fn hint(&self, queue: &str, delay: Duration) {

@@ -18,12 +18,14 @@ use quartet::{
     },
     jobs::{
         CallbackHosts, CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot,
-        WorkerLease, definitions, holds::Holds,
+        WorkerLease, definitions,
     },
     outbound::{CallbackClient, ThirdPartyClient},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
-        self, Target,
+        Target,
+        direct_leases::HandOver,
+        holds::Holds,
         jobs::{
             ClaimedJob, JobPayload,
             claims::{Claims, Wanted},
@@ -34,6 +36,7 @@ use quartet::{
         postgres::coalesce::{Batch, Coalescer, Locked},
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},
+        {self},
     },
     telemetry::Metrics,
 };
@@ -89,12 +92,18 @@ impl Real {
         let wakeups = Wakeups::default();
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let metrics = Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap());
+        let latency = JobLatency::new(LONGEST_JOB);
         let context = JobContext {
             clock: Default::default(),
             pool: pool.clone(),
-            latency: JobLatency::new(LONGEST_JOB),
-            claims: Coalescer::start(Claims, 1, &pool, None),
-            outcomes: Coalescer::start(Outcomes, 1, &pool, None),
+            claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pool, None),
+            outcomes: Coalescer::start(
+                Outcomes { latency, direct_leases: Default::default() },
+                1,
+                &pool,
+                None,
+            ),
+            direct_leases: Default::default(),
             reads: Coalescer::start(Reads, 1, &pool, None),
             lease_pool: pool.clone(),
             watch_pool: pool.clone(),
@@ -315,7 +324,11 @@ impl Life<'_> {
         let outcome = run.outcome.clone().unwrap();
         let ended = EndedRun { queue, job: run.claimed.clone(), outcome };
         let mut conn = self.real.app.pool.acquire().await.unwrap();
-        let mut written = Outcomes.run(&mut conn, &[ended], Locked::Wait).await.unwrap();
+        let latency = JobLatency::new(LONGEST_JOB);
+        let outcomes = Outcomes { latency, direct_leases: Default::default() };
+        let mut after = HandOver::default();
+        let written = outcomes.run(&mut conn, &[ended], Locked::Wait, &mut after).await;
+        let mut written = written.unwrap();
         written.remove(0).expect("nobody else holds the lock")
     }
 

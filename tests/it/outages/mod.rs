@@ -61,7 +61,8 @@ fn process_on(world: &World, line: &Line) -> ProcessBuilder {
         .set("QUARTET_DATABASE__MAX_CONNECTIONS", "20")
         .set("QUARTET_WORKER__HEARTBEAT", "1s")
         .set("QUARTET_WORKER__DEAD_AFTER", "3s")
-        // Polling outlasts the outage.
+        // Polling outlasts the outage, and finds the end soon after it.
+        .set("QUARTET_POLL__MAX_DELAY", "5s")
         .set("QUARTET_POLL__DEADLINE", "10m")
 }
 

@@ -9,6 +9,7 @@
 //! An outcome may be written again after a lost connection: if the first commit took place, the
 //! lease is gone and the second write changes nothing.
 
+mod ended_jobs;
 mod write;
 
 use std::{sync::Arc, time::Duration};
