@@ -27,6 +27,7 @@ use crate::{
     domain::{Backoff, DatabaseClock, Retries},
     http::{
         ApiState, RequestWriters,
+        api::provider_webhooks::ProviderWebhooks,
         tls::{Certificate, TlsError},
         {self},
     },
@@ -153,6 +154,9 @@ impl App {
             ThirdPartyClient::new(&config.third_party, &config.dns, config.webhook_url(address))?
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone());
+        let profile = config.third_party.profile.as_ref().filter(|_| role.serves_api());
+        let provider_webhooks =
+            profile.and_then(|profile| ProviderWebhooks::new(profile, config.webhook_url(address)));
         let plan = jobs::plan(&config);
         // Later than that a transaction costs more: it is polled, and its client notified of
         // `pending`.
@@ -194,7 +198,8 @@ impl App {
             announcer.clone(),
             clock.clone(),
             metrics.clone(),
-        );
+        )
+        .with_provider_webhooks(provider_webhooks);
         let context = JobContext {
             circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
             credentials: Credentials::default(),
@@ -275,6 +280,12 @@ impl App {
         let rejected_state = self.state.clone();
         let rejected = AbortOnDropHandle::new(tokio::spawn(async move {
             http::api::rejected_webhooks::run(&rejected_state, rejected_stop).await;
+        }));
+        let (waiting_state, waiting_context) = (self.state.clone(), self.context.clone());
+        let waiting_stop = figures_stop.clone();
+        let _waiting = AbortOnDropHandle::new(tokio::spawn(async move {
+            let (state, config) = (waiting_state, &waiting_context.config);
+            http::api::provider_webhooks::waiting::run(&state, config, waiting_stop).await;
         }));
         let (announcer, pool) = (self.state.announcer.clone(), self.state.pool.clone());
         let _announcing = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! `quartet third-party`: the profiles in the program, and what a profile does. Offline.
 
 use std::{
+    collections::BTreeSet,
     io::{ErrorKind, Read},
     path::{Path, PathBuf},
 };
@@ -8,7 +9,7 @@ use std::{
 use clap::Subcommand;
 
 use super::CliError;
-use crate::profiles::{Cases, Profile, SHIPPED, Shipped};
+use crate::profiles::{Cases, Profile, SHIPPED, Shipped, WEBHOOK_SECRETS};
 
 /// Longest file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -116,9 +117,14 @@ fn check(profile: &Profile, cases: &Cases) -> Result<(), CliError> {
     println!("");
     let names = profile.names();
     let metadata = profile.metadata_keys();
+    let is_of_webhooks =
+        |name: &String| profile.needs_webhook_secret() && WEBHOOK_SECRETS.contains(&name.as_str());
+    let (of_webhooks, optional_secrets): (BTreeSet<String>, _) =
+        names.optional_secrets.iter().cloned().partition(is_of_webhooks);
     for (what, names) in [
         ("Secrets that it needs", &names.secrets),
-        ("Secrets that it may have", &names.optional_secrets),
+        ("Secrets that it may have", &optional_secrets),
+        ("Secrets of its webhooks, the first required", &of_webhooks),
         ("Variables that it needs", &names.vars),
         ("Variables that it may have", &names.optional_vars),
         ("Metadata that it reads", &metadata),

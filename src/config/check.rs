@@ -1,11 +1,13 @@
 //! What must hold between settings, and which of them a role cannot do without.
 
-use super::{Config, Role, value::duration_text};
+use std::borrow::Cow;
+
+use super::{Config, Role, ThirdPartyProfile, value::duration_text};
 use crate::domain::EgressDenied;
 
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
-    pub(super) variable: &'static str,
+    pub(super) variable: Cow<'static, str>,
     /// The setting it is compared with.
     pub(super) other: Option<&'static str>,
     /// The present value, unless it is a secret.
@@ -20,7 +22,7 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
     let mut require = |holds: bool, variable, value, other, rule: &str, limit| {
         if !holds {
             broken.push(Broken {
-                variable,
+                variable: Cow::Borrowed(variable),
                 other: Some(other),
                 value: Some(duration_text(value)),
                 allowed: format!("must be {rule} {other} ({})", duration_text(limit)),
@@ -89,7 +91,7 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         && config.operator_tokens.contains(&client.api_key_hash)
     {
         broken.push(Broken {
-            variable: "QUARTET_DEFAULT_CLIENT__API_KEY",
+            variable: Cow::Borrowed("QUARTET_DEFAULT_CLIENT__API_KEY"),
             other: Some("QUARTET_OPERATOR_TOKEN"),
             value: None,
             allowed: "must differ from QUARTET_OPERATOR_TOKEN: a key belongs to one of the two"
@@ -100,7 +102,7 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         && let Err(refusal) = notify.egress.check_url(&client.callback_url)
     {
         broken.push(Broken {
-            variable: "QUARTET_DEFAULT_CLIENT__CALLBACK_URL",
+            variable: Cow::Borrowed("QUARTET_DEFAULT_CLIENT__CALLBACK_URL"),
             other: Some(match refusal {
                 EgressDenied::Port { .. } => "QUARTET_NOTIFY__ALLOWED_PORTS",
                 _ => "QUARTET_NOTIFY__ALLOWED_NETWORKS",
@@ -115,8 +117,9 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
 /// Every setting that `role` needs and that is not there.
 pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
     let mut broken = Vec::new();
-    let mut require = |present: bool, variable, allowed: &str| {
+    let mut require = |present: bool, variable: &str, allowed: &str| {
         if !present {
+            let variable = Cow::Owned(variable.to_owned());
             broken.push(Broken { variable, other: None, value: None, allowed: allowed.to_owned() });
         }
     };
@@ -132,6 +135,15 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
             "QUARTET_WEBHOOK__SECRETS",
             "must hold at least one secret `whsec_…`, to verify the third party's webhooks",
         );
+        let profile = config.third_party.profile.as_ref();
+        if let Some(variable) = profile.and_then(ThirdPartyProfile::missing_webhook_secret) {
+            require(
+                false,
+                &variable,
+                "must be the key that verifies the third party's webhooks, or that must be the \
+                 file `webhook` in QUARTET_THIRD_PARTY__SECRETS_DIRECTORY",
+            );
+        }
     }
     if role.runs_jobs() {
         require(

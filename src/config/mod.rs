@@ -46,8 +46,10 @@ pub use self::{
     value::{BaseUrl, Redacted, duration, http_url, name},
 };
 
-/// Where the third party's webhooks arrive, below the public URL.
-const WEBHOOK_PATH: &str = "/v1/webhooks/third-party";
+/// Where webhooks arrive, below the public URL, each third party's below its name.
+const WEBHOOK_PATH: &str = "/v1/webhooks/";
+/// The name of the third party without a profile.
+pub const DEFAULT_THIRD_PARTY: &str = "third-party";
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -143,9 +145,9 @@ impl Config {
         let config = Self::read(&mut settings);
         for Broken { variable, other, allowed, .. } in config.broken(role) {
             // Where one side could not be read, the comparison was with its default.
-            let read = |variable| !settings.is_refused(variable);
-            if read(variable) && other.is_none_or(read) {
-                settings.refuse(variable, &allowed);
+            let read = |variable: &str| !settings.is_refused(variable);
+            if read(&variable) && other.is_none_or(read) {
+                settings.refuse(&variable, &allowed);
             }
         }
         settings.refuse_unknown();
@@ -198,8 +200,8 @@ impl Config {
                     (None, None) => " is not set; it".to_owned(),
                 };
                 Problem {
-                    variable: variable.to_owned(),
                     message: format!("{variable}{state} {allowed}"),
+                    variable: variable.into_owned(),
                 }
             })
             .collect();
@@ -210,8 +212,10 @@ impl Config {
     /// that is `actually` listened on, which is loopback for others where it is unspecified
     /// (`0.0.0.0`).
     pub fn webhook_url(&self, actually: SocketAddr) -> String {
+        let profile = self.third_party.profile.as_ref();
+        let name = profile.map_or(DEFAULT_THIRD_PARTY, |profile| profile.profile.name());
         if let Some(public_url) = &self.http.public_url {
-            return public_url.join(WEBHOOK_PATH);
+            return public_url.join(&format!("{WEBHOOK_PATH}{name}"));
         }
         let ip = match actually.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -219,7 +223,7 @@ impl Config {
             ip => ip,
         };
         let scheme = if self.http.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}{WEBHOOK_PATH}", SocketAddr::new(ip, actually.port()))
+        format!("{scheme}://{}{WEBHOOK_PATH}{name}", SocketAddr::new(ip, actually.port()))
     }
 
     /// The same configuration with the long waits divided by `speed`, for demonstrations: what

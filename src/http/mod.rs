@@ -31,7 +31,12 @@ use poem_openapi::{LicenseObject, OpenApiService, Tags};
 use tokio::time::Instant;
 
 use self::{
-    api::{health::Readiness, metrics::Scrape, rejected_webhooks::Rejections},
+    api::{
+        health::Readiness,
+        metrics::Scrape,
+        provider_webhooks::{ProviderWebhooks, ReceiveProviderWebhook},
+        rejected_webhooks::Rejections,
+    },
     middleware::{
         admission::Admission,
         auth::{KnownKeys, OperatorTokens},
@@ -85,6 +90,8 @@ pub struct ApiState {
     pub announcer: Announcer,
     pub clock: DatabaseClock,
     pub webhook: config::Webhook,
+    /// The third party with a profile, where there is one that sends webhooks.
+    pub provider_webhooks: Option<ProviderWebhooks>,
     /// The clients that were recently found by a key's hash. The statement that writes
     /// checks the key again.
     known_keys: KnownKeys,
@@ -147,6 +154,7 @@ impl ApiState {
             clock,
             known_keys: KnownKeys::default(),
             webhook: config.webhook.clone(),
+            provider_webhooks: None,
             operator_tokens: OperatorTokens::new(tokens),
             max_body: config.http.max_body,
             intake: config.intake.clone(),
@@ -164,6 +172,11 @@ impl ApiState {
             serves_https: config.http.tls.is_some(),
             started: AtomicBool::new(false),
         }
+    }
+
+    /// The same, with a third party whose profile says how it sends webhooks.
+    pub fn with_provider_webhooks(self, provider_webhooks: Option<ProviderWebhooks>) -> Self {
+        Self { provider_webhooks, ..self }
     }
 
     /// The state that [`routes`] put into every request.
@@ -267,9 +280,12 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
         let route = Route::new()
             .nest("/console", console::routes(&state))
             .nest("/docs", api::docs::routes(service.swagger_ui_html(), pace.clone()))
-            .at("/openapi.json", api::docs::openapi(spec.clone(), pace))
-            .nest("/", service);
-        (route, spec)
+            .at("/openapi.json", api::docs::openapi(spec.clone(), pace));
+        let route = match &state.provider_webhooks {
+            Some(webhooks) => route.at(webhooks.path(), ReceiveProviderWebhook),
+            None => route,
+        };
+        (route.nest("/", service), spec)
     } else {
         let health =
             OpenApiService::new(api::health::HealthApi, "Quartet", env!("CARGO_PKG_VERSION"));

@@ -50,6 +50,10 @@ pub struct RouteInfo {
 use Caller::{Anyone, Client, Operator, ThirdParty};
 use Limit::{Operators, Posts, Reads, Unlimited, Vital, Webhooks};
 
+/// The webhooks of third parties with a profile, which says what is sent and answered: the OpenAPI
+/// document cannot.
+pub const PROVIDER_WEBHOOKS: &str = "/v1/webhooks/{name}";
+
 /// All routes.
 pub const ROUTES: &[RouteInfo] = &[
     route("POST", "/v1/transactions", "create_transaction", Client, Posts),
@@ -57,6 +61,10 @@ pub const ROUTES: &[RouteInfo] = &[
     route("GET", "/v1/transactions/{id}", "get_transaction", Client, Reads),
     route("GET", "/v1/transactions/{id}/events", "list_transaction_events", Client, Reads),
     route("POST", "/v1/webhooks/third-party", "receive_third_party_webhook", ThirdParty, Webhooks),
+    // As the profile of the third party says, and so not in the OpenAPI document.
+    route("POST", PROVIDER_WEBHOOKS, "receive_provider_webhook", ThirdParty, Webhooks),
+    route("PUT", PROVIDER_WEBHOOKS, "receive_provider_webhook", ThirdParty, Webhooks),
+    route("GET", PROVIDER_WEBHOOKS, "receive_provider_webhook", ThirdParty, Webhooks),
     operator("GET", "/v1/operator/queues", "list_queues"),
     operator("POST", "/v1/operator/queues/{queue}/pause", "pause_queue"),
     operator("POST", "/v1/operator/queues/{queue}/resume", "resume_queue"),

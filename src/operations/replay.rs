@@ -28,6 +28,7 @@ use crate::{
         clients::{self, Callback},
         dead_letter_actions::{self, DeadLetterError},
         dead_letters::{self, DeadLetter, Filter},
+        provider_webhooks,
         transactions::{self, Transaction},
     },
 };
@@ -240,14 +241,20 @@ impl Operations {
     ) -> Result<Option<Preview>, StoreError> {
         let read = async {
             let Some(letter) = dead_letters::get(&self.pool, id).await? else { return Ok(None) };
-            let transaction = match letter.transaction_id {
+            let transaction_id = match letter.transaction_id {
+                Some(transaction_id) => Some(transaction_id),
+                None => provider_webhooks::named_by(&self.pool, &letter.detail).await?,
+            };
+            let transaction = match transaction_id {
                 Some(transaction_id) => transactions::get(&self.pool, transaction_id).await?,
                 None => None,
             };
             Ok::<_, StoreError>(Some((letter, transaction)))
         };
         let Some((letter, transaction)) = bounded(read).await? else { return Ok(None) };
-        let (at_third_party, third_party_status) = match letter.transaction_id {
+        let transaction_id =
+            letter.transaction_id.or(transaction.as_ref().map(|transaction| transaction.id));
+        let (at_third_party, third_party_status) = match transaction_id {
             Some(transaction_id) if concerns_third_party(&letter) => {
                 self.look_up(transaction_id, transaction.as_ref(), deadline).await
             }

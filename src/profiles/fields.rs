@@ -138,7 +138,7 @@ fn read<'a, 'p>(
 
 impl Statuses {
     /// What a word means. Only a string can be a word.
-    fn read(&self, word: &str, is_text: bool) -> ReadStatus {
+    pub(super) fn read(&self, word: &str, is_text: bool) -> ReadStatus {
         let folded = fold(word);
         let is_in = |list: &[String]| is_text && list.iter().any(|known| fold(known) == folded);
         let meaning = if is_in(&self.completed) {

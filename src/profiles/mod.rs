@@ -36,6 +36,7 @@ mod stored_request;
 mod template;
 mod values;
 pub mod webhook;
+mod webhook_events;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub use self::{
     stored_request::StoredRequest,
     template::Template,
     values::{Inputs, Names, RenderError, SecretText, Values},
+    webhook_events::WEBHOOK_SECRETS,
 };
 use self::{
     auth::Credentials, error::Faults, template::Source, values::Renderer, webhook::WebhookProfile,
@@ -194,11 +196,20 @@ impl Profile {
         self.definition.after_create(sent, means)
     }
 
-    /// The variables and secrets that it uses.
+    /// The variables and secrets that it uses. Those of webhooks count as optional: a process that
+    /// receives none does without.
     pub fn names(&self) -> Names {
         let signing = self.definition.sign.iter().flat_map(|sign| sign.templates());
         let signing: Vec<Template> = signing.collect();
-        Names::collect(self.templates().into_iter().chain(&signing))
+        let mut names = Names::collect(self.templates().into_iter().chain(&signing));
+        names.vars.extend(self.webhook().map(WebhookProfile::vars).unwrap_or_default());
+        names.optional_vars.retain(|name| !names.vars.contains(name));
+        if self.needs_webhook_secret() {
+            let secrets = WEBHOOK_SECRETS.map(str::to_owned);
+            let others = secrets.into_iter().filter(|name| !names.secrets.contains(name));
+            names.optional_secrets.extend(others);
+        }
+        names
     }
 
     /// The keys of the metadata that it uses.

@@ -10,7 +10,7 @@ use super::{
     audit::{self, Actor, AuditTarget, OperatorAction},
     dead_letters::{self, DeadLetter},
     jobs::{JobPlan, job_control},
-    settle,
+    provider_webhooks, settle,
     transactions::{self, Transaction},
 };
 use crate::domain::{DeadLetterState, JobKind, Replay, SettledBy, Status};
@@ -121,6 +121,13 @@ pub async fn replay(
     let letter = &opened.letter;
     match letter.kind.replay() {
         Replay::Nothing => return Err(DeadLetterError::NothingToReplay),
+        Replay::AppliesWebhook if letter.transaction_id.is_none() => {
+            // Of a third party with a profile: it is compared with the transaction, and then
+            // applied.
+            if !provider_webhooks::wait_again(&mut opened.tx, &letter.detail).await? {
+                return Err(DeadLetterError::StillUnknown);
+            }
+        }
         Replay::AppliesWebhook => {
             let transaction = opened.transaction.as_ref().ok_or(DeadLetterError::StillUnknown)?;
             let reported = reported_status(letter).ok_or(DeadLetterError::NothingToReplay)?;

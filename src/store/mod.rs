@@ -25,6 +25,7 @@ pub mod jobs;
 pub mod maintenance;
 pub mod minute_figures;
 pub mod postgres;
+pub mod provider_webhooks;
 pub mod queues;
 pub mod reconcile;
 pub mod rejected_webhooks;

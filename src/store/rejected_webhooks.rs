@@ -38,8 +38,20 @@ string_enum! {
         UnreadableBody = "unreadable_body",
         /// 400: the signed body is no JSON object.
         BadJson = "bad_json",
-        /// 422: a field of the signed body is wrong or missing.
+        /// 422: a field of the signed body is wrong or missing. Of one of several events: 2xx.
         BadFields = "bad_fields",
+        /// 405: the profile of the third party has another method.
+        Method = "method",
+        /// 401: the token or the password is wrong.
+        WrongCredentials = "wrong_credentials",
+        /// 401: the key that the webhook names is not known.
+        UnknownKey = "unknown_key",
+        /// 401: the signature does not cover the body, or a header that is used.
+        BodyNotSigned = "body_not_signed",
+        /// 401: a header of the signature cannot be read.
+        BadSignatureHeader = "bad_signature_header",
+        /// 2xx: an event is about something that has no id of ours.
+        NotOurs = "not_ours",
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Webhook {
     pub webhook_id: String,
     pub transaction_id: Uuid,
     pub status: ReportedStatus,
+    /// What of a profile decided the status.
+    pub rule: Option<String>,
 }
 
 /// What was answered.
@@ -213,11 +215,15 @@ async fn remember(
         .iter()
         .map(|(webhook, current, outcome)| {
             current.map(|_| {
-                json!({
+                let mut detail = json!({
                     "webhook_id": webhook.webhook_id,
                     "status": webhook.status.as_str(),
                     "outcome": outcome.as_str(),
-                })
+                });
+                if let Some(rule) = &webhook.rule {
+                    detail["rule"] = rule.as_str().into();
+                }
+                detail
             })
         })
         .collect();
@@ -275,13 +281,14 @@ async fn first_outcome(
 
 async fn open_unknown(conn: &mut PgConnection, webhook: &Webhook) -> Result<(), StoreError> {
     let (id, status) = (webhook.transaction_id, webhook.status);
+    let rule = webhook.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
     dead_letters::open(
         conn,
         &NewDeadLetter {
             kind: DeadLetterKind::UnknownTransaction,
             cause: format!("unknown:{id}:{status}"),
             transaction_id: id,
-            reason: format!("a webhook reports {status} for a transaction that is not here"),
+            reason: format!("a webhook reports {status} for a transaction that is not here{rule}"),
             detail: json!({ "status": status.as_str(), "webhook_id": webhook.webhook_id }),
         },
         SOURCE,

@@ -53,6 +53,10 @@ string_enum! {
         UnknownTransaction = "unknown_transaction",
         /// It was received before.
         Duplicate = "duplicate",
+        /// It proves nothing, or says nothing final: its transaction is polled.
+        Hint = "hint",
+        /// It names an id of the third party that no transaction has yet, and waits.
+        Waiting = "waiting",
         /// 401: its signature is wrong, missing or too old.
         BadSignature = "bad_signature",
         /// 400, 408, 413, 415 or 422.

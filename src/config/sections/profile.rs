@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::super::{settings::Settings, value::Parsed};
-use crate::profiles::{Names, Profile, SHIPPED, SecretText, Shipped, Values};
+use super::super::{DEFAULT_THIRD_PARTY, settings::Settings, value::Parsed};
+use crate::profiles::{Names, Profile, SHIPPED, SecretText, Shipped, Values, WEBHOOK_SECRETS};
 
 const PROFILE: &str = "QUARTET_THIRD_PARTY__PROFILE";
 const DIRECTORY: &str = "QUARTET_THIRD_PARTY__SECRETS_DIRECTORY";
@@ -84,10 +84,21 @@ impl ThirdPartyProfile {
         refuse_unknown(settings, &names, &from_settings);
         let values = LiveValues::new(directory, &names, from_settings);
         match values.read() {
-            Ok(values) => refuse_missing(settings, &names, &values),
+            Ok(values) => {
+                refuse_missing(settings, &names, &values);
+                refuse_webhook_secrets(settings, &profile, &values);
+            }
             Err(why) => settings.refuse(DIRECTORY, &why),
         }
         Some(Self { profile: Arc::new(profile), values: Arc::new(values) })
+    }
+
+    /// The secret without which no webhook could be verified, as its setting, where there is none.
+    pub(in crate::config) fn missing_webhook_secret(&self) -> Option<String> {
+        let [required, _] = WEBHOOK_SECRETS;
+        let is_missing = self.profile.needs_webhook_secret()
+            && !self.values.get().secrets.contains_key(required);
+        is_missing.then(|| variable(SECRETS, required))
     }
 }
 
@@ -127,6 +138,29 @@ fn refuse_missing(settings: &mut Settings, names: &Names, values: &Values) {
     for name in names.vars.iter().filter(|name| !values.vars.contains_key(*name)) {
         let allowed = format!("must be the profile's variable `{name}`");
         settings.refuse(&variable(VARS, name), &allowed);
+    }
+}
+
+/// What is there of the webhooks' secrets must be keys as the profile writes them.
+fn refuse_webhook_secrets(settings: &mut Settings, profile: &Profile, values: &Values) {
+    let Some(webhook) = profile.webhook() else { return };
+    if profile.name() == DEFAULT_THIRD_PARTY {
+        let problem = format!(
+            "must not be a profile with the name {DEFAULT_THIRD_PARTY} and a [webhook] section: these \
+             webhooks have the path of Quartet's own contract"
+        );
+        settings.refuse(PROFILE, &problem);
+    }
+    // Without a variable it cannot be built; that was refused.
+    let Ok(receiver) = webhook.receiver(&values.vars) else { return };
+    for name in WEBHOOK_SECRETS {
+        let Some(secret) = values.secrets.get(name) else { continue };
+        if profile.needs_webhook_secret()
+            && let Err(why) = receiver.read_key(secret.expose())
+        {
+            let problem = format!("holds no key of the profile's webhooks: it {why}");
+            settings.refuse(&variable(SECRETS, name), &problem);
+        }
     }
 }
 
@@ -270,7 +304,7 @@ fn complete(values: Values, before: Option<&Present>) -> Result<Values, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Role};
 
     fn load(settings: &[(&str, &str)]) -> Result<Config, String> {
         let env = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -297,6 +331,35 @@ mod tests {
         assert!(error.contains("CREATE_PATH") && !error.contains("hush"), "{error}");
         let error = load(&[("QUARTET_THIRD_PARTY__SECRETS__TOKEN", "sk_hush_1")]).unwrap_err();
         assert!(error.contains(PROFILE) && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn the_key_of_webhooks_is_needed_where_they_arrive() {
+        let load_for = |role, settings: &[(&str, &str)]| {
+            let env = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            Config::load_for(role, env, None).map_err(|error| error.to_string())
+        };
+        let settings = |profile, token, webhook| {
+            [
+                ("DATABASE_URL", "postgres://localhost/x"),
+                ("QUARTET_THIRD_PARTY__BASE_URL", "http://localhost"),
+                (PROFILE, profile),
+                ("QUARTET_THIRD_PARTY__SECRETS__TOKEN", token),
+                ("QUARTET_THIRD_PARTY__SECRETS__WEBHOOK", webhook),
+            ]
+        };
+        let error = load_for(Role::Api, &settings("paystack", "t", "")).unwrap_err();
+        assert!(error.contains("QUARTET_THIRD_PARTY__SECRETS__WEBHOOK is not set"), "{error}");
+        assert!(error.contains("the file `webhook`"), "{error}");
+        load_for(Role::Worker, &settings("paystack", "t", "")).unwrap();
+        load_for(Role::All, &settings("paystack", "t", "hush")).unwrap();
+        // Its webhooks are not signed.
+        let error = load_for(Role::Api, &settings("mollie", "t", "hush")).unwrap_err();
+        assert!(error.contains("SECRETS__WEBHOOK") && error.contains("no secret of"), "{error}");
+        let error = load_for(Role::Api, &settings("quartet", "", "hush")).unwrap_err();
+        assert!(error.contains("must begin with `whsec_`") && !error.contains("hush"), "{error}");
+        let error = load_for(Role::Api, &settings("pawapay", "t", "hush")).unwrap_err();
+        assert!(error.contains("public key") && !error.contains("hush"), "{error}");
     }
 
     #[test]

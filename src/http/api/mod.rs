@@ -7,6 +7,7 @@ mod inline_hashes;
 pub mod metrics;
 pub(in crate::http) mod openapi;
 pub(in crate::http) mod pace;
+pub mod provider_webhooks;
 pub mod rejected_webhooks;
 pub mod transaction_schema;
 pub mod transactions;

@@ -84,9 +84,21 @@ impl Lines {
 impl Rejections {
     /// Keeps that a webhook was rejected for this reason, and answered so.
     pub fn note(&self, request: &Request, reason: WebhookRejection, detail: &str) {
-        let remote = request.remote_addr().as_socket_addr().map(|address| address.ip().to_string());
         let id = request.headers().get(ID_HEADER);
-        let id = id.map(|id| plain(&String::from_utf8_lossy(id.as_bytes()), MAX_ID));
+        let id = id.map(|id| String::from_utf8_lossy(id.as_bytes()));
+        self.note_event(request, id.as_deref(), reason, detail);
+    }
+
+    /// The same of one event of a webhook, with its id.
+    pub fn note_event(
+        &self,
+        request: &Request,
+        id: Option<&str>,
+        reason: WebhookRejection,
+        detail: &str,
+    ) {
+        let remote = request.remote_addr().as_socket_addr().map(|address| address.ip().to_string());
+        let id = id.map(|id| plain(id, MAX_ID));
         let at = crate::http::now();
         let rejected = RejectedWebhooks {
             // A time of this century can be cut to its minute.

@@ -239,6 +239,7 @@ impl SignedWebhook {
             webhook_id: webhook_id.to_owned(),
             transaction_id: parsed.id,
             status: parsed.status.0,
+            rule: None,
         };
         let traceparent = request.header(traces::TRACEPARENT).filter(|_| traces::is_on());
         Ok(Self { webhook, traceparent: traceparent.map(str::to_owned) })
@@ -352,15 +353,7 @@ impl WebhooksApi {
             join_trace(&state, webhook.transaction_id, traceparent.as_deref()).await;
         }
         let received = state.within_limit(state.webhooks.submit(webhook)).await?;
-        let settled = received.outcome == WebhookOutcome::Settled && !received.duplicate;
-        if settled && !received.is_leased {
-            let queue = JobKind::NotifyClient.as_str();
-            state.announcer.announce(queue, received.at, Duration::ZERO);
-        }
-        state.metrics.webhook(result(received));
-        if let Some(accepted_at) = received.settled_since {
-            state.metrics.settled(SettledBy::Webhook, state.clock.since(accepted_at));
-        }
+        note(&state, received);
         Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
             outcome: ApiEnum(received.outcome),
             duplicate: received.duplicate,
@@ -377,6 +370,19 @@ async fn join_trace(state: &ApiState, id: Uuid, incoming: Option<&str>) {
         traces::join(&span, &traceparent, incoming);
     }
     traces::record_trace_id(&span);
+}
+
+/// Announces and counts what a webhook did.
+pub(in crate::http) fn note(state: &ApiState, received: Received) {
+    let settled = received.outcome == WebhookOutcome::Settled && !received.duplicate;
+    if settled && !received.is_leased {
+        let queue = JobKind::NotifyClient.as_str();
+        state.announcer.announce(queue, received.at, Duration::ZERO);
+    }
+    state.metrics.webhook(result(received));
+    if let Some(accepted_at) = received.settled_since {
+        state.metrics.settled(SettledBy::Webhook, state.clock.since(accepted_at));
+    }
 }
 
 fn result(received: Received) -> WebhookResult {

@@ -39,6 +39,7 @@ const MAX_REQUEST_ID: usize = 128;
 /// The operations that count what they answer.
 const ACCEPT: &str = "create_transaction";
 const WEBHOOK: &str = "receive_third_party_webhook";
+const PROVIDER_WEBHOOK: &str = "receive_provider_webhook";
 
 /// A route, and what its requests are counted with.
 #[derive(Debug)]
@@ -123,7 +124,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Observed<E> {
 
         let (status, took) = (response.status(), began.elapsed());
         operation.metrics.answered(status.as_u16(), took);
-        count(&self.operations.metrics, operation.route.operation, status);
+        let is_shed = response.extensions().get::<Shed>().is_some();
+        count(&self.operations.metrics, operation.route.operation, status, is_shed);
         span.record("status", status.as_u16());
         span.in_scope(|| log(&response, took));
         // Printable ASCII, or a uuid: always a valid value.
@@ -172,13 +174,15 @@ fn begin(route: &RouteInfo, request_id: &str, request: &Request) -> Span {
     span
 }
 
-fn count(metrics: &Metrics, operation: &str, status: StatusCode) {
+fn count(metrics: &Metrics, operation: &str, status: StatusCode, is_shed: bool) {
     match operation {
         ACCEPT => metrics.accept(AcceptResult::of_status(status.as_u16())),
         // The others were counted by what they did.
         WEBHOOK if status != StatusCode::OK => {
             metrics.webhook(WebhookResult::of_refusal(status.as_u16()));
         }
+        // It counts what it answers itself: an event each.
+        PROVIDER_WEBHOOK if is_shed => metrics.webhook(WebhookResult::Unavailable),
         _ => {}
     }
 }

@@ -27,7 +27,9 @@ pub struct Rejected {
     pub minute: DateTime<Utc>,
     /// Why: `missing_header`, `repeated_header`, `bad_timestamp`, `too_old`, `too_new`,
     /// `too_many_signatures`, `wrong_signature`, `bad_webhook_id`, `content_coding`,
-    /// `content_type`, `too_large`, `unreadable_body`, `bad_json` or `bad_fields`.
+    /// `content_type`, `too_large`, `unreadable_body`, `bad_json`, `bad_fields`, `method`,
+    /// `wrong_credentials`, `unknown_key`, `body_not_signed`, `bad_signature_header` or
+    /// `not_ours`.
     pub reason: String,
     /// How many.
     pub count: i64,

@@ -9,12 +9,14 @@ use super::{
     extract::{Condition, Extraction, Place},
     faults::{Fault, Faults, Vars},
     interpreter::Interpreter,
-    profile::{Adapter, ConditionSection, Content, Method, Scheme, Trust, WebhookProfile},
+    profile::{
+        Adapter, ConditionSection, Content, Method, SameSection, Scheme, Trust, WebhookProfile,
+    },
     rfc9421::Rfc9421,
     scheme,
     source::Source,
 };
-use crate::profiles::pointer::Pointer;
+use crate::profiles::{Template, pointer::Pointer, template};
 
 /// Most characters of the body of an answer.
 const MAX_OK_BODY_CHARS: usize = 1_024;
@@ -137,6 +139,7 @@ impl WebhookProfile {
             status: faults.places("status", &status),
             event_id: faults.places("event_id", &event_id),
             order: self.order.as_ref().and_then(|text| faults.place("order", text)),
+            same: self.same.0.iter().filter_map(|section| same(section, faults)).collect(),
         };
         self.check_places(&extraction, faults);
         extraction
@@ -209,14 +212,43 @@ impl WebhookProfile {
     }
 }
 
+/// What an event must not contradict.
+fn same(section: &SameSection, faults: &mut Faults) -> Option<(Place, Template)> {
+    let place = faults.place("same.at", &section.at);
+    let is = faults.value("same.is", Template::parse(&section.is))?;
+    let is_not_posted = |source: &template::Source| {
+        !matches!(
+            source,
+            template::Source::Id
+                | template::Source::IdHex
+                | template::Source::AmountMinor
+                | template::Source::AmountDecimal
+                | template::Source::AmountNumber
+                | template::Source::Currency
+                | template::Source::CurrencyLower
+                | template::Source::Reference
+                | template::Source::MetadataEntry(_)
+        )
+    };
+    if is.uses(is_not_posted) || is.literal().is_some() {
+        let problem = "must be what the client posted: `{amount:minor}`, `{amount:decimal}`, \
+                       `{currency}`, `{currency:lower}`, `{reference}`, `{metadata.name}`, `{id}` \
+                       or `{id:hex}`";
+        faults.add("same.is", problem);
+    }
+    Some((place?, is))
+}
+
 /// Every place that is read, under its key.
 fn places(extraction: &Extraction) -> Vec<(&'static str, &Place)> {
-    let Extraction { only, ignore, id, provider_id, status, event_id, order, .. } = extraction;
+    let Extraction { only, ignore, id, provider_id, status, event_id, order, same, .. } =
+        extraction;
     let only = only.iter().map(|condition| ("only.at", &condition.at));
     let ignore = ignore.iter().map(|condition| ("ignore.at", &condition.at));
     let status = status.iter().map(|place| ("status", place));
     let event_id = event_id.iter().map(|place| ("event_id", place));
     let named = [("id", id), ("provider_id", provider_id), ("order", order)];
     let named = named.into_iter().filter_map(|(key, place)| Some((key, place.as_ref()?)));
-    only.chain(ignore).chain(status).chain(event_id).chain(named).collect()
+    let same = same.iter().map(|(place, _)| ("same.at", place));
+    only.chain(ignore).chain(status).chain(event_id).chain(named).chain(same).collect()
 }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::document::FieldFault;
+use crate::profiles::Template;
 
 /// Most characters of an event's id, of a third party's id and of a dedupe key.
 pub const MAX_ID_CHARS: usize = 255;
@@ -20,8 +21,20 @@ pub struct Event {
     /// is handled again, which does no harm where an event only makes a poll due.
     pub dedupe_key: Option<String>,
     pub order: Option<Order>,
+    /// What it says beside that, to be compared with the transaction.
+    pub claims: Vec<Claim>,
     /// What the event says, or why it says nothing that can be used.
     pub report: Result<Report, EventProblem>,
+}
+
+/// A value of an event that must be the transaction's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Where it stands, as the profile writes it.
+    pub at: String,
+    pub found: String,
+    /// What it is of the transaction.
+    pub is: Template,
 }
 
 /// What an event says about a transaction.

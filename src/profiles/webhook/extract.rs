@@ -6,12 +6,15 @@ use uuid::Uuid;
 use super::{
     Rejection,
     document::{Document, FieldFault},
-    event::{About, Event, EventProblem, MAX_ID_CHARS, MAX_STATUS_CHARS, Order, Report},
+    event::{About, Claim, Event, EventProblem, MAX_ID_CHARS, MAX_STATUS_CHARS, Order, Report},
     incoming::{Incoming, UrlParts},
     profile::{Content, Trust},
     source::Source,
 };
-use crate::{domain::peer_answer, profiles::pointer::Pointer};
+use crate::{
+    domain::peer_answer,
+    profiles::{Template, pointer::Pointer},
+};
 
 /// Most events in one webhook.
 pub const MAX_EVENTS: usize = 1_000;
@@ -50,6 +53,8 @@ pub struct Extraction {
     pub status: Vec<Place>,
     pub event_id: Vec<Place>,
     pub order: Option<Place>,
+    /// What an event must not contradict, and what it is of the transaction.
+    pub same: Vec<(Place, Template)>,
 }
 
 /// One event where it stands.
@@ -125,11 +130,26 @@ impl Extraction {
         let order = self.order.as_ref().and_then(|place| {
             context.value(&place.source).ok().flatten().as_deref().and_then(Order::parse)
         });
-        let (event_id, report) = match event_id {
-            Ok(event_id) => (event_id, self.report(context)),
-            Err(problem) => (None, Err(problem)),
+        let claims = self.claims(context);
+        let (event_id, report) = match (event_id, &claims) {
+            (Ok(event_id), Ok(_)) => (event_id, self.report(context)),
+            (Ok(event_id), Err(problem)) => (event_id, Err(problem.clone())),
+            (Err(problem), _) => (None, Err(problem)),
         };
-        Some(Event { event_id, dedupe_key, order, report })
+        let claims = claims.unwrap_or_default();
+        Some(Event { event_id, dedupe_key, order, claims, report })
+    }
+
+    /// What an event leaves out, it does not contradict.
+    fn claims(&self, context: &Context<'_>) -> Result<Vec<Claim>, EventProblem> {
+        let mut claims = Vec::new();
+        for (place, is) in &self.same {
+            if let Some(found) = context.used(place, self.trust)? {
+                let found = bounded(found.trim().to_owned(), &place.text, MAX_ID_CHARS)?;
+                claims.push(Claim { at: place.text.clone(), found, is: is.clone() });
+            }
+        }
+        Ok(claims)
     }
 
     fn event_id(&self, context: &Context<'_>) -> Result<Option<String>, EventProblem> {

@@ -46,14 +46,14 @@ use chrono::{DateTime, Utc};
 pub use self::{
     answers::{Answers, OkAnswer},
     document::FieldFault,
-    event::{About, Event, EventProblem, MAX_ID_CHARS, Order, Report},
+    event::{About, Claim, Event, EventProblem, MAX_ID_CHARS, Order, Report},
     extract::MAX_EVENTS,
     faults::{Fault, Vars},
     incoming::{Headers, Incoming},
     keys::{Key, KeyError, Keys, SecretEncoding},
     profile::{
         Adapter, ConditionSection, Content, Format, Hash, MessageAlgorithm, Method, OneOrMany,
-        Scalar, Scheme, SignatureSection, TimestampSection, Trust, WebhookProfile,
+        SameSection, Scalar, Scheme, SignatureSection, TimestampSection, Trust, WebhookProfile,
     },
     rejection::Rejection,
     signature_header::Encoding,

@@ -1,13 +1,18 @@
 //! The `[webhook]` section of a profile, as it is written.
 
-use std::{fmt, marker::PhantomData};
+use std::{collections::BTreeSet, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
     de::{self, IntoDeserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{keys::SecretEncoding, signature_header::Encoding, timestamp::TimeUnit};
+use super::{
+    keys::SecretEncoding,
+    signature_header::Encoding,
+    template::{Part, Template},
+    timestamp::TimeUnit,
+};
 
 /// How a third party reports: who may call, what proves it, and where the events are.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -41,6 +46,9 @@ pub struct WebhookProfile {
     /// Where the id of the event stands; several are joined by `:`.
     #[serde(default)]
     pub event_id: OneOrMany<String>,
+    /// What an event must not contradict, such as the amount.
+    #[serde(default)]
+    pub same: OneOrMany<SameSection>,
     /// Where a number or a time stands that grows from event to event of a transaction.
     pub order: Option<String>,
     /// The body that the third party expects as the answer to a webhook that is taken.
@@ -56,6 +64,24 @@ impl WebhookProfile {
     pub fn standard() -> Self {
         // A test reads it.
         toml::from_str(include_str!("standard.toml")).expect("the shipped section is in order")
+    }
+
+    /// Whether there must be a key: without one, every request is refused.
+    pub fn needs_key(&self) -> bool {
+        self.signature.scheme != Some(Scheme::None)
+    }
+
+    /// The names of the variables that it uses.
+    pub fn vars(&self) -> BTreeSet<String> {
+        let texts = [&self.signature.signed, &self.signature.webhook_id];
+        let templates = texts.into_iter().flatten().filter_map(|text| Template::parse(text).ok());
+        let parts = templates.flat_map(|template| template.0);
+        parts
+            .filter_map(|part| match part {
+                Part::Var(name) => Some(name),
+                _ => None,
+            })
+            .collect()
     }
 }
 
@@ -242,6 +268,15 @@ pub struct TimestampSection {
 pub struct ConditionSection {
     pub at: String,
     pub is: OneOrMany<Scalar>,
+}
+
+/// `{ at = "/data/amount", is = "{amount:minor}" }`: a value of an event, and what it is of the
+/// transaction.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SameSection {
+    pub at: String,
+    pub is: String,
 }
 
 /// A text, a whole number or a boolean, as text.

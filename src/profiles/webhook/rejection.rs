@@ -76,6 +76,12 @@ impl Rejection {
         }
     }
 
+    /// Whether it is open who sent the request.
+    pub fn is_about_sender(&self) -> bool {
+        // No answer has this code.
+        self.code(0) == 0
+    }
+
     /// The status code of the answer. `refused_code` is the profile's, for all that leaves open who
     /// sent the request.
     pub fn code(&self, refused_code: u16) -> u16 {

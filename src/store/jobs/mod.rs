@@ -6,6 +6,7 @@
 
 pub mod claims;
 pub mod floors;
+pub mod hinted_polls;
 pub mod holdups;
 pub(in crate::store) mod job_control;
 pub mod job_latency;

@@ -12,7 +12,9 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-use super::{BOUND, Paystack, TOKEN, assert_without_secrets, peer::Peer, post, wait_final};
+use super::{
+    BOUND, Paystack, TOKEN, WEBHOOK_SECRET, assert_without_secrets, peer::Peer, post, wait_final,
+};
 use crate::support::{World, command::run, wait_until};
 
 fn certificate(name: &str) -> CertifiedKey<KeyPair> {
@@ -66,6 +68,7 @@ async fn a_client_certificate_is_sent_and_read_again_when_it_changes() {
         .set("QUARTET_THIRD_PARTY__PROFILE", profile.display())
         .set("QUARTET_THIRD_PARTY__BASE_URL", peer.url().replace("http:", "https:"))
         .set("QUARTET_THIRD_PARTY__SECRETS_DIRECTORY", files.path().display())
+        .set("QUARTET_THIRD_PARTY__SECRETS__WEBHOOK", WEBHOOK_SECRET)
         .spawn()
         .await;
     let id = Uuid::now_v7();

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    BOUND, Momo, Paystack, all_that_is_kept, app, assert_without_secrets, create_attempts,
+    BOUND, Momo, Paystack, WEBHOOK_SECRET, all_that_is_kept, app, assert_without_secrets,
+    create_attempts,
     peer::{Asked, Peer, Reply, TOKEN_PATH},
     post, process, settings, wait_final,
 };
@@ -173,6 +174,7 @@ async fn a_secret_in_a_file_is_read_again_when_it_changes() {
         .set("QUARTET_THIRD_PARTY__PROFILE", "paystack")
         .set("QUARTET_THIRD_PARTY__BASE_URL", peer.url())
         .set("QUARTET_THIRD_PARTY__SECRETS_DIRECTORY", directory.path().display())
+        .set("QUARTET_THIRD_PARTY__SECRETS__WEBHOOK", WEBHOOK_SECRET)
         .spawn()
         .await;
     let id = Uuid::now_v7();

@@ -3,7 +3,10 @@
 mod certificates;
 mod creates;
 mod credentials;
+mod hints;
 mod peer;
+mod waiting;
+mod webhooks;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,12 +29,14 @@ use crate::support::{
 
 const BOUND: Duration = Duration::from_secs(30);
 const TOKEN: &str = "sk_test_hush_0123456789";
+/// What signs webhooks.
+const WEBHOOK_SECRET: &str = "whsec_hush_abcdefgh";
 
 /// What a payout that this profile creates needs.
 fn payout(id: Uuid) -> Value {
     json!({
         "id": id, "amount": 1250, "currency": "EUR", "reference": "Invoice 2026-117",
-        "metadata": { "msisdn": "46733123454", "recipient": "RCP_1" },
+        "metadata": { "msisdn": "46733123454", "recipient": "RCP_1", "bank_account": "BA_1" },
     })
 }
 
@@ -52,7 +57,14 @@ fn settings(peer: &Peer, profile: &str) -> Vec<(&'static str, String)> {
             ("QUARTET_THIRD_PARTY__SECRETS__CLIENT_SECRET", "api_hush_77".to_owned()),
             ("QUARTET_THIRD_PARTY__VARS__TARGET_ENVIRONMENT", "sandbox".to_owned()),
         ]),
-        _ => settings.push(("QUARTET_THIRD_PARTY__SECRETS__TOKEN", TOKEN.to_owned())),
+        "mollie" => settings.extend([
+            ("QUARTET_THIRD_PARTY__SECRETS__TOKEN", TOKEN.to_owned()),
+            ("QUARTET_THIRD_PARTY__VARS__REDIRECT", "https://shop.example/back".to_owned()),
+        ]),
+        _ => settings.extend([
+            ("QUARTET_THIRD_PARTY__SECRETS__TOKEN", TOKEN.to_owned()),
+            ("QUARTET_THIRD_PARTY__SECRETS__WEBHOOK", WEBHOOK_SECRET.to_owned()),
+        ]),
     }
     settings
 }

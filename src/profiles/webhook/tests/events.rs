@@ -104,7 +104,7 @@ fn events(section: &str, id: &str) -> Vec<Event> {
 fn event(event_id: Option<&str>, about: About, status: Option<&str>) -> Event {
     let event_id = event_id.map(str::to_owned);
     let report = Ok(Report { about, status: status.map(str::to_owned) });
-    Event { dedupe_key: event_id.clone(), event_id, order: None, report }
+    Event { dedupe_key: event_id.clone(), event_id, order: None, claims: Vec::new(), report }
 }
 
 fn ours() -> About {

@@ -285,3 +285,17 @@ fn unknown_keys_and_words_are_named_with_what_is_allowed() {
         assert!(words.iter().all(|word| said.contains(word)), "{toml}\n{said}");
     }
 }
+
+#[test]
+fn an_event_is_compared_with_what_the_client_posted() {
+    let same = |at: &str, is: &str| format!("{SETTLE}\nsame = {{ at = '{at}', is = '{is}' }}");
+    for is in ["{amount:minor}", "{currency:lower}", "x-{reference}", "{metadata.order}", "{id}"] {
+        assert_eq!(faults(SIGNATURE, &same("/x", is)), [""; 0], "{is}");
+    }
+    for is in ["1250", "{secret:token}", "{var:x}", "{provider_id}", "{now}", "{metadata}"] {
+        assert_fault(SIGNATURE, &same("/x", is), "same.is", "must be what the client posted");
+    }
+    assert_fault(SIGNATURE, &same("/x", "{amount}"), "same.is", "{amount:minor}");
+    assert_fault(SIGNATURE, &same("x", "{currency}"), "same.at", "/");
+    assert_fault(SIGNATURE, &same("header:x", "{currency}"), "same.at", "signed");
+}

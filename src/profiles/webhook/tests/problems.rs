@@ -145,3 +145,32 @@ fn conditions_choose_events() {
     assert_eq!(chosen("only = [{ at = '/k', is = 'a' }, { at = '/t', is = false }]"), [""; 0]);
     assert_eq!(chosen("ignore = [{ at = '/k', is = 'a' }, { at = '/p', is = '3' }]"), ["2"]);
 }
+
+#[test]
+fn what_an_event_claims_is_kept_and_must_be_readable() {
+    let section = "signature = { scheme = 'none' }\nid = '/id'\n\
+                   same = [{ at = '/amount', is = '{amount:minor}' },\
+                           { at = '/currency', is = '{currency}' }]";
+    let claims = |more: &str| {
+        let event = hints(section, &format!(r#"{{"id":"{OURS}"{more}}}"#)).unwrap().remove(0);
+        event.report.map(|_| {
+            let claims = event.claims.into_iter();
+            claims.map(|claim| (claim.at, claim.found, claim.is.as_str().to_owned())).collect()
+        })
+    };
+    let claim = |at: &str, found: &str, is: &str| (at.to_owned(), found.to_owned(), is.to_owned());
+    assert_eq!(claims(""), Ok(vec![]));
+    assert_eq!(claims(r#","amount":null,"currency":"""#), Ok(vec![]));
+    let amount = claim("/amount", "1250", "{amount:minor}");
+    assert_eq!(claims(r#","amount":1250"#), Ok(vec![amount.clone()]));
+    let currency = claim("/currency", "EUR", "{currency}");
+    assert_eq!(claims(r#","amount":"1250","currency":"EUR""#), Ok(vec![amount, currency]));
+    for unusable in [
+        r#","amount":{"value":1250}"#,
+        r#","amount":1,"amount":2"#,
+        r#","currency":"E\u0000R""#,
+        &format!(r#","currency":"{}""#, "x".repeat(300)),
+    ] {
+        assert!(claims(unusable).is_err(), "{unusable}");
+    }
+}

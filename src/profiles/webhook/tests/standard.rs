@@ -128,6 +128,7 @@ fn a_webhook_becomes_an_event() {
         event_id: Some("msg_1".to_owned()),
         dedupe_key: Some("msg_1".to_owned()),
         order: None,
+        claims: Vec::new(),
         report: Ok(Report { about, status: Some("completed".to_owned()) }),
     };
     assert_eq!(request.by_profile(), Ok(vec![event]));

@@ -1,0 +1,302 @@
+//! What the events of a webhook do, each with an outcome of its own.
+//!
+//! - A final word that is proved settles, through the same writer as every webhook: repeats are
+//!   recognised there, and events that wait together are written in one SQL transaction.
+//! - One that contradicts what the client posted settles nothing, and is an operator's.
+//! - An event that proves nothing, or has no final word, makes the transaction's poll due.
+//! - One that names the third party's id alone, which no transaction has yet, is kept until one has
+//!   it ([`super::waiting`]). If nothing proves who sent it, it is not kept: the poll finds out.
+//! - One that cannot be used is kept among the rejected webhooks, and stops none of the others.
+//!
+//! Everything here may be done twice: where one event cannot be stored the whole webhook is answered
+//! with 503, and the third party sends it again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use poem::Request;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tracing::{Span, field::display};
+use uuid::Uuid;
+
+use super::{ProviderWebhooks, third_party::other_id};
+use crate::{
+    config::DEFAULT_THIRD_PARTY,
+    domain::{JobKind, ReportedStatus, Status},
+    http::{ApiState, api::webhooks, problem::Problem},
+    profiles::{
+        Template,
+        webhook::{About, Claim, Event, EventProblem, MAX_ID_CHARS, Report, Trust},
+    },
+    store::{
+        jobs::hinted_polls,
+        provider_webhooks::{self, Contradiction, WaitingWebhook},
+        rejected_webhooks::WebhookRejection,
+        sent_creates::{self, LearnedId},
+        webhooks::Webhook,
+    },
+    telemetry::labels::WebhookResult,
+};
+
+/// What an event says, whatever it is about.
+#[derive(Debug)]
+struct Said {
+    /// What a repeat has in common with it; `None`: repeats are not recognised.
+    webhook_id: Option<String>,
+    /// `Pending` where it has no word, or one that is not known.
+    status: ReportedStatus,
+    /// What of the profile decided that.
+    rule: String,
+    claims: Vec<Claim>,
+}
+
+/// What an event says about a transaction of ours.
+#[derive(Debug)]
+pub(super) struct Reported {
+    said: Said,
+    transaction_id: Uuid,
+    /// The third party's id, where it names that too.
+    provider_id: Option<String>,
+}
+
+/// Deals with the events of one webhook. An error means that it should be sent again.
+pub(super) async fn receive(
+    state: &ApiState,
+    webhooks: &ProviderWebhooks,
+    request: &Request,
+    events: Vec<Event>,
+) -> Result<(), Problem> {
+    let (mut reported, mut by_provider_id) = (Vec::new(), Vec::new());
+    for event in events {
+        let Event { event_id, dedupe_key, claims, report, .. } = event;
+        match report {
+            Ok(report) => {
+                let said = Said::new(webhooks, dedupe_key, &report, claims);
+                match report.about {
+                    About::Id(id) => reported.push(said.about(id, None)),
+                    About::Both { id, provider_id } => {
+                        reported.push(said.about(id, Some(provider_id)));
+                    }
+                    About::ProviderId(provider_id) => by_provider_id.push((said, provider_id)),
+                }
+            }
+            Err(problem) => {
+                let detail = format!("{}: {problem}", webhooks.name());
+                let (id, reason) = (event_id.as_deref(), reason(&problem));
+                state.rejected_webhooks.note_event(request, id, reason, &detail);
+                state.metrics.webhook(WebhookResult::Invalid);
+            }
+        }
+    }
+    let provider_ids: Vec<String> = by_provider_id.iter().map(|(_, id)| id.clone()).collect();
+    let ids = provider_webhooks::ids_of(&state.pool, DEFAULT_THIRD_PARTY, &provider_ids);
+    let ids = state.within_limit(ids).await?;
+    let mut waiting = Vec::new();
+    for (said, provider_id) in by_provider_id {
+        match ids.get(&provider_id) {
+            Some(id) => reported.push(said.about(*id, Some(provider_id))),
+            // Anybody may have sent it, so it must not leave a row.
+            None if !webhooks.receiver.needs_key() => state.metrics.webhook(WebhookResult::Hint),
+            None => waiting.push(said.waiting(webhooks, provider_id)),
+        }
+    }
+    state.within_limit(provider_webhooks::keep(&state.pool, &waiting)).await?;
+    waiting.iter().for_each(|_| state.metrics.webhook(WebhookResult::Waiting));
+    if let [only] = &reported[..] {
+        Span::current().record("transaction_id", display(only.transaction_id));
+    }
+    apply(state, webhooks, reported).await
+}
+
+/// Applies what is about transactions of ours. An error means that it should be applied again.
+pub(super) async fn apply(
+    state: &ApiState,
+    webhooks: &ProviderWebhooks,
+    reported: Vec<Reported>,
+) -> Result<(), Problem> {
+    let settles = webhooks.receiver.trust == Trust::Settle;
+    // A hint is compared with nothing.
+    let ids = reported.iter().filter(|_| settles).map(|reported| reported.transaction_id);
+    let ids: Vec<Uuid> = ids.collect();
+    let transactions = provider_webhooks::transactions(&state.pool, &ids);
+    let transactions = state.within_limit(transactions).await?;
+    let (mut settling, mut contradictions, mut hints) = (Vec::new(), Vec::new(), Vec::new());
+    for Reported { said, transaction_id, provider_id } in reported {
+        let Said { webhook_id, status, rule, claims } = said;
+        let current = transactions.get(&transaction_id);
+        let is_final = Status::from(status).is_final();
+        if !is_final {
+            hints.push(transaction_id);
+        }
+        // Without an id a repeat cannot be recognised: it settles nothing.
+        let Some(webhook_id) = webhook_id.filter(|_| settles) else {
+            if is_final {
+                hints.push(transaction_id);
+            }
+            state.metrics.webhook(WebhookResult::Hint);
+            continue;
+        };
+        let provider_id = provider_id.as_deref();
+        let mut contradiction =
+            current.and_then(|current| webhooks.contradiction(current, provider_id, &claims));
+        if let (None, Some(current), Some(provider_id)) = (&contradiction, current, provider_id)
+            && current.provider_id.is_none()
+        {
+            // From then on its create is never repeated.
+            contradiction = learn(state, transaction_id, provider_id).await?;
+        }
+        match contradiction {
+            Some(why) if is_final => {
+                let new = Contradiction { webhook_id, transaction_id, status, rule, why };
+                contradictions.push(new);
+            }
+            _ => {
+                // With nothing to compare it with, the operator who replays it needs the claims.
+                let rule = if current.is_none() { with_claims(rule, &claims) } else { rule };
+                settling.push(Webhook { webhook_id, transaction_id, status, rule: Some(rule) });
+            }
+        }
+    }
+    for contradiction in &contradictions {
+        let open = provider_webhooks::open_contradiction(&state.pool, contradiction);
+        let is_new = state.within_limit(open).await?;
+        state.metrics.webhook(match is_new {
+            true => WebhookResult::Conflict,
+            false => WebhookResult::Duplicate,
+        });
+    }
+    // Together, so that the writer takes them together.
+    let writes =
+        settling.into_iter().map(|webhook| state.within_limit(state.webhooks.submit(webhook)));
+    let mut failed = None;
+    for received in join_all(writes).await {
+        match received {
+            Ok(received) => webhooks::note(state, received),
+            Err(problem) => failed = Some(problem),
+        }
+    }
+    if let Some(problem) = failed {
+        return Err(problem);
+    }
+    poll(state, webhooks, &hints).await
+}
+
+/// Writes the third party's id of a transaction that has none; says why that is not possible.
+async fn learn(
+    state: &ApiState,
+    transaction_id: Uuid,
+    provider_id: &str,
+) -> Result<Option<String>, Problem> {
+    let learn = sent_creates::learn_provider_id(&state.pool, transaction_id, provider_id);
+    Ok(match state.within_limit(learn).await? {
+        LearnedId::Known => None,
+        LearnedId::Other(known) => Some(other_id(&known, provider_id)),
+        LearnedId::Taken => Some(format!(
+            "it names the third party's id {provider_id:?}, which is another transaction's"
+        )),
+    })
+}
+
+/// `rule; /data/amount is "1250"`.
+fn with_claims(mut rule: String, claims: &[Claim]) -> String {
+    for Claim { at, found, .. } in claims {
+        rule.push_str(&format!("; {at} is {found:?}"));
+    }
+    rule
+}
+
+/// Makes the polls of these transactions due, as far as hints may.
+async fn poll(state: &ApiState, webhooks: &ProviderWebhooks, ids: &[Uuid]) -> Result<(), Problem> {
+    let movable = state.within_limit(hinted_polls::movable(&state.pool, ids)).await?;
+    let now = Instant::now();
+    let paced = movable.into_iter().map_while(|id| Some((id, webhooks.hint_pace.take(now)?)));
+    let paced: Vec<(Uuid, Duration)> = paced.collect();
+    for (run_at, delay) in state.within_limit(hinted_polls::hint(&state.pool, &paced)).await? {
+        state.announcer.announce(JobKind::UpdateStatus.as_str(), run_at, delay);
+    }
+    Ok(())
+}
+
+impl Said {
+    fn new(
+        webhooks: &ProviderWebhooks,
+        dedupe_key: Option<String>,
+        report: &Report,
+        claims: Vec<Claim>,
+    ) -> Self {
+        let word = webhooks.profile.read_event(report);
+        if let Some(word) = word.as_ref().filter(|word| word.meaning.is_none()) {
+            let third_party = webhooks.name();
+            tracing::warn!(third_party, word = word.word, "a webhook has an unknown status");
+        }
+        Self {
+            webhook_id: dedupe_key.map(|key| webhook_id(webhooks.name(), &key)),
+            status: word.as_ref().map_or(ReportedStatus::Pending, |word| word.reported()),
+            rule: webhooks.profile.event_rule(word.as_ref()),
+            claims,
+        }
+    }
+
+    fn about(self, transaction_id: Uuid, provider_id: Option<String>) -> Reported {
+        Reported { said: self, transaction_id, provider_id }
+    }
+
+    fn waiting(self, webhooks: &ProviderWebhooks, provider_id: String) -> WaitingWebhook {
+        let Self { webhook_id: id, status, rule, claims } = self;
+        // Hints about the same id say the same.
+        let hint = || webhook_id(webhooks.name(), &format!("hint:{provider_id}"));
+        let claims = claims
+            .iter()
+            .map(|Claim { at, found, is }| json!({ "at": at, "found": found, "is": is.as_str() }));
+        WaitingWebhook {
+            webhook_id: id.unwrap_or_else(hint),
+            third_party: DEFAULT_THIRD_PARTY.to_owned(),
+            status,
+            rule,
+            claims: claims.collect(),
+            provider_id,
+        }
+    }
+}
+
+impl Reported {
+    /// What has waited for `transaction_id`.
+    pub(super) fn waited(waiting: WaitingWebhook, transaction_id: Uuid) -> Option<Self> {
+        let claims = waiting.claims.as_array()?.iter().map(|claim| {
+            let text = |name: &str| claim[name].as_str().map(str::to_owned);
+            let is = Template::parse(claim["is"].as_str()?).ok()?;
+            Some(Claim { at: text("at")?, found: text("found")?, is })
+        });
+        let said = Said {
+            webhook_id: Some(waiting.webhook_id),
+            status: waiting.status,
+            rule: waiting.rule,
+            claims: claims.collect::<Option<_>>()?,
+        };
+        Some(said.about(transaction_id, Some(waiting.provider_id)))
+    }
+}
+
+/// An event's dedupe key among the webhooks of all third parties.
+fn webhook_id(third_party: &str, key: &str) -> String {
+    let id = format!("{third_party}:{key}");
+    if id.chars().count() <= MAX_ID_CHARS {
+        return id;
+    }
+    format!("{third_party}:sha256:{}", hex::encode(Sha256::digest(key)))
+}
+
+/// The word under which operators find an event that cannot be used.
+fn reason(problem: &EventProblem) -> WebhookRejection {
+    match problem {
+        EventProblem::NotOurs { .. } => WebhookRejection::NotOurs,
+        EventProblem::NotSigned(_) => WebhookRejection::BodyNotSigned,
+        EventProblem::RepeatedHeader(_) => WebhookRejection::RepeatedHeader,
+        EventProblem::Missing(_)
+        | EventProblem::Field { .. }
+        | EventProblem::TooLong { .. }
+        | EventProblem::ControlCharacters(_)
+        | EventProblem::AmbiguousFields => WebhookRejection::BadFields,
+    }
+}

@@ -1,0 +1,140 @@
+//! The third party whose webhooks are received: its profile, and its keys as they are now.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::hint_pace::HintPace;
+use crate::{
+    config::{LiveValues, ThirdPartyProfile},
+    http::route_list::PROVIDER_WEBHOOKS,
+    profiles::{
+        Inputs, Profile, Values, WEBHOOK_SECRETS,
+        webhook::{Claim, Keys, Receiver},
+    },
+    store::transactions::Transaction,
+};
+
+/// Receives the webhooks of one third party.
+#[derive(Debug)]
+pub struct ProviderWebhooks {
+    pub(super) profile: Arc<Profile>,
+    pub(super) receiver: Receiver,
+    pub(super) hint_pace: HintPace,
+    values: Arc<LiveValues>,
+    /// Where it sends them, without a query.
+    url: String,
+    /// The values that were read last, and the keys among them.
+    keys: Mutex<Option<(Arc<Values>, Arc<Keys>)>>,
+}
+
+impl ProviderWebhooks {
+    /// `None` where the profile has no webhooks. They are sent to `url`.
+    pub fn new(third_party: &ThirdPartyProfile, url: String) -> Option<Self> {
+        let ThirdPartyProfile { profile, values } = third_party;
+        let receiver = profile.webhook()?.receiver(&values.get().vars);
+        let receiver = receiver.inspect_err(|faults| {
+            // The configuration was refused for the same.
+            tracing::error!(?faults, "webhooks cannot be received");
+        });
+        Some(Self {
+            profile: profile.clone(),
+            receiver: receiver.ok()?,
+            hint_pace: HintPace::default(),
+            values: values.clone(),
+            url,
+            keys: Mutex::default(),
+        })
+    }
+
+    /// The third party's name.
+    pub fn name(&self) -> &str {
+        self.profile.name()
+    }
+
+    /// The path of its webhooks.
+    pub fn path(&self) -> String {
+        PROVIDER_WEBHOOKS.replace("{name}", self.name())
+    }
+
+    /// The URL that it has called: a proxy may have changed the one that arrived.
+    pub(super) fn url(&self, query: Option<&str>) -> String {
+        match query {
+            Some(query) => format!("{}?{query}", self.url),
+            None => self.url.clone(),
+        }
+    }
+
+    /// For `Allow`.
+    pub(super) fn allowed_methods(&self) -> String {
+        let methods = self.receiver.methods.iter().map(|method| method.as_str());
+        let head = self.receiver.answers.head.then_some("HEAD");
+        methods.chain(head).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The keys as they are now. Where a new one cannot be read, they stay as they were.
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        let values = self.values.get();
+        let mut present = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &*present {
+            Some((seen, keys)) if Arc::ptr_eq(seen, &values) => return keys.clone(),
+            before => before.as_ref().map(|(_, keys)| keys.clone()),
+        };
+        let keys = match self.read_keys(&values) {
+            Ok(keys) => Arc::new(keys),
+            Err(why) => {
+                tracing::warn!(why, "the keys of webhooks stay as they were");
+                before.unwrap_or_default()
+            }
+        };
+        *present = Some((values, keys.clone()));
+        keys
+    }
+
+    fn read_keys(&self, values: &Values) -> Result<Keys, String> {
+        let mut keys = Keys::default();
+        if !self.receiver.needs_key() {
+            return Ok(keys);
+        }
+        for name in WEBHOOK_SECRETS {
+            if let Some(secret) = values.secrets.get(name) {
+                let key = self.receiver.read_key(secret.expose());
+                keys.add(None, key.map_err(|why| format!("the secret `{name}` {why}"))?);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Why an event is not about this transaction as the client posted it, or as the third party
+    /// named it before; `None`: it may be.
+    pub(super) fn contradiction(
+        &self,
+        transaction: &Transaction,
+        provider_id: Option<&str>,
+        claims: &[Claim],
+    ) -> Option<String> {
+        let known = transaction.provider_id.as_deref();
+        if let (Some(known), Some(given)) = (known, provider_id)
+            && known != given
+        {
+            return Some(other_id(known, given));
+        }
+        let content = transaction.content();
+        let inputs = Inputs {
+            id: transaction.id,
+            content: &content,
+            provider_id: known,
+            created_at: transaction.created_at.at(),
+            now: crate::http::now(),
+            webhook_url: &self.url,
+            // Nothing that is compared has a secret or a variable in it.
+            values: &Values::default(),
+        };
+        self.profile.contradiction(&inputs, claims)
+    }
+}
+
+/// Why an event with another id of the third party is not about the transaction.
+pub(super) fn other_id(known: &str, given: &str) -> String {
+    format!(
+        "it names the third party's id {given:?}, but that was {known:?} before: there may be two"
+    )
+}

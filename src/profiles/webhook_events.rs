@@ -1,0 +1,129 @@
+//! What the events of a webhook mean for a transaction: their status word by the profile's
+//! `[status]`, and whether they contradict what the client posted.
+
+use super::{
+    Profile,
+    answer::ReadStatus,
+    values::{Inputs, RenderError, Value},
+    webhook::{Claim, Report},
+};
+
+/// The secret that verifies webhooks, and the one beside it while it is changed.
+pub const WEBHOOK_SECRETS: [&str; 2] = ["webhook", "webhook_next"];
+
+impl Profile {
+    /// Whether webhooks are verified with [`WEBHOOK_SECRETS`], of which the first is required.
+    pub fn needs_webhook_secret(&self) -> bool {
+        self.webhook().is_some_and(|webhook| webhook.needs_key())
+    }
+
+    /// What an event's status word means; `None` where it has none.
+    pub fn read_event(&self, report: &Report) -> Option<ReadStatus> {
+        Some(self.definition.status.read(report.status.as_deref()?, true))
+    }
+
+    /// What decided the meaning of an event, for evidence:
+    /// `paystack: webhook (/data/status is "success")`.
+    pub fn event_rule(&self, status: Option<&ReadStatus>) -> String {
+        let name = self.name();
+        let Some(status) = status else { return format!("{name}: webhook (without a status)") };
+        let places = self.webhook().map(|webhook| webhook.status.0.join(":")).unwrap_or_default();
+        let unknown = if status.meaning.is_none() { ", which [status] does not have" } else { "" };
+        format!("{name}: webhook ({places} is {:?}{unknown})", status.word)
+    }
+
+    /// Why an event is not about the transaction as the client posted it; `None`: it may be.
+    pub fn contradiction(&self, inputs: &Inputs<'_>, claims: &[Claim]) -> Option<String> {
+        let renderer = self.renderer(inputs);
+        claims.iter().find_map(|Claim { at, found, is }| {
+            let own = match renderer.value(is) {
+                Ok(Some(Value::Text(own) | Value::Number(own))) => own,
+                // The client said nothing about it.
+                Ok(_) | Err(RenderError::Missing(_)) => return None,
+                Err(why) => return Some(format!("{at} cannot be compared: {why}")),
+            };
+            let is_same = *found == own || is_same_number(found, &own);
+            let is = is.as_str();
+            (!is_same).then(|| format!("{at} is {found:?}, but the transaction's {is} is {own:?}"))
+        })
+    }
+}
+
+/// Whether two texts are the same decimal number, without a float: `12.5` and `12.50`.
+fn is_same_number(a: &str, b: &str) -> bool {
+    matches!((plain_decimal(a), plain_decimal(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// The digits before and behind the point, without zeros that say nothing. `None`: it is written in
+/// another way, or is negative.
+fn plain_decimal(text: &str) -> Option<(&str, &str)> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    (is_digits(whole) && is_digits(fraction))
+        .then(|| (whole.trim_start_matches('0'), fraction.trim_end_matches('0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        domain::Content,
+        profiles::{Shipped, Template, Values},
+    };
+
+    #[test]
+    fn decimals_are_compared_as_numbers() {
+        for (a, b) in [("12.5", "12.50"), ("012.5", "12.500"), ("12", "12.00"), ("0", "0.0")] {
+            assert!(is_same_number(a, b), "{a} {b}");
+        }
+        for (a, b) in [("12.5", "12.05"), ("1250", "12.50"), ("-1", "1"), ("1e1", "10"), ("", "0")]
+        {
+            assert!(!is_same_number(a, b), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn an_event_of_another_amount_or_currency_contradicts() {
+        let profile = Shipped::named("paystack").unwrap().profile().unwrap();
+        let content = Content {
+            amount: Some(1250),
+            currency: Some("EUR".to_owned()),
+            reference: None,
+            metadata: None,
+        };
+        let contradiction = |content: &Content, found: &str, is: &str| {
+            let (found, is) = (found.to_owned(), Template::parse(is).unwrap());
+            let claim = Claim { at: "/at".to_owned(), found, is };
+            let inputs = Inputs {
+                id: Uuid::nil(),
+                content,
+                provider_id: None,
+                created_at: DateTime::UNIX_EPOCH,
+                now: DateTime::UNIX_EPOCH,
+                webhook_url: "",
+                values: &Values::default(),
+            };
+            profile.contradiction(&inputs, &[claim])
+        };
+        for (found, is) in [
+            ("1250", "{amount:minor}"),
+            ("12.5", "{amount:decimal}"),
+            ("EUR", "{currency}"),
+            ("eur", "{currency:lower}"),
+            ("anything", "{reference}"),
+        ] {
+            assert_eq!(contradiction(&content, found, is), None, "{found} {is}");
+        }
+        for (found, is) in
+            [("1251", "{amount:minor}"), ("1250", "{amount:decimal}"), ("USD", "{currency}")]
+        {
+            let why = contradiction(&content, found, is).unwrap();
+            assert!(why.contains(found) && why.contains(is), "{why}");
+        }
+        let nothing = Content { amount: None, currency: None, ..content };
+        assert_eq!(contradiction(&nothing, "7", "{amount:minor}"), None);
+    }
+}

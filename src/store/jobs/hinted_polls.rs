@@ -1,0 +1,129 @@
+//! Polls that a hint makes due: a webhook that proves nothing, or says nothing final.
+//!
+//! A hint moves the next poll of its transaction forward, and no further than the bound allows: at
+//! most one in [`MIN_GAP`], and after the deadline of polls one in [`MIN_GAP_AFTER_DEADLINE`]. The
+//! job's row says until when (`hinted_at` in its metadata, milliseconds since 1970), so the bound
+//! holds for all processes together. A hint that comes too soon is not lost: the poll is due at the
+//! end of the gap.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use crate::{
+    domain::DeadLetterKind,
+    store::{
+        self, Database, StoreError,
+        postgres::{coalesce::Locked, columns::Time},
+        transactions,
+    },
+};
+
+/// The shortest time between two polls that hints make due of one transaction.
+const MIN_GAP: Duration = Duration::from_secs(10);
+/// The same once polling has ended at its deadline.
+const MIN_GAP_AFTER_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Those of `ids` whose poll a hint would move: they are pending, and their job waits, or has ended
+/// at the deadline.
+pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_scalar!(
+        r#"
+        SELECT transactions.id
+        FROM transactions
+        CROSS JOIN LATERAL (
+            SELECT id, status, run_at FROM apalis.jobs
+            WHERE job_type = 'update_status' AND idempotency_key = transactions.id::text LIMIT 1
+        ) AS job
+        WHERE transactions.id = ANY ($1::uuid[]) AND transactions.status = 'pending' AND (
+            job.status = 'Pending' AND job.run_at > now()
+            OR job.status = 'Failed' AND EXISTS (
+                SELECT FROM failed_jobs
+                WHERE job_id = job.id AND closed_at IS NULL AND kind = $2
+            )
+        )
+        ORDER BY transactions.id
+        "#,
+        ids,
+        DeadLetterKind::Deadline.as_str(),
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// Makes the polls of these transactions due after these delays, or at the end of the gap. Returns
+/// when those are due that were moved, and after how long.
+pub async fn hint(
+    pool: &Database,
+    hints: &[(Uuid, Duration)],
+) -> Result<Vec<(DateTime<Utc>, Duration)>, StoreError> {
+    if hints.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tx = store::begin(pool).await?;
+    // Lock order: the transactions' rows before their jobs.
+    let ids: Vec<Uuid> = hints.iter().map(|(id, _)| *id).collect();
+    transactions::lock_all(&mut tx, &ids, Locked::Wait).await?;
+    let keys: Vec<String> = hints.iter().map(|(id, _)| id.to_string()).collect();
+    let delays: Vec<f64> = hints.iter().map(|(_, delay)| delay.as_secs_f64()).collect();
+    let moved = sqlx::query!(
+        r#"
+        WITH hinted AS (
+            SELECT job.id, job.is_ended, GREATEST(
+                now() + make_interval(secs => hint.delay),
+                -- What is no number of milliseconds counts as none.
+                CASE WHEN job.hinted_at ~ '^[0-9]{1,14}$' THEN LEAST(
+                    to_timestamp(job.hinted_at::bigint / 1000.0), now()
+                ) + make_interval(
+                    secs => CASE WHEN job.is_ended THEN $4::float8 ELSE $3::float8 END
+                ) END
+            ) AS due_at
+            FROM unnest($1::text[], $2::float8[]) AS hint (key, delay)
+            CROSS JOIN LATERAL (
+                SELECT id, status = 'Failed' AS is_ended, metadata -> 'hinted_at' AS hinted_at
+                FROM apalis.jobs
+                WHERE job_type = 'update_status' AND idempotency_key = hint.key LIMIT 1
+            ) AS job
+        ), moved AS (
+            UPDATE apalis.jobs
+            SET status = 'Pending', run_at = hinted.due_at,
+                -- The deadline has passed for one that has ended: it polls once.
+                attempts = CASE WHEN is_ended THEN 0 ELSE attempts END,
+                done_at = NULL,
+                last_result = CASE WHEN is_ended THEN NULL ELSE last_result END,
+                metadata = COALESCE(metadata, '') || hstore(
+                    'hinted_at', floor(extract(epoch FROM hinted.due_at) * 1000)::bigint::text
+                )
+            FROM hinted
+            WHERE jobs.id = hinted.id AND jobs.id = ANY (ARRAY(SELECT id FROM hinted)) AND (
+                status = 'Pending' AND run_at > hinted.due_at
+                OR status = 'Failed' AND is_ended AND EXISTS (
+                    SELECT FROM failed_jobs
+                    WHERE job_id = jobs.id AND closed_at IS NULL AND kind = $5
+                )
+            )
+            RETURNING run_at
+        )
+        SELECT run_at AS "run_at!: Time",
+            GREATEST(extract(epoch FROM run_at - now()), 0)::float8 AS "delay!"
+        FROM moved
+        "#,
+        &keys,
+        &delays,
+        MIN_GAP.as_secs_f64(),
+        MIN_GAP_AFTER_DEADLINE.as_secs_f64(),
+        DeadLetterKind::Deadline.as_str(),
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(moved
+        .into_iter()
+        .map(|row| (row.run_at.at(), Duration::try_from_secs_f64(row.delay).unwrap_or_default()))
+        .collect())
+}

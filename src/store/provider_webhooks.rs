@@ -1,0 +1,312 @@
+//! Webhooks of a third party with a profile: whose transactions they are about, those that wait for
+//! the third party's id (`waiting_webhooks`), and those that contradict what the client posted.
+//!
+//! What settles goes through [`super::webhooks`], as every webhook does.
+//!
+//! A webhook that names the third party's id alone may come before the create's answer is recorded.
+//! It is kept in a row, so that a crash loses nothing, until a transaction has the id; then it is
+//! applied and its row removed. Applying it twice is harmless: its id is in `webhook_deliveries`.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::{Value, json};
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use super::{
+    Database, StoreError,
+    dead_letters::{self, NewDeadLetter},
+    evidence::{self, NewEvidence},
+    postgres::columns::{AnyJson, Column},
+    transactions::{self, Transaction},
+    webhooks::WebhookOutcome,
+};
+use crate::domain::{DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy};
+
+const SOURCE: &str = "webhook";
+
+/// The transactions that the third party knows by these ids of its own.
+pub async fn ids_of(
+    executor: impl PgExecutor<'_>,
+    third_party: &str,
+    provider_ids: &[String],
+) -> Result<HashMap<String, Uuid>, StoreError> {
+    if provider_ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found = sqlx::query!(
+        r#"
+        SELECT provider_id AS "provider_id!", id FROM transactions
+        WHERE third_party = $1 AND provider_id = ANY ($2::text[])
+        "#,
+        third_party,
+        provider_ids,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(found.into_iter().map(|row| (row.provider_id, row.id)).collect())
+}
+
+/// Those of these transactions that exist.
+pub async fn transactions(
+    executor: impl PgExecutor<'_>,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Transaction>, StoreError> {
+    transactions::get_all(executor, ids).await
+}
+
+/// A verified webhook about a third party's id that no transaction has yet.
+#[derive(Debug, Clone)]
+pub struct WaitingWebhook {
+    /// 1 to 255 characters.
+    pub webhook_id: String,
+    pub third_party: String,
+    pub provider_id: String,
+    /// `Pending` where there is only something to look up.
+    pub status: ReportedStatus,
+    /// What of the profile decided that.
+    pub rule: String,
+    /// What else it says, a JSON array for the caller.
+    pub claims: Value,
+}
+
+/// Keeps webhooks until their transactions are known. One that is kept already stays as it is.
+pub async fn keep(
+    executor: impl PgExecutor<'_>,
+    webhooks: &[WaitingWebhook],
+) -> Result<(), StoreError> {
+    if webhooks.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = webhooks.iter().map(|webhook| webhook.webhook_id.as_str()).collect();
+    let third_parties: Vec<&str> =
+        webhooks.iter().map(|webhook| webhook.third_party.as_str()).collect();
+    let provider_ids: Vec<&str> =
+        webhooks.iter().map(|webhook| webhook.provider_id.as_str()).collect();
+    let statuses: Vec<&str> = webhooks.iter().map(|webhook| webhook.status.as_str()).collect();
+    let rules: Vec<&str> = webhooks.iter().map(|webhook| webhook.rule.as_str()).collect();
+    let claims: Vec<Value> = webhooks.iter().map(|webhook| webhook.claims.clone()).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO waiting_webhooks (webhook_id, third_party, provider_id, status, rule, claims)
+        SELECT *
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
+            AS waiting (webhook_id, third_party, provider_id, status, rule, claims)
+        -- In one order, so that two bodies with the same events wait for each other.
+        ORDER BY webhook_id
+        ON CONFLICT (webhook_id) DO NOTHING
+        "#,
+        &ids as _,
+        &third_parties as _,
+        &provider_ids as _,
+        &statuses as _,
+        &rules as _,
+        &claims,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Waiting webhooks whose transaction is known by now, oldest first.
+pub async fn known(
+    executor: impl PgExecutor<'_>,
+    limit: i64,
+) -> Result<Vec<(WaitingWebhook, Uuid)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT webhook_id, third_party, provider_id, status AS "status: Column<ReportedStatus>",
+            rule, claims AS "claims: AnyJson", known.id AS "transaction_id!"
+        FROM waiting_webhooks AS waiting
+        -- The limit keeps this a lookup by the index, one row after the other.
+        CROSS JOIN LATERAL (
+            SELECT id FROM transactions
+            WHERE third_party = waiting.third_party AND provider_id = waiting.provider_id
+            LIMIT 1
+        ) AS known
+        WHERE ended_at IS NULL
+        ORDER BY received_at, webhook_id
+        LIMIT $1
+        "#,
+        limit,
+    )
+    .fetch_all(executor)
+    .await?;
+    let webhooks = rows.into_iter().filter_map(|row| {
+        // The table's check lets no other word in.
+        let status = row.status.0.ok()?;
+        let waiting = WaitingWebhook {
+            webhook_id: row.webhook_id,
+            third_party: row.third_party,
+            provider_id: row.provider_id,
+            status,
+            rule: row.rule,
+            claims: row.claims.into(),
+        };
+        Some((waiting, row.transaction_id))
+    });
+    Ok(webhooks.collect())
+}
+
+/// Removes a webhook that was applied.
+pub async fn remove(executor: impl PgExecutor<'_>, webhook_id: &str) -> Result<(), StoreError> {
+    sqlx::query!("DELETE FROM waiting_webhooks WHERE webhook_id = $1", webhook_id)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Makes dead letters of those that have waited for `wait`, and forgets those that became one longer
+/// than `age` ago. Returns how many became one.
+pub async fn give_up(
+    executor: impl PgExecutor<'_>,
+    wait: Duration,
+    age: Duration,
+) -> Result<u64, StoreError> {
+    let given_up = sqlx::query_scalar!(
+        r#"
+        WITH forgotten AS (
+            DELETE FROM waiting_webhooks WHERE ended_at < now() - make_interval(secs => $2)
+        ), ended AS (
+            UPDATE waiting_webhooks AS waiting
+            SET ended_at = now()
+            WHERE ended_at IS NULL AND received_at < now() - make_interval(secs => $1)
+                AND NOT EXISTS (
+                    SELECT FROM transactions
+                    WHERE third_party = waiting.third_party AND provider_id = waiting.provider_id
+                )
+            RETURNING *
+        ), opened AS (
+            INSERT INTO failed_jobs (kind, cause, reason, detail)
+            SELECT 'unknown_transaction',
+                'unknown:' || third_party || ':' || provider_id || ':' || status,
+                'a webhook of ' || third_party || ' reports ' || status || ' for its id '
+                    || provider_id || ', which no transaction here has (' || rule || ')',
+                jsonb_build_object(
+                    'status', status, 'webhook_id', webhook_id, 'third_party', third_party,
+                    'provider_id', provider_id, 'rule', rule, 'claims', claims
+                )
+            FROM ended
+            ON CONFLICT (cause) WHERE state = 'open' DO NOTHING
+        )
+        SELECT count(*) AS "count!" FROM ended
+        "#,
+        wait.as_secs_f64(),
+        age.as_secs_f64(),
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(given_up.unsigned_abs())
+}
+
+/// The transaction that has the third party's id in the detail of an `unknown_transaction`.
+pub async fn named_by(
+    executor: impl PgExecutor<'_>,
+    detail: &Value,
+) -> Result<Option<Uuid>, StoreError> {
+    let text = |name: &str| detail[name].as_str();
+    let (Some(third_party), Some(provider_id)) = (text("third_party"), text("provider_id")) else {
+        return Ok(None);
+    };
+    let ids = ids_of(executor, third_party, &[provider_id.to_owned()]).await?;
+    Ok(ids.into_values().next())
+}
+
+/// Has the webhook of an `unknown_transaction` wait again, where a transaction has its id by now;
+/// tells whether one has. It is then compared and applied as it would have been.
+pub(super) async fn wait_again(
+    conn: &mut PgConnection,
+    detail: &Value,
+) -> Result<bool, StoreError> {
+    let waits = sqlx::query!(
+        r#"
+        INSERT INTO waiting_webhooks AS known
+            (webhook_id, third_party, provider_id, status, rule, claims)
+        SELECT detail ->> 'webhook_id', detail ->> 'third_party', detail ->> 'provider_id',
+            detail ->> 'status', detail ->> 'rule', detail -> 'claims'
+        FROM (SELECT $1::jsonb AS detail) AS letter
+        WHERE EXISTS (
+            SELECT FROM transactions
+            WHERE third_party = detail ->> 'third_party' AND provider_id = detail ->> 'provider_id'
+        )
+        ON CONFLICT (webhook_id) DO UPDATE SET ended_at = NULL, received_at = now()
+        "#,
+        detail,
+    )
+    .execute(conn)
+    .await?;
+    Ok(waits.rows_affected() > 0)
+}
+
+/// A webhook that is not about the transaction as the client posted it.
+#[derive(Debug, Clone)]
+pub struct Contradiction {
+    /// 1 to 255 characters.
+    pub webhook_id: String,
+    pub transaction_id: Uuid,
+    pub status: ReportedStatus,
+    /// What of the profile decided the status.
+    pub rule: String,
+    /// What differs.
+    pub why: String,
+}
+
+/// Keeps a contradiction for an operator, whatever the transaction's status; it changes nothing.
+/// Tells whether the webhook is new.
+pub async fn open_contradiction(
+    pool: &Database,
+    contradiction: &Contradiction,
+) -> Result<bool, StoreError> {
+    let Contradiction { webhook_id, transaction_id: id, status, rule, why } = contradiction;
+    let mut tx = super::begin(pool).await?;
+    let current = transactions::lock(&mut tx, *id).await?;
+    let outcome = WebhookOutcome::Conflict;
+    let is_new = sqlx::query!(
+        r#"
+        INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
+        VALUES ($1, $2, $3, $4)
+        ON CONFLICT (webhook_id) DO NOTHING
+        "#,
+        webhook_id,
+        id,
+        status.as_str(),
+        outcome.as_str(),
+    )
+    .execute(&mut *tx)
+    .await?;
+    if is_new.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let detail = json!({
+        "webhook_id": webhook_id,
+        "status": status.as_str(),
+        "outcome": outcome.as_str(),
+        "rule": rule,
+        "contradiction": why,
+    });
+    let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
+    evidence::append(&mut *tx, *id, &seen).await?;
+    let present = current.as_ref().map(|current| current.status.as_str());
+    let detail = json!({
+        "status": present,
+        "reported": status.as_str(),
+        "reported_by": SettledBy::Webhook.as_str(),
+        "contradiction": why,
+    });
+    let letter = NewDeadLetter {
+        kind: DeadLetterKind::StatusConflict,
+        cause: format!("contradiction:{id}:{status}"),
+        transaction_id: *id,
+        reason: format!(
+            "a webhook reports {status}, but is not about the transaction as it was posted, and \
+             settles nothing: {why} ({rule})"
+        ),
+        detail: detail.clone(),
+    };
+    if dead_letters::open(&mut tx, &letter, SOURCE).await? {
+        let conflict = NewEvidence { kind: EvidenceKind::Conflict, source: SOURCE, detail };
+        evidence::append(&mut *tx, *id, &conflict).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}

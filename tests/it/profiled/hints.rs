@@ -1,0 +1,175 @@
+//! Webhooks that prove nothing, or say nothing final: they make a poll due, and no more than that.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{
+    BOUND, Momo, WEBHOOK_SECRET, app,
+    peer::{Asked, Peer, Reply, TOKEN_PATH},
+    post, provider_id, wait_dead_letter, wait_final,
+    webhooks::{
+        ONE_POLL, gocardless_event, gocardless_id, gocardless_payment, rejected, send_gocardless,
+    },
+};
+use crate::support::{TestApp, World, wait_until};
+
+/// A peer of the profile `mtn-momo`.
+async fn momo_peer(momo: &Momo) -> Peer {
+    let momo = momo.clone();
+    Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
+        (_, TOKEN_PATH) => Momo::token("tok_1", 3_600),
+        ("POST", _) => momo.create(asked, "PENDING"),
+        _ => momo.look_up(asked),
+    })
+    .await
+}
+
+/// Seconds until the next poll; `None` while the job does not wait.
+async fn next_poll(pool: &PgPool, id: Uuid) -> Option<f64> {
+    let query = "SELECT extract(epoch FROM run_at - now())::float8 FROM apalis.jobs
+        WHERE job_type = 'update_status' AND idempotency_key = $1::uuid::text
+            AND status = 'Pending'";
+    sqlx::query_scalar(query).bind(id).fetch_optional(pool).await.unwrap()
+}
+
+/// Posts a transaction, and waits until it is created, was polled, and is not polled again soon.
+async fn posted(app: &TestApp) -> Uuid {
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    wait_until("the next poll is far", BOUND, async || {
+        next_poll(&app.pool, id).await.is_some_and(|seconds| seconds > 40.0)
+    })
+    .await;
+    id
+}
+
+#[tokio::test]
+async fn a_hint_that_proves_nothing_polls_and_settles_nothing_itself() {
+    let (world, momo) = (World::new().await, Momo::default());
+    let peer = momo_peer(&momo).await;
+    let app = ONE_POLL
+        .into_iter()
+        .fold(app(&world, &peer, "mtn-momo"), |app, (name, value)| app.set(name, value));
+    let app = app.spawn().await;
+    let id = posted(&app).await;
+    wait_until("it is created", BOUND, async || !peer.asked("POST", Momo::CREATE).is_empty()).await;
+    let created = &peer.asked("POST", Momo::CREATE)[0];
+    let url = format!("{}/v1/webhooks/mtn-momo", app.url());
+    assert_eq!(created.header("x-callback-url"), Some(url.as_str()));
+
+    let lookup = format!("{}/{id}", Momo::CREATE);
+    let before = peer.asked("GET", &lookup).len();
+    let hint = async || {
+        let body = json!({ "externalId": id, "status": "SUCCESSFUL" }).to_string();
+        let json = [("content-type", "application/json")];
+        app.anonymous().send(Method::PUT, "/v1/webhooks/mtn-momo", &json, body).await.expect(200);
+    };
+    hint().await;
+    wait_until("it is polled", BOUND, async || peer.asked("GET", &lookup).len() == before + 1)
+        .await;
+    wait_until("it waits", BOUND, async || next_poll(&app.pool, id).await.is_some()).await;
+    // However many come: one more poll, once ten seconds have passed.
+    for _ in 0..20 {
+        hint().await;
+    }
+    let next = next_poll(&app.pool, id).await.unwrap();
+    assert!((1.0..=10.0).contains(&next), "{next}");
+    assert_eq!(peer.asked("GET", &lookup).len(), before + 1);
+    assert_eq!(app.client().get_transaction(id).await.expect(200)["status"], "pending");
+    momo.set(id, "SUCCESSFUL");
+    let settled = wait_final(&app.client(), id).await;
+    assert_eq!((&settled["status"], &settled["settled_by"]), (&json!("completed"), &json!("poll")));
+    assert_eq!(peer.asked("GET", &lookup).len(), before + 2);
+}
+
+#[tokio::test]
+async fn a_form_with_their_id_alone_is_a_hint() {
+    let (world, is_paid) = (World::new().await, Arc::new(AtomicBool::new(false)));
+    let paid = is_paid.clone();
+    let peer = Peer::start(move |asked: &Asked| {
+        let status = if paid.load(Ordering::SeqCst) { "paid" } else { "open" };
+        let ours = asked.header("idempotency-key").map(str::to_owned);
+        let ours = ours.unwrap_or_else(|| asked.path.rsplit("tr_").next().unwrap().to_owned());
+        let payment = json!({
+            "resource": "payment", "id": format!("tr_{ours}"), "status": status,
+            "metadata": { "quartet_id": ours },
+        });
+        Reply::Answer(if asked.method == "POST" { 201 } else { 200 }, payment)
+    })
+    .await;
+    let app = ONE_POLL
+        .into_iter()
+        .fold(app(&world, &peer, "mollie"), |app, (name, value)| app.set(name, value));
+    let app = app.spawn().await;
+    let id = posted(&app).await;
+    wait_until("its id is known", BOUND, async || provider_id(&app.pool, id).await.is_some()).await;
+    is_paid.store(true, Ordering::SeqCst);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let send = async |body: String| {
+        app.anonymous().send(Method::POST, "/v1/webhooks/mollie", &form, body).await.expect(200);
+    };
+    // Of no transaction here: nothing is kept.
+    send("id=tr_nobody".to_owned()).await;
+    send("x=1".to_owned()).await;
+    send(format!("id=tr_{id}")).await;
+    let settled = wait_final(&app.client(), id).await;
+    assert_eq!((&settled["status"], &settled["settled_by"]), (&json!("completed"), &json!("poll")));
+    let waiting = "SELECT count(*) FROM waiting_webhooks";
+    assert_eq!(sqlx::query_scalar::<_, i64>(waiting).fetch_one(&app.pool).await.unwrap(), 0);
+    wait_until("a form without an id is listed", BOUND, async || {
+        rejected(&app.operator()).await.get("bad_fields").is_some_and(|(count, _)| *count == 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hints_of_several_events_poll_each_of_their_transactions() {
+    let (world, is_executed) = (World::new().await, Arc::new(AtomicBool::new(false)));
+    let executed = is_executed.clone();
+    let peer = Peer::start(move |asked| {
+        let status = if executed.load(Ordering::SeqCst) { "executed" } else { "executing" };
+        let code = if asked.method == "POST" { 201 } else { 200 };
+        gocardless_payment(code, &gocardless_id(asked), status)
+    })
+    .await;
+    let app = app(&world, &peer, "gocardless-outbound");
+    let app = ONE_POLL.into_iter().fold(app, |app, (name, value)| app.set(name, value));
+    let app = app.spawn().await;
+    let ids = [posted(&app).await, posted(&app).await];
+    for id in ids {
+        wait_until("its id is known", BOUND, async || provider_id(&app.pool, id).await.is_some())
+            .await;
+    }
+    is_executed.store(true, Ordering::SeqCst);
+    let events = [1, 2].map(|nth: u32| {
+        gocardless_event(nth, &format!("OB_{}", ids[nth as usize - 1]), "executed")
+    });
+    send_gocardless(&app.anonymous(), &events, WEBHOOK_SECRET).await.expect(200);
+    for id in ids {
+        let settled = wait_final(&app.client(), id).await;
+        assert_eq!(settled["settled_by"], "poll");
+    }
+}
+
+/// A third party that sends hints alone would otherwise never be heard after the deadline.
+#[tokio::test]
+async fn a_hint_after_the_deadline_polls_once_more() {
+    let (world, momo) = (World::new().await, Momo::default());
+    let peer = momo_peer(&momo).await;
+    let app = app(&world, &peer, "mtn-momo").set("QUARTET_POLL__DEADLINE", "500ms").spawn().await;
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    assert_eq!(wait_dead_letter(&app.operator(), id).await["kind"], "deadline");
+    momo.set(id, "FAILED");
+    let body = json!({ "externalId": id }).to_string();
+    app.anonymous().send(Method::POST, "/v1/webhooks/mtn-momo", &[], body).await.expect(200);
+    assert_eq!(wait_final(&app.client(), id).await["status"], "declined");
+    assert_eq!(app.operator().open_dead_letters(id).await, Vec::<serde_json::Value>::new());
+}
