@@ -72,15 +72,20 @@ async fn accept_some(client: &Client, world: &World) -> Vec<Uuid> {
     for _ in 0..20 {
         ids.push(client.accept().await);
     }
+    wait_created(world, &ids).await;
+    ids
+}
+
+async fn wait_created(world: &World, ids: &[Uuid]) {
     wait_until("they are created", HEALED, async || {
         ids.iter().all(|id| world.sandbox.third_party().status_of(*id).is_some())
     })
     .await;
-    ids
 }
 
 /// The third party completes them; asserts that this reaches the client, and all that must hold.
 async fn assert_all_end_well(client: &Client, world: &World, ids: &[Uuid]) {
+    wait_created(world, ids).await;
     for id in ids {
         world.sandbox.third_party().set_status(*id, Status::Completed);
     }
