@@ -24,6 +24,8 @@ use super::{
 use crate::domain::{DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy};
 
 const SOURCE: &str = "webhook";
+/// Most that are given up by one statement.
+const GIVEN_UP_AT_ONCE: i64 = 500;
 
 /// The transactions that the third party knows by these ids of its own.
 pub async fn ids_of(
@@ -61,8 +63,10 @@ pub struct WaitingWebhook {
     /// 1 to 255 characters.
     pub webhook_id: String,
     pub third_party: String,
+    /// The name of the profile that it was read by.
+    pub profile: String,
     pub provider_id: String,
-    /// `Pending` where there is only something to look up.
+    /// `Pending` where there is only something to look up, and where nothing is proved.
     pub status: ReportedStatus,
     /// What of the profile decided that.
     pub rule: String,
@@ -81,6 +85,7 @@ pub async fn keep(
     let ids: Vec<&str> = webhooks.iter().map(|webhook| webhook.webhook_id.as_str()).collect();
     let third_parties: Vec<&str> =
         webhooks.iter().map(|webhook| webhook.third_party.as_str()).collect();
+    let profiles: Vec<&str> = webhooks.iter().map(|webhook| webhook.profile.as_str()).collect();
     let provider_ids: Vec<&str> =
         webhooks.iter().map(|webhook| webhook.provider_id.as_str()).collect();
     let statuses: Vec<&str> = webhooks.iter().map(|webhook| webhook.status.as_str()).collect();
@@ -88,16 +93,19 @@ pub async fn keep(
     let claims: Vec<Value> = webhooks.iter().map(|webhook| webhook.claims.clone()).collect();
     sqlx::query!(
         r#"
-        INSERT INTO waiting_webhooks (webhook_id, third_party, provider_id, status, rule, claims)
+        INSERT INTO waiting_webhooks
+            (webhook_id, third_party, profile, provider_id, status, rule, claims)
         SELECT *
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
-            AS waiting (webhook_id, third_party, provider_id, status, rule, claims)
+        FROM unnest(
+            $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::jsonb[]
+        ) AS waiting (webhook_id, third_party, profile, provider_id, status, rule, claims)
         -- In one order, so that two bodies with the same events wait for each other.
         ORDER BY webhook_id
         ON CONFLICT (webhook_id) DO NOTHING
         "#,
         &ids as _,
         &third_parties as _,
+        &profiles as _,
         &provider_ids as _,
         &statuses as _,
         &rules as _,
@@ -108,14 +116,16 @@ pub async fn keep(
     Ok(())
 }
 
-/// Waiting webhooks whose transaction is known by now, oldest first.
+/// Waiting webhooks of this profile whose transaction is known by now and whose next try is due,
+/// oldest first.
 pub async fn known(
     executor: impl PgExecutor<'_>,
+    profile: &str,
     limit: i64,
 ) -> Result<Vec<(WaitingWebhook, Uuid)>, StoreError> {
     let rows = sqlx::query!(
         r#"
-        SELECT webhook_id, third_party, provider_id, status AS "status: Column<ReportedStatus>",
+        SELECT webhook_id, third_party, profile, provider_id, status AS "status: Column<ReportedStatus>",
             rule, claims AS "claims: AnyJson", known.id AS "transaction_id!"
         FROM waiting_webhooks AS waiting
         -- The limit keeps this a lookup by the index, one row after the other.
@@ -124,10 +134,11 @@ pub async fn known(
             WHERE third_party = waiting.third_party AND provider_id = waiting.provider_id
             LIMIT 1
         ) AS known
-        WHERE ended_at IS NULL
+        WHERE ended_at IS NULL AND profile = $1 AND next_try_at <= now()
         ORDER BY received_at, webhook_id
-        LIMIT $1
+        LIMIT $2
         "#,
+        profile,
         limit,
     )
     .fetch_all(executor)
@@ -138,6 +149,7 @@ pub async fn known(
         let waiting = WaitingWebhook {
             webhook_id: row.webhook_id,
             third_party: row.third_party,
+            profile: row.profile,
             provider_id: row.provider_id,
             status,
             rule: row.rule,
@@ -156,8 +168,27 @@ pub async fn remove(executor: impl PgExecutor<'_>, webhook_id: &str) -> Result<(
     Ok(())
 }
 
-/// Makes dead letters of those that have waited for `wait`, and forgets those that became one longer
-/// than `age` ago. Returns how many became one.
+/// One that could not be applied is tried again after twice as long as before, up to four minutes:
+/// meanwhile the others have their turn.
+pub async fn try_later(executor: impl PgExecutor<'_>, webhook_id: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        UPDATE waiting_webhooks
+        SET tries = LEAST(tries, 1000) + 1,
+            next_try_at = now() + make_interval(secs => power(2, LEAST(tries, 8)))
+        WHERE webhook_id = $1
+        "#,
+        webhook_id,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Gives up those that have waited for `wait`, or twice as long where a transaction has the id but
+/// nobody has applied them; each with a final status becomes a dead letter. Forgets those that were
+/// given up longer than `age` ago. A few hundred of each; returns how many dead letters there are
+/// now for this.
 pub async fn give_up(
     executor: impl PgExecutor<'_>,
     wait: Duration,
@@ -166,33 +197,54 @@ pub async fn give_up(
     let given_up = sqlx::query_scalar!(
         r#"
         WITH forgotten AS (
-            DELETE FROM waiting_webhooks WHERE ended_at < now() - make_interval(secs => $2)
+            DELETE FROM waiting_webhooks
+            WHERE webhook_id = ANY (ARRAY(
+                SELECT webhook_id FROM waiting_webhooks
+                WHERE ended_at < now() - make_interval(secs => $2)
+                ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED
+            ))
+        ), late AS MATERIALIZED (
+            SELECT waiting.webhook_id, known.id AS transaction_id
+            FROM waiting_webhooks AS waiting
+            LEFT JOIN LATERAL (
+                SELECT id FROM transactions
+                WHERE third_party = waiting.third_party AND provider_id = waiting.provider_id
+                LIMIT 1
+            ) AS known ON true
+            WHERE ended_at IS NULL AND received_at < now() - make_interval(secs => $1)
+                AND (known.id IS NULL OR received_at < now() - 2 * make_interval(secs => $1))
+            ORDER BY received_at LIMIT $3 FOR UPDATE OF waiting SKIP LOCKED
         ), ended AS (
             UPDATE waiting_webhooks AS waiting
             SET ended_at = now()
-            WHERE ended_at IS NULL AND received_at < now() - make_interval(secs => $1)
-                AND NOT EXISTS (
-                    SELECT FROM transactions
-                    WHERE third_party = waiting.third_party AND provider_id = waiting.provider_id
-                )
-            RETURNING *
+            FROM late
+            WHERE waiting.webhook_id = late.webhook_id
+            RETURNING waiting.*, late.transaction_id
         ), opened AS (
             INSERT INTO failed_jobs (kind, cause, reason, detail)
             SELECT 'unknown_transaction',
                 'unknown:' || third_party || ':' || provider_id || ':' || status,
                 'a webhook of ' || third_party || ' reports ' || status || ' for its id '
-                    || provider_id || ', which no transaction here has (' || rule || ')',
+                    || provider_id || CASE
+                        WHEN transaction_id IS NULL THEN ', which no transaction here has ('
+                        ELSE ', and could not be applied to ' || transaction_id::text || ' ('
+                    END || rule || ')',
                 jsonb_build_object(
                     'status', status, 'webhook_id', webhook_id, 'third_party', third_party,
-                    'provider_id', provider_id, 'rule', rule, 'claims', claims
+                    'profile', profile, 'provider_id', provider_id, 'rule', rule,
+                    'claims', claims
                 )
             FROM ended
+            -- The others only say that there is something to look up.
+            WHERE status <> 'pending'
             ON CONFLICT (cause) WHERE state = 'open' DO NOTHING
+            RETURNING id
         )
-        SELECT count(*) AS "count!" FROM ended
+        SELECT count(*) AS "count!" FROM opened
         "#,
         wait.as_secs_f64(),
         age.as_secs_f64(),
+        GIVEN_UP_AT_ONCE,
     )
     .fetch_one(executor)
     .await?;
@@ -221,15 +273,16 @@ pub(super) async fn wait_again(
     let waits = sqlx::query!(
         r#"
         INSERT INTO waiting_webhooks AS known
-            (webhook_id, third_party, provider_id, status, rule, claims)
-        SELECT detail ->> 'webhook_id', detail ->> 'third_party', detail ->> 'provider_id',
-            detail ->> 'status', detail ->> 'rule', detail -> 'claims'
+            (webhook_id, third_party, profile, provider_id, status, rule, claims)
+        SELECT detail ->> 'webhook_id', detail ->> 'third_party', detail ->> 'profile',
+            detail ->> 'provider_id', detail ->> 'status', detail ->> 'rule', detail -> 'claims'
         FROM (SELECT $1::jsonb AS detail) AS letter
         WHERE EXISTS (
             SELECT FROM transactions
             WHERE third_party = detail ->> 'third_party' AND provider_id = detail ->> 'provider_id'
         )
-        ON CONFLICT (webhook_id) DO UPDATE SET ended_at = NULL, received_at = now()
+        ON CONFLICT (webhook_id) DO UPDATE
+        SET ended_at = NULL, received_at = now(), tries = 0, next_try_at = now()
         "#,
         detail,
     )

@@ -191,7 +191,9 @@ pub async fn open_for_job(
         WHERE id = $1
         ON CONFLICT (cause) WHERE state = 'open' DO UPDATE
         SET kind = excluded.kind, job = excluded.job, reason = excluded.reason,
-            attempts = failed_jobs.attempts || excluded.attempts
+            -- Of polls the last answers say it all; a hint may have many more of them made.
+            attempts = CASE WHEN excluded.kind = $6 THEN '[]' ELSE failed_jobs.attempts END
+                || excluded.attempts
         RETURNING id, transaction_id
         "#,
         job_id,
@@ -199,6 +201,7 @@ pub async fn open_for_job(
         reason,
         *error,
         answers.to_json(),
+        DeadLetterKind::Deadline.as_str(),
     )
     .fetch_one(&mut *conn)
     .await?;

@@ -26,8 +26,8 @@ const MIN_GAP: Duration = Duration::from_secs(10);
 /// The same once polling has ended at its deadline.
 const MIN_GAP_AFTER_DEADLINE: Duration = Duration::from_secs(600);
 
-/// Those of `ids` whose poll a hint would move: they are pending, and their job waits, or has ended
-/// at the deadline.
+/// Those of `ids` whose poll a hint would move: they are pending, and their job is due later than
+/// the gap allows, or has ended at the deadline.
 pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
     if ids.is_empty() {
         return Ok(Vec::new());
@@ -37,20 +37,29 @@ pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<
         SELECT transactions.id
         FROM transactions
         CROSS JOIN LATERAL (
-            SELECT id, status, run_at FROM apalis.jobs
+            SELECT status, run_at, metadata -> 'hinted_at' AS hinted_at, EXISTS (
+                    SELECT FROM failed_jobs
+                    WHERE job_id = jobs.id AND closed_at IS NULL AND kind = $2
+                ) AS is_late
+            FROM apalis.jobs
             WHERE job_type = 'update_status' AND idempotency_key = transactions.id::text LIMIT 1
         ) AS job
         WHERE transactions.id = ANY ($1::uuid[]) AND transactions.status = 'pending' AND (
-            job.status = 'Pending' AND job.run_at > now()
-            OR job.status = 'Failed' AND EXISTS (
-                SELECT FROM failed_jobs
-                WHERE job_id = job.id AND closed_at IS NULL AND kind = $2
+            job.status = 'Pending' AND job.run_at > GREATEST(
+                now(),
+                -- The end of the gap, as in `hint`.
+                CASE WHEN job.hinted_at ~ '^[0-9]{1,14}$' THEN LEAST(
+                    to_timestamp(job.hinted_at::bigint / 1000.0), now()
+                ) + make_interval(secs => CASE WHEN job.is_late THEN $4::float8 ELSE $3 END) END
             )
+            OR job.status = 'Failed' AND job.is_late
         )
         ORDER BY transactions.id
         "#,
         ids,
         DeadLetterKind::Deadline.as_str(),
+        MIN_GAP.as_secs_f64(),
+        MIN_GAP_AFTER_DEADLINE.as_secs_f64(),
     )
     .fetch_all(executor)
     .await?)
@@ -74,18 +83,22 @@ pub async fn hint(
     let moved = sqlx::query!(
         r#"
         WITH hinted AS (
-            SELECT job.id, job.is_ended, GREATEST(
+            SELECT job.id, job.is_late, GREATEST(
                 now() + make_interval(secs => hint.delay),
                 -- What is no number of milliseconds counts as none.
                 CASE WHEN job.hinted_at ~ '^[0-9]{1,14}$' THEN LEAST(
                     to_timestamp(job.hinted_at::bigint / 1000.0), now()
                 ) + make_interval(
-                    secs => CASE WHEN job.is_ended THEN $4::float8 ELSE $3::float8 END
+                    secs => CASE WHEN job.is_late THEN $4::float8 ELSE $3::float8 END
                 ) END
             ) AS due_at
             FROM unnest($1::text[], $2::float8[]) AS hint (key, delay)
             CROSS JOIN LATERAL (
-                SELECT id, status = 'Failed' AS is_ended, metadata -> 'hinted_at' AS hinted_at
+                -- Past its deadline, whether it has ended or an earlier hint has it poll once more.
+                SELECT id, metadata -> 'hinted_at' AS hinted_at, EXISTS (
+                    SELECT FROM failed_jobs
+                    WHERE job_id = jobs.id AND closed_at IS NULL AND kind = $5
+                ) AS is_late
                 FROM apalis.jobs
                 WHERE job_type = 'update_status' AND idempotency_key = hint.key LIMIT 1
             ) AS job
@@ -93,19 +106,16 @@ pub async fn hint(
             UPDATE apalis.jobs
             SET status = 'Pending', run_at = hinted.due_at,
                 -- The deadline has passed for one that has ended: it polls once.
-                attempts = CASE WHEN is_ended THEN 0 ELSE attempts END,
+                attempts = CASE WHEN is_late THEN 0 ELSE attempts END,
                 done_at = NULL,
-                last_result = CASE WHEN is_ended THEN NULL ELSE last_result END,
+                last_result = CASE WHEN is_late THEN NULL ELSE last_result END,
                 metadata = COALESCE(metadata, '') || hstore(
                     'hinted_at', floor(extract(epoch FROM hinted.due_at) * 1000)::bigint::text
                 )
             FROM hinted
             WHERE jobs.id = hinted.id AND jobs.id = ANY (ARRAY(SELECT id FROM hinted)) AND (
                 status = 'Pending' AND run_at > hinted.due_at
-                OR status = 'Failed' AND is_ended AND EXISTS (
-                    SELECT FROM failed_jobs
-                    WHERE job_id = jobs.id AND closed_at IS NULL AND kind = $5
-                )
+                OR status = 'Failed' AND is_late
             )
             RETURNING run_at
         )

@@ -160,16 +160,39 @@ async fn hints_of_several_events_poll_each_of_their_transactions() {
 
 /// A third party that sends hints alone would otherwise never be heard after the deadline.
 #[tokio::test]
-async fn a_hint_after_the_deadline_polls_once_more() {
+async fn hints_after_the_deadline_poll_once_in_ten_minutes() {
     let (world, momo) = (World::new().await, Momo::default());
     let peer = momo_peer(&momo).await;
     let app = app(&world, &peer, "mtn-momo").set("QUARTET_POLL__DEADLINE", "500ms").spawn().await;
     let id = Uuid::now_v7();
     post(&app.client(), id).await;
-    assert_eq!(wait_dead_letter(&app.operator(), id).await["kind"], "deadline");
-    momo.set(id, "FAILED");
+    let letter = wait_dead_letter(&app.operator(), id).await;
+    assert_eq!(letter["kind"], "deadline");
     let body = json!({ "externalId": id }).to_string();
-    app.anonymous().send(Method::POST, "/v1/webhooks/mtn-momo", &[], body).await.expect(200);
+    let hint = async || {
+        let client = app.anonymous();
+        let body = body.clone();
+        client.send(Method::POST, "/v1/webhooks/mtn-momo", &[], body).await.expect(200);
+    };
+    let polled = peer.asked("GET", "/").len();
+    hint().await;
+    wait_until("it is polled once more", BOUND, async || peer.asked("GET", "/").len() > polled)
+        .await;
+    app.wait_at_rest(BOUND).await;
+    // However many there are, the next one comes after the gap.
+    for _ in 0..3 {
+        hint().await;
+        let seconds = next_poll(&app.pool, id).await.unwrap();
+        assert!((500.0..=600.0).contains(&seconds), "{seconds}");
+    }
+    let letter = wait_dead_letter(&app.operator(), id).await;
+    let attempts = letter["attempts"].as_array().unwrap();
+    assert!(attempts.len() <= 4, "the last answers: {attempts:#?}");
+
+    momo.set(id, "FAILED");
+    let due = "UPDATE apalis.jobs SET run_at = now()
+        WHERE job_type = 'update_status' AND idempotency_key = $1::uuid::text";
+    sqlx::query(due).bind(id).execute(&app.pool).await.unwrap();
     assert_eq!(wait_final(&app.client(), id).await["status"], "declined");
     assert_eq!(app.operator().open_dead_letters(id).await, Vec::<serde_json::Value>::new());
 }

@@ -122,3 +122,79 @@ async fn what_nobody_has_created_becomes_an_unknown_transaction() {
         (&json!("completed"), &json!("webhook"))
     );
 }
+
+/// Rows that wait, as the database has them: status and tries.
+async fn rows(pool: &PgPool) -> Vec<(String, i32)> {
+    let query = "SELECT status, tries FROM waiting_webhooks WHERE ended_at IS NULL";
+    sqlx::query_as(query).fetch_all(pool).await.unwrap()
+}
+
+/// Whatever the profile says later, it was a hint when it arrived.
+#[tokio::test]
+async fn what_proves_nothing_waits_as_a_hint_and_becomes_no_dead_letter() {
+    let (world, (peer, _)) = (World::new().await, forgetful().await);
+    let directory = tempfile::TempDir::new().unwrap();
+    let (_settling, name) = settling_gocardless().await;
+    let hinting = std::fs::read_to_string(name).unwrap();
+    let hinting = hinting.replace("trust = \"settle\"", "trust = \"hint\"");
+    let file = directory.path().join("gocardless.toml");
+    std::fs::write(&file, hinting).unwrap();
+    let app = app(&world, &peer, file.to_str().unwrap());
+    let app = app.set("QUARTET_POLL__DEADLINE", "2s").spawn().await;
+    let events = [gocardless_event(1, "OB_elsewhere", "executed")];
+    send_gocardless(&app.anonymous(), &events, WEBHOOK_SECRET).await.expect(200);
+    assert_eq!(rows(&app.pool).await, [("pending".to_owned(), 0)]);
+    wait_until("it is given up", BOUND, async || waiting(&app.pool).await == 0).await;
+    let letters = app.operator().list_dead_letters("state=open").await;
+    assert_eq!(letters.expect(200)["items"], json!([]));
+}
+
+/// Operators hear of it from any process.
+#[tokio::test]
+async fn what_waits_for_a_profile_that_was_removed_becomes_an_unknown_transaction() {
+    let (world, (peer, _)) = (World::new().await, forgetful().await);
+    let (_directory, profile) = settling_gocardless().await;
+    let mut app = app(&world, &peer, &profile).spawn().await;
+    let events = [gocardless_event(1, "OB_elsewhere", "executed")];
+    send_gocardless(&app.anonymous(), &events, WEBHOOK_SECRET).await.expect(200);
+    app.stop().await;
+    let app = world.app().set("QUARTET_POLL__DEADLINE", "1s").spawn().await;
+    let letters = async || {
+        let list = app.operator().list_dead_letters("state=open&kind=unknown_transaction").await;
+        list.expect(200)["items"].as_array().unwrap().len()
+    };
+    wait_until("it is given up", BOUND, async || letters().await == 1).await;
+    assert_eq!(waiting(&app.pool).await, 0);
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_applied_keeps_no_other_from_its_turn() {
+    let (world, (peer, answers)) = (World::new().await, forgetful().await);
+    let (_directory, profile) = settling_gocardless().await;
+    let app = app(&world, &peer, &profile)
+        .set("QUARTET_THIRD_PARTY__CREATE_RETRIES", "500")
+        .spawn()
+        .await;
+    let (broken, good) = (Uuid::now_v7(), Uuid::now_v7());
+    let events = [
+        gocardless_event(1, &format!("OB_{broken}"), "executed"),
+        gocardless_event(2, &format!("OB_{good}"), "executed"),
+    ];
+    send_gocardless(&app.anonymous(), &events, WEBHOOK_SECRET).await.expect(200);
+    let damage = "UPDATE waiting_webhooks
+        SET claims = '[1]', received_at = received_at - interval '1 s'
+        WHERE provider_id = $1";
+    sqlx::query(damage).bind(format!("OB_{broken}")).execute(&app.pool).await.unwrap();
+    answers.store(true, Ordering::SeqCst);
+    for id in [broken, good] {
+        post(&app.client(), id).await;
+    }
+    assert_eq!(wait_final(&app.client(), good).await["settled_by"], "webhook");
+    wait_until(
+        "the other one was tried",
+        BOUND,
+        async || matches!(&rows(&app.pool).await[..], [(_, tries)] if *tries > 0),
+    )
+    .await;
+    assert_eq!(app.client().get_transaction(broken).await.expect(200)["status"], "pending");
+}

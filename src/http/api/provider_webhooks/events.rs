@@ -49,6 +49,9 @@ struct Said {
     /// What of the profile decided that.
     rule: String,
     claims: Vec<Claim>,
+    /// Whether the profile knows its word. What it does not know may be about something else of the
+    /// same transaction, such as a refund, whose id is another one.
+    has_known_word: bool,
 }
 
 /// What an event says about a transaction of ours.
@@ -123,7 +126,7 @@ pub(super) async fn apply(
     let transactions = state.within_limit(transactions).await?;
     let (mut settling, mut contradictions, mut hints) = (Vec::new(), Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
-        let Said { webhook_id, status, rule, claims } = said;
+        let Said { webhook_id, status, rule, claims, has_known_word } = said;
         let current = transactions.get(&transaction_id);
         let is_final = Status::from(status).is_final();
         if !is_final {
@@ -142,6 +145,7 @@ pub(super) async fn apply(
             current.and_then(|current| webhooks.contradiction(current, provider_id, &claims));
         if let (None, Some(current), Some(provider_id)) = (&contradiction, current, provider_id)
             && current.provider_id.is_none()
+            && has_known_word
         {
             // From then on its create is never repeated.
             contradiction = learn(state, transaction_id, provider_id).await?;
@@ -234,6 +238,7 @@ impl Said {
             webhook_id: dedupe_key.map(|key| webhook_id(webhooks.name(), &key)),
             status: word.as_ref().map_or(ReportedStatus::Pending, |word| word.reported()),
             rule: webhooks.profile.event_rule(word.as_ref()),
+            has_known_word: word.is_some_and(|word| word.meaning.is_some()),
             claims,
         }
     }
@@ -243,7 +248,7 @@ impl Said {
     }
 
     fn waiting(self, webhooks: &ProviderWebhooks, provider_id: String) -> WaitingWebhook {
-        let Self { webhook_id: id, status, rule, claims } = self;
+        let Self { webhook_id: id, status, rule, claims, .. } = self;
         // Hints about the same id say the same.
         let hint = || webhook_id(webhooks.name(), &format!("hint:{provider_id}"));
         let claims = claims
@@ -252,7 +257,12 @@ impl Said {
         WaitingWebhook {
             webhook_id: id.unwrap_or_else(hint),
             third_party: DEFAULT_THIRD_PARTY.to_owned(),
-            status,
+            profile: webhooks.name().to_owned(),
+            // What proves nothing now proves nothing later, however the profile has changed.
+            status: match webhooks.receiver.trust {
+                Trust::Settle => status,
+                _ => ReportedStatus::Pending,
+            },
             rule,
             claims: claims.collect(),
             provider_id,
@@ -273,6 +283,7 @@ impl Reported {
             status: waiting.status,
             rule: waiting.rule,
             claims: claims.collect::<Option<_>>()?,
+            has_known_word: true,
         };
         Some(said.about(transaction_id, Some(waiting.provider_id)))
     }
