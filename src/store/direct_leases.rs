@@ -5,7 +5,7 @@
 //! the accept does that with `create_at_third_party`, and what settles a transaction with
 //! `notify_client`. That saves a version of the row and a statement.
 //!
-//! The slot is reserved first ([`DirectLeases::reserve`]), and the job is handed to the worker
+//! The slot is reserved first (`DirectLeases::reserve`), and the job is handed to the worker
 //! after the commit ([`HandOver`]). From then on it is a claimed job like any other, fenced by
 //! the same lease: the worker gets what it claims in the same way ([`LeaseTaker::hand_over`]).
 //!

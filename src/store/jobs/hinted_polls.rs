@@ -1,7 +1,7 @@
 //! Polls that a hint makes due: a webhook that proves nothing, or says nothing final.
 //!
 //! A hint moves the next poll of its transaction forward, and no further than the bound allows: at
-//! most one in [`MIN_GAP`], and after the deadline of polls one in [`MIN_GAP_AFTER_DEADLINE`]. The
+//! most one in `MIN_GAP`, and after the deadline of polls one in `MIN_GAP_AFTER_DEADLINE`. The
 //! job's row says until when (`hinted_at` in its metadata, milliseconds since 1970), so the bound
 //! holds for all processes together. A hint that comes too soon is not lost: the poll is due at the
 //! end of the gap.

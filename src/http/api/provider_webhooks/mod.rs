@@ -2,7 +2,7 @@
 //! answers are those that its profile asks for, so the OpenAPI document cannot describe them.
 //!
 //! The sender is proved over the raw request before anything is parsed
-//! ([`crate::profiles::webhook`]). Then each event is dealt with by itself ([`events`]); the answer
+//! ([`crate::profiles::webhook`]). Then each event is dealt with by itself (`events`); the answer
 //! is a success only if every one of them is safely stored, so that the third party sends the
 //! webhook again otherwise.
 
