@@ -37,7 +37,7 @@ const NOISE: Duration = Duration::from_millis(500);
 /// that tries again: the writers of accepts, webhooks and outcomes, one that reads, four
 /// claims, the leases, the watcher, the announcer, the figures, two periodic tasks, the pools.
 const WATCHED: Duration = Duration::from_secs(5);
-const MOST_CONNECTIONS: f64 = 25.0;
+const MOST_CONNECTIONS: f64 = 50.0;
 const MOST_QUESTIONS: f64 = 100.0;
 const MOST_LINES: f64 = 25.0;
 /// The share of a CPU.

@@ -47,12 +47,10 @@ pub async fn run(state: &ApiState, config: &Config, stop: CancellationToken) {
             tracing::debug!(detail, cause, "waiting webhooks could not be applied yet");
         }
         if given_up_at.is_none_or(|at| at.elapsed() >= GIVE_UP_EVERY) {
-            match give_up(state, config).await {
-                Ok(()) => given_up_at = Some(Instant::now()),
-                Err(problem) => {
-                    let (detail, cause) = (problem.detail, problem.cause);
-                    tracing::debug!(detail, cause, "waiting webhooks could not be given up yet");
-                }
+            given_up_at = Some(Instant::now());
+            if let Err(problem) = give_up(state, config).await {
+                let (detail, cause) = (problem.detail, problem.cause);
+                tracing::debug!(detail, cause, "waiting webhooks could not be given up yet");
             }
         }
     }
