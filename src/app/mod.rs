@@ -4,12 +4,14 @@
 //! token stops it. A database that is away at the start delays nothing but readiness: requests are
 //! answered (503), and the rest of the start is tried until it succeeds.
 
+mod error;
 mod pools;
+mod start;
 
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -20,40 +22,28 @@ use poem::{
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::pools::Pools;
-pub use self::pools::target;
+pub use self::{error::AppError, pools::target};
+use self::{pools::Pools, start::start};
 use crate::{
-    config::{Config, ConfigError, Role},
-    domain::{Backoff, DatabaseClock, Retries},
+    config::{Config, Role},
+    domain::DatabaseClock,
     http::{
         ApiState, RequestWriters,
         api::provider_webhooks::ProviderWebhooks,
-        tls::{Certificate, TlsError},
+        tls::Certificate,
         {self},
     },
     jobs::{
-        CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
-        supervisor::SupervisorError,
-        {self},
+        CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor, {self},
     },
     maintenance::{minute_figures, run::MaintenanceContext, scheduler},
-    operations::{
-        Operations,
-        secrets::{self, SecretsError},
-    },
-    outbound::{CallbackClient, SetupError, ThirdPartyClient},
+    operations::Operations,
+    outbound::{CallbackClient, ThirdPartyClient},
     store::{
-        Database, StoreError,
         accept::Accepts,
-        audit::Actor,
-        clients::NewClient,
         direct_leases::DirectLeases,
         jobs::{claims::Claims, job_latency::JobLatency, outcomes::Outcomes},
-        postgres::{
-            coalesce::Coalescer,
-            diagnosis::{self, ConnectFailure},
-            requirements::{self, Purpose, Unmet},
-        },
+        postgres::coalesce::Coalescer,
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},
         webhooks::Webhooks,
@@ -62,16 +52,6 @@ use crate::{
     telemetry::{Metrics, database_errors::DatabaseErrors},
 };
 
-/// Waits while the database is away at the start.
-const START_RETRY: Backoff =
-    Backoff { base: Duration::from_millis(100), max_delay: Duration::from_secs(2) };
-
-/// How often it is found out and logged meanwhile why it is away.
-const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
-
-/// Who changes the default client, in the audit.
-const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
-
 /// A webhook may wait this many times as long for its writer as a post: it ends work.
 const WEBHOOK_WAIT_FACTOR: u32 = 10;
 /// A transaction takes two jobs, one after the other, where its third party answers at once: while
@@ -79,48 +59,6 @@ const WEBHOOK_WAIT_FACTOR: u32 = 10;
 const ENDED_WITHIN: u32 = 8;
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
-
-/// Why the application does not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    #[error("the configuration is not complete")]
-    Config(#[from] ConfigError),
-    #[error("DATABASE_URL is not set")]
-    NoDatabase,
-    #[error(transparent)]
-    Connect(#[from] ConnectFailure),
-    #[error("cannot listen on {address} (QUARTET_HTTP__LISTEN)")]
-    Listen {
-        address: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    #[error("the metrics could not be set up")]
-    Metrics(#[from] prometheus::Error),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Secrets(SecretsError),
-    #[error("this database cannot be used")]
-    Requirements(#[source] Unmet),
-    #[error("the database schema is not up to date: run `quartet migrate`")]
-    NotMigrated,
-    #[error(
-        "a pooler between here and the database shares its sessions: set \
-         QUARTET_DATABASE__POOLER=transaction, or have it keep sessions"
-    )]
-    SharedSessions(#[source] StoreError),
-    #[error("the listener cannot be used")]
-    Http(#[source] std::io::Error),
-    #[error("the HTTP server ended unexpectedly")]
-    HttpTask(#[source] tokio::task::JoinError),
-    #[error(transparent)]
-    Workers(#[from] SupervisorError),
-}
 
 /// A Quartet process, built and not yet running.
 pub struct App {
@@ -360,106 +298,4 @@ async fn serve(
 ) {
     let metrics = state.metrics.clone();
     http::server::serve(acceptor, routes, &state.intake, metrics, stop, grace).await;
-}
-
-impl From<SecretsError> for AppError {
-    fn from(error: SecretsError) -> Self {
-        match error {
-            SecretsError::Store(error) => Self::Store(error),
-            error => Self::Secrets(error),
-        }
-    }
-}
-
-/// What needs the database: it and its schema are checked, secrets that an earlier release stored
-/// in plain are sealed, and the default client is brought up to date.
-async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
-    let ApiState { pool, clock, .. } = state;
-    let mut retries = Retries::new(START_RETRY);
-    let mut diagnosed_at = None;
-    loop {
-        let ready = async {
-            let findings = requirements::check_database(pool, Purpose::Serve).await?;
-            let warnings = requirements::refuse(findings).map_err(AppError::Requirements)?;
-            for warning in warnings {
-                tracing::warn!(check = warning.check, "{warning}");
-            }
-            if !store::is_migrated(pool).await? {
-                return Err(AppError::NotMigrated);
-            }
-            // Nothing is judged by a clock that is not known yet.
-            clock.set(store::postgres::clock::read(pool).await?);
-            prepare_clients(pool, config).await
-        };
-        match ready.await {
-            Err(AppError::Store(error)) if error.met_anothers_session() => {
-                return Err(AppError::SharedSessions(error));
-            }
-            Err(AppError::Store(error)) => {
-                let is_due = |at: &Instant| at.elapsed() >= DIAGNOSE_EVERY;
-                if !error.is_unavailable() || diagnosed_at.as_ref().is_none_or(is_due) {
-                    diagnose(config, error).await?;
-                    diagnosed_at = Some(Instant::now());
-                }
-            }
-            Err(AppError::Requirements(unmet)) if unmet.may_pass() => {
-                tracing::warn!("waiting for the database: {unmet}");
-            }
-            ended => return ended,
-        }
-        tokio::time::sleep(retries.next_delay(rand::random())).await;
-    }
-}
-
-/// Logs why the database does not serve. Fails where that does not pass by itself: to try again
-/// would be in vain, and nobody would hear of it.
-async fn diagnose(config: &Config, error: StoreError) -> Result<(), AppError> {
-    match diagnosis::connect(&target(&config.database)?).await {
-        Err(failure) if !failure.may_pass => Err(failure.into()),
-        Err(ConnectFailure { found, remedy, .. }) => {
-            tracing::warn!(what_to_do = remedy, "waiting for the database: {found}");
-            Ok(())
-        }
-        Ok(()) if error.is_unavailable() => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "waiting for the database");
-            Ok(())
-        }
-        Ok(()) => Err(error.into()),
-    }
-}
-
-async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppError> {
-    let keys = &config.secrets.master_keys;
-    let default_client = config.default_client.as_ref();
-    let configured = default_client.map(|client| client.name.as_str());
-    let seals = secrets::carry_over(pool, keys, configured).await?;
-    if keys.is_empty() {
-        tracing::warn!(
-            "QUARTET_SECRETS__MASTER_KEY is not set: signing secrets are in plain in the database"
-        );
-    } else if seals.plain > 0 {
-        tracing::info!(secrets = seals.plain, "signing secrets stored in plain were sealed");
-    }
-    for (client, error) in &seals.unreadable {
-        let error = error as &dyn std::error::Error;
-        tracing::error!(
-            client,
-            error,
-            "a signing secret cannot be opened: see `quartet secrets status`"
-        );
-    }
-    if let Some(client) = default_client {
-        let new = NewClient {
-            name: &client.name,
-            api_key_hash: client.api_key_hash.expose(),
-            callback_url: client.callback_url.as_str(),
-            signing_secret: &keys.seal(&client.name, &client.signing_secret),
-        };
-        let is_same = |stored: &str| {
-            keys.open(&client.name, stored).is_ok_and(|secret| secret == client.signing_secret)
-        };
-        store::clients::upsert(pool, &new, is_same, BY_CONFIGURATION).await?;
-    }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{ACCEPT_WRITERS, AppError};
+use super::{ACCEPT_WRITERS, error::AppError};
 use crate::{
     config::{self, Config, Role},
     store::{self, Database, Target},

@@ -22,7 +22,7 @@ use super::{
     direct_leases::{DirectLeases, HandOver, Reservation},
     jobs::{ClaimedJob, JobPlan, JobRows, Lease, job_latency::JobLatency},
     postgres::{
-        coalesce::{Batch, Locked},
+        batch::{Batch, Locked},
         columns::Time,
     },
     transactions::Transaction,

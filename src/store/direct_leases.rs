@@ -35,7 +35,7 @@ use super::{
     StoreError,
     holds::{Expected, Hold, Holds},
     jobs::ClaimedJob,
-    postgres::coalesce::AfterCommit,
+    postgres::batch::AfterCommit,
     wakeups::Wakeups,
 };
 use crate::domain::{JobKind, claim_plan::ClaimPlan};

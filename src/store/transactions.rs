@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     postgres::{
-        coalesce::{BY_INDEX, Batch, Locked},
+        batch::{BY_INDEX, Batch, Locked},
         columns::{Column, MaybeTime, Metadata, Time},
     },
     wanted,

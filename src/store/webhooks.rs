@@ -16,7 +16,7 @@ use super::{
     dead_letters::{self, NewDeadLetter},
     direct_leases::{DirectLeases, HandOver},
     postgres::{
-        coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
+        batch::{BY_INDEX, Batch, Locked, gathering_pause, spread},
         columns::Time,
     },
     settle::{self, Settlement},

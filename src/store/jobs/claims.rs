@@ -20,7 +20,7 @@ use crate::{
         StoreError, clients,
         holds::{Known, UNSURE},
         postgres::{
-            coalesce::{BY_INDEX, Batch, Locked, spread},
+            batch::{BY_INDEX, Batch, Locked, spread},
             columns::Time,
         },
         transactions,

@@ -16,7 +16,7 @@ use crate::{
     domain::DeadLetterKind,
     store::{
         self, Database, StoreError,
-        postgres::{coalesce::Locked, columns::Time},
+        postgres::{batch::Locked, columns::Time},
         transactions,
     },
 };

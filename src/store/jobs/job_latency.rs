@@ -11,7 +11,7 @@
 //! takes its time between the two; with full slots nothing asks for jobs; a claim from a paused
 //! queue, or one that finds nothing, is as fast as any other, and so is the outcome of a run that
 //! an open circuit postpones. What waits for somebody else's lock is not counted (see
-//! [`crate::store::postgres::coalesce::Batch::answered`]).
+//! [`crate::store::postgres::batch::Batch::answered`]).
 //!
 //! While the two together take longer than allowed, the writer of posts pauses after each batch: at
 //! twice the time that is allowed, as long as the batch took. Latency grows while more is accepted

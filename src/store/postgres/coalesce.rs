@@ -24,7 +24,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{
-    database::{STATEMENT_LIMIT, in_time_of},
+    batch::{AfterCommit, Batch, Locked},
+    database::in_time_of,
     dedicated_session::Session,
 };
 use crate::{
@@ -44,111 +45,11 @@ const LOCK_TIMEOUT: &str = "200ms";
 /// SQLSTATE of a statement that waited too long for a lock.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// A session whose statements look rows up by index, however few there were when the statement was
-/// planned: a plan is kept while the table grows. Statements name the rows by an array (`= ANY`),
-/// so that what is joined then is small, and is hashed rather than compared with each other. If a
-/// disabled plan type is the only one possible, Postgres gives it a huge cost, which would start
-/// the JIT compiler: so that is off too.
-pub(in crate::store) const BY_INDEX: &[(&str, &str)] =
-    &[("enable_seqscan", "off"), ("enable_nestloop", "off"), ("jit", "off")];
-
 /// So long a request whose rows are locked is left for the next batch, before it is done alone.
 /// Most such locks are those of another batch, which is soon over.
 const SKIPPED: Duration = Duration::from_millis(200);
 /// How long a writer with nothing else to do waits for such a lock.
 const SKIPPED_WAIT: Duration = Duration::from_millis(3);
-
-/// From this number of requests on a batch shows that more are coming.
-const SEVERAL: usize = 3;
-/// After a batch of several, the next one of its writer begins no sooner than this after it began.
-const SPACING: Duration = Duration::from_millis(3);
-
-/// The pause after a batch of this many requests that took this long, of a kind that comes in
-/// numbers: the next batch is larger for it, and each of its requests cheaper. A request that comes
-/// alone is followed by no pause, nor is a batch that took long: meanwhile enough have come.
-pub(in crate::store) fn gathering_pause(requests: usize, took: Duration) -> Duration {
-    if requests >= SEVERAL { SPACING.saturating_sub(took) } else { Duration::ZERO }
-}
-
-/// What becomes of a request whose rows somebody else has locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Locked {
-    /// It is left out of the batch.
-    Skip,
-    /// It waits.
-    Wait,
-}
-
-/// The answers to `requests`, of which those at `taken` were done and the others left out.
-pub(in crate::store) fn spread<Q, A>(
-    requests: &[Q],
-    taken: Vec<usize>,
-    done: Vec<Option<A>>,
-) -> Vec<Option<A>> {
-    let mut answers: Vec<Option<A>> = requests.iter().map(|_| None).collect();
-    for (index, answer) in taken.into_iter().zip(done) {
-        answers[index] = answer;
-    }
-    answers
-}
-
-/// What a coalescer does with a batch.
-pub trait Batch: Send + Sync + 'static {
-    type Request: Send + Sync + 'static;
-    type Answer: Send + 'static;
-    /// What is done once a batch is committed; `()` for nothing.
-    type AfterCommit: AfterCommit;
-
-    /// Most requests of one batch.
-    const MAX_BATCH: usize;
-    /// How long a batch may take. One that the database has neither done nor refused by then is
-    /// tried again on another connection. Longer than its statements may take.
-    const LIMIT: Duration = STATEMENT_LIMIT;
-    /// How long a request waits for an unavailable database before it fails. HTTP requests have a
-    /// shorter limit of their own.
-    const MAX_WAIT: Duration = Duration::MAX;
-    /// Settings of the writers' sessions.
-    const SESSION: &'static [(&'static str, &'static str)];
-
-    /// Most requests of the next batch.
-    fn most(&self) -> usize {
-        Self::MAX_BATCH
-    }
-
-    /// A batch was done. On average its requests took this long, with their wait for a writer, and
-    /// without those that had been left out of an earlier batch because of somebody else's lock.
-    fn answered(&self, _took: Duration) {}
-
-    /// A batch was committed, whether or not its requests are still waited for.
-    fn committed(&self, _requests: &[Self::Request], _answers: &[Option<Self::Answer>]) {}
-
-    /// How long a writer leaves the database to others after a batch of this many requests that
-    /// took this long.
-    fn pause_after(&self, _requests: usize, _took: Duration) -> Duration {
-        Duration::ZERO
-    }
-
-    /// Does all of `requests`, or nothing. Answers in their order; `None` for one that was left out
-    /// ([`Locked::Skip`]). What is to be done once they are committed goes into `after`.
-    fn run(
-        &self,
-        conn: &mut PgConnection,
-        requests: &[Self::Request],
-        locked: Locked,
-        after: &mut Self::AfterCommit,
-    ) -> impl Future<Output = Result<Vec<Option<Self::Answer>>, StoreError>> + Send;
-}
-
-/// What is done once a batch is committed. Dropped without an end, as after a panic or a time limit,
-/// it leaves open whether the batch was.
-pub trait AfterCommit: Default + Send {
-    /// The batch was committed, or not; the error says whether that is certain.
-    fn end(self, done: Result<(), &StoreError>);
-}
-
-impl AfterCommit for () {
-    fn end(self, _: Result<(), &StoreError>) {}
-}
 
 /// The way to the writers of one kind of batch. Cheap to clone; the writers end with the last
 /// clone.

@@ -1,6 +1,7 @@
 //! What every query stands on: the pool and its sessions, the schema's migrations, the writer of
 //! batches, and what is asked of a server before it is used.
 
+pub mod batch;
 pub mod clock;
 pub mod coalesce;
 pub mod columns;

@@ -33,7 +33,10 @@ use quartet::{
             outcomes::{EndedRun, Next, Outcome, Outcomes, Written},
             rescue,
         },
-        postgres::coalesce::{Batch, Coalescer, Locked},
+        postgres::{
+            batch::{Batch, Locked},
+            coalesce::Coalescer,
+        },
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},
         {self},

@@ -19,7 +19,7 @@ use crate::{
         StoreError,
         direct_leases::{DirectLeases, HandOver},
         jobs::job_latency::{JobLatency, Step},
-        postgres::coalesce::{BY_INDEX, Batch, Locked, gathering_pause, spread},
+        postgres::batch::{BY_INDEX, Batch, Locked, gathering_pause, spread},
         settle::{self, Settlement},
         transactions,
     },
