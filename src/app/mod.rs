@@ -28,18 +28,16 @@ use crate::{
     config::{Config, Role},
     domain::DatabaseClock,
     http::{
-        ApiState, RequestWriters,
-        api::provider_webhooks::ProviderWebhooks,
-        tls::Certificate,
-        {self},
+        self, ApiState, RequestWriters, api::provider_webhooks::ProviderWebhooks, tls::Certificate,
     },
     jobs::{
-        CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor, {self},
+        self, CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
     },
     maintenance::{minute_figures, run::MaintenanceContext, scheduler},
     operations::Operations,
     outbound::{CallbackClient, ThirdPartyClient},
     store::{
+        self,
         accept::Accepts,
         direct_leases::DirectLeases,
         jobs::{claims::Claims, job_latency::JobLatency, outcomes::Outcomes},
@@ -47,7 +45,6 @@ use crate::{
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},
         webhooks::Webhooks,
-        {self},
     },
     telemetry::{Metrics, database_errors::DatabaseErrors},
 };

@@ -30,7 +30,7 @@ use crate::{
     domain::BootInstant,
     outbound::LeaseGuard,
     store::{
-        Database, StoreError,
+        self, Database, StoreError,
         holds::{self, Holds, LeaseKey, UNSURE},
         jobs::{
             Lease,
@@ -38,7 +38,6 @@ use crate::{
             rescue::{self, TakenJob},
         },
         wakeups::announce::Announcer,
-        {self},
     },
 };
 

@@ -29,9 +29,7 @@ use super::{
 use crate::store::{
     StoreError,
     direct_leases::HandedJob,
-    jobs::{
-        Lease, leases, {self},
-    },
+    jobs::{self, Lease, leases},
 };
 
 /// First and longest wait before a worker that ended is started again.

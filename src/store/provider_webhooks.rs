@@ -18,7 +18,7 @@ use super::{
     dead_letters::{self, NewDeadLetter},
     evidence::{self, NewEvidence},
     postgres::columns::{AnyJson, Column},
-    transactions::{self, Transaction},
+    transactions,
     webhooks::WebhookOutcome,
 };
 use crate::domain::{DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy};
@@ -47,14 +47,6 @@ pub async fn ids_of(
     .fetch_all(executor)
     .await?;
     Ok(found.into_iter().map(|row| (row.provider_id, row.id)).collect())
-}
-
-/// Those of these transactions that exist.
-pub async fn transactions(
-    executor: impl PgExecutor<'_>,
-    ids: &[Uuid],
-) -> Result<HashMap<Uuid, Transaction>, StoreError> {
-    transactions::get_all(executor, ids).await
 }
 
 /// A verified webhook about a third party's id that no transaction has yet.

@@ -311,7 +311,7 @@ pub(super) async fn lock_all(
 }
 
 /// Those of `ids` that exist.
-pub(super) async fn get_all(
+pub async fn get_all(
     executor: impl PgExecutor<'_>,
     ids: &[Uuid],
 ) -> Result<HashMap<Uuid, Transaction>, StoreError> {

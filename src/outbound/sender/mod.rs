@@ -102,7 +102,7 @@ impl SendError {
         match self {
             Self::Stale | Self::Queued | Self::Late => self.to_string(),
             Self::NoConnection(error) | Self::Broken { error, .. } => describe_failure(error),
-            Self::Refused(error) => format!("{self}: {}", describe_failure(error)),
+            Self::Refused(error) => format!("self: {}", describe_failure(error)),
         }
     }
 

@@ -23,7 +23,7 @@ use quartet::{
     outbound::{CallbackClient, ThirdPartyClient},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
-        Target,
+        self, Target,
         direct_leases::HandOver,
         holds::Holds,
         jobs::{
@@ -39,7 +39,6 @@ use quartet::{
         },
         transactions::Reads,
         wakeups::{Wakeups, announce::Announcer},
-        {self},
     },
     telemetry::Metrics,
 };

@@ -34,6 +34,7 @@ use crate::{
         provider_webhooks::{self, Contradiction, WaitingWebhook},
         rejected_webhooks::WebhookRejection,
         sent_creates::{self, LearnedId},
+        transactions,
         webhooks::Webhook,
     },
     telemetry::labels::WebhookResult,
@@ -122,8 +123,7 @@ pub(super) async fn apply(
     // A hint is compared with nothing.
     let ids = reported.iter().filter(|_| settles).map(|reported| reported.transaction_id);
     let ids: Vec<Uuid> = ids.collect();
-    let transactions = provider_webhooks::transactions(&state.pool, &ids);
-    let transactions = state.within_limit(transactions).await?;
+    let transactions = state.within_limit(transactions::get_all(&state.pool, &ids)).await?;
     let (mut settling, mut contradictions, mut hints) = (Vec::new(), Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims, has_known_word } = said;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     ProviderWebhooks,
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     config::Config,
     http::{ApiState, problem::Problem},
-    store::provider_webhooks,
+    store::provider_webhooks::{self, WaitingWebhook},
     telemetry::labels::WebhookResult,
 };
 
@@ -61,20 +62,32 @@ async fn look(state: &ApiState, webhooks: &ProviderWebhooks) -> Result<(), Probl
     let known = state.within_limit(known).await?;
     for (waiting, transaction_id) in known {
         let webhook_id = waiting.webhook_id.clone();
-        let Some(reported) = Reported::waited(waiting, transaction_id) else {
-            tracing::error!(webhook_id, "a waiting webhook cannot be read");
+        if apply(state, webhooks, waiting, transaction_id).await {
+            state.within_limit(provider_webhooks::remove(&state.pool, &webhook_id)).await?;
+        } else {
             state.within_limit(provider_webhooks::try_later(&state.pool, &webhook_id)).await?;
-            continue;
-        };
-        if let Err(problem) = events::apply(state, webhooks, vec![reported]).await {
-            let (detail, cause) = (problem.detail, problem.cause);
-            tracing::warn!(webhook_id, detail, cause, "a waiting webhook was not applied yet");
-            state.within_limit(provider_webhooks::try_later(&state.pool, &webhook_id)).await?;
-            continue;
         }
-        state.within_limit(provider_webhooks::remove(&state.pool, &webhook_id)).await?;
     }
     Ok(())
+}
+
+/// Whether it was applied.
+async fn apply(
+    state: &ApiState,
+    webhooks: &ProviderWebhooks,
+    waiting: WaitingWebhook,
+    transaction_id: Uuid,
+) -> bool {
+    let webhook_id = waiting.webhook_id.clone();
+    let Some(reported) = Reported::waited(waiting, transaction_id) else {
+        tracing::error!(webhook_id, "a waiting webhook cannot be read");
+        return false;
+    };
+    let applied = events::apply(state, webhooks, vec![reported]).await;
+    if let Err(Problem { detail, cause, .. }) = &applied {
+        tracing::warn!(webhook_id, detail, cause, "a waiting webhook was not applied yet");
+    }
+    applied.is_ok()
 }
 
 async fn give_up(state: &ApiState, config: &Config) -> Result<(), Problem> {
