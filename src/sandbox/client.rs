@@ -289,6 +289,21 @@ impl Client {
         inbox.deliveries_of(id).rev().find(|delivery| delivery.is_acknowledged()).cloned()
     }
 
+    /// The versions that a correct sender may hold for the last one that was acknowledged, by id:
+    /// that one; and where the sender was restored from a backup and has sent nothing since, any of
+    /// those before, because the backup may be older than the last one.
+    pub fn last_versions(&self) -> HashMap<Uuid, Vec<i64>> {
+        let of = |notified: &Notified| {
+            let (before, since) = notified.acknowledged.split_at(notified.compared_from);
+            match since.iter().max() {
+                Some((_, version)) => vec![*version],
+                None => before.iter().map(|(_, version)| *version).collect(),
+            }
+        };
+        let inbox = self.0.inbox();
+        inbox.notified.iter().map(|(id, notified)| (*id, of(notified))).collect()
+    }
+
     /// The ids for which an acknowledged version went down.
     pub fn regressions(&self) -> Vec<Uuid> {
         let inbox = self.0.inbox();

@@ -154,6 +154,12 @@ async fn the_client_verifies_signatures_and_keeps_deliveries() {
     assert_eq!((stats.callbacks_received, stats.acknowledged, stats.refused), (8, 3, 4));
     assert_eq!((stats.signature_failures, stats.version_regressions), (2, 1));
     assert_eq!((stats.ids_notified, stats.ids_notified_finally), (1, 1));
+
+    assert_eq!(client.last_versions()[&id], [1]);
+    client.forget_versions();
+    assert_eq!(client.last_versions()[&id], [1, 2, 1], "a backup may be as old as any of them");
+    assert_eq!(caller.callback(&secret, id, 2, "failed").code().await, 204);
+    assert_eq!(client.last_versions()[&id], [2]);
 }
 
 #[tokio::test]

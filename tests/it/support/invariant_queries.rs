@@ -164,10 +164,11 @@ struct Told {
 }
 
 /// Invariant 3: the client and `notified_version` have the last version, or it is explained.
-/// `acknowledged` is the last version of each id that the client answered 2xx.
+/// `heard` holds the last version of each id that the client answered 2xx; several, where any of them
+/// may be the last one before the backup that the database was restored from.
 pub async fn check_told(
     pool: &PgPool,
-    acknowledged: &HashMap<Uuid, i64>,
+    heard: &HashMap<Uuid, Vec<i64>>,
 ) -> sqlx::Result<Vec<String>> {
     let query = r#"
         SELECT t.id, t.version, t.notified_version,
@@ -184,18 +185,19 @@ pub async fn check_told(
     let transactions: Vec<Told> = sqlx::query_as(query).fetch_all(pool).await?;
     let mut violations = Vec::new();
     for Told { id, version, notified_version, explained } in transactions {
-        let heard = acknowledged.get(&id).copied().unwrap_or_default();
-        if heard != i64::from(version) && !explained {
-            violations.push(format!("3: {id} has version {version}, the client heard {heard}"));
+        let heard = heard.get(&id).map_or(&[][..], Vec::as_slice);
+        let last = heard.iter().copied().max().unwrap_or_default();
+        if !heard.contains(&i64::from(version)) && !explained {
+            violations.push(format!("3: {id} has version {version}, the client heard {last}"));
         }
         if notified_version != version && !explained {
             violations.push(format!(
                 "3: {id} has version {version}, but notified_version {notified_version}"
             ));
         }
-        if i64::from(notified_version) > heard {
+        if i64::from(notified_version) > last {
             violations.push(format!(
-                "3: {id} has notified_version {notified_version}, but the client heard {heard}"
+                "3: {id} has notified_version {notified_version}, but the client heard {last}"
             ));
         }
     }

@@ -3,7 +3,7 @@
 //! One function for all tests, whatever faults they make: [`check`] returns every violation,
 //! [`assert_held`] panics with them.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use quartet::sandbox::Sandbox;
 use sqlx::PgPool;
@@ -55,13 +55,8 @@ pub async fn check(pool: &PgPool, sandbox: &Sandbox, expected: &Expected<'_>) ->
 
 /// Invariant 3: the client has the last version, and never heard an older one after it.
 async fn check_told(pool: &PgPool, sandbox: &Sandbox) -> Vec<String> {
-    let mut acknowledged: HashMap<Uuid, i64> = HashMap::new();
-    for delivery in sandbox.client().deliveries() {
-        if delivery.is_acknowledged() {
-            acknowledged.insert(delivery.id, delivery.version);
-        }
-    }
-    let mut violations = invariant_queries::check_told(pool, &acknowledged).await.unwrap();
+    let heard = sandbox.client().last_versions();
+    let mut violations = invariant_queries::check_told(pool, &heard).await.unwrap();
     let regressions = sandbox.client().regressions().into_iter();
     violations.extend(regressions.map(|id| format!("3: {id} went down to an older version")));
     violations
