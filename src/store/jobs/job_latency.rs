@@ -17,6 +17,10 @@
 //! twice the time that is allowed, as long as the batch took. Latency grows while more is accepted
 //! than ends and falls while less is, so it settles where both are equal. A pause also makes the
 //! next batch larger, and each of its posts cheaper.
+//!
+//! What slows jobs and posts alike, such as reports that use all cores, is not the posts' doing,
+//! and pausing them would gain the jobs little. So the two statements may always take as long as two
+//! batches of posts do.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,6 +32,9 @@ const AVERAGED: Duration = Duration::from_millis(100);
 /// Latency is normal up to this many times the lowest of the last minute or so: where each commit
 /// crosses a network, jobs take long however little there is to do.
 const NORMAL: f64 = 4.0;
+/// Latency is normal up to what this number of batches of posts takes: a job's run has as many
+/// statements.
+const STATEMENTS: f64 = 2.0;
 /// In which the lowest latency is forgotten: it counts as twice as long after this time.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The minimum share of its time that the writer spends on posts. Without it, other load on the
@@ -55,6 +62,8 @@ pub struct JobLatency {
 struct RecentSteps {
     claims: Option<Recent>,
     outcomes: Option<Recent>,
+    /// Batches of posts, without the wait for a writer.
+    posts: Option<Recent>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +74,10 @@ struct Recent {
 }
 
 impl Recent {
+    fn first(latency: Duration, now: Instant) -> Self {
+        Self { average: latency, lowest: latency, at: now }
+    }
+
     /// With another report.
     fn and(self, latency: Duration, now: Instant) -> Self {
         let elapsed = now.saturating_duration_since(self.at);
@@ -88,8 +101,10 @@ impl JobLatency {
             Step::Claim => &mut steps.claims,
             Step::Outcome => &mut steps.outcomes,
         };
-        let first = Recent { average: latency, lowest: latency, at: now };
-        *recent = Some(recent.map_or(first, |before| before.and(latency, now)));
+        *recent = Some(match recent {
+            Some(before) => before.and(latency, now),
+            None => Recent::first(latency, now),
+        });
     }
 
     /// Whether jobs take longer than they may.
@@ -97,27 +112,36 @@ impl JobLatency {
         self.part(now) < 1.0
     }
 
-    /// How long the database is left to the jobs, after a batch that took this long.
+    /// How long the database is left to the jobs, after a batch of posts that took this long.
     pub fn pause_after(&self, took: Duration, now: Instant) -> Duration {
+        {
+            let posts = &mut self.recent().posts;
+            *posts = Some(match posts {
+                Some(before) => before.and(took, now),
+                None => Recent::first(took, now),
+            });
+        }
         took.mul_f64(1.0 / self.part(now) - 1.0)
     }
 
     /// The part of their writer's time that posts have.
     fn part(&self, now: Instant) -> f64 {
-        let (average, lowest) = {
+        let is_fresh = |recent: &Recent| now.saturating_duration_since(recent.at) < FRESH;
+        let (average, lowest, posts) = {
             let steps = self.recent();
-            let is_fresh = |recent: &&Recent| now.saturating_duration_since(recent.at) < FRESH;
-            let fresh = [steps.claims, steps.outcomes];
-            let fresh = fresh.iter().flatten().filter(is_fresh);
-            fresh.fold((Duration::ZERO, Duration::ZERO), |(average, lowest), recent| {
-                (average + recent.average, lowest + recent.lowest)
-            })
+            let fresh = [steps.claims, steps.outcomes].into_iter().flatten().filter(is_fresh);
+            let (average, lowest) = fresh
+                .fold((Duration::ZERO, Duration::ZERO), |(average, lowest), recent| {
+                    (average + recent.average, lowest + recent.lowest)
+                });
+            let posts = steps.posts.filter(is_fresh).map_or(Duration::ZERO, |posts| posts.average);
+            (average, lowest, posts)
         };
         if average.is_zero() {
             return 1.0;
         }
-        let allowed = self.allowed.max(lowest.mul_f64(NORMAL));
-        allowed.div_duration_f64(average).clamp(LEAST, 1.0)
+        let normal = lowest.mul_f64(NORMAL).max(posts.mul_f64(STATEMENTS));
+        self.allowed.max(normal).div_duration_f64(average).clamp(LEAST, 1.0)
     }
 
     fn recent(&self) -> MutexGuard<'_, RecentSteps> {
@@ -177,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn what_slows_posts_as_much_as_jobs_is_no_reason_to_pause() {
+        let latency = JobLatency::new(ALLOWED);
+        let now = report(&latency, ms(5), Instant::now());
+        // Four reports read all tables.
+        let now = report(&latency, ms(120), now);
+        for batch in 0..10 {
+            latency.pause_after(ms(60), now + ms(batch * 60));
+        }
+        let now = report(&latency, ms(120), now + ms(100));
+        assert_eq!(latency.pause_after(ms(60), now), Duration::ZERO);
+        let now = report(&latency, ms(600), now);
+        let pause = latency.pause_after(ms(60), now);
+        assert!(pause > ms(15), "jobs alone are slower now: {pause:?}");
+    }
+
+    #[test]
     fn claims_that_find_nothing_hide_no_slow_outcomes() {
         let latency = JobLatency::new(ALLOWED);
         let start = report(&latency, ms(5), Instant::now());
@@ -208,7 +248,7 @@ mod tests {
         const POST: f64 = 0.000_130;
         const JOBS: f64 = 0.000_340;
         const STEP: Duration = Duration::from_millis(1);
-        const BATCH: f64 = 100.0;
+        const BATCH: f64 = 64.0;
         let (latency, start) = (JobLatency::new(ALLOWED), Instant::now());
         let (mut accepted, mut ended, mut longest) = (0.0, 0.0, Duration::ZERO);
         let (mut behind, mut written) = (0.0, 0.0);
