@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{WorkerLease, claim_pace::ClaimPace};
 use crate::{
     domain::{
-        JobKind,
+        Backoff, JobKind, Retries,
         claim_plan::{ClaimPlan, ClaimScans, HoldLimit},
     },
     store::{
@@ -43,8 +43,10 @@ use crate::{
 
 /// Most jobs of one claim.
 pub(super) const MAX_BATCH: usize = 500;
-/// First and longest wait after a claim that failed.
-const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Waits after a claim that failed; jittered, so that not all processes come at once when the
+/// database is back.
+const CLAIM_RETRY: Backoff =
+    Backoff { base: Duration::from_millis(250), max_delay: Duration::from_secs(2) };
 
 /// Slots for a claim.
 struct FreeSlots {
@@ -96,7 +98,7 @@ impl Claimer {
                 () = lease.lost() => {}
             }
         };
-        let (mut wait, longest) = CLAIM_RETRY;
+        let mut retries = Retries::new(CLAIM_RETRY);
         loop {
             let slots = tokio::select! {
                 biased;
@@ -105,7 +107,7 @@ impl Claimer {
             };
             let Some(slots) = slots else { return };
             match self.claim_into(slots).await {
-                Ok(true) => wait = CLAIM_RETRY.0,
+                Ok(true) => retries.reset(),
                 Ok(false) => return,
                 Err(error) if error.constraint() == Some(WORKER_FOREIGN_KEY) => {
                     tracing::warn!(worker = lease.worker(), "the worker's row is gone");
@@ -114,13 +116,10 @@ impl Claimer {
                 Err(error) => {
                     let queue = self.parts.queue;
                     tracing::warn!(error = &error as &dyn std::error::Error, queue, "claim failed");
-                    // Spread, so that not all processes come at once when the database is back.
-                    let spread = wait.mul_f64(0.75 + rand::random::<f64>() / 2.0);
                     tokio::select! {
                         () = ends() => return,
-                        () = tokio::time::sleep(spread) => {}
+                        () = tokio::time::sleep(retries.next_delay(rand::random())) => {}
                     }
-                    wait = (wait * 2).min(longest);
                 }
             }
         }

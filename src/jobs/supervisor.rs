@@ -26,14 +26,18 @@ use super::{
     runner::Runner,
     watcher,
 };
-use crate::store::{
-    StoreError,
-    direct_leases::HandedJob,
-    jobs::{self, Lease, leases},
+use crate::{
+    domain::{Backoff, Retries},
+    store::{
+        StoreError,
+        direct_leases::HandedJob,
+        jobs::{self, Lease, leases},
+    },
 };
 
-/// First and longest wait before a worker that ended is started again.
-const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Waits before a worker that ended is started again.
+const RESTART: Backoff =
+    Backoff { base: Duration::from_millis(100), max_delay: Duration::from_secs(10) };
 /// A worker that ran this long was healthy: the next wait is the first one again.
 const HEALTHY: Duration = Duration::from_secs(60);
 /// How long claims and other statements that lease jobs to a stopped worker may take, and what is
@@ -95,16 +99,16 @@ async fn keep_running(
     keeper: Arc<LeaseKeeper>,
     definition: JobDefinition,
 ) {
-    let (mut wait, longest) = RESTART;
+    let mut retries = Retries::new(RESTART);
     while !context.stopping.is_cancelled() {
         let began = Instant::now();
         run_worker(&context, &keeper, &definition).await;
         if began.elapsed() >= HEALTHY {
-            wait = RESTART.0;
+            retries.reset();
         }
         tokio::select! {
             () = context.stopping.cancelled() => {}
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(longest),
+            () = tokio::time::sleep(retries.next_delay(rand::random())) => {}
         }
     }
 }
