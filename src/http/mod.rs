@@ -4,6 +4,7 @@
 //! workers of this process, and answers. Every call of the database is bounded in time, so that a
 //! database that is away is answered with 503 within two seconds.
 
+mod answers;
 pub mod api;
 pub mod api_enum;
 pub mod console;

@@ -18,6 +18,7 @@ use crate::{
     domain::{Content, JobKind, NewTransaction, Status},
     http::{
         ApiState,
+        answers::answers,
         api_enum::ApiEnum,
         middleware::{
             auth::{ClientAuth, PosterAuth},
@@ -96,70 +97,28 @@ pub enum CreateTransactionResponse {
     Unavailable(ProblemJson),
 }
 
-/// Answers of `GET /v1/transactions/{id}`.
-#[derive(ApiResponse)]
-pub enum GetTransactionResponse {
-    /// The transaction.
-    #[oai(status = 200)]
-    Found(Json<Transaction>),
-    /// No or a wrong API key.
-    #[oai(status = 401)]
-    Unauthorized(ProblemJson),
-    /// You have no transaction with this id.
-    #[oai(status = 404)]
-    NotFound(ProblemJson),
-    /// A parameter is wrong.
-    #[oai(status = 422)]
-    Invalid(ProblemJson),
-    /// You send more requests than you may: wait for `Retry-After` seconds.
-    #[oai(status = 429)]
-    TooManyRequests(ProblemJson),
-    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
-    #[oai(status = 503)]
-    Unavailable(ProblemJson),
+answers! { client_read
+    /// Answers of `GET /v1/transactions/{id}`.
+    GetTransactionResponse {
+        /// The transaction.
+        Found(Transaction)
+    }
 }
 
-/// Answers of `GET /v1/transactions`.
-#[derive(ApiResponse)]
-pub enum ListTransactionsResponse {
-    /// A page of your transactions.
-    #[oai(status = 200)]
-    Page(Json<TransactionList>),
-    /// No or a wrong API key.
-    #[oai(status = 401)]
-    Unauthorized(ProblemJson),
-    /// A parameter is wrong.
-    #[oai(status = 422)]
-    Invalid(ProblemJson),
-    /// You send more requests than you may: wait for `Retry-After` seconds.
-    #[oai(status = 429)]
-    TooManyRequests(ProblemJson),
-    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
-    #[oai(status = 503)]
-    Unavailable(ProblemJson),
+answers! { client_list
+    /// Answers of `GET /v1/transactions`.
+    ListTransactionsResponse {
+        /// A page of your transactions.
+        Page(TransactionList)
+    }
 }
 
-/// Answers of `GET /v1/transactions/{id}/events`.
-#[derive(ApiResponse)]
-pub enum ListEventsResponse {
-    /// The evidence.
-    #[oai(status = 200)]
-    Events(Json<EventList>),
-    /// No or a wrong API key.
-    #[oai(status = 401)]
-    Unauthorized(ProblemJson),
-    /// You have no transaction with this id.
-    #[oai(status = 404)]
-    NotFound(ProblemJson),
-    /// A parameter is wrong.
-    #[oai(status = 422)]
-    Invalid(ProblemJson),
-    /// You send more requests than you may: wait for `Retry-After` seconds.
-    #[oai(status = 429)]
-    TooManyRequests(ProblemJson),
-    /// There is too much to do, or the database is away: try again after `Retry-After` seconds.
-    #[oai(status = 503)]
-    Unavailable(ProblemJson),
+answers! { client_read
+    /// Answers of `GET /v1/transactions/{id}/events`.
+    ListEventsResponse {
+        /// The evidence.
+        Events(EventList)
+    }
 }
 
 #[OpenApi(
