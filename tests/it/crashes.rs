@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::support::{
     TestApp,
     job_rows::{event_times, job_row, wait_job, workers},
-    process::{Process, ProcessBuilder},
+    process::Process,
     spawn_api, transaction, wait_for, wait_until,
 };
 
@@ -37,16 +37,6 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 const NOISE: Duration = Duration::from_millis(700);
 /// The evidence is written a moment after the job's `run_at` was set.
 const CLOCKS: Duration = Duration::from_millis(50);
-
-/// A worker process that is patient with its peers; webhooks go to `api`.
-fn worker(api: &TestApp) -> ProcessBuilder {
-    api.process(Role::Worker)
-        .set("QUARTET_HTTP__PUBLIC_URL", api.url())
-        .set("QUARTET_THIRD_PARTY__TIMEOUT", "60s")
-        .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "30s")
-        .set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "1s")
-        .set("QUARTET_NOTIFY__TIMEOUT", "60s")
-}
 
 async fn post(api: &TestApp, id: Uuid) {
     api.client().post_transaction(&transaction(id)).await.expect(202);
@@ -88,10 +78,10 @@ async fn kill_mid_create(stored: Option<Status>) -> (TestApp, Uuid, DateTime<Utc
     let third_party = api.sandbox.third_party();
     let steps = vec![CreateStep::hang(stored), CreateStep::created_final(Status::Completed)];
     third_party.script_creates_for(id, steps);
-    let mut victim = worker(&api).spawn().await;
+    let mut victim = api.patient_process(Role::Worker).spawn().await;
     post(&api, id).await;
     wait_until("the create is under way", BOUND, async || creates(&api, id).len() == 1).await;
-    let other = worker(&api).spawn().await;
+    let other = api.patient_process(Role::Worker).spawn().await;
     victim.kill_9();
     let rescued = wait_rescued(&api, id, Utc::now()).await;
     let row = job_row(&api.pool, id, CREATE).await;
@@ -135,11 +125,11 @@ async fn a_worker_killed_mid_notify_has_the_notification_delivered_by_another() 
     let third_party = api.sandbox.third_party();
     third_party.script_creates_for(id, vec![CreateStep::created()]);
     api.sandbox.client().script_for(id, vec![Reaction::Hang]);
-    let mut victim = worker(&api).spawn().await;
+    let mut victim = api.patient_process(Role::Worker).spawn().await;
     post(&api, id).await;
     let deliveries = || api.sandbox.client().deliveries_of(id);
     wait_until("the client is being told", BOUND, async || deliveries().len() == 1).await;
-    let other = worker(&api).spawn().await;
+    let other = api.patient_process(Role::Worker).spawn().await;
     victim.kill_9();
     let killed = Instant::now();
     wait_until("the client is told again", BOUND, async || deliveries().len() > 1).await;
@@ -214,7 +204,7 @@ async fn wait_worker(api: &TestApp, process: &Process) -> String {
 
 /// Freezes `process` until another worker has rescued and finished the create of `id`.
 async fn freeze_until_created_by_another(api: &TestApp, process: &Process, id: Uuid) -> Process {
-    let other = worker(api).spawn().await;
+    let other = api.patient_process(Role::Worker).spawn().await;
     process.signal(Signal::SIGSTOP);
     wait_rescued(api, id, Utc::now()).await;
     wait_job(&api.pool, id, CREATE, "Done", BOUND).await;
@@ -243,7 +233,7 @@ async fn a_worker_frozen_mid_create_writes_nothing_when_it_thaws() {
     };
     let steps = vec![slow, CreateStep::created_final(Status::Completed)];
     api.sandbox.third_party().script_creates_for(id, steps);
-    let process = worker(&api).spawn().await;
+    let process = api.patient_process(Role::Worker).spawn().await;
     let before = wait_worker(&api, &process).await;
     post(&api, id).await;
     wait_until("the create is under way", BOUND, async || creates(&api, id).len() == 1).await;
@@ -267,7 +257,7 @@ async fn a_worker_frozen_between_lookup_and_create_does_not_create_when_it_thaws
     let answer = LookupStep::not_found().delay(Duration::from_millis(500));
     third_party.script_lookups_for(id, vec![answer]);
     third_party.script_creates_for(id, vec![CreateStep::created_final(Status::Completed)]);
-    let process = worker(&api).spawn().await;
+    let process = api.patient_process(Role::Worker).spawn().await;
     let before = wait_worker(&api, &process).await;
     post(&api, id).await;
     wait_until("it is looked up", BOUND, async || third_party.lookups_of(id) == 1).await;
@@ -305,7 +295,7 @@ async fn a_worker_frozen_while_it_connects_tells_the_client_nothing_old_when_it_
     let (server, queue) = full_server().await;
     let address = server.local_addr().unwrap();
     let callback = api.sandbox.callback_url();
-    let process = worker(&api).spawn().await;
+    let process = api.patient_process(Role::Worker).spawn().await;
     let before = wait_worker(&api, &process).await;
     // A start sets the default client's.
     api.set_callback_url(&format!("http://{address}/")).await;
@@ -317,7 +307,7 @@ async fn a_worker_frozen_while_it_connects_tells_the_client_nothing_old_when_it_
 
     process.signal(Signal::SIGSTOP);
     api.set_callback_url(&callback).await;
-    let other = worker(&api).spawn().await;
+    let other = api.patient_process(Role::Worker).spawn().await;
     api.wait_told(id, BOUND).await;
     for _ in &queue {
         server.accept().await.unwrap();

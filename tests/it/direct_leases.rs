@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use crate::support::{
     TestApp, World,
+    hung::{hang_first_claim_of_a_create, hang_first_lease, wait_hung},
     job_rows::{event_times, wait_job, workers},
     jobs::{BOUND, patient},
     line::Line,
-    process::{Process, ProcessBuilder},
+    process::Process,
     spawn_api, transaction, wait_until,
 };
 
@@ -202,51 +203,16 @@ async fn nothing_is_leased_to_a_worker_that_was_taken_for_dead() {
     assert!(event_times(&app.pool, id, "create_ambiguous").await.is_empty());
 }
 
-/// The first commit of a job that is leased when it is written hangs.
-const HUNG: &str = "
-    CREATE SEQUENCE leases;
-    CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF nextval('leases') = 1 THEN PERFORM pg_sleep(3); END IF;
-            RETURN NULL;
-        END $$;
-    CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON apalis.jobs
-        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-        WHEN (NEW.status = 'Running') EXECUTE FUNCTION hang()";
-
-/// Waits until a commit hangs.
-async fn wait_hung(world: &World) {
-    let query = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    wait_until("a commit hangs", BOUND, async || {
-        sqlx::query_scalar::<_, i64>(query).fetch_one(&world.pool).await.unwrap() > 0
-    })
-    .await;
-}
-
-/// The first claim of a create hangs.
-const HUNG_CLAIM: &str = "
-    CREATE SEQUENCE claims;
-    CREATE FUNCTION hang_claim() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF nextval('claims') = 1 THEN PERFORM pg_sleep(3); END IF;
-            RETURN NEW;
-        END $$;
-    CREATE TRIGGER hang_claim BEFORE UPDATE ON apalis.jobs FOR EACH ROW
-        WHEN (OLD.status = 'Pending' AND NEW.status = 'Running'
-            AND NEW.job_type = 'create_at_third_party')
-        EXECUTE FUNCTION hang_claim()";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_leased_at_once_begins_while_a_claim_is_under_way() {
     let app = patient(World::new().await.app());
     let app = app.set("QUARTET_NOTIFY__FIRST", "1h").set("QUARTET_POLL__FIRST", "5m");
     let app = idle(app).await;
-    sqlx::raw_sql(HUNG_CLAIM).execute(&app.pool).await.unwrap();
+    hang_first_claim_of_a_create(&app.pool).await;
     // It waits for a claim: its own process has no workers.
     let api = app.sibling().role(Role::Api).spawn().await;
     let claimed = api.client().accept().await;
-    wait_hung(&app).await;
+    wait_hung(&app.pool).await;
     let leased = Uuid::now_v7();
     let third_party = app.sandbox.third_party();
     app.accept_as(leased).await;
@@ -275,12 +241,12 @@ async fn a_lease_whose_commit_was_not_answered_is_given_back() {
         .set("QUARTET_NOTIFY__FIRST", "1h")
         .set("QUARTET_POLL__FIRST", "5m");
     let app = idle(app).await;
-    sqlx::raw_sql(HUNG).execute(&app.pool).await.unwrap();
+    hang_first_lease(&app.pool, "INSERT").await;
     let id = Uuid::now_v7();
     let (client, body) = (app.client(), transaction(id));
     let post = async { client.post_transaction(&body).await.status };
     let cut = async {
-        wait_hung(&app).await;
+        wait_hung(&app.pool).await;
         line.cut();
         line.open();
     };
@@ -304,19 +270,9 @@ async fn a_lease_whose_commit_was_not_answered_is_given_back() {
     end(&app, &[id]).await;
 }
 
-/// A process with everything; webhooks go to `api`.
-fn process(api: &TestApp) -> ProcessBuilder {
-    api.process(Role::All)
-        .set("QUARTET_HTTP__PUBLIC_URL", api.url())
-        .set("QUARTET_THIRD_PARTY__TIMEOUT", "60s")
-        .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "30s")
-        .set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "1s")
-        .set("QUARTET_NOTIFY__TIMEOUT", "60s")
-}
-
 /// A process whose workers have nothing to do.
 async fn idle_process(api: &TestApp) -> Process {
-    let process = process(api).spawn().await;
+    let process = api.patient_process(Role::All).spawn().await;
     let id = process.client().accept().await;
     end(api, &[id]).await;
     process
@@ -345,14 +301,14 @@ async fn of_two_processes_each_leases_to_its_own_worker() {
 
 /// Posts to `victim`, whose commit hangs then, and does something to it meanwhile.
 async fn strike(api: &TestApp, victim: &mut Process, id: Uuid, strike: impl FnOnce(&mut Process)) {
-    sqlx::raw_sql(HUNG).execute(&api.pool).await.unwrap();
+    hang_first_lease(&api.pool, "INSERT").await;
     let client = victim.client();
     tokio::spawn(async move {
         let json = [("content-type", "application/json")];
         let body = transaction(id).to_string();
         let _ = client.try_send(reqwest::Method::POST, "/v1/transactions", &json, body).await;
     });
-    wait_hung(api).await;
+    wait_hung(&api.pool).await;
     strike(victim);
     wait_committed(api, id).await;
 }
@@ -404,10 +360,11 @@ async fn a_process_frozen_right_after_the_commit_sends_nothing_when_it_thaws() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_stops_gives_back_what_it_will_not_begin_before_its_runs_have_ended() {
     let api = spawn_api().await;
-    let stopping = process(&api).set("QUARTET_WORKER__SHUTDOWN_GRACE", "30s").spawn().await;
+    let stopping =
+        api.patient_process(Role::All).set("QUARTET_WORKER__SHUTDOWN_GRACE", "30s").spawn().await;
     let first = stopping.client().accept().await;
     end(&api, &[first]).await;
-    sqlx::raw_sql(HUNG_CLAIM).execute(&api.pool).await.unwrap();
+    hang_first_claim_of_a_create(&api.pool).await;
     let (running, claimed) = (Uuid::now_v7(), Uuid::now_v7());
     let third_party = api.sandbox.third_party();
     let slow = CreateStep::created_final(Status::Completed).delay(Duration::from_secs(8));
@@ -415,7 +372,7 @@ async fn a_process_that_stops_gives_back_what_it_will_not_begin_before_its_runs_
     stopping.client().post_transaction(&transaction(running)).await.expect(202);
     wait_until("a create is under way", BOUND, async || third_party.creates_of(running) == 1).await;
     api.accept_as(claimed).await;
-    wait_hung(&api).await;
+    wait_hung(&api.pool).await;
     stopping.signal(Signal::SIGTERM);
     wait_until("what was claimed is given back", BOUND, async || {
         let row = written(&api, CREATE, claimed).await;

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use quartet::config::Role;
-use sqlx::PgPool;
 
 use crate::support::{
+    hung::{hang_first_lease, wait_hung},
     job_rows::{event_times, job_row, park_all_but, wait_job},
     line::Line,
     spawn_api, wait_until,
@@ -14,31 +14,13 @@ use crate::support::{
 
 const BOUND: Duration = Duration::from_secs(30);
 const CREATE: &str = "create_at_third_party";
-/// What the first commit of a claimed job waits for, as for a disk or a standby that hangs.
-const HUNG: &str = "
-    CREATE SEQUENCE claims;
-    CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF nextval('claims') = 1 THEN PERFORM pg_sleep(3); END IF;
-            RETURN NULL;
-        END $$;
-    CREATE CONSTRAINT TRIGGER hang AFTER UPDATE ON apalis.jobs
-        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-        WHEN (NEW.status = 'Running') EXECUTE FUNCTION hang()";
-
-/// Whether a commit hangs.
-async fn hangs(pool: &PgPool) -> bool {
-    let query = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    sqlx::query_scalar::<_, i64>(query).fetch_one(pool).await.unwrap() > 0
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_a_claim_that_was_committed_after_it_was_given_up_are_given_back() {
     let api = spawn_api().await;
     let id = api.client().accept().await;
     park_all_but(&api.pool, id, Some(CREATE)).await;
-    sqlx::raw_sql(HUNG).execute(&api.pool).await.unwrap();
+    hang_first_lease(&api.pool, "UPDATE").await;
     let line = Line::to(api.database_url()).await;
     let _worker = api
         .sibling()
@@ -52,7 +34,7 @@ async fn jobs_of_a_claim_that_was_committed_after_it_was_given_up_are_given_back
         .without_waiting()
         .spawn()
         .await;
-    wait_until("a claim is being committed", BOUND, async || hangs(&api.pool).await).await;
+    wait_hung(&api.pool).await;
     line.cut();
     line.open();
     wait_until("it is committed", BOUND, async || {

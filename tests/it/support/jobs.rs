@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use quartet::sandbox::{Call, CallKind, CreateStep, SendWebhook};
+use quartet::{
+    config::Role,
+    sandbox::{Call, CallKind, CreateStep, SendWebhook},
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -12,6 +15,7 @@ use super::{
     app::AppBuilder,
     client::transaction,
     job_rows::{self, JobRow},
+    process::ProcessBuilder,
     wait_for,
 };
 
@@ -38,6 +42,16 @@ pub fn patient(app: AppBuilder) -> AppBuilder {
 }
 
 impl TestApp {
+    /// A process that is patient with its peers, whose webhooks go to this app.
+    pub fn patient_process(&self, role: Role) -> ProcessBuilder {
+        self.process(role)
+            .set("QUARTET_HTTP__PUBLIC_URL", self.url())
+            .set("QUARTET_THIRD_PARTY__TIMEOUT", "60s")
+            .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "30s")
+            .set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "1s")
+            .set("QUARTET_NOTIFY__TIMEOUT", "60s")
+    }
+
     /// Posts a complete transaction with this id, for which peers may be scripted already.
     pub async fn accept_as(&self, id: Uuid) {
         self.client().post_transaction(&transaction(id)).await.expect(202);

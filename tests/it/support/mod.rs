@@ -14,6 +14,7 @@ pub mod contents;
 pub mod detour;
 pub mod exposition;
 pub mod faketime;
+pub mod hung;
 pub mod invariant_queries;
 pub mod invariants;
 pub mod job_rows;
