@@ -477,18 +477,19 @@ async fn what_waits_for_a_stream_is_not_let_in_by_others_that_end_together() {
     let serve: Serve = |peer, number, stream| {
         Box::pin(serve_http2(peer, number, stream, 20, |_, respond| {
             Box::pin(async move {
-                tokio::time::sleep(Duration::from_millis(2_200)).await;
+                tokio::time::sleep(Duration::from_millis(5_500)).await;
                 answer_ok(respond);
             })
         }))
     };
-    let timeout = Duration::from_secs(4);
-    let send_100 = async |is_create: bool| {
+    // What is left of it after an answer is for a busy machine.
+    let timeout = Duration::from_secs(10);
+    let send_60 = async |is_create: bool| {
         let sender = sender(timeout, |http| http.http2_prior_knowledge());
         let peer = Peer::start(serve).await;
         // So that the connection is there, with its limit.
         assert_eq!(look_up(&sender, &peer).await.unwrap(), 200);
-        let calls = join_all((0..100).map(async |_| match is_create {
+        let calls = join_all((0..60).map(async |_| match is_create {
             true => create_reusing_until_done(&sender, &peer).await,
             false => look_up(&sender, &peer).await,
         }));
@@ -496,14 +497,14 @@ async fn what_waits_for_a_stream_is_not_let_in_by_others_that_end_together() {
         for call in calls.await {
             match call {
                 Ok(200) => {}
-                // The last ones: they had waited for the eight seconds of a turn.
+                // Some of the last ones, which had waited for the 20 seconds of a turn.
                 Err(SendError::Queued) => queued += 1,
                 call => panic!("{call:?}"),
             }
         }
-        assert!(queued < 100 - 2 * 20, "{queued} of 100 were not sent");
+        assert!(queued < 20, "{queued} of 60 were not sent");
     };
-    tokio::join!(send_100(true), send_100(false));
+    tokio::join!(send_60(true), send_60(false));
 }
 
 /// A lease that is lost while a create waits for a stream.
