@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     domain::JobKind,
-    sandbox::SandboxConfig,
+    sandbox::{Interface, SandboxConfig},
     store::{
         Database,
         summary::{self, Progress},
@@ -61,6 +61,10 @@ pub(super) struct DemoArgs {
     /// Seed of the simulated peers' faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Send them to a simulated third party of this profile, with made-up secrets; default:
+    /// Quartet's own contract
+    #[arg(long, value_name = "NAME")]
+    profile: Option<Interface>,
     /// Migrate the database of DATABASE_URL and write the made-up transactions into it, instead of
     /// starting a Postgres for them
     #[arg(long)]
@@ -73,13 +77,20 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<(), CliError> {
     let use_database_url = args.use_database_url;
-    let sandbox = SandboxConfig { speed: args.speed, seed: args.seed, ..SandboxConfig::default() };
+    let sandbox = SandboxConfig {
+        speed: args.speed,
+        seed: args.seed,
+        interface: args.profile.unwrap_or_default(),
+        ..SandboxConfig::default()
+    };
+    let has_profile = args.profile.is_some();
     let defaults = vec![
         ("QUARTET_HTTP__LISTEN", "127.0.0.1:0".to_owned()),
         // The live view is drawn on the same terminal.
         ("QUARTET_LOG", "error".to_owned()),
     ];
-    let options = StackOptions { file, sandbox, data_dir: None, use_database_url, defaults };
+    let options =
+        StackOptions { file, sandbox, has_profile, data_dir: None, use_database_url, defaults };
     let stack = Stack::start(options, stop.clone()).await?;
     let result = tokio::select! {
         result = send_through(&stack, args.transactions) => result,
@@ -110,15 +121,20 @@ pub(super) async fn post(stack: &Stack, transactions: usize) -> Result<Vec<Uuid>
     let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
     let url = format!("http://{}/v1/transactions", stack.address);
     wait_ready(&http, stack).await?;
+    let metadata = stack.sandbox.config().interface.metadata();
     stream::iter(0..transactions)
         .map(|number| {
             let (http, url, api_key) = (&http, &url, &stack.api_key);
             async move {
-                let id = Uuid::now_v7();
-                let body = json!({
+                // Some third parties take no other version; it costs the database more.
+                let id = if stack.has_profile { Uuid::new_v4() } else { Uuid::now_v7() };
+                let mut body = json!({
                     "id": id, "amount": 100 + number, "currency": "EUR",
                     "reference": format!("Demo {number}"),
                 });
+                for (name, value) in metadata {
+                    body["metadata"][name] = (*value).into();
+                }
                 send_until_answered(|| http.post(url).bearer_auth(api_key).json(&body)).await?;
                 Ok::<_, CliError>(id)
             }

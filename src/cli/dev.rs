@@ -41,7 +41,8 @@ pub(super) async fn run(
     // The banner is to stay where it is read; the simulated peers' faults are many lines.
     let defaults = vec![("QUARTET_LOG", "error".to_owned())];
     let DevArgs { data_dir, use_database_url, .. } = args;
-    let options = StackOptions { file, sandbox, data_dir, use_database_url, defaults };
+    let options =
+        StackOptions { file, sandbox, has_profile: false, data_dir, use_database_url, defaults };
     let stack = Stack::start(options, stop.clone()).await?;
     let ids = tokio::select! {
         ids = demo::post(&stack, args.transactions) => Some(ids),

@@ -40,6 +40,7 @@ pub(super) async fn print(
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
+    row("third party", sandbox.config().interface.name().to_owned());
     row("accepted", format!("{accepted} in {:.1} s, {stored} stored", accepted_in.as_secs_f64()));
     row("ended", format!("{} in {:.1} s", progress.ended, ended_in.as_secs_f64()));
     row(
@@ -58,10 +59,11 @@ pub(super) async fn print(
     row(
         "third party faults",
         format!(
-            "{} timeouts (504), {} of them stored · {} webhooks lost",
+            "{} timeouts (504), {} of them stored · {} webhooks lost, {} refused",
             third_party.gateway_timeouts,
             third_party.gateway_timeouts_stored,
-            third_party.webhooks_lost
+            third_party.webhooks_lost,
+            third_party.webhooks_refused
         ),
     );
     row(
@@ -86,6 +88,7 @@ pub(super) async fn print(
     row("double creates", third_party.double_creates.to_string());
     row("lost", lost.to_string());
     println!("{table}");
+    println!("{lost} lost, {} doubled", third_party.double_creates);
     let wrong = third_party.double_creates + stats.client.version_regressions;
     Ok(lost + missing_jobs + wrong)
 }

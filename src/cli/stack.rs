@@ -29,6 +29,7 @@ use crate::{
 };
 
 const BASE_URL: &str = "QUARTET_THIRD_PARTY__BASE_URL";
+const PROFILE: &str = "QUARTET_THIRD_PARTY__PROFILE";
 const API_KEY: &str = "QUARTET_DEFAULT_CLIENT__API_KEY";
 const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
 const WEBHOOK_SECRETS: &str = "QUARTET_WEBHOOK__SECRETS";
@@ -49,6 +50,7 @@ pub(super) struct Stack {
     pub master_key: Option<String>,
     pub database_url: String,
     pub sandbox: Sandbox,
+    pub has_profile: bool,
     pub config: Config,
     app: JoinHandle<Result<(), AppError>>,
     ended: CancellationToken,
@@ -62,6 +64,8 @@ pub(super) struct StackOptions {
     /// TOML file with settings.
     pub file: Option<PathBuf>,
     pub sandbox: SandboxConfig,
+    /// The third party is called by the profile that the sandbox simulates.
+    pub has_profile: bool,
     /// Keeps the embedded database there; without it, it is temporary.
     pub data_dir: Option<PathBuf>,
     /// Writes into the database of `DATABASE_URL`, which else is refused.
@@ -85,6 +89,12 @@ impl Stack {
                  the environment and in the file"
             )));
         }
+        if settings.text(PROFILE).is_some() {
+            return Err(CliError::Failed(format!(
+                "the simulated third party speaks the profile of `demo --profile NAME`: unset {PROFILE}, \
+                 in the environment and in the file"
+            )));
+        }
         check_database(&settings, options.use_database_url)?;
         for (name, value) in options.defaults {
             settings.set(name, value);
@@ -101,6 +111,12 @@ impl Stack {
         settings.set(OPERATOR_TOKEN, auth::generate_api_key());
         settings.set(BASE_URL, sandbox.base_url());
         settings.set(WEBHOOK_SECRETS, sandbox.config().webhook_secret.reveal());
+        if options.has_profile {
+            settings.set(PROFILE, sandbox.config().interface.name().to_owned());
+            for (name, value) in sandbox.provider_values() {
+                set_own(&mut settings, &format!("QUARTET_THIRD_PARTY__{name}"), value)?;
+            }
+        }
         settings.set("QUARTET_DEFAULT_CLIENT__NAME", "sandbox".to_owned());
         settings.set(API_KEY, auth::generate_api_key());
         settings.set("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url());
@@ -139,6 +155,7 @@ impl Stack {
         config.http.tls = None;
         let app = App::build(config.clone(), Role::All).await?;
         let address = app.address();
+        sandbox.set_webhook_url(config.webhook_url(address));
         let ended = CancellationToken::new();
         let (run, guard) = (app.run(stop.clone()), ended.clone().drop_guard());
         let app = tokio::spawn(async move {
@@ -152,6 +169,7 @@ impl Stack {
             master_key,
             database_url,
             sandbox,
+            has_profile: options.has_profile,
             config,
             app,
             ended,
@@ -199,6 +217,17 @@ fn check_database(settings: &WithDefaults<'_>, is_wanted: bool) -> Result<(), Cl
          not start: unset {set} for one of its own, or pass --use-database-url to write into that \
          one",
         set = set.join(", ")
+    )))
+}
+
+/// Sets what the simulated third party knows; another value would not do.
+fn set_own(settings: &mut WithDefaults<'_>, variable: &str, value: String) -> Result<(), CliError> {
+    settings.set(variable, value.clone());
+    if settings.text(variable).as_ref() == Some(&value) {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "the simulated third party has secrets of its own: unset {variable}"
     )))
 }
 

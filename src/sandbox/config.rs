@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::Args;
 
-use super::{error::SandboxError, profile::Profile};
+use super::{error::SandboxError, profile::Profile, providers::Interface};
 use crate::signature::Secret;
 
 /// The flags of `quartet sandbox`.
@@ -19,6 +19,16 @@ pub struct SandboxArgs {
     /// Seed of all random behaviour
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// The interface of the third party, as the profile for it is called; default: Quartet's own
+    /// contract
+    #[arg(long = "profile", value_name = "NAME")]
+    pub interface: Option<Interface>,
+    /// Key that callers of the third party must present, with --profile; default: a new one
+    #[arg(long, env = "SANDBOX_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Where the third party sends its webhooks, with a --profile whose creates do not say it
+    #[arg(long, value_name = "URL")]
+    pub webhook_url: Option<String>,
     /// Secret (`whsec_…`) the third party signs its webhooks with; default: a new one
     #[arg(long, env = "SANDBOX_WEBHOOK_SECRET", hide_env_values = true)]
     pub webhook_secret: Option<Secret>,
@@ -43,6 +53,11 @@ pub struct SandboxConfig {
     /// Divides the profile's delays; scripted delays are taken as written.
     pub speed: f64,
     pub seed: u64,
+    pub interface: Interface,
+    /// What callers must present, where the interface asks for a key; `None`: a new one.
+    pub api_key: Option<String>,
+    /// Where webhooks go that no create names an address for.
+    pub webhook_url: Option<String>,
     /// The third party signs its webhooks with this one.
     pub webhook_secret: Secret,
     /// The client checks callbacks with this one.
@@ -59,6 +74,9 @@ impl Default for SandboxConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             speed: 1.0,
             seed: 1,
+            interface: Interface::default(),
+            api_key: None,
+            webhook_url: None,
             webhook_secret: Secret::generate(),
             client_secret: Secret::generate(),
             idempotent: false,
@@ -74,6 +92,9 @@ impl From<SandboxArgs> for SandboxConfig {
             listen: args.listen,
             speed: args.speed,
             seed: args.seed,
+            interface: args.interface.unwrap_or_default(),
+            api_key: args.api_key,
+            webhook_url: args.webhook_url,
             webhook_secret: args.webhook_secret.unwrap_or_else(Secret::generate),
             client_secret: args.client_secret.unwrap_or_else(Secret::generate),
             idempotent: args.idempotent,

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::{
     Status,
     script::{CreateStep, LookupStep, Script},
+    webhook::is_success,
 };
 
 /// Calls kept for each id; later ones are counted only.
@@ -73,11 +74,13 @@ impl CreateRequest {
 pub struct ThirdPartyStats {
     /// `POST /transaction` calls with a valid body.
     pub creates_received: u64,
+    /// Calls without good credentials, where the third party asks for some.
+    pub unauthorized: u64,
     /// `POST /transaction` calls that break the contract, answered 400.
     pub creates_malformed: u64,
     /// Commits, double ones included.
     pub creates_stored: u64,
-    /// Commits of an id that was stored already.
+    /// Commits of an id that was stored already: money that left twice.
     pub double_creates: u64,
     /// Creates of an id that the lookup showed at that time.
     pub violations: u64,
@@ -85,7 +88,7 @@ pub struct ThirdPartyStats {
     pub gateway_timeouts: u64,
     /// Creates of the random profile that were stored after their 504.
     pub gateway_timeouts_stored: u64,
-    /// Creates answered 409 since the id exists.
+    /// Creates answered 409, or as the third party does, since the id or its key exists.
     pub conflicts: u64,
     pub lookups: u64,
     pub lookups_found: u64,
@@ -98,6 +101,8 @@ pub struct ThirdPartyStats {
     pub webhooks_sent: u64,
     /// Webhook requests not answered 2xx.
     pub webhooks_failed: u64,
+    /// Those of them that were answered 4xx.
+    pub webhooks_refused: u64,
     /// Settlements whose webhook the profile lost.
     pub webhooks_lost: u64,
 }
@@ -153,6 +158,16 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// Notes a webhook that was sent. `code`: how it was answered, if it was. Returns whether it was
+    /// accepted.
+    pub(super) fn webhook_sent(&mut self, code: Option<u16>) -> bool {
+        let is_accepted = code.is_some_and(is_success);
+        self.stats.webhooks_sent += 1;
+        self.stats.webhooks_failed += u64::from(!is_accepted);
+        self.stats.webhooks_refused += u64::from(matches!(code, Some(400..=499)));
+        is_accepted
+    }
+
     /// Enters a create that just arrived.
     pub(super) fn enter_create(&mut self, request: &CreateRequest) -> Entered<CreateStep> {
         let record = self.records.entry(request.id).or_default();

@@ -6,7 +6,7 @@
 //! [`ThirdParty`] and [`Client`] say exactly what the next calls do.
 //!
 //! - the third party: `POST /transaction`, `GET /transaction/{id}`, and webhooks to each
-//!   `webhookUrl`
+//!   `webhookUrl`; or the interface of another one (`providers`)
 //! - the client: `PUT /callback`, `PUT /callback/{anything}`
 //! - both: `GET /stats`, `GET /healthz`
 //!
@@ -19,6 +19,7 @@ mod connection;
 mod error;
 mod ledger;
 mod profile;
+mod providers;
 mod script;
 mod third_party;
 mod webhook;
@@ -55,6 +56,7 @@ pub use self::{
     error::SandboxError,
     ledger::{Call, CallKind, ThirdPartyStats},
     profile::Profile,
+    providers::Interface,
     script::{Answer, Body, CreateStep, LookupStep, Reaction, Store},
     third_party::ThirdParty,
     webhook::SendWebhook,
@@ -117,6 +119,7 @@ impl Sandbox {
         let address = listener.local_addr().map_err(failed)?;
 
         let shared = Arc::new(Shared {
+            provider: providers::Running::new(&config),
             config,
             http: webhook::http_client()?,
             webhook_slots: Semaphore::new(webhook::MAX_IN_FLIGHT),
@@ -164,6 +167,23 @@ impl Sandbox {
         &self.shared.config
     }
 
+    /// What a caller of the third party must present, as the profile for it calls the values:
+    /// `SECRETS__TOKEN`.
+    pub fn provider_values(&self) -> Vec<(&'static str, String)> {
+        match &self.shared.provider {
+            Some(provider) => provider.values(),
+            None => vec![("SECRETS__WEBHOOK", self.config().webhook_secret.reveal())],
+        }
+    }
+
+    /// Sends webhooks there that no create names an address for, as an entry in the third party's
+    /// dashboard does.
+    pub fn set_webhook_url(&self, url: String) {
+        if let Some(provider) = &self.shared.provider {
+            provider.set_webhook_url(url);
+        }
+    }
+
     pub fn third_party(&self) -> ThirdParty {
         ThirdParty(self.shared.clone())
     }
@@ -188,9 +208,13 @@ impl Sandbox {
 }
 
 fn routes(shared: Arc<Shared>) -> impl IntoEndpoint<Endpoint = impl poem::Endpoint + 'static> {
-    Route::new()
-        .at("/transaction", post(third_party::create_transaction))
-        .at("/transaction/:id", get(third_party::lookup_transaction))
+    let third_party = match &shared.provider {
+        Some(_) => Route::new().at("/*path", providers::serve_provider),
+        None => Route::new()
+            .at("/transaction", post(third_party::create_transaction))
+            .at("/transaction/:id", get(third_party::lookup_transaction)),
+    };
+    third_party
         .at("/callback", put(client::receive_callback))
         .at("/callback/*path", put(client::receive_callback))
         .at("/stats", get(show_stats))
@@ -210,6 +234,8 @@ fn show_health() -> Json<Value> {
 
 /// What handlers, tasks and handles have in common.
 struct Shared {
+    /// `None`: the third party speaks Quartet's own contract.
+    provider: Option<providers::Running>,
     config: SandboxConfig,
     http: reqwest::Client,
     webhook_slots: Semaphore,

@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Time between a webhook and its duplicate, or the out-of-order one that follows it.
-const FOLLOW_UP_AFTER: Duration = Duration::from_secs(1);
+pub(super) const FOLLOW_UP_AFTER: Duration = Duration::from_secs(1);
 
 #[handler]
 pub(super) async fn create_transaction(

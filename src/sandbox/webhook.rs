@@ -15,7 +15,7 @@ use super::{Shared, Status, error::SandboxError};
 use crate::signature::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER, sign};
 
 /// Pause before a webhook's first repeat, doubled for each further one.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Webhooks under way at the same time: bounds the open sockets of a large run.
 pub(super) const MAX_IN_FLIGHT: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -190,11 +190,7 @@ pub(super) async fn send(
         Ok((code, serde_json::from_slice(&body).unwrap_or(Value::Null)))
     };
     let answer = answer.await.map_err(SandboxError::Webhook);
-    let mut ledger = shared.ledger();
-    ledger.stats.webhooks_sent += 1;
-    if !answer.as_ref().is_ok_and(|(code, _)| is_success(*code)) {
-        ledger.stats.webhooks_failed += 1;
-    }
+    shared.ledger().webhook_sent(answer.as_ref().ok().map(|(code, _)| *code));
     answer
 }
 

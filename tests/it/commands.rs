@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid, User},
@@ -278,6 +279,35 @@ async fn run_demo(binary: &Path, drop_to: Option<&User>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demo_sends_all_through_and_leaves_nothing_behind() {
     run_demo(QUARTET.as_ref(), None).await;
+}
+
+/// Each profile that ships has a simulated third party, and nothing is lost or doubled with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_runs_with_each_profile_in_the_program() {
+    let listed = run(&["third-party", "list"], &[], "").await;
+    let names: Vec<&str> = listed.expect().lines().collect();
+    assert!(names.len() > 6, "{names:?}");
+    let demos = stream::iter(names).map(async |name| {
+        let args = ["demo", "--profile", name, "--transactions", "12", "--speed", "60"];
+        (name, tokio::time::timeout(DEMO, run(&args, &[], "")).await.expect(name))
+    });
+    for (name, ended) in demos.buffer_unordered(3).collect::<Vec<_>>().await {
+        let text = ended.expect();
+        assert!(text.ends_with("\n0 lost, 0 doubled\n"), "{name}: {text}");
+        let row = |label: &str| text.lines().find(|line| line.contains(label)).unwrap_or_default();
+        assert!(row("| third party  ").contains(name), "{name}: {text}");
+        assert!(row("| ended ").contains("12 in"), "{name}: {text}");
+        assert!(row("third party faults").contains(", 0 refused"), "{name}: {text}");
+    }
+    let ended = run(&["demo", "--profile", "paypal"], &[], "").await;
+    assert!(ended.expect_failure().contains("must be one of gocardless-outbound"), "{ended:?}");
+    let set = settings(&[("QUARTET_THIRD_PARTY__PROFILE", "paystack")]);
+    let ended = run(&["demo"], &set, "").await;
+    assert!(ended.expect_failure().contains("unset QUARTET_THIRD_PARTY__PROFILE"), "{ended:?}");
+    let set = settings(&[("QUARTET_THIRD_PARTY__SECRETS__TOKEN", "sk_hush")]);
+    let said = run(&["demo", "--profile", "paystack"], &set, "").await;
+    let said = said.expect_failure();
+    assert!(said.contains("SECRETS__TOKEN") && !said.contains("sk_hush"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

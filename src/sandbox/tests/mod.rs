@@ -1,5 +1,6 @@
 //! The sandbox over HTTP, as its users see it: what the tests share, and those of the whole.
 
+mod providers;
 mod third_party;
 mod webhooks;
 
