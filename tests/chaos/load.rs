@@ -9,9 +9,10 @@ use std::{
     io::Write,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -23,11 +24,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::{Builder, Uuid};
 
 use crate::support::{Answer, Client, world::API_KEY};
+use quartet::domain::{Backoff, Retries};
 
 const POSTERS: u64 = 4;
 /// How long a poster waits for an answer before it asks another process.
 const MAX_WAIT: Duration = Duration::from_secs(3);
-const AGAIN: Duration = Duration::from_millis(150);
+/// Waits before a post that was not answered is sent again. One that was refused for the moment waits
+/// for as long as `Retry-After` asks.
+const AGAIN: Backoff =
+    Backoff { base: Duration::from_millis(150), max_delay: Duration::from_secs(2) };
+/// Most posts at once of those that a restore has lost: more would be load of their own.
+const POSTED_AGAIN: usize = 64;
 /// How long after the last fault a post may be without an answer.
 const ANSWERED: Duration = Duration::from_secs(30);
 
@@ -152,13 +159,11 @@ impl Poster {
 
     /// Posts again what was accepted, until it is once more.
     pub async fn post_again(&self, ids: &[Uuid]) {
-        let mut posts = JoinSet::new();
-        for id in ids {
+        let posts = ids.iter().map(async |id| {
             let accepted = lock(&self.book).accepted[id].clone();
-            let (poster, id) = (self.clone(), *id);
-            posts.spawn(async move { poster.post_until_accepted(id, &accepted, 0).await });
-        }
-        posts.join_all().await;
+            self.post_until_accepted(*id, &accepted, 0).await;
+        });
+        stream::iter(posts).for_each_concurrent(POSTED_AGAIN, |post| post).await;
     }
 
     async fn run(self, seed: u64, number: u64, period: Duration, stop: CancellationToken) {
@@ -246,15 +251,16 @@ impl Poster {
             Method::GET => format!("/v1/transactions/{id}"),
             _ => "/v1/transactions".to_owned(),
         };
+        let mut retries = Retries::new(AGAIN);
         for nth in first.. {
             let client = &self.clients[nth % self.clients.len()];
-            let began = Instant::now();
             let headers = [("content-type", "application/json")];
             let sent = client.try_send(method.clone(), &path, &headers, body.to_owned());
-            match tokio::time::timeout(MAX_WAIT, sent).await {
+            let asked_to_wait = match tokio::time::timeout(MAX_WAIT, sent).await {
                 Ok(Ok(answer)) if right(answer.status) => return Some(answer),
                 Ok(Ok(answer)) if matches!(answer.status, 429 | 503) => {
                     lock(&self.book).refused += 1;
+                    answer.header("retry-after").parse().ok().map(Duration::from_secs)
                 }
                 Ok(Ok(answer)) => {
                     lock(&self.book).violations.push(format!(
@@ -263,9 +269,13 @@ impl Poster {
                     ));
                     return None;
                 }
-                _ => lock(&self.book).unanswered += 1,
-            }
-            tokio::time::sleep(AGAIN.saturating_sub(began.elapsed())).await;
+                _ => {
+                    lock(&self.book).unanswered += 1;
+                    None
+                }
+            };
+            let wait = retries.next_delay(rand::random());
+            tokio::time::sleep(asked_to_wait.unwrap_or(wait)).await;
         }
         None
     }
