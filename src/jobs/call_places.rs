@@ -152,11 +152,11 @@ mod tests {
         assert_eq!(held.len(), 10);
         // Ten at a time, and each takes a second: ten a second.
         let waits: Vec<Duration> = (0..1_000).map(|_| places[0].take().unwrap_err()).collect();
-        let within = |wait: &Duration, least: f64| {
-            (least..=1.5 * least.max(0.1)).contains(&wait.as_secs_f64())
-        };
-        assert!(waits[0] >= MIN_WAIT && waits[0] < MIN_WAIT * 2, "{:?}", waits[0]);
-        assert!(waits[99].as_secs_f64() > 9.0 && waits[99].as_secs_f64() < 16.0);
+        let within =
+            |wait: &Duration, least: f64| (least..=2.5 * least).contains(&wait.as_secs_f64());
+        // The one that ended `take_all` waits before them.
+        assert!(within(&waits[0], 0.15), "{:?}", waits[0]);
+        assert!(within(&waits[99], 9.0), "{:?}", waits[99]);
         assert!(within(&waits[999], 60.0), "{:?}", waits[999]);
         assert!(places[1].take().is_ok());
     }

@@ -33,6 +33,7 @@ use super::{
     CalledThirdParty, Job, JobContext,
     circuit::{CircuitAdmission, FREE_PROBES, Permit},
     create_by_profile::{self, History},
+    create_run::CreateRun,
     credentials::CreateRefusal,
     third_parties::NotConfigured,
     transaction_missing,
@@ -105,15 +106,6 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             Ok(Outcome::retry(party.settings.create_backoff, "nothing to do"))
         }
     }
-}
-
-/// One run of the job.
-#[derive(Clone, Copy)]
-pub(super) struct CreateRun<'a> {
-    pub context: &'a JobContext,
-    pub party: &'a CalledThirdParty,
-    pub job: &'a Job,
-    pub transaction: &'a Transaction,
 }
 
 /// What the lookup before a create comes to.

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::{CalledThirdParty, JobContext, create_at_third_party::CreateRun, longest_calls};
+use super::{CalledThirdParty, JobContext, create_run::CreateRun, longest_calls};
 use crate::{
     domain::DeadLetterKind,
     outbound::{

@@ -21,6 +21,7 @@ mod claim_pace;
 mod claimer;
 pub mod create_at_third_party;
 mod create_by_profile;
+mod create_run;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;

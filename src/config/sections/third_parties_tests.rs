@@ -124,7 +124,10 @@ fn everything_that_is_wrong_is_named_with_its_file_at_once() {
     ] {
         assert!(error.contains(&expected), "{expected}\n{error}");
     }
-    assert!(!error.contains("hush") && !error.contains("QUARTET_THIRD_PARTY__"), "{error}");
+    // Keys of the files are not called by variables that mean another third party.
+    let of_unnamed = error.matches("QUARTET_THIRD_PARTY__").count();
+    let is_explained = error.matches("QUARTET_THIRD_PARTY__…").count();
+    assert!(!error.contains("hush") && of_unnamed == is_explained, "{error}");
 }
 
 #[test]
@@ -132,7 +135,7 @@ fn a_profile_and_secrets_may_stand_beside_the_file() {
     let own =
         Shipped::named("paystack").unwrap().text.replace("name = \"paystack\"", "name = \"own\"");
     let directory = directory(&[
-        ("a.toml", "profile = 'own.profile.toml'\nsecrets_directory = 'a'"),
+        ("a.toml", "base_url = 'http://a'\nprofile = 'own.profile.toml'\nsecrets_directory = 'a'"),
         ("own.profile.toml", &own),
         ("a/token", "sk_1\n"),
         ("a/webhook", "sk_2\n"),
