@@ -27,15 +27,14 @@ use self::{pools::Pools, start::start};
 use crate::{
     config::{Config, Role},
     domain::DatabaseClock,
-    http::{
-        self, ApiState, RequestWriters, api::provider_webhooks::ProviderWebhooks, tls::Certificate,
-    },
+    http::{self, ApiState, RequestWriters, api::named_webhooks::NamedWebhooks, tls::Certificate},
     jobs::{
-        self, CallbackHosts, CircuitBreaker, Credentials, JobContext, JobDefinition, supervisor,
+        self, CallbackHosts, JobContext, JobDefinition, MissingThirdParties, ThirdParties,
+        supervisor,
     },
     maintenance::{minute_figures, run::MaintenanceContext, scheduler},
     operations::Operations,
-    outbound::{CallbackClient, ThirdPartyClient},
+    outbound::{CallbackClient, ThirdPartyClients},
     store::{
         self,
         accept::Accepts,
@@ -66,6 +65,7 @@ pub struct App {
     state: Arc<ApiState>,
     context: Arc<JobContext>,
     definitions: Vec<JobDefinition>,
+    third_parties: ThirdPartyClients,
 }
 
 impl App {
@@ -83,15 +83,28 @@ impl App {
         let definitions = if role.runs_jobs() { jobs::definitions(&config) } else { Vec::new() };
         let wakeups = Wakeups::new(definitions.iter().map(|definition| definition.queue));
         let announcer = Announcer::new(wakeups.clone());
-        let metrics = Arc::new(Metrics::new(role.as_str(), pools.named(), database_errors)?);
+        let has_several = config.all_third_parties().count() > 1;
+        let metrics = Arc::new(Metrics::of_third_parties(
+            has_several,
+            role.as_str(),
+            pools.named(),
+            database_errors,
+        )?);
         let clock = DatabaseClock::default();
-        let third_party =
-            ThirdPartyClient::new(&config.third_party, &config.dns, config.webhook_url(address))?
-                .with_clock(clock.clone())
-                .with_metrics(metrics.clone());
-        let profile = config.third_party.profile.as_ref().filter(|_| role.serves_api());
-        let provider_webhooks =
-            profile.and_then(|profile| ProviderWebhooks::new(profile, config.webhook_url(address)));
+        // There from the start, also where none is called.
+        for (name, _) in config.all_third_parties() {
+            metrics.third_party(&name);
+        }
+        let third_parties = ThirdPartyClients::new(
+            &config,
+            |name| config.webhook_url_of(name, address),
+            |name, client| client.with_clock(clock.clone()).with_metrics(metrics.clone(), name),
+        )?;
+        let missing = MissingThirdParties::default();
+        let webhooks = match role.serves_api() {
+            true => NamedWebhooks::of(&config, address),
+            false => Vec::new(),
+        };
         let plan = jobs::plan(&config);
         // Later than that a transaction costs more: it is polled, and its client notified of
         // `pending`.
@@ -121,7 +134,7 @@ impl App {
         let operations = Operations {
             pool: pools.requests,
             plan,
-            third_party: config.third_party.base_url.is_some().then(|| third_party.clone()),
+            third_parties: third_parties.clone(),
             dead_after: config.worker.dead_after,
             announcer: Some(announcer.clone()),
         };
@@ -134,10 +147,13 @@ impl App {
             clock.clone(),
             metrics.clone(),
         )
-        .with_provider_webhooks(provider_webhooks);
+        .with_named_webhooks(webhooks)
+        .with_missing_third_parties({
+            let missing = missing.clone();
+            Box::new(move || missing.lately())
+        });
         let context = JobContext {
-            circuit: CircuitBreaker::new(pools.jobs.clone(), &config.circuit),
-            credentials: Credentials::default(),
+            third_parties: ThirdParties::new(&config, &third_parties, &pools.jobs, missing),
             claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pools.jobs, None),
             outcomes: Coalescer::start(
                 Outcomes { latency, direct_leases: direct_leases.clone() },
@@ -151,7 +167,6 @@ impl App {
             lease_pool: pools.leases,
             watch_pool: pools.watch,
             announcer,
-            third_party,
             callbacks: CallbackClient::new(&config.notify, &config.dns)?
                 .with_clock(clock.clone())
                 .with_metrics(metrics.clone()),
@@ -170,6 +185,7 @@ impl App {
             state: Arc::new(state),
             context: Arc::new(context),
             definitions,
+            third_parties,
         })
     }
 
@@ -247,7 +263,7 @@ impl App {
                 let tasks = scheduler::run(MaintenanceContext {
                     pool: self.context.pool.clone(),
                     config: self.context.config.clone(),
-                    third_party: self.context.third_party.clone(),
+                    third_parties: self.third_parties.clone(),
                     stopping: stopping.clone(),
                 });
                 tokio::try_join!(workers, tasks.map(Ok))?;

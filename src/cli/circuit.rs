@@ -1,24 +1,28 @@
-//! `quartet circuit`: whether the third party is called, on the command line.
+//! `quartet circuit`: whether a third party is called, on the command line.
 
 use clap::Args;
 
 use super::{CliError, connect, operator::print_json, table};
 use crate::{
     config::Config,
-    domain::CircuitState,
+    domain::{CircuitState, DEFAULT_THIRD_PARTY, ThirdPartyName},
     http::operator::schema,
     store::circuit::{self, Circuit},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct CircuitArgs {
+    /// Name of the third party
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_THIRD_PARTY,
+        value_parser = ThirdPartyName::parse)]
+    third_party: ThirdPartyName,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(config: &Config, args: CircuitArgs) -> Result<(), CliError> {
-    let circuit = circuit::get(&connect(config).await?).await?;
+    let circuit = circuit::get(&connect(config).await?, &args.third_party).await?;
     if args.json {
         print_json(&schema::Circuit::from(circuit));
     } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::json;
 use url::Url;
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     config::{self, Config},
+    domain::{ClientThirdParties, DEFAULT_THIRD_PARTY, ThirdPartyName},
     http::middleware::auth,
     operations::{
         clients::{self, NewClient},
@@ -38,9 +39,18 @@ pub(super) enum ClientsCommand {
         /// in the list of processes; default: a new one
         #[arg(long)]
         signing_secret: Option<Secret>,
+        #[command(flatten)]
+        third_parties: ThirdPartyArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Set the third parties that a client may use
+    SetThirdParties {
+        /// The client's name
+        name: String,
+        #[command(flatten)]
+        third_parties: ThirdPartyArgs,
     },
     /// List the clients
     List {
@@ -83,18 +93,54 @@ pub(super) enum ClientsCommand {
     },
 }
 
+/// The third parties that a client may use.
+#[derive(Debug, Args)]
+pub(super) struct ThirdPartyArgs {
+    /// Where its transactions are created that name no third party
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_THIRD_PARTY,
+        value_parser = ThirdPartyName::parse)]
+    third_party: ThirdPartyName,
+    /// Another one that they may name; can be given several times
+    #[arg(long = "allow", value_name = "NAME", value_parser = ThirdPartyName::parse)]
+    allowed: Vec<ThirdPartyName>,
+}
+
+impl ThirdPartyArgs {
+    /// Warns of those that this configuration does not know: a slip is found out sooner.
+    fn read(self, config: &Config) -> ClientThirdParties {
+        let Self { third_party: default, allowed } = self;
+        let third_parties = ClientThirdParties { default, allowed };
+        let is_known =
+            |name: &ThirdPartyName| config.all_third_parties().any(|(known, _)| known == *name);
+        for name in third_parties.all().filter(|name| !is_known(name)) {
+            eprintln!("warning: no third party {name} is configured here");
+        }
+        third_parties
+    }
+}
+
 pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), CliError> {
     let pool = connect(config).await?;
     let operator = operator(config);
     let actor = Actor { operator: &operator, note: None };
     match command {
-        ClientsCommand::Add { name, callback_url, signing_secret, json } => {
+        ClientsCommand::Add { name, callback_url, signing_secret, third_parties, json } => {
             let callback_url = checked_url(config, &callback_url)?;
             let keys = &config.secrets.master_keys;
             warn_of_plain(keys);
             let secret = signing_secret.unwrap_or_else(Secret::generate);
-            let new = Addition { name: &name, callback_url: &callback_url, secret, json };
+            let third_parties = third_parties.read(config);
+            let callback_url = &callback_url;
+            let new = Addition { name: &name, callback_url, secret, third_parties, json };
             add(&pool, keys, new, actor).await
+        }
+        ClientsCommand::SetThirdParties { name, third_parties } => {
+            let third_parties = third_parties.read(config);
+            if !clients::set_third_parties(&pool, &name, &third_parties, actor).await? {
+                return Err(unknown(&name));
+            }
+            println!("{name} may use {}.", listed(&third_parties));
+            Ok(())
         }
         ClientsCommand::List { json } => list(&pool, json).await,
         ClientsCommand::RotateKey { name, overlap, json } => {
@@ -159,7 +205,15 @@ struct Addition<'a> {
     name: &'a str,
     callback_url: &'a Url,
     secret: Secret,
+    third_parties: ClientThirdParties,
     json: bool,
+}
+
+/// `a (default), b`.
+fn listed(third_parties: &ClientThirdParties) -> String {
+    let others = third_parties.all().skip(1).map(ToString::to_string);
+    let default = format!("{} (default)", third_parties.default);
+    std::iter::once(default).chain(others).collect::<Vec<_>>().join(", ")
 }
 
 async fn add(
@@ -168,16 +222,22 @@ async fn add(
     addition: Addition<'_>,
     actor: Actor<'_>,
 ) -> Result<(), CliError> {
-    let Addition { name, callback_url, secret, json } = addition;
+    let Addition { name, callback_url, secret, third_parties, json } = addition;
     let key = auth::generate_api_key();
-    let new =
-        NewClient { name, api_key_hash: &hash_token(&key), callback_url, signing_secret: &secret };
+    let new = NewClient {
+        name,
+        api_key_hash: &hash_token(&key),
+        callback_url,
+        signing_secret: &secret,
+        third_parties: &third_parties,
+    };
     let id = clients::add(pool, keys, new, actor).await?;
     let secret = secret.reveal();
     if json {
         let client = json!({
             "id": id, "name": name, "callback_url": callback_url.as_str(),
             "api_key": key, "signing_secret": secret,
+            "third_party": third_parties.default, "other_third_parties": third_parties.allowed,
         });
         println!("{client}");
     } else {
@@ -199,20 +259,27 @@ async fn list(pool: &Database, json: bool) -> Result<(), CliError> {
                     "created_at": client.created_at, "disabled_at": client.disabled_at,
                     "old_key_until": client.old_key_until,
                     "old_secret_until": client.old_secret_until,
+                    "third_party": client.third_party,
+                    "other_third_parties": client.other_third_parties,
                 })
             })
             .collect();
         println!("{}", serde_json::to_string_pretty(&clients)?);
         return Ok(());
     }
-    let mut table = Table::new(["name", "callback URL", "since"]).unbroken(&[2]);
+    let mut table = Table::new(["name", "callback URL", "third parties", "since"]).unbroken(&[3]);
     for client in clients {
+        let third_parties = ClientThirdParties {
+            default: client.third_party.into(),
+            allowed: client.other_third_parties.into_iter().map(ThirdPartyName::from).collect(),
+        };
         let said = |what: &str, at: Option<DateTime<Utc>>| {
             at.map(|at| format!("{what} {}", time(at))).unwrap_or_default()
         };
         table.add_row([
             client.name,
             client.callback_url,
+            listed(&third_parties),
             lines([
                 format!("created {}", time(client.created_at)),
                 said("disabled", client.disabled_at),

@@ -5,7 +5,7 @@ use nix::unistd::{User, getuid};
 use super::{CliError, connect, table::shortened};
 use crate::{
     config::Config, http::operator::MAX_NOTE, jobs, operations::Operations,
-    outbound::ThirdPartyClient,
+    outbound::ThirdPartyClients,
 };
 
 /// What operators' commands work with that ask the third party nothing.
@@ -13,7 +13,7 @@ pub(super) async fn operations(config: &Config) -> Result<Operations, CliError> 
     Ok(Operations {
         pool: connect(config).await?,
         plan: jobs::plan(config),
-        third_party: None,
+        third_parties: ThirdPartyClients::default(),
         dead_after: config.worker.dead_after,
         announcer: None,
     })
@@ -21,15 +21,13 @@ pub(super) async fn operations(config: &Config) -> Result<Operations, CliError> 
 
 /// What operators' commands work with that may ask the third party.
 pub(super) async fn operations_with_third_party(config: &Config) -> Result<Operations, CliError> {
-    let webhook_url = config.webhook_url(config.http.listen);
-    let third_party = match &config.third_party.base_url {
-        Some(_) => Some(
-            ThirdPartyClient::new(&config.third_party, &config.dns, webhook_url)
-                .map_err(crate::app::AppError::from)?,
-        ),
-        None => None,
-    };
-    Ok(Operations { third_party, ..operations(config).await? })
+    let third_parties = ThirdPartyClients::new(
+        config,
+        |name| config.webhook_url_of(name, config.http.listen),
+        |_, client| client,
+    );
+    let third_parties = third_parties.map_err(crate::app::AppError::from)?;
+    Ok(Operations { third_parties, ..operations(config).await? })
 }
 
 /// Characters of an account's name: those of a directory service may be long.

@@ -15,7 +15,7 @@ use crate::{
         run::MaintenanceContext,
     },
     operations::{self, reconcile::Sweep},
-    outbound::ThirdPartyClient,
+    outbound::ThirdPartyClients,
     store::{
         self,
         audit::Actor,
@@ -69,7 +69,8 @@ pub(super) async fn run(
     args: ReconcileArgs,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
-    if config.third_party.base_url.is_none() {
+    let third_parties = ThirdPartyClients::new(config, |_| String::new(), |_, client| client)?;
+    if third_parties.is_empty() {
         let message = "QUARTET_THIRD_PARTY__BASE_URL is not set";
         return Err(CliError::Failed(message.to_owned()));
     }
@@ -77,7 +78,7 @@ pub(super) async fn run(
         // One connection to work with, one to renew the lease.
         pool: connect_many(config, 2).await?,
         config: config.clone(),
-        third_party: ThirdPartyClient::new(&config.third_party, &config.dns, String::new())?,
+        third_parties,
         stopping: stop,
     };
     let since = match args.since {

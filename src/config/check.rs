@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Config, Role, ThirdPartyProfile, value::duration_text};
-use crate::domain::EgressDenied;
+use crate::domain::{ClientThirdParties, EgressDenied, ThirdPartyName};
 
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
@@ -111,12 +111,53 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
             allowed: refusal.to_string(),
         });
     }
+    if let Some(profile) = &config.third_party.profile
+        && let Some(name) =
+            config.third_parties.named.keys().find(|name| *name.as_str() == *profile.profile.name())
+    {
+        broken.push(Broken {
+            variable: Cow::Borrowed("QUARTET_THIRD_PARTY__PROFILE"),
+            other: Some("QUARTET_THIRD_PARTIES__DIRECTORY"),
+            value: Some(name.to_string()),
+            allowed: format!(
+                "must not have the name of the file {name}.toml in QUARTET_THIRD_PARTIES__DIRECTORY: \
+                 the webhooks of both would have the same path"
+            ),
+        });
+    }
     broken
 }
 
+/// What the default client may use must be there.
+fn default_client_third_parties(config: &Config) -> Vec<Broken> {
+    if config.default_client.is_none() {
+        return Vec::new();
+    }
+    let known: Vec<ThirdPartyName> = config.all_third_parties().map(|(name, _)| name).collect();
+    let names: Vec<&str> = known.iter().map(ThirdPartyName::as_str).collect();
+    let ClientThirdParties { default, allowed } = config.default_client_third_parties();
+    let mut broken = Vec::new();
+    let mut require = |name: &ThirdPartyName, variable| {
+        if !known.contains(name) {
+            broken.push(Broken {
+                variable: Cow::Borrowed(variable),
+                other: None,
+                value: Some(name.to_string()),
+                allowed: format!("must name third parties that there are: {}", names.join(", ")),
+            });
+        }
+    };
+    require(&default, DEFAULT);
+    allowed.iter().for_each(|name| require(name, OTHERS));
+    broken
+}
+
+const DEFAULT: &str = "QUARTET_DEFAULT_CLIENT__THIRD_PARTY";
+const OTHERS: &str = "QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES";
+
 /// Every setting that `role` needs and that is not there.
 pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
-    let mut broken = Vec::new();
+    let (mut broken, mut unknown) = (Vec::new(), Vec::new());
     let mut require = |present: bool, variable: &str, allowed: &str| {
         if !present {
             let variable = Cow::Owned(variable.to_owned());
@@ -131,7 +172,9 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
     if role.serves_api() {
         require(
             // Webhooks of a profile's third party have keys of their own.
-            !config.webhook.secrets.is_empty() || config.third_party.profile.is_some(),
+            !config.webhook.secrets.is_empty()
+                || config.third_party.profile.is_some()
+                || !config.has_unnamed_third_party(),
             "QUARTET_WEBHOOK__SECRETS",
             "must hold at least one secret `whsec_…`, to verify the third party's webhooks",
         );
@@ -145,12 +188,34 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
             );
         }
     }
+    if role.serves_api() {
+        unknown = default_client_third_parties(config);
+        for (name, named) in &config.third_parties.named {
+            if let Some(variable) = named.missing_webhook_secret(name) {
+                require(
+                    false,
+                    &variable,
+                    &format!(
+                        "must be what verifies the webhooks of {name}, or that must be the file \
+                         `webhook` in its `secrets_directory`"
+                    ),
+                );
+            }
+        }
+    }
+    require(
+        config.all_third_parties().next().is_some(),
+        "QUARTET_THIRD_PARTY__BASE_URL",
+        "must be set, or a file NAME.toml must be in QUARTET_THIRD_PARTIES__DIRECTORY: there is no \
+         third party",
+    );
     if role.runs_jobs() {
         require(
-            config.third_party.base_url.is_some(),
+            config.third_party.base_url.is_some() || !config.has_unnamed_third_party(),
             "QUARTET_THIRD_PARTY__BASE_URL",
             "must be the third party's absolute http:// or https:// URL",
         );
     }
+    broken.extend(unknown);
     broken
 }

@@ -7,7 +7,7 @@ use super::{
     settings::Settings,
     value::{Redacted, http_url, name},
 };
-use crate::signature::Secret;
+use crate::{domain::ThirdPartyName, signature::Secret};
 
 const NAME: &str = "QUARTET_DEFAULT_CLIENT__NAME";
 const API_KEY: &str = "QUARTET_DEFAULT_CLIENT__API_KEY";
@@ -25,6 +25,16 @@ pub struct DefaultClient {
     pub callback_url: Url,
     /// What its notifications are signed with.
     pub signing_secret: Secret,
+    /// Where its transactions go that name no third party, if that is set.
+    pub third_party: Option<ThirdPartyName>,
+    /// Those that they may name besides, if that is set.
+    pub other_third_parties: Option<Vec<ThirdPartyName>>,
+}
+
+/// Names of third parties, separated by commas.
+fn third_parties(text: &str) -> Result<Vec<ThirdPartyName>, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(ThirdPartyName::parse).collect()
 }
 
 impl DefaultClient {
@@ -50,6 +60,17 @@ impl DefaultClient {
             secret,
             "Secret that signs that client's notifications, `whsec_…`",
         );
+        let third_party = settings.optional(
+            "QUARTET_DEFAULT_CLIENT__THIRD_PARTY",
+            ThirdPartyName::parse,
+            "Third party of that client's transactions that name none; unset, the one without a \
+             name, or the only one that there is",
+        );
+        let other_third_parties = settings.optional(
+            "QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES",
+            third_parties,
+            "Third parties that this client's transactions may name besides, separated by commas",
+        );
         let variables = [NAME, API_KEY, CALLBACK_URL, SIGNING_SECRET];
         let absent: Vec<_> =
             variables.into_iter().filter(|variable| !settings.is_given(variable)).collect();
@@ -63,6 +84,8 @@ impl DefaultClient {
             api_key_hash: api_key?,
             callback_url: callback_url?,
             signing_secret: signing_secret?,
+            third_party,
+            other_third_parties,
         })
     }
 }

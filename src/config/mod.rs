@@ -38,18 +38,19 @@ pub use self::{
     error::{ConfigError, Problem},
     reference::reference_page,
     sections::{
-        Circuit, Database, Dns, Http, Intake, Limits, LiveValues, Log, Notify, Poll, Pooler,
-        Reconcile, Retention, Secrets, ThirdParty, ThirdPartyProfile, Tls, Traces, Webhook, Worker,
+        Circuit, Database, Dns, Http, Intake, Limits, LiveSecrets, LiveValues, Log,
+        NamedThirdParty, Notify, Poll, Pooler, Reconcile, Retention, Secrets, ThirdParties,
+        ThirdParty, ThirdPartyProfile, Tls, Traces, Webhook, Worker,
     },
     service_links::service_links,
     settings::SettingDoc,
     value::{BaseUrl, Redacted, duration, http_url, name},
 };
+pub use crate::domain::DEFAULT_THIRD_PARTY;
+use crate::domain::{ClientThirdParties, ThirdPartyName};
 
 /// Where webhooks arrive, below the public URL, each third party's below its name.
 const WEBHOOK_PATH: &str = "/v1/webhooks/";
-/// The name of the third party without a profile.
-pub const DEFAULT_THIRD_PARTY: &str = "third-party";
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -95,7 +96,10 @@ pub struct Config {
     /// `QUARTET_OPERATOR_NAME`: name of the operator on the command line.
     pub operator_name: Option<String>,
     pub secrets: Secrets,
+    /// The third party without a name.
     pub third_party: ThirdParty,
+    /// The others.
+    pub third_parties: ThirdParties,
     pub circuit: Circuit,
     pub webhook: Webhook,
     pub poll: Poll,
@@ -167,6 +171,7 @@ impl Config {
             operator_name: sections::read_operator_name(settings),
             secrets: Secrets::read(settings),
             third_party: ThirdParty::read(settings),
+            third_parties: ThirdParties::read(settings),
             circuit: Circuit::read(settings),
             webhook: Webhook::read(settings),
             poll: Poll::read(settings),
@@ -212,8 +217,12 @@ impl Config {
     /// that is `actually` listened on, which is loopback for others where it is unspecified
     /// (`0.0.0.0`).
     pub fn webhook_url(&self, actually: SocketAddr) -> String {
-        let profile = self.third_party.profile.as_ref();
-        let name = profile.map_or(DEFAULT_THIRD_PARTY, |profile| profile.profile.name());
+        self.webhook_url_of(&ThirdPartyName::default(), actually)
+    }
+
+    /// The same of the third party with this name.
+    pub fn webhook_url_of(&self, third_party: &ThirdPartyName, actually: SocketAddr) -> String {
+        let name = self.webhook_name(third_party);
         if let Some(public_url) = &self.http.public_url {
             return public_url.join(&format!("{WEBHOOK_PATH}{name}"));
         }
@@ -224,6 +233,43 @@ impl Config {
         };
         let scheme = if self.http.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}{WEBHOOK_PATH}{name}", SocketAddr::new(ip, actually.port()))
+    }
+
+    /// The last part of the path of its webhooks.
+    fn webhook_name<'a>(&'a self, third_party: &'a ThirdPartyName) -> &'a str {
+        match &self.third_party.profile {
+            Some(profile) if third_party.is_default() => profile.profile.name(),
+            _ => third_party,
+        }
+    }
+
+    /// Whether there is a third party without a name.
+    pub fn has_unnamed_third_party(&self) -> bool {
+        self.third_parties.directory.is_none()
+            || self.third_party.base_url.is_some()
+            || self.third_party.profile.is_some()
+    }
+
+    /// The third parties of the client that is created at start: where nothing is said, the one
+    /// without a name, or the only one that there is.
+    pub fn default_client_third_parties(&self) -> ClientThirdParties {
+        let client = self.default_client.as_ref();
+        let named = &self.third_parties.named;
+        let default = client.and_then(|client| client.third_party.clone()).unwrap_or_else(|| {
+            let only = named.keys().next().filter(|_| named.len() == 1);
+            let only = only.filter(|_| !self.has_unnamed_third_party());
+            only.cloned().unwrap_or_default()
+        });
+        let others = client.and_then(|client| client.other_third_parties.clone());
+        ClientThirdParties { default, allowed: others.unwrap_or_default() }
+    }
+
+    /// All third parties, the one without a name first.
+    pub fn all_third_parties(&self) -> impl Iterator<Item = (ThirdPartyName, &ThirdParty)> {
+        let unnamed = (ThirdPartyName::default(), &self.third_party);
+        let named = &self.third_parties.named;
+        let named = named.iter().map(|(name, named)| (name.clone(), &named.settings));
+        self.has_unnamed_third_party().then_some(unnamed).into_iter().chain(named)
     }
 
     /// The same configuration with the long waits divided by `speed`, for demonstrations: what
@@ -246,10 +292,13 @@ impl Config {
         const DEADLINE: Duration = Duration::from_secs(2);
         const WINDOW: Duration = Duration::from_secs(1);
 
-        let Config { third_party, circuit, poll, notify, .. } = &mut config;
-        scale(&mut third_party.timeout, TIMEOUT);
-        scale(&mut third_party.lookup_timeout, TIMEOUT);
-        scale(&mut third_party.create_backoff, BACKOFF);
+        let Config { third_party, third_parties, circuit, poll, notify, .. } = &mut config;
+        let named = third_parties.named.values_mut().map(|named| &mut named.settings);
+        for third_party in std::iter::once(third_party).chain(named) {
+            scale(&mut third_party.timeout, TIMEOUT);
+            scale(&mut third_party.lookup_timeout, TIMEOUT);
+            scale(&mut third_party.create_backoff, BACKOFF);
+        }
         scale(&mut circuit.window, WINDOW);
         scale(&mut circuit.open_for, BACKOFF);
         scale(&mut circuit.max_open_for, MAX_DELAY.max(circuit.open_for));

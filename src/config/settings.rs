@@ -48,6 +48,8 @@ pub(super) struct Settings {
     /// What the names of settings begin with whose rest is free, and whether they are secrets.
     families: Vec<(&'static str, bool)>,
     problems: Vec<Problem>,
+    /// Whether the file holds the settings of one third party alone.
+    is_of_file: bool,
 }
 
 impl Settings {
@@ -67,7 +69,36 @@ impl Settings {
             secrets: BTreeSet::new(),
             families: Vec::new(),
             problems: Vec::new(),
+            is_of_file: false,
         })
+    }
+
+    /// Settings of one third party from its own file, with its secrets from the environment.
+    pub(super) fn of_file(
+        secrets: impl IntoIterator<Item = (String, String)>,
+        file: BTreeMap<String, Value>,
+        file_name: String,
+    ) -> Self {
+        Self {
+            env: secrets.into_iter().collect(),
+            file,
+            file_name,
+            docs: Vec::new(),
+            secrets: BTreeSet::new(),
+            families: Vec::new(),
+            problems: Vec::new(),
+            is_of_file: true,
+        }
+    }
+
+    /// Whether these are of one third party's own file, whose problems are put into its words.
+    pub(super) fn is_of_file(&self) -> bool {
+        self.is_of_file
+    }
+
+    /// Adds a problem in words of its own, which is about `variable`.
+    pub(super) fn add_problem(&mut self, variable: &str, message: String) {
+        self.problems.push(Problem { variable: variable.to_owned(), message });
     }
 
     /// A setting with a default, which is parsed like any other text.
@@ -195,7 +226,7 @@ impl Settings {
                 }
             }
             Some(given) => {
-                let place = if given.from_file {
+                let place = if given.from_file && !self.is_of_file {
                     format!("`{}` in {} ({variable})", key_of(variable), self.file_name)
                 } else {
                     variable.to_owned()
@@ -243,8 +274,13 @@ impl Settings {
             }
             let hint = nearest(&variable, &known)
                 .map(|name| format!("; did you mean `{}` ({name})?", key_of(name)));
-            let message =
-                format!("`{key}` in {} is no setting{}", self.file_name, hint.unwrap_or_default());
+            let message = if self.is_of_file {
+                let hint = nearest(&variable, &known).map(|name| format!("; did you mean {name}?"));
+                format!("{variable} is no setting{}", hint.unwrap_or_default())
+            } else {
+                let hint = hint.unwrap_or_default();
+                format!("`{key}` in {} is no setting{hint}", self.file_name)
+            };
             problems.push(Problem { variable, message });
         }
         self.problems.append(&mut problems);
@@ -259,7 +295,7 @@ impl Settings {
     }
 }
 
-fn read_table(path: &Path) -> Result<Table, ConfigError> {
+pub(super) fn read_table(path: &Path) -> Result<Table, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|error| {
@@ -270,7 +306,7 @@ fn read_table(path: &Path) -> Result<Table, ConfigError> {
 }
 
 /// Tables become dotted keys; every other value is kept under its key.
-fn flatten(prefix: &str, table: Table, into: &mut BTreeMap<String, Value>) {
+pub(super) fn flatten(prefix: &str, table: Table, into: &mut BTreeMap<String, Value>) {
     for (key, value) in table {
         let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
         match value {

@@ -85,6 +85,7 @@ fn defaults_are_those_of_the_design() {
             max_in_flight: 1000,
             profile: None,
         },
+        third_parties: ThirdParties::default(),
         circuit: Circuit {
             failure_ratio: 0.5,
             window: s(60),

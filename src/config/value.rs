@@ -243,6 +243,12 @@ pub(super) fn file(text: &str) -> Parsed<PathBuf> {
     Ok(PathBuf::from(text))
 }
 
+/// A directory.
+pub(super) fn directory(text: &str) -> Parsed<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_dir() { Ok(path) } else { Err("must be a directory that is there".to_owned()) }
+}
+
 /// A path to append to a base URL.
 pub(super) fn path(text: &str) -> Parsed<String> {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '#' | '{' | '}');

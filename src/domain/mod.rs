@@ -1,6 +1,6 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the circuit
-//! breaker's decisions, what a claim of due jobs looks at, which addresses clients may name, the
+//! breaker's decisions, what a claim of due jobs looks at, which third parties a client may use, which addresses clients may name, the
 //! vocabularies of evidence and dead letters, how errors with their causes and text of others are
 //! displayed, and the clocks that all of it goes by. Imports nothing else of ours.
 
@@ -17,6 +17,7 @@ pub mod maintenance;
 pub mod peer_answer;
 pub mod reconcile;
 pub mod schedule;
+pub mod third_party;
 pub mod transaction;
 pub mod visible;
 
@@ -31,6 +32,7 @@ pub use last_answers::LastAnswers;
 pub use maintenance::{Finding, MaintenanceTask};
 pub use reconcile::{Judgement, Seen};
 pub use schedule::{Backoff, PollSchedule, Retries};
+pub use third_party::{ClientThirdParties, DEFAULT_THIRD_PARTY, Route, ThirdPartyName};
 pub use transaction::{
     Content, Decision, NewTransaction, ReportedStatus, SettledBy, Status, Subject,
 };

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::{Route, ThirdPartyName};
+
 super::string_enum! {
     /// Where a transaction stands. It leaves `Pending` at most once by itself.
     Status {
@@ -126,6 +128,13 @@ impl Content {
         let canonical = serde_json::to_vec(self).expect("content is plain JSON");
         Sha256::digest(canonical).into()
     }
+
+    /// The same with the third party that the client `chose` in place of its default, if it did.
+    pub fn hash_at(&self, chose: Option<&ThirdPartyName>) -> [u8; 32] {
+        let Some(third_party) = chose else { return self.hash() };
+        // No content's own form ends like that.
+        Sha256::new().chain_update(self.hash()).chain_update(third_party.as_str()).finalize().into()
+    }
 }
 
 /// A transaction as it is accepted, and as the payload of its create_transaction job.
@@ -137,6 +146,17 @@ pub struct NewTransaction {
     pub client_id: Uuid,
     /// What was posted.
     pub content: Content,
+    /// At which third party it is created.
+    #[serde(default, skip_serializing_if = "Route::is_default")]
+    pub route: Route,
+}
+
+impl NewTransaction {
+    /// The hash of what was posted besides the id: of the content, and of the third party where the
+    /// client chose one in place of its default.
+    pub fn content_hash(&self) -> [u8; 32] {
+        self.content.hash_at(self.route.is_chosen.then_some(&self.route.third_party))
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod tls;
 use std::{
     any::Any,
     cell::Cell,
+    fmt,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -33,9 +34,7 @@ use tokio::time::Instant;
 
 use self::{
     api::{
-        health::Readiness,
-        metrics::Scrape,
-        provider_webhooks::{ProviderWebhooks, ReceiveProviderWebhook},
+        health::Readiness, metrics::Scrape, named_webhooks::NamedWebhooks,
         rejected_webhooks::Rejections,
     },
     middleware::{
@@ -51,7 +50,7 @@ use self::{
 };
 use crate::{
     config::{self, BaseUrl, Config, Role},
-    domain::DatabaseClock,
+    domain::{DatabaseClock, ThirdPartyName},
     operations::Operations,
     store::{
         Database, accept::Accepts, jobs::JobPlan, postgres::coalesce::Coalescer,
@@ -91,8 +90,12 @@ pub struct ApiState {
     pub announcer: Announcer,
     pub clock: DatabaseClock,
     pub webhook: config::Webhook,
-    /// The third party with a profile, where there is one that sends webhooks.
-    pub provider_webhooks: Option<ProviderWebhooks>,
+    /// The names of the third parties that there are.
+    pub third_parties: Vec<ThirdPartyName>,
+    /// Those of them, with a profile or a name, that send webhooks.
+    pub named_webhooks: Vec<NamedWebhooks>,
+    /// The third parties that jobs of this process have lately missed.
+    missing_third_parties: MissingThirdParties,
     /// The clients that were recently found by a key's hash. The statement that writes
     /// checks the key again.
     known_keys: KnownKeys,
@@ -121,6 +124,15 @@ pub struct ApiState {
     pub serves_https: bool,
     /// Whether the start is over: the schema is up to date and the default client registered.
     pub started: AtomicBool,
+}
+
+/// Says which third parties jobs of this process have lately missed.
+struct MissingThirdParties(Box<dyn Fn() -> Vec<ThirdPartyName> + Send + Sync>);
+
+impl fmt::Debug for MissingThirdParties {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("MissingThirdParties").field(&(self.0)()).finish()
+    }
 }
 
 /// Where requests that come often are written.
@@ -155,7 +167,9 @@ impl ApiState {
             clock,
             known_keys: KnownKeys::default(),
             webhook: config.webhook.clone(),
-            provider_webhooks: None,
+            third_parties: config.all_third_parties().map(|(name, _)| name).collect(),
+            named_webhooks: Vec::new(),
+            missing_third_parties: MissingThirdParties(Box::new(Vec::new)),
             operator_tokens: OperatorTokens::new(tokens),
             max_body: config.http.max_body,
             intake: config.intake.clone(),
@@ -175,9 +189,17 @@ impl ApiState {
         }
     }
 
-    /// The same, with a third party whose profile says how it sends webhooks.
-    pub fn with_provider_webhooks(self, provider_webhooks: Option<ProviderWebhooks>) -> Self {
-        Self { provider_webhooks, ..self }
+    /// The same, with third parties whose webhooks have a path of their own.
+    pub fn with_named_webhooks(self, named_webhooks: Vec<NamedWebhooks>) -> Self {
+        Self { named_webhooks, ..self }
+    }
+
+    /// The same, where this says which third parties jobs of this process have lately missed.
+    pub fn with_missing_third_parties(
+        self,
+        missing: Box<dyn Fn() -> Vec<ThirdPartyName> + Send + Sync>,
+    ) -> Self {
+        Self { missing_third_parties: MissingThirdParties(missing), ..self }
     }
 
     /// The state that [`routes`] put into every request.
@@ -282,10 +304,8 @@ pub fn routes(role: Role, state: Arc<ApiState>) -> impl Endpoint<Output = Respon
             .nest("/console", console::routes(&state))
             .nest("/docs", api::docs::routes(service.swagger_ui_html(), pace.clone()))
             .at("/openapi.json", api::docs::openapi(spec.clone(), pace));
-        let route = match &state.provider_webhooks {
-            Some(webhooks) => route.at(webhooks.path(), ReceiveProviderWebhook),
-            None => route,
-        };
+        let named = state.named_webhooks.iter();
+        let route = named.fold(route, |route, webhooks| webhooks.add_to(route));
         (route.nest("/", service), spec)
     } else {
         let health =

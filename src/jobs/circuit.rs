@@ -1,4 +1,4 @@
-//! The third party's circuit breaker, as this process sees it.
+//! A third party's circuit breaker, as this process sees it; each third party has its own.
 //!
 //! Handlers ask before each call and report how it ended. Each process counts its own calls; once
 //! too many of them failed it opens the circuit in the database, for all processes
@@ -26,7 +26,7 @@ use ulid::Ulid;
 use crate::{
     config,
     domain::{
-        CircuitCause, CircuitState,
+        CircuitCause, CircuitState, ThirdPartyName,
         circuit::{TripRule, Window},
     },
     store::{
@@ -82,6 +82,7 @@ impl Permit {
 #[derive(Debug)]
 pub struct CircuitBreaker {
     pool: Database,
+    third_party: ThirdPartyName,
     rule: TripRule,
     window: Duration,
     began: Instant,
@@ -115,7 +116,7 @@ enum Phase {
 
 impl CircuitBreaker {
     /// A breaker that has not seen the shared state yet.
-    pub fn new(pool: Database, config: &config::Circuit) -> Self {
+    pub fn new(pool: Database, third_party: ThirdPartyName, config: &config::Circuit) -> Self {
         let rule = TripRule {
             failure_ratio: config.failure_ratio,
             min_calls: config.min_calls,
@@ -124,6 +125,7 @@ impl CircuitBreaker {
         };
         Self {
             pool,
+            third_party,
             rule,
             window: config.window,
             began: Instant::now(),
@@ -174,7 +176,9 @@ impl CircuitBreaker {
         // The task that holds the lock gets the probe, or the reason why there is none.
         let Ok(_changing) = self.changing.try_lock() else { return self.pass().await };
         let probe = format!("{}-{}", std::process::id(), Ulid::generate());
-        let taken = circuit::take_probe(&self.pool, &probe, longest + PROBE_MARGIN).await?;
+        let taken =
+            circuit::take_probe(&self.pool, &self.third_party, &probe, longest + PROBE_MARGIN)
+                .await?;
         self.refresh().await?;
         match taken {
             Some(open_for) => {
@@ -209,7 +213,15 @@ impl CircuitBreaker {
                     let _changing = self.changing.lock().await;
                     if is_closed_after(self.local().view, trips) {
                         let open_for = self.rule.open_for;
-                        circuit::trip(&self.pool, trips, open_for, cause, &reason).await?;
+                        circuit::trip(
+                            &self.pool,
+                            &self.third_party,
+                            trips,
+                            open_for,
+                            cause,
+                            &reason,
+                        )
+                        .await?;
                     }
                     self.refresh().await
                 }
@@ -278,12 +290,17 @@ impl CircuitBreaker {
         drop(local);
         let was_open = before.is_some_and(|view| matches!(view.phase, Phase::Opened { .. }));
         let reason = circuit.reason.as_deref().unwrap_or_default();
+        let third_party = self.third_party.as_str();
         match phase {
             Phase::Opened { .. } if !was_open => {
-                tracing::warn!(reason, trips = circuit.trips, "the third party's circuit is open");
+                let trips = circuit.trips;
+                tracing::warn!(third_party, reason, trips, "the third party's circuit is open");
             }
             Phase::Closed if was_open => {
-                tracing::info!("the third party's circuit is closed: a probe was answered");
+                tracing::info!(
+                    third_party,
+                    "the third party's circuit is closed: a probe was answered"
+                );
             }
             Phase::Opened { .. } | Phase::Closed => {}
         }
@@ -318,7 +335,7 @@ impl CircuitBreaker {
             humantime::format_duration(self.window),
         );
         let (open_for, cause) = (self.rule.open_for, CircuitCause::Outage);
-        circuit::trip(&self.pool, trips, open_for, cause, &reason).await?;
+        circuit::trip(&self.pool, &self.third_party, trips, open_for, cause, &reason).await?;
         self.refresh().await
     }
 
@@ -331,7 +348,7 @@ impl CircuitBreaker {
         let _changing = self.changing.lock().await;
         match failure {
             None => {
-                circuit::close(&self.pool, probe).await?;
+                circuit::close(&self.pool, &self.third_party, probe).await?;
             }
             Some((cause, failure)) => {
                 let open_for = self.rule.next_open_for(open_for);
@@ -341,7 +358,9 @@ impl CircuitBreaker {
                         format!("the third party refuses our credentials: it {failure}")
                     }
                 };
-                if circuit::reopen(&self.pool, probe, open_for, cause, &reason).await? {
+                if circuit::reopen(&self.pool, &self.third_party, probe, open_for, cause, &reason)
+                    .await?
+                {
                     let open_for = humantime::format_duration(open_for);
                     tracing::info!(
                         failure,
@@ -355,7 +374,7 @@ impl CircuitBreaker {
 
     async fn refresh(&self) -> Result<(), StoreError> {
         let asked = Instant::now();
-        self.see(asked, &circuit::get(&self.pool).await?);
+        self.see(asked, &circuit::get(&self.pool, &self.third_party).await?);
         Ok(())
     }
 
@@ -366,7 +385,7 @@ impl CircuitBreaker {
             return Ok(view);
         }
         let asked = Instant::now();
-        let circuit = circuit::get(&self.pool).await?;
+        let circuit = circuit::get(&self.pool, &self.third_party).await?;
         self.see(asked, &circuit);
         // It was set by the line before, or by somebody else.
         Ok(self.local().view.expect("a view that was seen stays"))

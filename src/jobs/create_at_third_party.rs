@@ -30,10 +30,12 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 
 use super::{
-    Job, JobContext,
+    CalledThirdParty, Job, JobContext,
     circuit::{CircuitAdmission, FREE_PROBES, Permit},
     create_by_profile::{self, History},
+    create_run::CreateRun,
     credentials::CreateRefusal,
+    third_parties::NotConfigured,
     transaction_missing,
 };
 use crate::{
@@ -72,31 +74,36 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     if let Some(unreadable) = transaction.unreadable.first() {
         return Ok(super::unreadable(unreadable));
     }
-    let history = History::read(&context, transaction).await?;
-    match history.begin(&context) {
-        CreateStep::LookUp => match look_up_first(&context, &job, transaction, &history).await? {
+    let party = match context.third_parties.of(transaction) {
+        Ok(party) => party,
+        Err(NotConfigured { wait, why }) => return Ok(waiting(wait, job.claimed.probes, why)),
+    };
+    let _place = match party.creates.take() {
+        Ok(place) => place,
+        Err(wait) => return Ok(Outcome::snooze(wait)),
+    };
+    let history = History::read(&context, &party, transaction).await?;
+    let this = CreateRun { context: &context, party: &party, job: &job, transaction };
+    match history.begin(&party) {
+        CreateStep::LookUp => match this.look_up_first(&history).await? {
             LookedUp::Ended(outcome) => Ok(*outcome),
-            LookedUp::Absent(permit) => {
-                create(&context, &job, transaction, &history, CreateStep::Post, permit).await
-            }
+            LookedUp::Absent(permit) => this.create(&history, CreateStep::Post, permit).await,
         },
         CreateStep::Post if job.claimed.is_last_attempt() => {
             give_up(&context, &job, "none of them was sent").await
         }
         step @ (CreateStep::Post | CreateStep::Repeat) => {
             // There is no lookup that could find out whether the third party answers again.
-            let longest = super::longest_calls(&context.config, context.config.third_party.timeout);
-            match context.circuit.pass_or_probe_create(longest).await? {
-                CircuitAdmission::Granted(permit) => {
-                    create(&context, &job, transaction, &history, step, permit).await
-                }
+            let longest = super::longest_calls(&party.settings, party.settings.timeout);
+            match party.circuit.pass_or_probe_create(longest).await? {
+                CircuitAdmission::Granted(permit) => this.create(&history, step, permit).await,
                 CircuitAdmission::Denied { wait } => Ok(Outcome::snooze(wait)),
             }
         }
         CreateStep::Operator(why) => Ok(create_by_profile::operator(why)),
         // No try begins so.
         CreateStep::Done | CreateStep::Refused | CreateStep::Wait | CreateStep::Hold => {
-            Ok(Outcome::retry(context.config.third_party.create_backoff, "nothing to do"))
+            Ok(Outcome::retry(party.settings.create_backoff, "nothing to do"))
         }
     }
 }
@@ -115,185 +122,209 @@ impl From<Outcome> for LookedUp {
     }
 }
 
-async fn look_up_first(
-    context: &JobContext,
-    job: &Job,
-    transaction: &Transaction,
-    history: &History,
-) -> Result<LookedUp, StoreError> {
-    let id = transaction.id;
-    let third_party = &context.config.third_party;
-    let backoff = third_party.create_backoff;
-    let is_last_lookup = job.claimed.is_last_attempt();
+impl CreateRun<'_> {
+    async fn look_up_first(&self, history: &History) -> Result<LookedUp, StoreError> {
+        let Self { context, party, job, transaction } = *self;
+        let id = transaction.id;
+        let third_party = &party.settings;
+        let backoff = third_party.create_backoff;
+        let is_last_lookup = job.claimed.is_last_attempt();
 
-    let longest = third_party.lookup_timeout + third_party.timeout;
-    let permit = match context.circuit.pass_or_probe_create(longest).await? {
-        CircuitAdmission::Granted(permit) => permit,
-        CircuitAdmission::Denied { wait } => return Ok(Outcome::snooze(wait).into()),
-    };
-    let subject = || Subject { since_create: history.since_create(), ..transaction.subject() };
-    let answer = context.third_party.look_up(id, subject).await;
-    if answer.is_ok() {
-        context.credentials.lookup_taken();
-    }
-    if let Err(error) = &answer
-        && error.is_unauthorized()
-        && context.credentials.are_refused(&context.third_party).await
-    {
-        context.circuit.refuse(permit, CircuitCause::LookupRefused, &error.reason).await;
-        return Ok(held(context, job.claimed.probes, error.reason.clone()).into());
-    }
-    if answer.as_ref().is_err_and(LookupError::is_inconclusive) {
-        return Ok(Outcome::snooze(queue_delay()).into());
-    }
-    let next = history.after_lookup(context, &answer);
-    let outage = answer.as_ref().err().filter(|error| error.is_outage());
-    let goes_on = next == CreateStep::Post && !is_last_lookup;
-    // A probe that is to find out about creates has not ended with its lookup.
-    let mut probe = None;
-    if goes_on && permit.probes_creates() {
-        probe = Some(permit);
-    } else {
-        context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
-    }
-    if let Some(LookupError { retry_after, .. }) = outage
-        && job.claimed.probes < FREE_PROBES
-        && let Some(wait) = context.circuit.wait()
-    {
-        let outcome = Outcome::new(Next::Snooze {
-            delay: wait.max(retry_after.unwrap_or_default()),
-            count: Some(SnoozeCount::Probes(job.claimed.probes.saturating_add(1))),
-        });
-        return Ok(outcome.into());
-    }
+        let longest = third_party.lookup_timeout + third_party.timeout;
+        let permit = match party.circuit.pass_or_probe_create(longest).await? {
+            CircuitAdmission::Granted(permit) => permit,
+            CircuitAdmission::Denied { wait } => return Ok(Outcome::snooze(wait).into()),
+        };
+        let subject = || Subject { since_create: history.since_create(), ..transaction.subject() };
+        let answer = party.client.look_up(id, subject).await;
+        if answer.is_ok() {
+            party.credentials.lookup_taken();
+        }
+        if let Err(error) = &answer
+            && error.is_unauthorized()
+            && party.credentials.are_refused(&party.client).await
+        {
+            party.circuit.refuse(permit, CircuitCause::LookupRefused, &error.reason).await;
+            return Ok(held(party, job.claimed.probes, error.reason.clone()).into());
+        }
+        if answer.as_ref().is_err_and(LookupError::is_inconclusive) {
+            return Ok(Outcome::snooze(queue_delay()).into());
+        }
+        let next = history.after_lookup(party, &answer);
+        let outage = answer.as_ref().err().filter(|error| error.is_outage());
+        let goes_on = next == CreateStep::Post && !is_last_lookup;
+        // A probe that is to find out about creates has not ended with its lookup.
+        let mut probe = None;
+        if goes_on && permit.probes_creates() {
+            probe = Some(permit);
+        } else {
+            party.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+        }
+        if let Some(LookupError { retry_after, .. }) = outage
+            && job.claimed.probes < FREE_PROBES
+            && let Some(wait) = party.circuit.wait()
+        {
+            let outcome = Outcome::new(Next::Snooze {
+                delay: wait.max(retry_after.unwrap_or_default()),
+                count: Some(SnoozeCount::Probes(job.claimed.probes.saturating_add(1))),
+            });
+            return Ok(outcome.into());
+        }
 
-    match (answer, next) {
-        (Ok(Lookup::Found(report)), _) => {
-            let ended = create_by_profile::learn(context, transaction, &report).await;
-            return Ok(ended.unwrap_or_else(|| found(report)).into());
-        }
-        (Ok(Lookup::Unclear { reason }), CreateStep::Operator(why)) => {
-            return Ok(create_by_profile::operator(&format!("{why}: it {reason}")).into());
-        }
-        (_, CreateStep::Operator(why)) => return Ok(create_by_profile::operator(why).into()),
-        (Ok(Lookup::Absent), _) if is_last_lookup => {
-            let why = "it is not at the third party after the last try";
-            return Ok(give_up(context, job, why).await?.into());
-        }
-        (Ok(Lookup::Absent), CreateStep::Post) => {}
-        // Its id there is known, so that it exists.
-        (Err(error), _) if is_last_lookup && history.sent.has_provider_id => {
-            return Ok(Outcome::retry(Duration::ZERO, error.to_string()).into());
-        }
-        (Err(error), _) if is_last_lookup => {
-            return Ok(last_lookup_unanswered(context, job, error).await?.into());
-        }
-        (Err(LookupError { reason, retry_after, .. }), _) => {
-            let delay = backoff.max(retry_after.unwrap_or_default());
-            let why = format!("the lookup got no answer: {reason}");
-            return Ok(Outcome::retry(delay, why).into());
-        }
-        (Ok(Lookup::Absent | Lookup::Unclear { .. }), _) => {
-            return Ok(Outcome::retry(backoff, "the lookup is not clear").into());
-        }
-    }
-
-    Ok(match probe {
-        Some(probe) => LookedUp::Absent(probe),
-        None => match context.circuit.pass().await? {
-            CircuitAdmission::Granted(permit) => LookedUp::Absent(permit),
-            CircuitAdmission::Denied { wait } => Outcome::snooze(wait).into(),
-        },
-    })
-}
-
-async fn create(
-    context: &JobContext,
-    job: &Job,
-    transaction: &Transaction,
-    history: &History,
-    step: CreateStep,
-    permit: Permit,
-) -> Result<Outcome, StoreError> {
-    let backoff = context.config.third_party.create_backoff;
-    let created = match context.third_party.profile() {
-        None => {
-            let (id, content) = (transaction.id, transaction.content());
-            context.third_party.create(id, &content, job.lease.fence()).await
-        }
-        Some(client) => {
-            let sent =
-                create_by_profile::send(context, job, transaction, history, step, client).await?;
-            match sent {
-                Ok(created) => {
-                    created.forget_unless_sent(context, transaction).await;
-                    created.answer
-                }
-                Err(outcome) => return Ok(outcome),
+        match (answer, next) {
+            (Ok(Lookup::Found(report)), _) => {
+                let ended = create_by_profile::learn(self, &report).await;
+                return Ok(ended.unwrap_or_else(|| found(report)).into());
+            }
+            (Ok(Lookup::Unclear { reason }), CreateStep::Operator(why)) => {
+                return Ok(create_by_profile::operator(&format!("{why}: it {reason}")).into());
+            }
+            (_, CreateStep::Operator(why)) => return Ok(create_by_profile::operator(why).into()),
+            (Ok(Lookup::Absent), _) if is_last_lookup => {
+                let why = "it is not at the third party after the last try";
+                return Ok(give_up(context, job, why).await?.into());
+            }
+            (Ok(Lookup::Absent), CreateStep::Post) => {}
+            // Its id there is known, so that it exists.
+            (Err(error), _) if is_last_lookup && history.sent.has_provider_id => {
+                return Ok(Outcome::retry(Duration::ZERO, error.to_string()).into());
+            }
+            (Err(error), _) if is_last_lookup => {
+                return Ok(last_lookup_unanswered(context, job, error).await?.into());
+            }
+            (Err(LookupError { reason, retry_after, .. }), _) => {
+                let delay = backoff.max(retry_after.unwrap_or_default());
+                let why = format!("the lookup got no answer: {reason}");
+                return Ok(Outcome::retry(delay, why).into());
+            }
+            (Ok(Lookup::Absent | Lookup::Unclear { .. }), _) => {
+                return Ok(Outcome::retry(backoff, "the lookup is not clear").into());
             }
         }
-    };
-    if let Err(CreateError::Unauthorized { reason }) = created {
-        return refused(context, job, transaction, history, permit, reason).await;
-    }
-    if !matches!(&created, Err(error) if error.says_nothing()) {
-        if matches!(
-            created,
-            Ok(_) | Err(CreateError::AlreadyExists(_) | CreateError::Rejected { .. })
-        ) {
-            context.credentials.create_taken();
-        }
-        let outage = created.as_ref().err().filter(|error| error.is_outage());
-        context.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
-    }
-    if let Ok(report) | Err(CreateError::AlreadyExists(report)) = &created
-        && let Some(ended) = create_by_profile::learn(context, transaction, report).await
-    {
-        return Ok(ended);
-    }
-    Ok(match created {
-        Ok(report) => exists(EvidenceKind::CreatedAtThirdParty, report),
-        Err(CreateError::AlreadyExists(report)) => found(report),
-        Err(CreateError::Unclear { reason }) => {
-            create_by_profile::operator(&format!("something exists there: it {reason}"))
-        }
-        // Frozen or cut off from the database for too long: another worker may have the job, and
-        // may be past its own lookup.
-        Err(CreateError::Stale) => Outcome::snooze(backoff),
-        Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
-        Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
-        Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
-        Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
-            let delay = backoff.max(retry_after.unwrap_or_default());
-            if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
-        }
-        Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
-            return rejected_after(context, transaction, history, reason).await;
-        }
-    })
-}
 
-/// Refused, which is final unless an earlier create may have gone through: it may be refused for
-/// that one's sake, in words that the profile does not know.
-async fn rejected_after(
-    context: &JobContext,
-    transaction: &Transaction,
-    history: &History,
-    reason: String,
-) -> Result<Outcome, StoreError> {
-    let Some(client) = context.third_party.profile() else { return Ok(rejected(reason)) };
-    let next = client.profile().after_create(&history.sent, CreateMeans::Refused);
-    if let CreateStep::Operator(why) = next {
-        return Ok(create_by_profile::operator(&format!("{why}: it {reason}")));
+        Ok(match probe {
+            Some(probe) => LookedUp::Absent(probe),
+            None => match party.circuit.pass().await? {
+                CircuitAdmission::Granted(permit) => LookedUp::Absent(permit),
+                CircuitAdmission::Denied { wait } => Outcome::snooze(wait).into(),
+            },
+        })
     }
-    if evidence::has_ambiguous_create(&context.pool, transaction.id).await? {
-        let backoff = context.config.third_party.create_backoff;
-        return Ok(ambiguous(
-            backoff,
-            format!("an earlier create may exist, and this one {reason}"),
-        ));
+
+    async fn create(
+        &self,
+        history: &History,
+        step: CreateStep,
+        permit: Permit,
+    ) -> Result<Outcome, StoreError> {
+        let Self { context, party, job, transaction } = *self;
+        let backoff = party.settings.create_backoff;
+        let created = match party.client.profile() {
+            None => {
+                let (id, content) = (transaction.id, transaction.content());
+                party.client.create(id, &content, job.lease.fence()).await
+            }
+            Some(client) => {
+                let sent = create_by_profile::send(self, history, step, client).await?;
+                match sent {
+                    Ok(created) => {
+                        created.forget_unless_sent(context, transaction).await;
+                        created.answer
+                    }
+                    Err(outcome) => return Ok(outcome),
+                }
+            }
+        };
+        if let Err(CreateError::Unauthorized { reason }) = created {
+            return self.refused(history, permit, reason).await;
+        }
+        if !matches!(&created, Err(error) if error.says_nothing()) {
+            if matches!(
+                created,
+                Ok(_) | Err(CreateError::AlreadyExists(_) | CreateError::Rejected { .. })
+            ) {
+                party.credentials.create_taken();
+            }
+            let outage = created.as_ref().err().filter(|error| error.is_outage());
+            party.circuit.record(permit, outage.map(ToString::to_string).as_deref()).await;
+        }
+        if let Ok(report) | Err(CreateError::AlreadyExists(report)) = &created
+            && let Some(ended) = create_by_profile::learn(self, report).await
+        {
+            return Ok(ended);
+        }
+        Ok(match created {
+            Ok(report) => exists(EvidenceKind::CreatedAtThirdParty, report),
+            Err(CreateError::AlreadyExists(report)) => found(report),
+            Err(CreateError::Unclear { reason }) => {
+                create_by_profile::operator(&format!("something exists there: it {reason}"))
+            }
+            // Frozen or cut off from the database for too long: another worker may have the job, and
+            // may be past its own lookup.
+            Err(CreateError::Stale) => Outcome::snooze(backoff),
+            Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
+            Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
+            Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
+            Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
+                let delay = backoff.max(retry_after.unwrap_or_default());
+                if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
+            }
+            Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
+                return self.rejected_after(history, reason).await;
+            }
+        })
     }
-    Ok(rejected(reason))
+
+    /// Refused, which is final unless an earlier create may have gone through: it may be refused for
+    /// that one's sake, in words that the profile does not know.
+    async fn rejected_after(
+        &self,
+        history: &History,
+        reason: String,
+    ) -> Result<Outcome, StoreError> {
+        let Self { context, party, transaction, .. } = *self;
+        let Some(client) = party.client.profile() else { return Ok(rejected(reason)) };
+        let next = client.profile().after_create(&history.sent, CreateMeans::Refused);
+        if let CreateStep::Operator(why) = next {
+            return Ok(create_by_profile::operator(&format!("{why}: it {reason}")));
+        }
+        if evidence::has_ambiguous_create(&context.pool, transaction.id).await? {
+            let backoff = party.settings.create_backoff;
+            return Ok(ambiguous(
+                backoff,
+                format!("an earlier create may exist, and this one {reason}"),
+            ));
+        }
+        Ok(rejected(reason))
+    }
+
+    /// 401 or 403 for the create: the credentials' fault, unless the others are taken.
+    async fn refused(
+        &self,
+        history: &History,
+        permit: Permit,
+        reason: String,
+    ) -> Result<Outcome, StoreError> {
+        let Self { party, job, .. } = *self;
+        let backoff = party.settings.create_backoff;
+        let before = job.claimed.probes;
+        Ok(match party.credentials.judge_create(before, backoff) {
+            CreateRefusal::Credentials => {
+                party.circuit.refuse(permit, CircuitCause::CreateRefused, &reason).await;
+                held(party, before, reason)
+            }
+            CreateRefusal::Unclear => {
+                party.circuit.record(permit, None).await;
+                let count =
+                    SnoozeCount::Refused { probes: before.saturating_add(1), answer: reason };
+                Outcome::new(Next::Snooze { delay: backoff, count: Some(count) })
+            }
+            CreateRefusal::Transaction => {
+                party.circuit.record(permit, None).await;
+                self.rejected_after(history, reason).await?
+            }
+        })
+    }
 }
 
 fn rejected(reason: String) -> Outcome {
@@ -304,37 +335,13 @@ fn rejected(reason: String) -> Outcome {
     })
 }
 
-/// 401 or 403 for the create: the credentials' fault, unless the others are taken.
-async fn refused(
-    context: &JobContext,
-    job: &Job,
-    transaction: &Transaction,
-    history: &History,
-    permit: Permit,
-    reason: String,
-) -> Result<Outcome, StoreError> {
-    let backoff = context.config.third_party.create_backoff;
-    let before = job.claimed.probes;
-    Ok(match context.credentials.judge_create(before, backoff) {
-        CreateRefusal::Credentials => {
-            context.circuit.refuse(permit, CircuitCause::CreateRefused, &reason).await;
-            held(context, before, reason)
-        }
-        CreateRefusal::Unclear => {
-            context.circuit.record(permit, None).await;
-            let count = SnoozeCount::Refused { probes: before.saturating_add(1), answer: reason };
-            Outcome::new(Next::Snooze { delay: backoff, count: Some(count) })
-        }
-        CreateRefusal::Transaction => {
-            context.circuit.record(permit, None).await;
-            rejected_after(context, transaction, history, reason).await?
-        }
-    })
+/// Waits without an attempt until the third party takes our credentials again.
+fn held(party: &CalledThirdParty, probes: u32, answer: String) -> Outcome {
+    waiting(party.circuit.wait().unwrap_or(HELD), probes, answer)
 }
 
-/// Waits without an attempt until the third party takes our credentials again.
-fn held(context: &JobContext, probes: u32, answer: String) -> Outcome {
-    let delay = context.circuit.wait().unwrap_or(HELD);
+/// Waits without an attempt, and says why.
+fn waiting(delay: Duration, probes: u32, answer: String) -> Outcome {
     let count = SnoozeCount::Refused { probes, answer };
     Outcome::new(Next::Snooze { delay, count: Some(count) })
 }

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::{Job, JobContext, longest_calls};
+use super::{CalledThirdParty, JobContext, create_run::CreateRun, longest_calls};
 use crate::{
     domain::DeadLetterKind,
     outbound::{
@@ -35,13 +35,17 @@ pub(super) struct History {
 
 impl History {
     /// Of Quartet's own contract nothing needs to be known: its lookups say everything.
-    pub async fn read(context: &JobContext, transaction: &Transaction) -> Result<Self, StoreError> {
-        let Some(client) = context.third_party.profile() else { return Ok(Self::default()) };
+    pub async fn read(
+        context: &JobContext,
+        party: &CalledThirdParty,
+        transaction: &Transaction,
+    ) -> Result<Self, StoreError> {
+        let Some(client) = party.client.profile() else { return Ok(Self::default()) };
         let stored = match client.profile().depends_on_sent_creates() {
             true => sent_creates::get(&context.pool, transaction.id).await?,
             false => None,
         };
-        let longest = longest_calls(&context.config, context.config.third_party.timeout);
+        let longest = longest_calls(&party.settings, party.settings.timeout);
         let sent = Sent {
             since_first: stored.as_ref().map(|stored| stored.since_first),
             // From when it had certainly left, and not from before its token and its connection.
@@ -52,8 +56,8 @@ impl History {
     }
 
     /// How a try begins.
-    pub fn begin(&self, context: &JobContext) -> CreateStep {
-        match context.third_party.profile() {
+    pub fn begin(&self, party: &CalledThirdParty) -> CreateStep {
+        match party.client.profile() {
             Some(client) => client.profile().begin_create(&self.sent),
             None => CreateStep::LookUp,
         }
@@ -62,7 +66,7 @@ impl History {
     /// How it goes on after a lookup.
     pub fn after_lookup(
         &self,
-        context: &JobContext,
+        party: &CalledThirdParty,
         answer: &Result<Lookup, LookupError>,
     ) -> CreateStep {
         let means = match answer {
@@ -71,7 +75,7 @@ impl History {
             Ok(Lookup::Unclear { .. }) => LookupMeans::Unclear,
             Err(_) => LookupMeans::NoAnswer,
         };
-        match (context.third_party.profile(), means) {
+        match (party.client.profile(), means) {
             (Some(client), means) => client.profile().after_lookup(&self.sent, means),
             (None, LookupMeans::Found) => CreateStep::Done,
             (None, LookupMeans::Absent) => CreateStep::Post,
@@ -93,14 +97,13 @@ pub(super) struct Created {
 
 /// Sends a create, or says how the run ends without one.
 pub(super) async fn send(
-    context: &JobContext,
-    job: &Job,
-    transaction: &Transaction,
+    run: &CreateRun<'_>,
     history: &History,
     step: CreateStep,
     client: &ProfileClient,
 ) -> Result<Result<Created, Outcome>, StoreError> {
-    let prepared = match prepare(context, transaction, history, step, client) {
+    let CreateRun { context, party, job, transaction } = *run;
+    let prepared = match prepare(run, history, step, client) {
         Ok(prepared) => prepared,
         Err(outcome) => return Ok(Err(*outcome)),
     };
@@ -114,27 +117,27 @@ pub(super) async fn send(
             sent_creates::note(&context.pool, transaction.id, sealed.as_deref(), within).await?;
         // Another worker has sent one since this one looked: that one's bytes are to be repeated.
         if step == CreateStep::Post && is_repeated && !note.is_first {
-            return Ok(Err(Outcome::snooze(context.config.third_party.create_backoff)));
+            return Ok(Err(Outcome::snooze(party.settings.create_backoff)));
         }
         noted = Some(note);
     }
     let fence = job.lease.fence();
-    let third_party = &context.third_party;
+    let third_party = &party.client;
     let answer = third_party.create_by_profile(client, transaction.id, &prepared, fence).await;
     Ok(Ok(Created { answer, noted }))
 }
 
 fn prepare(
-    context: &JobContext,
-    transaction: &Transaction,
+    run: &CreateRun<'_>,
     history: &History,
     step: CreateStep,
     client: &ProfileClient,
 ) -> Result<PreparedCreate, Box<Outcome>> {
+    let CreateRun { context, party, transaction, .. } = *run;
     let (id, subject) = (transaction.id, transaction.subject());
     if step != CreateStep::Repeat {
-        let prepared = context.third_party.prepare(client, id, &subject);
-        return prepared.map_err(|why| Box::new(unsendable(context, &why)));
+        let prepared = party.client.prepare(client, id, &subject);
+        return prepared.map_err(|why| Box::new(unsendable(party, &why)));
     }
     let unrepeatable = |why: &str| Box::new(operator(&format!("it may exist, and {why}")));
     let stored = history.stored.as_ref().and_then(|stored| stored.request.as_deref());
@@ -144,15 +147,15 @@ fn prepare(
     };
     let first =
         first.map_err(|why| unrepeatable(&format!("its first request cannot be opened: {why}")))?;
-    let prepared = context.third_party.repeat(client, id, &subject, &first);
+    let prepared = party.client.repeat(client, id, &subject, &first);
     prepared.map_err(|why| unrepeatable(&format!("cannot be repeated: {why}")))
 }
 
 /// The request cannot be made, and nothing was sent.
-fn unsendable(context: &JobContext, why: &RenderError) -> Outcome {
+fn unsendable(party: &CalledThirdParty, why: &RenderError) -> Outcome {
     if why.is_configuration() {
         tracing::error!(%why, "no request to the third party can be made");
-        return Outcome::snooze(context.config.third_party.create_backoff);
+        return Outcome::snooze(party.settings.create_backoff);
     }
     Outcome::new(Next::GiveUp {
         kind: DeadLetterKind::Rejected,
@@ -194,11 +197,8 @@ impl Created {
 }
 
 /// Writes the third party's id. `Some`: how the run ends where that is not possible.
-pub(super) async fn learn(
-    context: &JobContext,
-    transaction: &Transaction,
-    report: &StatusReport,
-) -> Option<Outcome> {
+pub(super) async fn learn(run: &CreateRun<'_>, report: &StatusReport) -> Option<Outcome> {
+    let CreateRun { context, party, transaction, .. } = *run;
     let provider_id = report.provider_id.as_deref()?;
     if transaction.provider_id.as_deref() == Some(provider_id) {
         return None;
@@ -213,7 +213,7 @@ pub(super) async fn learn(
             "the third party answered with its id {provider_id}, which is another transaction's"
         ))),
         Err(error) => {
-            let backoff = context.config.third_party.create_backoff;
+            let backoff = party.settings.create_backoff;
             let why = format!("its id there, {provider_id}, could not be stored: {error}");
             Some(super::create_at_third_party::ambiguous(backoff, why))
         }

@@ -162,7 +162,7 @@ impl LeaseKeeper {
             queues,
             heartbeat: worker.heartbeat,
             dead_after: worker.dead_after,
-            create_backoff: context.config.third_party.create_backoff,
+            create_backoff: super::longest_create_backoff(&context.config),
             state: Mutex::new(KeeperState { workers: HashMap::new(), freshness }),
             renewed: Notify::new(),
         }

@@ -14,12 +14,14 @@
 //! `WORKER__DEAD_AFTER` and run again.
 
 mod backend;
+mod call_places;
 pub mod callback_hosts;
 pub mod circuit;
 mod claim_pace;
 mod claimer;
 pub mod create_at_third_party;
 mod create_by_profile;
+mod create_run;
 pub mod create_transaction;
 pub mod credentials;
 pub mod freshness;
@@ -29,6 +31,7 @@ pub mod queue;
 pub mod runner;
 pub mod slot;
 pub mod supervisor;
+pub mod third_parties;
 pub mod update_status;
 pub mod watcher;
 
@@ -39,14 +42,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     domain::{Backoff, DatabaseClock, DeadLetterKind, JobKind, claim_plan::HoldLimit},
-    outbound::{CallbackClient, ThirdPartyClient, longest_call},
+    outbound::{CallbackClient, longest_call},
     store::{
         Database, StoreError,
         direct_leases::DirectLeases,
         jobs::{
-            ClaimedJob, JobPayload, JobPlan, JobTerms,
+            ClaimedJob, CreateTerms, JobPayload, JobPlan, JobTerms,
             claims::Claims,
             outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         },
@@ -61,6 +64,7 @@ pub use circuit::CircuitBreaker;
 pub use credentials::Credentials;
 pub use lease_keeper::{LeaseKeeper, WorkerLease};
 pub use slot::Slot;
+pub use third_parties::{CalledThirdParty, MissingThirdParties, ThirdParties};
 
 /// Attempts of the jobs whose work is all in the database: create_transaction, and update_status
 /// (whose polls are no attempts). Ten attempts with backoff outlast a long outage.
@@ -88,11 +92,7 @@ pub struct JobContext {
     /// For deadlines and ages.
     pub clock: DatabaseClock,
     pub config: Config,
-    pub third_party: ThirdPartyClient,
-    /// To be asked before each call to the third party.
-    pub circuit: CircuitBreaker,
-    /// Whose fault a refusal is.
-    pub credentials: Credentials,
+    pub third_parties: ThirdParties,
     pub callbacks: CallbackClient,
     /// To be asked before each call of a client.
     pub callback_hosts: CallbackHosts,
@@ -138,8 +138,8 @@ pub type Handler = Arc<
 /// When a job whose run panicked or took too long is run again.
 #[derive(Debug, Clone, Copy)]
 pub enum CrashDelay {
-    /// The run may have reached the third party: exactly this long, and evidence of it.
-    Ambiguous(Duration),
+    /// The run may have reached the third party: its create's backoff, and evidence of it.
+    Ambiguous,
     /// With backoff.
     Backoff(Backoff),
 }
@@ -190,18 +190,35 @@ impl JobDefinition {
 
 /// The longest that a call to the third party takes, with what is called for it: for one that a
 /// profile describes a token, and both once more where that was refused.
-fn longest_calls(config: &Config, timeout: Duration) -> Duration {
-    match &config.third_party.profile {
+fn longest_calls(third_party: &config::ThirdParty, timeout: Duration) -> Duration {
+    match &third_party.profile {
         None => longest_call(timeout),
-        Some(_) => 2 * (longest_call(timeout) + longest_call(config.third_party.lookup_timeout)),
+        Some(_) => 2 * (longest_call(timeout) + longest_call(third_party.lookup_timeout)),
     }
+}
+
+/// The longest of what each third party says.
+fn longest_of_all(config: &Config, each: impl Fn(&config::ThirdParty) -> Duration) -> Duration {
+    let all = config.all_third_parties().map(|(_, third_party)| each(third_party));
+    all.max().unwrap_or_else(|| each(&config.third_party))
+}
+
+/// Most jobs that call third parties at once, of each of the two kinds.
+fn outbound_slots(config: &Config) -> u32 {
+    let in_flight = config.all_third_parties().map(|(_, third_party)| third_party.max_in_flight);
+    config.worker.concurrency.min(in_flight.fold(0, u32::saturating_add).max(1))
+}
+
+/// How long a create waits whose lease was lost: which third party's it is the statements that take
+/// leases back do not look up.
+fn longest_create_backoff(config: &Config) -> Duration {
+    longest_of_all(config, |third_party| third_party.create_backoff)
 }
 
 /// The four kinds of job.
 pub fn definitions(config: &Config) -> Vec<JobDefinition> {
     let concurrency = config.worker.concurrency;
-    let outbound = concurrency.min(config.third_party.max_in_flight);
-    let third_party = &config.third_party;
+    let outbound = outbound_slots(config);
     let backoff = CrashDelay::Backoff(retry_backoff(config));
     vec![
         JobDefinition::new(
@@ -214,9 +231,11 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
         JobDefinition::new(
             JobKind::CreateAtThirdParty,
             outbound,
-            longest_calls(config, third_party.lookup_timeout)
-                + longest_calls(config, third_party.timeout),
-            CrashDelay::Ambiguous(third_party.create_backoff),
+            longest_of_all(config, |third_party| {
+                longest_calls(third_party, third_party.lookup_timeout)
+                    + longest_calls(third_party, third_party.timeout)
+            }),
+            CrashDelay::Ambiguous,
             create_at_third_party::run,
         ),
         JobDefinition::new(
@@ -241,14 +260,20 @@ pub fn definitions(config: &Config) -> Vec<JobDefinition> {
 
 /// When each job is first due, and how often it may be attempted.
 pub fn plan(config: &Config) -> JobPlan {
-    JobPlan::new(config.third_party.create_backoff, |kind| match kind {
+    let create = |third_party: &config::ThirdParty| CreateTerms {
+        max_attempts: create_at_third_party::max_attempts(third_party.create_retries),
+        backoff: third_party.create_backoff,
+    };
+    let named = &config.third_parties.named;
+    let creates = named.iter().map(|(name, named)| (name.clone(), create(&named.settings)));
+    let own = create(&config.third_party);
+    JobPlan::new(own, creates.collect(), |kind| match kind {
         JobKind::CreateTransaction => {
             JobTerms { delay: Duration::ZERO, max_attempts: DATABASE_JOB_ATTEMPTS }
         }
-        JobKind::CreateAtThirdParty => JobTerms {
-            delay: Duration::ZERO,
-            max_attempts: create_at_third_party::max_attempts(config.third_party.create_retries),
-        },
+        JobKind::CreateAtThirdParty => {
+            JobTerms { delay: Duration::ZERO, max_attempts: own.max_attempts }
+        }
         JobKind::UpdateStatus => {
             JobTerms { delay: config.poll.first, max_attempts: DATABASE_JOB_ATTEMPTS }
         }

@@ -169,7 +169,7 @@ impl JobQueue {
         move || {
             let is_left_alone = || {
                 let context = context.upgrade();
-                context.is_none_or(|context| context.circuit.wait().is_some())
+                context.is_none_or(|context| context.third_parties.are_left_alone())
             };
             let ends = stopping.is_cancelled() || lease.is_lost();
             !(more.load(Ordering::Acquire) || ends || asks_third_party && is_left_alone())

@@ -133,7 +133,7 @@ impl Runner {
         tracing::error!("{text}");
         let outcome = Outcome::retry(self.crash_delay(job), text.clone());
         match self.definition.crash_delay {
-            CrashDelay::Ambiguous(_) => {
+            CrashDelay::Ambiguous => {
                 outcome.with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": text }))
             }
             CrashDelay::Backoff(_) => outcome,
@@ -143,7 +143,13 @@ impl Runner {
     fn crash_delay(&self, job: &ClaimedJob) -> Duration {
         let failures = job.attempt();
         match self.definition.crash_delay {
-            CrashDelay::Ambiguous(delay) => delay,
+            CrashDelay::Ambiguous => {
+                let third_party =
+                    job.transaction.as_ref().map(|transaction| &transaction.third_party);
+                let called = third_party.and_then(|name| self.context.third_parties.get(name));
+                let own = &self.context.config.third_party;
+                called.map_or(own, |called| &called.settings).create_backoff
+            }
             CrashDelay::Backoff(backoff) => backoff.delay(failures, rand::random()),
         }
     }

@@ -164,7 +164,7 @@ async fn run_worker(
     };
     if let Some(Registration { lease, .. }) = registration.get() {
         keeper.forget(lease);
-        let backoff = context.config.third_party.create_backoff;
+        let backoff = super::longest_create_backoff(&context.config);
         let release_all = async || {
             let released = jobs::release(&context.pool, &name, &started, backoff).await?;
             if released > 0 {
@@ -209,7 +209,7 @@ async fn close(context: &JobContext, registration: &OnceLock<Registration>) -> V
             return Ok(());
         }
         let unused: Vec<Lease> = handed.iter().map(|job| job.claimed.lease.clone()).collect();
-        let backoff = context.config.third_party.create_backoff;
+        let backoff = super::longest_create_backoff(&context.config);
         let given = leases::give_back(&context.pool, &unused, &[], backoff).await?;
         handed.drain(..).for_each(|job| job.hold.end());
         context.announcer.announce_change();

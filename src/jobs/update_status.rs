@@ -27,7 +27,9 @@ use tokio::sync::Semaphore;
 use super::{
     Job, JobContext, Slot,
     circuit::{CircuitAdmission, FREE_PROBES},
-    longest_calls, transaction_missing,
+    longest_calls,
+    third_parties::NotConfigured,
+    transaction_missing,
 };
 use crate::{
     config::Config,
@@ -59,7 +61,9 @@ const POLLS_ADDED: u32 = 1_000;
 /// The longest that one run may take: its polls, each as slow as it may be, and the waits between.
 pub fn longest_run(config: &Config) -> Duration {
     let schedule = schedule(config);
-    let lookup = longest_calls(config, config.third_party.lookup_timeout);
+    let lookup = super::longest_of_all(config, |third_party| {
+        longest_calls(third_party, third_party.lookup_timeout)
+    });
     let (mut total, mut polls) = (lookup, 1);
     while total < config.poll.deadline && polls < POLLS_ADDED {
         let gap = schedule.gap(polls, 0.0);
@@ -127,16 +131,19 @@ pub async fn run(
         if let Some(unreadable) = current.unreadable.first() {
             break super::unreadable(unreadable);
         }
+        let party = match context.third_parties.of(&current) {
+            Ok(party) => party,
+            Err(NotConfigured { wait, why }) => {
+                answers.add(polls, context.clock.now(), &why, true);
+                break left_alone(&job, &current, wait, polls, 0, answers);
+            }
+        };
         // The deadline is looked at before the poll: so the last poll comes after it.
         let left = time_left(&context, &job, &current).await?;
         // Its id there is not known yet: the create finds it out, or a webhook.
-        if context
-            .third_party
-            .profile()
-            .is_some_and(|client| !client.can_look_up(&current.subject()))
-        {
+        if party.client.profile().is_some_and(|client| !client.can_look_up(&current.subject())) {
             // While nothing is sent, the create cannot find it out.
-            if let Some(wait) = context.circuit.wait() {
+            if let Some(wait) = party.circuit.wait() {
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
             polls = polls.saturating_add(1);
@@ -146,40 +153,47 @@ pub async fn run(
             let wait = schedule.gap(polls, rand::random()).min(left).max(SNOOZE_FROM);
             break postponed(wait, polls, answers);
         }
-        let lookup_timeout = context.config.third_party.lookup_timeout;
-        let permit = match context.circuit.pass_or_probe(lookup_timeout).await? {
+        let place = match party.polls.take() {
+            Ok(place) => place,
+            Err(wait) => {
+                break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
+            }
+        };
+        let lookup_timeout = party.settings.lookup_timeout;
+        let permit = match party.circuit.pass_or_probe(lookup_timeout).await? {
             CircuitAdmission::Granted(permit) => permit,
             CircuitAdmission::Denied { wait } => {
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };
-        let answer = context.third_party.look_up(id, || current.subject()).await;
+        let answer = party.client.look_up(id, || current.subject()).await;
+        drop(place);
         polls = polls.saturating_add(1);
         let (said, is_strange) = describe(&answer);
         if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {
             strange.push(json!({ "answer": said, "poll": polls }));
         }
         if answer.is_ok() {
-            context.credentials.lookup_taken();
+            party.credentials.lookup_taken();
         }
         if answer.as_ref().is_err_and(LookupError::is_unauthorized)
-            && context.credentials.are_refused(&context.third_party).await
+            && party.credentials.are_refused(&party.client).await
         {
             let cause = CircuitCause::LookupRefused;
-            context.circuit.refuse(permit, cause, &said).await;
+            party.circuit.refuse(permit, cause, &said).await;
             // Whatever it has waited for already: this is no transaction's fault.
-            let wait = context.circuit.wait().unwrap_or(SNOOZE_FROM);
+            let wait = party.circuit.wait().unwrap_or(SNOOZE_FROM);
             break left_alone(&job, &current, wait, polls, 0, answers);
         }
         let outage = answer.as_ref().err().filter(|error| error.is_outage());
         // What was not sent says nothing of the third party.
         if !answer.as_ref().is_err_and(LookupError::is_inconclusive) {
-            context.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
+            party.circuit.record(permit, outage.map(|error| error.reason.as_str())).await;
         }
 
         let mut gap = schedule.gap(polls, rand::random());
         if let Some(LookupError { retry_after, .. }) = outage
-            && let Some(wait) = context.circuit.wait()
+            && let Some(wait) = party.circuit.wait()
         {
             let wait = wait.max(retry_after.unwrap_or_default());
             if left.is_none() && job.claimed.probes >= FREE_PROBES {

@@ -6,10 +6,10 @@
 //! up at a bounded rate; what follows from an answer is decided and written in `store::reconcile`,
 //! one SQL transaction each. The gap between two looks at the same transaction doubles up to a day.
 //!
-//! While the third party's circuit is open, when it asks for patience (`Retry-After`), or when it
-//! stops answering, the sweep postpones itself. A crash loses the answers that were not written.
+//! Each third party is asked after the other. While its circuit is open, when it asks for patience
+//! (`Retry-After`), or when it stops answering, the sweep leaves it alone and postpones itself. A crash loses the answers that were not written.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
@@ -20,14 +20,15 @@ use uuid::Uuid;
 
 use super::run::{MaintenanceContext, Run, RunError};
 use crate::{
-    config::Config,
-    domain::{CircuitState, Finding, Seen},
+    config::{self, Config},
+    domain::{CircuitState, Finding, Seen, ThirdPartyName},
     outbound::{
         ThirdPartyClient,
         third_party::{Lookup, LookupError, LookupErrorKind},
     },
     store::{
-        Database, StoreError, circuit,
+        Database, StoreError,
+        circuit::{self, Circuit},
         reconcile::{self, Action, Checked, LateStoring, Scope, Terms},
         transactions,
     },
@@ -145,11 +146,15 @@ pub async fn sweep(
     report: &mut Report,
     mut progress: impl FnMut(&Report),
 ) -> Result<(), StoreError> {
-    let MaintenanceContext { pool, config, third_party, stopping } = context;
+    let MaintenanceContext { pool, config, third_parties, stopping } = context;
     if !request.dry_run {
         close_settled(pool, stopping, report).await?;
     }
-    report.postponed = circuit_open(pool).await?;
+    let circuits = circuit::get_all(pool).await?;
+    // While none of them is called nothing is looked for.
+    let mut open = third_parties.iter().map(|(name, _)| circuit_open(&circuits.of(name)));
+    let all_open: Option<Vec<_>> = open.by_ref().collect();
+    report.postponed = all_open.into_iter().flatten().min_by_key(|(_, wait)| *wait);
     if report.postponed.is_some() {
         return Ok(());
     }
@@ -166,49 +171,25 @@ pub async fn sweep(
     candidates.truncate(limit);
     report.candidates = candidates.len();
 
-    let mut answers = std::pin::pin!(
-        look_up(pool, third_party, config.reconcile.rate, candidates)
-            .take_until(stopping.cancelled())
-    );
-    let (mut silence, mut refused) = (0, None);
-    while let Some((id, answer)) = answers.next().await {
-        let retry_after = answer.as_ref().err().and_then(|error| error.retry_after);
-        silence = match &answer {
-            Err(error) if error.kind == LookupErrorKind::NotAsked => silence,
-            Err(_) => silence + 1,
-            Ok(_) => 0,
-        };
-        let terms = Terms {
-            deadline: config.poll.deadline,
-            recheck: config.reconcile.interval,
-            late: late_storing(config),
-            retry_after: retry_after.unwrap_or_default(),
-            dry_run: request.dry_run,
-        };
-        match reconcile::record(pool, id, seen(answer), &terms).await {
-            Ok(checked) => {
-                report.checked.push(checked);
-                progress(report);
+    let mut refused = None;
+    for (name, ids) in by_third_party(pool, candidates).await? {
+        let sweep = PartySweep { pool, config, request, stopping };
+        let ended = match (third_parties.get(&name), circuit_open(&circuits.of(&name))) {
+            (None, _) => Some((not_configured(&name), config.reconcile.interval)),
+            (Some(_), Some(postponed)) => Some(postponed),
+            (Some(client), None) => {
+                sweep.run(&name, client, ids, report, &mut refused, &mut progress).await?
             }
-            // One that cannot be written must not keep the others from their turn.
-            Err(error) if !error.is_unavailable() => {
-                tracing::warn!(transaction_id = %id, error = &error as &dyn std::error::Error, "not reconciled");
-                refused = Some(error);
+        };
+        // The others are asked nevertheless, and the next sweep does not wait for longer than for
+        // the one that may be asked first.
+        if let Some((reason, wait)) = ended {
+            let sooner = report.postponed.as_ref().is_none_or(|(_, before)| wait < *before);
+            if sooner {
+                report.postponed = Some((reason, wait));
             }
-            Err(error) => return Err(error),
         }
-
-        report.postponed = if let Some(wait) = retry_after {
-            Some(("the third party asks for patience".to_owned(), wait))
-        } else if silence >= SILENCE {
-            let reason = format!("the third party left {silence} lookups without an answer");
-            Some((reason, config.reconcile.interval))
-        } else if report.checked.len().is_multiple_of(CIRCUIT_EVERY) {
-            circuit_open(pool).await?
-        } else {
-            None
-        };
-        if report.postponed.is_some() {
+        if stopping.is_cancelled() {
             break;
         }
     }
@@ -219,10 +200,98 @@ pub async fn sweep(
     Ok(())
 }
 
+/// The candidates of each third party, in their order.
+async fn by_third_party(
+    pool: &Database,
+    candidates: Vec<Uuid>,
+) -> Result<BTreeMap<ThirdPartyName, Vec<Uuid>>, StoreError> {
+    let third_parties = reconcile::third_parties_of(pool, &candidates).await?;
+    let mut sorted: BTreeMap<ThirdPartyName, Vec<Uuid>> = BTreeMap::new();
+    for id in candidates {
+        let name = third_parties.get(&id).cloned().unwrap_or_default();
+        sorted.entry(name).or_default().push(id);
+    }
+    Ok(sorted)
+}
+
+fn not_configured(name: &ThirdPartyName) -> String {
+    format!("the third party {name} is not configured in this process")
+}
+
+/// The part of a sweep that asks one third party.
+struct PartySweep<'a> {
+    pool: &'a Database,
+    config: &'a Config,
+    request: &'a Request,
+    stopping: &'a CancellationToken,
+}
+
+impl PartySweep<'_> {
+    /// Why and for how long the third party is left alone, where the sweep of it ended early.
+    async fn run(
+        &self,
+        name: &ThirdPartyName,
+        client: &ThirdPartyClient,
+        ids: Vec<Uuid>,
+        report: &mut Report,
+        refused: &mut Option<StoreError>,
+        progress: &mut impl FnMut(&Report),
+    ) -> Result<Option<(String, Duration)>, StoreError> {
+        let Self { pool, config, request, stopping } = *self;
+        let settings = config.all_third_parties().find(|(known, _)| known == name);
+        let settings = settings.map_or(&config.third_party, |(_, settings)| settings);
+        let mut answers = std::pin::pin!(
+            look_up(pool, client, config.reconcile.rate, ids).take_until(stopping.cancelled())
+        );
+        let (mut silence, mut looked_up) = (0, 0_usize);
+        while let Some((id, answer)) = answers.next().await {
+            let retry_after = answer.as_ref().err().and_then(|error| error.retry_after);
+            silence = match &answer {
+                Err(error) if error.kind == LookupErrorKind::NotAsked => silence,
+                Err(_) => silence + 1,
+                Ok(_) => 0,
+            };
+            let terms = Terms {
+                deadline: config.poll.deadline,
+                recheck: config.reconcile.interval,
+                late: late_storing(config, settings),
+                retry_after: retry_after.unwrap_or_default(),
+                dry_run: request.dry_run,
+            };
+            match reconcile::record(pool, id, seen(answer), &terms).await {
+                Ok(checked) => {
+                    report.checked.push(checked);
+                    progress(report);
+                }
+                // One that cannot be written must not keep the others from their turn.
+                Err(error) if !error.is_unavailable() => {
+                    let cause = &error as &dyn std::error::Error;
+                    tracing::warn!(transaction_id = %id, error = cause, "not reconciled");
+                    *refused = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+            looked_up += 1;
+            if let Some(wait) = retry_after {
+                return Ok(Some(("the third party asks for patience".to_owned(), wait)));
+            }
+            if silence >= SILENCE {
+                let reason = format!("the third party left {silence} lookups without an answer");
+                return Ok(Some((reason, config.reconcile.interval)));
+            }
+            if looked_up.is_multiple_of(CIRCUIT_EVERY)
+                && let Some(open) = circuit_open(&circuit::get(pool, name).await?)
+            {
+                return Ok(Some(open));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// How long a transaction is looked up again after a create without an answer. The create may still
 /// be under way there for as long as an answer may take, and be stored that much later.
-fn late_storing(config: &Config) -> LateStoring {
-    let third_party = &config.third_party;
+fn late_storing(config: &Config, third_party: &config::ThirdParty) -> LateStoring {
     LateStoring {
         possible_for: third_party.late_storing.max(third_party.create_backoff)
             + third_party.timeout,
@@ -291,8 +360,7 @@ fn seen(answer: Result<Lookup, LookupError>) -> Seen {
 
 /// Why and for how long the third party is not asked. Half-open it is: where no job wants to call
 /// it, nobody else would find out that it answers again.
-async fn circuit_open(pool: &Database) -> Result<Option<(String, Duration)>, StoreError> {
-    let circuit = circuit::get(pool).await?;
+fn circuit_open(circuit: &Circuit) -> Option<(String, Duration)> {
     let is_open = circuit.state == CircuitState::Open;
-    Ok(is_open.then(|| ("the third party's circuit is open".to_owned(), circuit.open_left)))
+    is_open.then(|| ("the third party's circuit is open".to_owned(), circuit.open_left))
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    outbound::ThirdPartyClient,
+    outbound::ThirdPartyClients,
     store::{Database, StoreError},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub struct MaintenanceContext {
     pub pool: Database,
     pub config: Config,
-    pub third_party: ThirdPartyClient,
+    pub third_parties: ThirdPartyClients,
     /// Cancelled when the process stops.
     pub stopping: CancellationToken,
 }

@@ -1,4 +1,4 @@
-//! The client registry: adding a client, disabling it, rotating its API key. Its signing secret is
+//! The client registry: adding a client, its third parties, disabling it, rotating its API key. Its signing secret is
 //! rotated by [`secrets`].
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::secrets::{self, SecretsError};
 use crate::{
+    domain::ClientThirdParties,
     secrets::MasterKeys,
     signature::Secret,
     store::{Database, StoreError, audit::Actor, client_secrets, clients},
@@ -27,6 +28,7 @@ pub struct NewClient<'a> {
     /// One that the egress policy allows.
     pub callback_url: &'a Url,
     pub signing_secret: &'a Secret,
+    pub third_parties: &'a ClientThirdParties,
 }
 
 /// Why a client was not added.
@@ -49,7 +51,7 @@ pub async fn add(
     client: NewClient<'_>,
     actor: Actor<'_>,
 ) -> Result<Uuid, AddClientError> {
-    let NewClient { name, api_key_hash, callback_url, signing_secret } = client;
+    let NewClient { name, api_key_hash, callback_url, signing_secret, third_parties } = client;
     if name.is_empty() || name.chars().count() > MAX_NAME {
         return Err(AddClientError::Name);
     }
@@ -59,11 +61,23 @@ pub async fn add(
         api_key_hash,
         callback_url: callback_url.as_str(),
         signing_secret: &keys.seal(name, signing_secret),
+        third_party: Some(&third_parties.default),
+        other_third_parties: Some(&third_parties.allowed),
     };
     clients::add(pool, &new, actor).await.map_err(|error| match error.constraint() {
         Some(NAME_TAKEN) => AddClientError::NameTaken(name.to_owned()),
         _ => AddClientError::Store(error),
     })
+}
+
+/// Sets the third parties that a client may use. Returns whether the client exists.
+pub async fn set_third_parties(
+    pool: &Database,
+    name: &str,
+    third_parties: &ClientThirdParties,
+    actor: Actor<'_>,
+) -> Result<bool, StoreError> {
+    clients::set_third_parties(pool, name, third_parties, actor).await
 }
 
 /// Refuses a client's API keys from now on. Returns whether the client exists.

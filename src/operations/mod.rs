@@ -30,7 +30,7 @@ pub mod sessions;
 use std::time::Duration;
 
 use crate::{
-    outbound::ThirdPartyClient,
+    outbound::ThirdPartyClients,
     store::{Database, jobs::JobPlan, wakeups::announce::Announcer},
 };
 
@@ -39,8 +39,8 @@ use crate::{
 pub struct Operations {
     pub pool: Database,
     pub plan: JobPlan,
-    /// `None` where no third party is configured: then nothing is looked up there.
-    pub third_party: Option<ThirdPartyClient>,
+    /// Those that are configured: at others nothing is looked up.
+    pub third_parties: ThirdPartyClients,
     /// Silence after which a worker counts as dead.
     pub dead_after: Duration,
     /// Wakes the workers of all processes. `None` in a command, which ends before it could

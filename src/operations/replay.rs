@@ -24,7 +24,7 @@ use crate::{
     store::{
         StoreError,
         audit::Actor,
-        circuit,
+        circuit::{self, Circuits},
         clients::{self, Callback},
         dead_letter_actions::{self, DeadLetterError},
         dead_letters::{self, DeadLetter, Filter},
@@ -161,11 +161,10 @@ impl Operations {
     pub async fn preview(&self, selection: &Selection) -> Result<Selected<Preview>, StoreError> {
         let Selected { count, items: ids } = self.select(selection).await?;
         // A third party that is down is left alone by previews, too.
-        let is_open = bounded(circuit::get(&self.pool)).await?.state == CircuitState::Open;
-        let limit = if is_open { Duration::ZERO } else { PREVIEW_LIMIT };
-        let deadline = Instant::now() + limit;
+        let circuits = bounded(circuit::get_all(&self.pool)).await?;
+        let deadline = Instant::now() + PREVIEW_LIMIT;
         let items = stream::iter(ids)
-            .map(|id| self.preview_one(id, deadline))
+            .map(|id| self.preview_one(id, &circuits, deadline))
             .buffered(LOOKUPS_AT_ONCE)
             // One that has vanished since it was selected is left out.
             .try_filter_map(|preview| async move { Ok(preview) })
@@ -237,6 +236,7 @@ impl Operations {
     async fn preview_one(
         &self,
         id: Uuid,
+        circuits: &Circuits,
         deadline: Instant,
     ) -> Result<Option<Preview>, StoreError> {
         let read = async {
@@ -256,7 +256,17 @@ impl Operations {
             letter.transaction_id.or(transaction.as_ref().map(|transaction| transaction.id));
         let (at_third_party, third_party_status) = match transaction_id {
             Some(transaction_id) if concerns_third_party(&letter) => {
-                self.look_up(transaction_id, transaction.as_ref(), deadline).await
+                let third_party = match &transaction {
+                    Some(transaction) => transaction.third_party.clone(),
+                    None => dead_letter_actions::third_party_of(&letter).to_owned().into(),
+                };
+                let is_open = circuits.of(&third_party).state == CircuitState::Open;
+                match self.third_parties.get(&third_party).filter(|_| !is_open) {
+                    Some(client) => {
+                        look_up_until(client, transaction_id, transaction.as_ref(), deadline).await
+                    }
+                    None => (AtThirdParty::NotAsked, None),
+                }
             }
             _ => (AtThirdParty::NotAsked, None),
         };
@@ -279,24 +289,6 @@ impl Operations {
         }))
     }
 
-    async fn look_up(
-        &self,
-        id: Uuid,
-        transaction: Option<&Transaction>,
-        deadline: Instant,
-    ) -> (AtThirdParty, Option<ReportedStatus>) {
-        let Some(third_party) = self.third_party.as_ref().filter(|_| Instant::now() < deadline)
-        else {
-            return (AtThirdParty::NotAsked, None);
-        };
-        let look_up = look_up(third_party, id, transaction);
-        match tokio::time::timeout_at(deadline, look_up).await {
-            Ok(Ok(Lookup::Found(report))) => (AtThirdParty::Found, report.status),
-            Ok(Ok(Lookup::Absent)) => (AtThirdParty::Absent, None),
-            Ok(Ok(Lookup::Unclear { .. }) | Err(_)) | Err(_) => (AtThirdParty::Unanswered, None),
-        }
-    }
-
     /// The calls that the dead letter's job makes.
     async fn describe_call(
         &self,
@@ -304,7 +296,7 @@ impl Operations {
         transaction: &Transaction,
     ) -> Result<Option<String>, StoreError> {
         let queue = letter.queue.as_deref().and_then(|queue| queue.parse::<JobKind>().ok());
-        Ok(match (queue, &self.third_party) {
+        Ok(match (queue, self.third_parties.get(&transaction.third_party)) {
             (Some(JobKind::NotifyClient), _) => {
                 let client = transaction.client_id;
                 let callbacks = clients::callbacks(&self.pool, &[client]).await?;
@@ -322,6 +314,22 @@ impl Operations {
             }
             _ => None,
         })
+    }
+}
+
+async fn look_up_until(
+    third_party: &ThirdPartyClient,
+    id: Uuid,
+    transaction: Option<&Transaction>,
+    deadline: Instant,
+) -> (AtThirdParty, Option<ReportedStatus>) {
+    if Instant::now() >= deadline {
+        return (AtThirdParty::NotAsked, None);
+    }
+    match tokio::time::timeout_at(deadline, look_up(third_party, id, transaction)).await {
+        Ok(Ok(Lookup::Found(report))) => (AtThirdParty::Found, report.status),
+        Ok(Ok(Lookup::Absent)) => (AtThirdParty::Absent, None),
+        Ok(Ok(Lookup::Unclear { .. }) | Err(_)) | Err(_) => (AtThirdParty::Unanswered, None),
     }
 }
 
@@ -392,6 +400,10 @@ fn plan_replay(
     match letter.kind.replay() {
         Replay::Nothing => return refused(DeadLetterError::NothingToReplay),
         Replay::AppliesWebhook => {
+            // One that another third party created is none that this webhook is about.
+            let third_party = dead_letter_actions::third_party_of(letter);
+            let is_its = |known: &&Transaction| *known.third_party == *third_party;
+            let status = transaction.filter(is_its).and(status);
             return match (status, dead_letter_actions::reported_status(letter)) {
                 (None, _) => refused(DeadLetterError::StillUnknown),
                 (Some(_), None) => refused(DeadLetterError::NothingToReplay),

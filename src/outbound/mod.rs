@@ -23,6 +23,7 @@ mod progress;
 mod resolver;
 mod reuse;
 mod sender;
+mod third_parties;
 pub mod third_party;
 mod third_party_answers;
 
@@ -39,6 +40,7 @@ use tracing::Span;
 pub use client_callback::CallbackClient;
 pub use lease_guard::LeaseGuard;
 pub use sender::longest_call;
+pub use third_parties::ThirdPartyClients;
 pub use third_party::ThirdPartyClient;
 
 use crate::{

@@ -34,7 +34,7 @@ use crate::{
     },
     profiles::RenderError,
     telemetry::{
-        Metrics,
+        Metrics, ThirdPartyMetrics,
         labels::{CalledPeer, CreateResult, LookupResult},
     },
 };
@@ -50,7 +50,7 @@ pub struct ThirdPartyClient {
     webhook_url: String,
     /// Calls it, where it speaks an interface of its own.
     profile: Option<Arc<ProfileClient>>,
-    metrics: Option<Arc<Metrics>>,
+    metrics: Option<Arc<ThirdPartyMetrics>>,
     clock: DatabaseClock,
 }
 
@@ -112,14 +112,14 @@ impl ThirdPartyClient {
         Self { clock, ..self }
     }
 
-    /// The same, counting its calls in `metrics`.
-    pub fn with_metrics(mut self, metrics: Arc<Metrics>) -> Self {
+    /// The same, counting its calls in `metrics` under this name.
+    pub fn with_metrics(mut self, metrics: Arc<Metrics>, name: &str) -> Self {
         self.creates = self.creates.with_metrics(metrics.clone());
         self.lookups = self.lookups.with_metrics(metrics.clone());
         if let Some(profile) = &self.profile {
             profile.set_metrics(metrics.clone());
         }
-        self.metrics = Some(metrics);
+        self.metrics = Some(Arc::new(metrics.third_party(name)));
         self
     }
 
@@ -205,7 +205,7 @@ impl ThirdPartyClient {
         }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
-            metrics.third_party_create(result, began.elapsed());
+            metrics.create(result, began.elapsed());
         }
         created
     }
@@ -302,7 +302,7 @@ impl ThirdPartyClient {
         }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
-            metrics.third_party_lookup(result, began.elapsed());
+            metrics.lookup(result, began.elapsed());
         }
         found
     }

@@ -38,7 +38,8 @@ pub struct Post {
     pub new: NewTransaction,
     /// The hash of its content.
     pub content_hash: [u8; 32],
-    /// The key that the client was known by; it must still be the client's.
+    /// The key that the client was known by; it must still be the client's, which must still have
+    /// the third party as its default or among the others.
     pub api_key_hash: [u8; 32],
     /// The trace that the jobs continue.
     pub traceparent: Option<String>,
@@ -69,8 +70,8 @@ impl Accepted {
     }
 }
 
-/// Writes posts. The answer is `None` where nothing was written: the id exists, or the key is not
-/// valid any more.
+/// Writes posts. The answer is `None` where nothing was written: the id exists, the key is not
+/// valid any more, or the client may not use the third party any more.
 #[derive(Debug)]
 pub struct Accepts {
     pub plan: JobPlan,
@@ -184,6 +185,7 @@ fn accepted_at(post: &Post, created_at: Time) -> Transaction {
         settled_by: None,
         created_at,
         updated_at: created_at.at(),
+        third_party: new.route.third_party.clone(),
         provider_id: None,
         unreadable: Vec::new(),
     }
@@ -247,6 +249,9 @@ async fn insert<'a>(
     let metadata: Vec<Option<Json<_>>> =
         contents.clone().map(|content| content.metadata.as_ref().map(Json)).collect();
     let keys: Vec<&[u8]> = posts.clone().map(|post| &post.api_key_hash[..]).collect();
+    let routes = news.clone().map(|new| &new.route);
+    let third_parties: Vec<&str> = routes.clone().map(|route| route.third_party.as_str()).collect();
+    let chosen: Vec<bool> = routes.map(|route| route.is_chosen).collect();
     let traces: Vec<Option<&str>> =
         posts.clone().flat_map(|post| [post.traceparent.as_deref(); JobRows::EACH]).collect();
     let worker = reservation.map(Reservation::worker);
@@ -262,15 +267,17 @@ async fn insert<'a>(
             SELECT *
             FROM unnest(
                 $1::uuid[], $2::uuid[], $3::bytea[], $4::bigint[], $5::text[], $6::text[],
-                $7::jsonb[], $8::bytea[]
+                $7::jsonb[], $8::bytea[], $19::text[], $20::bool[]
             ) AS posted (
-                id, client_id, content_hash, amount, currency, reference, metadata, api_key_hash
+                id, client_id, content_hash, amount, currency, reference, metadata, api_key_hash,
+                third_party, is_chosen
             )
         ), accepted AS (
             INSERT INTO transactions
-                (id, client_id, content_hash, amount, currency, reference, metadata)
+                (id, client_id, content_hash, amount, currency, reference, metadata, third_party)
             SELECT
-                posted.id, client_id, content_hash, amount, currency, reference, posted.metadata
+                posted.id, client_id, content_hash, amount, currency, reference, posted.metadata,
+                posted.third_party
             FROM posted
             WHERE EXISTS (
                 SELECT FROM clients
@@ -282,7 +289,11 @@ async fn insert<'a>(
                         WHERE retiring.api_key_hash = posted.api_key_hash
                             AND retiring.client_id = clients.id AND retiring.valid_until > now()
                     )
-                )
+                ) AND CASE
+                    WHEN is_chosen THEN clients.third_party <> posted.third_party
+                        AND posted.third_party = ANY (clients.other_third_parties)
+                    ELSE clients.third_party = posted.third_party
+                END
             )
             ON CONFLICT (id) DO NOTHING
             RETURNING id, client_id, created_at
@@ -359,6 +370,8 @@ async fn insert<'a>(
         completes_creation,
         worker,
         &leased,
+        &third_parties as _,
+        &chosen,
     )
     .fetch_all(conn)
     .await?;

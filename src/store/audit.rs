@@ -27,7 +27,8 @@ string_enum! {
         PauseQueue = "pause_queue",
         ResumeQueue = "resume_queue",
         AddClient = "add_client",
-        /// The configuration brought the default client up to date, at the start of a process.
+        /// The configuration brought the default client up to date, at the start of a process; or
+        /// an operator set a client's third parties.
         ConfigureClient = "configure_client",
         DisableClient = "disable_client",
         RotateClientKey = "rotate_client_key",

@@ -1,12 +1,12 @@
-//! The circuit breaker's state that all processes share, table `circuits`; all times are by the
-//! database's clock.
+//! The circuit breakers' state that all processes share, table `circuits`, a row for each third
+//! party; all times are by the database's clock.
 //!
 //! Each change names the state that it begins from, so that of several processes that want the
 //! same change one makes it: a trip names the number of trips before it, and a probe's result the
 //! probe. A late change does nothing. A probe whose process never reports back is available
 //! to another one after `probe_until`.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -15,9 +15,9 @@ use super::{
     StoreError,
     postgres::columns::{MaybeTime, Time},
 };
-use crate::domain::{CircuitCause, CircuitState};
+use crate::domain::{CircuitCause, CircuitState, ThirdPartyName};
 
-/// The third party's circuit, as last read.
+/// A third party's circuit, as last read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Circuit {
     pub state: CircuitState,
@@ -52,11 +52,56 @@ pub struct Probe {
     pub until: DateTime<Utc>,
 }
 
-/// The third party's circuit.
-pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
-    let row = sqlx::query!(
+impl Default for Circuit {
+    /// One that has never opened.
+    fn default() -> Self {
+        Self {
+            state: CircuitState::Closed,
+            opened_at: None,
+            open_until: None,
+            open_for: None,
+            cause: CircuitCause::Outage,
+            reason: None,
+            trips: 0,
+            probe: None,
+            changed_at: DateTime::UNIX_EPOCH,
+            open_left: Duration::ZERO,
+            probe_left: Duration::ZERO,
+        }
+    }
+}
+
+/// The circuits of all third parties; one that has never opened may be missing.
+#[derive(Debug, Clone, Default)]
+pub struct Circuits(HashMap<String, Circuit>);
+
+impl Circuits {
+    /// The circuit of this third party.
+    pub fn of(&self, third_party: &ThirdPartyName) -> Circuit {
+        self.0.get(row_of(third_party)).cloned().unwrap_or_default()
+    }
+}
+
+/// The name of the row, as it was when there was one third party.
+fn row_of(third_party: &ThirdPartyName) -> &str {
+    // No name has a `_`.
+    if third_party.is_default() { "third_party" } else { third_party }
+}
+
+/// The circuit of one third party.
+pub async fn get(
+    executor: impl PgExecutor<'_>,
+    third_party: &ThirdPartyName,
+) -> Result<Circuit, StoreError> {
+    Ok(get_all(executor).await?.of(third_party))
+}
+
+/// All circuits: there are few of them.
+pub async fn get_all(executor: impl PgExecutor<'_>) -> Result<Circuits, StoreError> {
+    let rows = sqlx::query!(
         r#"
         SELECT
+            name,
             CASE
                 WHEN opened_at IS NULL THEN 'closed'
                 WHEN open_until > clock_timestamp() AND isfinite(open_until) THEN 'open'
@@ -73,24 +118,27 @@ pub async fn get(executor: impl PgExecutor<'_>) -> Result<Circuit, StoreError> {
                 THEN extract(epoch FROM probe_until - clock_timestamp())::float8
             END AS probe_left
         FROM circuits
-        WHERE name = 'third_party'
         "#
     )
-    .fetch_one(executor)
+    .fetch_all(executor)
     .await?;
-    Ok(Circuit {
-        state: row.state,
-        opened_at: row.opened_at.into(),
-        open_until: row.open_until.into(),
-        open_for: row.open_for.map(seconds),
-        cause: row.cause,
-        reason: row.reason,
-        trips: row.trips,
-        probe: row.probe_by.zip(row.probe_until.into()).map(|(by, until)| Probe { by, until }),
-        changed_at: row.changed_at.at(),
-        open_left: row.open_left.map(seconds).unwrap_or_default(),
-        probe_left: row.probe_left.map(seconds).unwrap_or_default(),
-    })
+    let circuits = rows.into_iter().map(|row| {
+        let circuit = Circuit {
+            state: row.state,
+            opened_at: row.opened_at.into(),
+            open_until: row.open_until.into(),
+            open_for: row.open_for.map(seconds),
+            cause: row.cause,
+            reason: row.reason,
+            trips: row.trips,
+            probe: row.probe_by.zip(row.probe_until.into()).map(|(by, until)| Probe { by, until }),
+            changed_at: row.changed_at.at(),
+            open_left: row.open_left.map(seconds).unwrap_or_default(),
+            probe_left: row.probe_left.map(seconds).unwrap_or_default(),
+        };
+        (row.name, circuit)
+    });
+    Ok(Circuits(circuits.collect()))
 }
 
 impl Circuit {
@@ -108,6 +156,7 @@ fn seconds(seconds: f64) -> Duration {
 /// Opens the circuit after its first `trips` openings; `false` where another process has done so.
 pub async fn trip(
     executor: impl PgExecutor<'_>,
+    third_party: &ThirdPartyName,
     trips: i32,
     open_for: Duration,
     cause: CircuitCause,
@@ -115,18 +164,23 @@ pub async fn trip(
 ) -> Result<bool, StoreError> {
     let tripped = sqlx::query!(
         r#"
-        UPDATE circuits
-        SET opened_at = clock_timestamp(),
-            open_until = clock_timestamp() + make_interval(secs => $2),
-            open_for = $2, reason = $3, cause = $4,
-            trips = LEAST(trips, 2147483646) + 1, changed_at = clock_timestamp()
+        INSERT INTO circuits (name, opened_at, open_until, open_for, reason, cause, trips)
+        VALUES (
+            $5, clock_timestamp(), clock_timestamp() + make_interval(secs => $2), $2, $3, $4,
+            LEAST($1::int, 2147483646) + 1
+        )
+        ON CONFLICT (name) DO UPDATE
+        SET opened_at = excluded.opened_at, open_until = excluded.open_until,
+            open_for = excluded.open_for, reason = excluded.reason, cause = excluded.cause,
+            trips = excluded.trips, changed_at = clock_timestamp()
         -- The count too: calls of before an opening that has come and gone say nothing any more.
-        WHERE name = 'third_party' AND opened_at IS NULL AND trips = $1
+        WHERE circuits.opened_at IS NULL AND circuits.trips = $1
         "#,
         trips,
         open_for.as_secs_f64(),
         reason,
         cause.as_str(),
+        row_of(third_party),
     )
     .execute(executor)
     .await?;
@@ -137,6 +191,7 @@ pub async fn trip(
 /// the opening before it; `None` where the circuit is not half-open or another probe is live.
 pub async fn take_probe(
     executor: impl PgExecutor<'_>,
+    third_party: &ThirdPartyName,
     probe: &str,
     longest: Duration,
 ) -> Result<Option<Duration>, StoreError> {
@@ -146,7 +201,7 @@ pub async fn take_probe(
         SET probe_by = $1, probe_until = clock_timestamp() + make_interval(secs => $2),
             changed_at = clock_timestamp()
         -- Of two at once the second waits for the row's lock, and then sees the first one's probe.
-        WHERE name = 'third_party'
+        WHERE name = $3
             AND (open_until <= clock_timestamp() OR NOT isfinite(open_until))
             AND (
                 probe_until IS NULL OR probe_until <= clock_timestamp() OR NOT isfinite(probe_until)
@@ -155,6 +210,7 @@ pub async fn take_probe(
         "#,
         probe,
         longest.as_secs_f64(),
+        row_of(third_party),
     )
     .fetch_optional(executor)
     .await?;
@@ -162,15 +218,20 @@ pub async fn take_probe(
 }
 
 /// Closes the circuit, because `probe` was answered; `false` if that probe is out of date.
-pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, StoreError> {
+pub async fn close(
+    executor: impl PgExecutor<'_>,
+    third_party: &ThirdPartyName,
+    probe: &str,
+) -> Result<bool, StoreError> {
     let closed = sqlx::query!(
         r#"
         UPDATE circuits
         SET opened_at = NULL, open_until = NULL, open_for = NULL,
             probe_by = NULL, probe_until = NULL, changed_at = clock_timestamp()
-        WHERE name = 'third_party' AND probe_by = $1
+        WHERE name = $2 AND probe_by = $1
         "#,
-        probe
+        probe,
+        row_of(third_party),
     )
     .execute(executor)
     .await?;
@@ -181,6 +242,7 @@ pub async fn close(executor: impl PgExecutor<'_>, probe: &str) -> Result<bool, S
 /// of date.
 pub async fn reopen(
     executor: impl PgExecutor<'_>,
+    third_party: &ThirdPartyName,
     probe: &str,
     open_for: Duration,
     cause: CircuitCause,
@@ -191,12 +253,13 @@ pub async fn reopen(
         UPDATE circuits
         SET open_until = clock_timestamp() + make_interval(secs => $2), open_for = $2,
             reason = $3, cause = $4, probe_by = NULL, probe_until = NULL, changed_at = clock_timestamp()
-        WHERE name = 'third_party' AND probe_by = $1
+        WHERE name = $5 AND probe_by = $1
         "#,
         probe,
         open_for.as_secs_f64(),
         reason,
         cause.as_str(),
+        row_of(third_party),
     )
     .execute(executor)
     .await?;

@@ -12,6 +12,7 @@ use super::{
     audit::{self, Actor, OperatorAction},
     postgres::columns::{MaybeTime, Time},
 };
+use crate::domain::{ClientThirdParties, ThirdPartyName};
 
 /// What is registered for a client.
 #[derive(Debug, Clone)]
@@ -21,6 +22,17 @@ pub struct NewClient<'a> {
     pub callback_url: &'a str,
     /// Sealed.
     pub signing_secret: &'a str,
+    /// Its default third party; `None`: as it is, at first the one without a name.
+    pub third_party: Option<&'a ThirdPartyName>,
+    /// Those that it may name besides; `None`: as they are, at first none.
+    pub other_third_parties: Option<&'a [ThirdPartyName]>,
+}
+
+impl NewClient<'_> {
+    fn others(&self) -> Option<Vec<&str>> {
+        let others = self.other_third_parties?;
+        Some(others.iter().map(ThirdPartyName::as_str).collect())
+    }
 }
 
 /// A registered client, without its secrets.
@@ -35,6 +47,10 @@ pub struct Client {
     pub old_key_until: Option<DateTime<Utc>>,
     /// Until when a signing secret signs that was rotated.
     pub old_secret_until: Option<DateTime<Utc>>,
+    /// Where its transactions go that name no third party.
+    pub third_party: String,
+    /// Those that they may name besides.
+    pub other_third_parties: Vec<String>,
 }
 
 /// Where and how a client is notified.
@@ -63,17 +79,21 @@ pub async fn add(
     new: &NewClient<'_>,
     actor: Actor<'_>,
 ) -> Result<Uuid, StoreError> {
+    let others = new.others();
     let mut tx = super::begin(pool).await?;
     let id = sqlx::query_scalar!(
         r#"
-        INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
-        VALUES ($1, $2, $3, $4)
+        INSERT INTO clients
+            (name, api_key_hash, callback_url, signing_secret, third_party, other_third_parties)
+        VALUES ($1, $2, $3, $4, COALESCE($5, 'third-party'), COALESCE($6::text[], '{}'))
         RETURNING id
         "#,
         new.name,
         new.api_key_hash,
         new.callback_url,
         new.signing_secret,
+        new.third_party.map(ThirdPartyName::as_str),
+        others.as_deref() as Option<&[&str]>,
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -92,17 +112,21 @@ pub async fn upsert(
     is_same_secret: impl Fn(&str) -> bool,
     actor: Actor<'_>,
 ) -> Result<(), StoreError> {
+    let others = new.others();
     let mut tx = super::begin(pool).await?;
     let added = sqlx::query!(
         r#"
-        INSERT INTO clients (name, api_key_hash, callback_url, signing_secret)
-        VALUES ($1, $2, $3, $4)
+        INSERT INTO clients
+            (name, api_key_hash, callback_url, signing_secret, third_party, other_third_parties)
+        VALUES ($1, $2, $3, $4, COALESCE($5, 'third-party'), COALESCE($6::text[], '{}'))
         ON CONFLICT (name) DO NOTHING
         "#,
         new.name,
         new.api_key_hash,
         new.callback_url,
         new.signing_secret,
+        new.third_party.map(ThirdPartyName::as_str),
+        others.as_deref() as Option<&[&str]>,
     )
     .execute(&mut *tx)
     .await?;
@@ -128,7 +152,7 @@ async fn update(
 ) -> Result<Vec<&'static str>, StoreError> {
     let before = sqlx::query!(
         r#"
-        SELECT api_key_hash, callback_url, signing_secret,
+        SELECT api_key_hash, callback_url, signing_secret, third_party, other_third_parties,
             disabled_at IS NOT NULL AS "is_disabled!"
         FROM clients
         WHERE name = $1
@@ -138,17 +162,21 @@ async fn update(
     )
     .fetch_one(&mut *conn)
     .await?;
+    let others = new.others();
     sqlx::query!(
         r#"
         UPDATE clients
         SET api_key_hash = $2, callback_url = $3, signing_secret = $4, updated_at = now(),
-            disabled_at = NULL
+            disabled_at = NULL, third_party = COALESCE($5, third_party),
+            other_third_parties = COALESCE($6::text[], other_third_parties)
         WHERE name = $1
         "#,
         new.name,
         new.api_key_hash,
         new.callback_url,
         new.signing_secret,
+        new.third_party.map(ThirdPartyName::as_str),
+        others.as_deref() as Option<&[&str]>,
     )
     .execute(conn)
     .await?;
@@ -157,6 +185,11 @@ async fn update(
         ("callback_url", before.callback_url != new.callback_url),
         ("signing_secret", !is_same_secret(&before.signing_secret)),
         ("enabled", before.is_disabled),
+        ("third_party", new.third_party.is_some_and(|name| *name.as_str() != before.third_party)),
+        (
+            "other_third_parties",
+            new.others().is_some_and(|others| others != before.other_third_parties),
+        ),
     ];
     Ok(differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect())
 }
@@ -175,7 +208,8 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<Client>, StoreErr
             (
                 SELECT max(valid_until) FROM client_retiring_secrets
                 WHERE client_id = clients.id AND valid_until > now()
-            ) AS "old_secret_until!: MaybeTime"
+            ) AS "old_secret_until!: MaybeTime",
+            third_party, other_third_parties
         FROM clients
         ORDER BY name
         "#
@@ -205,17 +239,61 @@ pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bo
     Ok(true)
 }
 
+/// Sets the third parties that a client may use; returns whether it exists. Nothing changes where
+/// it has these.
+pub async fn set_third_parties(
+    pool: &Database,
+    name: &str,
+    third_parties: &ClientThirdParties,
+    actor: Actor<'_>,
+) -> Result<bool, StoreError> {
+    let mut tx = super::begin(pool).await?;
+    let others: Vec<&str> = third_parties.allowed.iter().map(ThirdPartyName::as_str).collect();
+    let changed = sqlx::query!(
+        r#"
+        UPDATE clients
+        SET third_party = $2, other_third_parties = $3::text[], updated_at = now()
+        WHERE name = $1 AND (third_party <> $2 OR other_third_parties <> $3)
+        "#,
+        name,
+        third_parties.default.as_str(),
+        &others as &[&str],
+    )
+    .execute(&mut *tx)
+    .await?;
+    if changed.rows_affected() == 0 {
+        return Ok(find_by_name(&mut *tx, name).await?.is_some());
+    }
+    let detail = Map::from_iter([
+        ("changed".to_owned(), vec!["third_parties"].into()),
+        ("third_party".to_owned(), third_parties.default.as_str().into()),
+        ("other_third_parties".to_owned(), others.into()),
+    ]);
+    audit::record_client(&mut tx, actor, OperatorAction::ConfigureClient, name, detail).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// A client as its API key finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundClient {
+    pub id: Uuid,
+    pub third_parties: ClientThirdParties,
+}
+
 /// The enabled client whose API key, present or retiring, has this hash.
 pub async fn find_by_api_key_hash(
     executor: impl PgExecutor<'_>,
     api_key_hash: &[u8],
-) -> Result<Option<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Option<FoundClient>, StoreError> {
+    let found = sqlx::query!(
         r#"
-        SELECT id AS "id!" FROM clients WHERE api_key_hash = $1 AND disabled_at IS NULL
+        SELECT id AS "id!", third_party AS "third_party!",
+            other_third_parties AS "other_third_parties!"
+        FROM clients WHERE api_key_hash = $1 AND disabled_at IS NULL
         UNION ALL
         -- Read only where the first one finds nothing.
-        SELECT clients.id
+        SELECT clients.id, third_party, other_third_parties
         FROM client_retiring_keys AS retiring
         JOIN clients ON clients.id = retiring.client_id
         WHERE retiring.api_key_hash = $1 AND valid_until > now() AND disabled_at IS NULL
@@ -224,7 +302,14 @@ pub async fn find_by_api_key_hash(
         api_key_hash
     )
     .fetch_optional(executor)
-    .await?)
+    .await?;
+    Ok(found.map(|row| FoundClient {
+        id: row.id,
+        third_parties: ClientThirdParties {
+            default: row.third_party.into(),
+            allowed: row.other_third_parties.into_iter().map(ThirdPartyName::from).collect(),
+        },
+    }))
 }
 
 /// The client of this name, enabled or not.

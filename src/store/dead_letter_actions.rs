@@ -1,6 +1,8 @@
 //! What operators do to dead letters: replay, resolve, discard. Each is one SQL transaction with
 //! its audit; one that is refused changes nothing and says why.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -13,7 +15,7 @@ use super::{
     provider_webhooks, settle,
     transactions::{self, Transaction},
 };
-use crate::domain::{DeadLetterState, JobKind, Replay, SettledBy, Status};
+use crate::domain::{DEFAULT_THIRD_PARTY, DeadLetterState, JobKind, Replay, SettledBy, Status};
 
 /// Why nothing was done to a dead letter.
 #[derive(Debug, thiserror::Error)]
@@ -129,14 +131,21 @@ pub async fn replay(
             }
         }
         Replay::AppliesWebhook => {
-            let transaction = opened.transaction.as_ref().ok_or(DeadLetterError::StillUnknown)?;
+            let third_party = third_party_of(letter);
+            let is_its = |known: &&Transaction| *known.third_party == *third_party;
+            let transaction = opened.transaction.as_ref().filter(is_its);
+            let transaction = transaction.ok_or(DeadLetterError::StillUnknown)?;
             let reported = reported_status(letter).ok_or(DeadLetterError::NothingToReplay)?;
             let by = SettledBy::Webhook;
             settle::apply(&mut opened.tx, transaction, reported, by, "operator").await?;
         }
         Replay::RunsJob => {
             let job_id = letter.job_id.as_deref().ok_or(DeadLetterError::NothingToReplay)?;
-            reactivate(&mut opened.tx, job_id, plan).await?;
+            let backoff = match &opened.transaction {
+                Some(transaction) => plan.create(&transaction.third_party).backoff,
+                None => plan.longest_create_backoff(),
+            };
+            reactivate(&mut opened.tx, job_id, backoff).await?;
         }
     }
     opened.close(DeadLetterState::Replayed, actor).await?;
@@ -148,16 +157,21 @@ pub fn reported_status(letter: &DeadLetter) -> Option<Status> {
     letter.detail["status"].as_str()?.parse().ok()
 }
 
+/// The third party whose webhook opened an `unknown_transaction`.
+pub fn third_party_of(letter: &DeadLetter) -> &str {
+    letter.detail["third_party"].as_str().unwrap_or(DEFAULT_THIRD_PARTY)
+}
+
 /// Makes a stopped job due, with fresh attempts.
 async fn reactivate(
     conn: &mut PgConnection,
     job_id: &str,
-    plan: &JobPlan,
+    create_backoff: Duration,
 ) -> Result<(), DeadLetterError> {
     match job_control::lock(&mut *conn, job_id).await?.as_deref() {
         None => Err(DeadLetterError::JobGone),
         Some("Running" | "Queued") => Err(DeadLetterError::JobRunning),
-        Some(_) => Ok(job_control::reactivate(conn, job_id, plan.create_backoff).await?),
+        Some(_) => Ok(job_control::reactivate(conn, job_id, create_backoff).await?),
     }
 }
 

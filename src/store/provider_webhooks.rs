@@ -108,10 +108,11 @@ pub async fn keep(
     Ok(())
 }
 
-/// Waiting webhooks of this profile whose transaction is known by now and whose next try is due,
+/// Waiting webhooks of this third party and profile whose transaction is known by now and whose next try is due,
 /// oldest first.
 pub async fn known(
     executor: impl PgExecutor<'_>,
+    third_party: &str,
     profile: &str,
     limit: i64,
 ) -> Result<Vec<(WaitingWebhook, Uuid)>, StoreError> {
@@ -126,12 +127,14 @@ pub async fn known(
             WHERE third_party = waiting.third_party AND provider_id = waiting.provider_id
             LIMIT 1
         ) AS known
-        WHERE ended_at IS NULL AND profile = $1 AND next_try_at <= now()
+        WHERE ended_at IS NULL AND profile = $1 AND waiting.third_party = $3
+            AND next_try_at <= now()
         ORDER BY received_at, webhook_id
         LIMIT $2
         "#,
         profile,
         limit,
+        third_party,
     )
     .fetch_all(executor)
     .await?;

@@ -10,7 +10,7 @@ use super::{
     transactions::Filter,
     wanted,
 };
-use crate::domain::{SettledBy, Status};
+use crate::domain::{DEFAULT_THIRD_PARTY, SettledBy, Status};
 
 /// A transaction in an operator's list.
 #[derive(Debug, Clone)]
@@ -27,6 +27,9 @@ pub struct TransactionRow {
     pub created_at: Time,
     pub settled_at: Option<DateTime<Utc>>,
     pub settled_by: Option<SettledBy>,
+    pub third_party: String,
+    /// The third party's id.
+    pub provider_id: Option<String>,
 }
 
 /// A page of transactions, newest first, of the ranges of an index, one for each status, under a
@@ -77,7 +80,8 @@ macro_rules! select_page {
                 version AS "version!", notified_version AS "notified_version!", amount, currency,
                 reference, created_at AS "created_at!: Time",
                 settled_at AS "settled_at!: MaybeTime",
-                settled_by AS "settled_by!: Column<Option<SettledBy>>"
+                settled_by AS "settled_by!: Column<Option<SettledBy>>",
+                third_party AS "third_party!", provider_id
             FROM (SELECT * FROM settled UNION ALL SELECT * FROM pending) AS page
             ORDER BY created_at DESC, id DESC
             LIMIT $6
@@ -100,11 +104,33 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<TransactionRow>, StoreError> {
-    // A statement for each index: one for both would have one plan for both.
-    let found = if let Some(client_id) = client_id {
-        select_page!(filter, limit, "client_id = $7", client_id).fetch_all(executor).await?
-    } else {
-        select_page!(filter, limit, "true").fetch_all(executor).await?
-    };
-    Ok(found)
+    // A statement for each index: one for all would have one plan for all.
+    let third_party = filter.third_party.as_deref();
+    Ok(match (client_id, third_party) {
+        (Some(client_id), _) => {
+            let condition = select_page!(
+                filter,
+                limit,
+                "client_id = $7 AND third_party = COALESCE($8, third_party)",
+                client_id,
+                third_party
+            );
+            condition.fetch_all(executor).await?
+        }
+        (None, None) => select_page!(filter, limit, "true").fetch_all(executor).await?,
+        // Most are of this one: the index by status finds them.
+        (None, Some(DEFAULT_THIRD_PARTY)) => {
+            let of_default = select_page!(filter, limit, "third_party = 'third-party'");
+            of_default.fetch_all(executor).await?
+        }
+        (None, Some(third_party)) => {
+            let of_other = select_page!(
+                filter,
+                limit,
+                "third_party = $7 AND third_party <> 'third-party'",
+                third_party
+            );
+            of_other.fetch_all(executor).await?
+        }
+    })
 }

@@ -17,7 +17,9 @@ use super::{
     },
     wanted,
 };
-use crate::domain::{Content, Decision, JobKind, NewTransaction, SettledBy, Status, Subject};
+use crate::domain::{
+    Content, Decision, JobKind, NewTransaction, Route, SettledBy, Status, Subject, ThirdPartyName,
+};
 
 /// A row of `transactions`. There is one for each row, however strange: a value that cannot be read
 /// stands as the nearest one that can, and is named in `unreadable`.
@@ -37,6 +39,8 @@ pub struct Transaction {
     pub settled_by: Option<SettledBy>,
     pub created_at: Time,
     pub updated_at: DateTime<Utc>,
+    /// Where it is created.
+    pub third_party: ThirdPartyName,
     /// The third party's id.
     pub provider_id: Option<String>,
     pub unreadable: Vec<Unreadable>,
@@ -88,7 +92,10 @@ impl Transaction {
 
     /// The transaction as it was accepted.
     pub fn as_new(&self) -> NewTransaction {
-        NewTransaction { id: self.id, client_id: self.client_id, content: self.content() }
+        let content = self.content();
+        let is_chosen = self.content_hash == content.hash_at(Some(&self.third_party));
+        let route = Route { third_party: self.third_party.clone(), is_chosen };
+        NewTransaction { id: self.id, client_id: self.client_id, content, route }
     }
 }
 
@@ -108,6 +115,7 @@ struct StoredTransaction {
     settled_by: Column<Option<SettledBy>>,
     created_at: Time,
     updated_at: Time,
+    third_party: String,
     provider_id: Option<String>,
 }
 
@@ -151,6 +159,7 @@ impl From<StoredTransaction> for Transaction {
             settled_by,
             created_at: stored.created_at,
             updated_at: stored.updated_at.at(),
+            third_party: stored.third_party.into(),
             provider_id: stored.provider_id,
             unreadable,
         }
@@ -168,8 +177,8 @@ pub async fn insert_if_absent(
         r#"
         WITH accepted AS (
             INSERT INTO transactions
-                (id, client_id, content_hash, amount, currency, reference, metadata)
-            VALUES ($1, $2, $3, $4, $5, $6, $7)
+                (id, client_id, content_hash, amount, currency, reference, metadata, third_party)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $9)
             ON CONFLICT (id) DO NOTHING
             RETURNING id
         )
@@ -178,12 +187,13 @@ pub async fn insert_if_absent(
         "#,
         new.id,
         new.client_id,
-        &content.hash()[..],
+        &new.content_hash()[..],
         content.amount,
         content.currency,
         content.reference,
         content.metadata.as_ref().map(Json) as _,
         JobKind::CreateTransaction.as_str(),
+        new.route.third_party.as_str(),
     )
     .execute(executor)
     .await?;
@@ -266,7 +276,7 @@ pub(super) async fn lock_all(
                 settled_at AS "settled_at!: MaybeTime",
                 settled_by AS "settled_by!: Column<Option<SettledBy>>",
                 created_at AS "created_at: Time", updated_at AS "updated_at: Time",
-                provider_id
+                third_party, provider_id
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
@@ -289,7 +299,7 @@ pub(super) async fn lock_all(
                 settled_at AS "settled_at!: MaybeTime",
                 settled_by AS "settled_by!: Column<Option<SettledBy>>",
                 created_at AS "created_at: Time", updated_at AS "updated_at: Time",
-                provider_id
+                third_party, provider_id
             FROM transactions
             WHERE id = ANY ($1::uuid[])
             ORDER BY id
@@ -328,7 +338,7 @@ pub async fn get_all(
             settled_at AS "settled_at!: MaybeTime",
             settled_by AS "settled_by!: Column<Option<SettledBy>>",
             created_at AS "created_at: Time", updated_at AS "updated_at: Time",
-            provider_id
+            third_party, provider_id
         FROM transactions
         WHERE id = ANY ($1::uuid[])
         "#,
@@ -364,6 +374,7 @@ pub struct Filter {
     pub created_after: Option<DateTime<Utc>>,
     /// Before.
     pub created_before: Option<DateTime<Utc>>,
+    pub third_party: Option<String>,
     pub cursor: Option<Cursor>,
 }
 
@@ -420,7 +431,7 @@ pub async fn list(
             notified_version AS "notified_version!", settled_at AS "settled_at!: MaybeTime",
             settled_by AS "settled_by!: Column<Option<SettledBy>>",
             created_at AS "created_at!: Time", updated_at AS "updated_at!: Time",
-            provider_id
+            third_party AS "third_party!", provider_id
         FROM (SELECT * FROM settled UNION ALL SELECT * FROM pending) AS page
         ORDER BY created_at DESC, id DESC
         LIMIT $7

@@ -23,7 +23,8 @@ use super::{
     transactions::{self, Transaction},
 };
 use crate::domain::{
-    DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, string_enum,
+    DeadLetterKind, Decision, EvidenceKind, ReportedStatus, SettledBy, Status, ThirdPartyName,
+    string_enum,
 };
 
 const SOURCE: &str = "webhook";
@@ -53,6 +54,8 @@ impl From<Decision> for WebhookOutcome {
 pub struct Webhook {
     /// The `webhook-id` header, 1 to 255 characters.
     pub webhook_id: String,
+    /// Who sent it: it is about none of another third party's transactions.
+    pub third_party: ThirdPartyName,
     pub transaction_id: Uuid,
     pub status: ReportedStatus,
     /// What of a profile decided the status.
@@ -135,6 +138,7 @@ impl Webhooks {
             .filter(is_taken)
             .map(|webhook| {
                 let current = transactions.get(webhook.transaction_id);
+                let current = current.filter(|known| known.third_party == webhook.third_party);
                 let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
                     current.decide(webhook.status.into(), SettledBy::Webhook).into()
                 });
@@ -180,7 +184,10 @@ impl Webhooks {
                         _ => {}
                     }
                 }
-                None => open_unknown(&mut *conn, webhook).await?,
+                None => {
+                    let is_anothers = transactions.get(webhook.transaction_id).is_some();
+                    open_unknown(&mut *conn, webhook, is_anothers).await?;
+                }
             }
             let new = Received { outcome, duplicate: false, at, settled_since, is_leased: false };
             received.insert(webhook_id, new);
@@ -279,17 +286,37 @@ async fn first_outcome(
     Ok((first.outcome, first.at.at()))
 }
 
-async fn open_unknown(conn: &mut PgConnection, webhook: &Webhook) -> Result<(), StoreError> {
+async fn open_unknown(
+    conn: &mut PgConnection,
+    webhook: &Webhook,
+    is_anothers: bool,
+) -> Result<(), StoreError> {
     let (id, status) = (webhook.transaction_id, webhook.status);
+    let third_party = &webhook.third_party;
+    let mut detail = json!({ "status": status.as_str(), "webhook_id": webhook.webhook_id });
+    if !third_party.is_default() {
+        detail["third_party"] = third_party.as_str().into();
+    }
     let rule = webhook.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
     dead_letters::open(
         conn,
         &NewDeadLetter {
             kind: DeadLetterKind::UnknownTransaction,
-            cause: format!("unknown:{id}:{status}"),
+            cause: match third_party.is_default() {
+                true => format!("unknown:{id}:{status}"),
+                false => format!("unknown:{third_party}:{id}:{status}"),
+            },
             transaction_id: id,
-            reason: format!("a webhook reports {status} for a transaction that is not here{rule}"),
-            detail: json!({ "status": status.as_str(), "webhook_id": webhook.webhook_id }),
+            reason: match is_anothers {
+                false => {
+                    format!("a webhook reports {status} for a transaction that is not here{rule}")
+                }
+                true => format!(
+                    "a webhook of {third_party} reports {status} for a transaction of another third \
+                     party, and changes nothing{rule}"
+                ),
+            },
+            detail,
         },
         SOURCE,
     )

@@ -16,13 +16,11 @@ use sqlx::PgPool;
 
 use super::{
     database_errors::DatabaseErrors,
-    labels::{
-        AcceptResult, CalledPeer, CreateResult, LookupResult, NotifyResult, RejectReason,
-        SentAgain, WebhookResult,
-    },
+    labels::{AcceptResult, CalledPeer, NotifyResult, RejectReason, SentAgain, WebhookResult},
     operations::OperationMetrics,
     reading::DatabaseReading,
     registering::{ByWord, Maker, buckets},
+    third_party::{THIRD_PARTY, ThirdPartyMetrics},
 };
 use crate::domain::{JobKind, RunOutcome, SettledBy};
 
@@ -77,10 +75,9 @@ pub struct Metrics {
     accepts: ByWord<AcceptResult>,
     webhooks: ByWord<WebhookResult>,
     queues: ByWord<JobKind, QueueMetrics>,
-    creates: ByWord<CreateResult>,
-    lookups: ByWord<LookupResult>,
-    create_duration: Histogram,
-    lookup_duration: Histogram,
+    third_party_calls: IntCounterVec,
+    third_party_durations: HistogramVec,
+    has_several_third_parties: bool,
     idle_closed: ByWord<CalledPeer>,
     sent_again: ByWord<CalledPeer, ByWord<SentAgain>>,
     notifications: ByWord<NotifyResult>,
@@ -102,6 +99,16 @@ impl Metrics {
     /// Metrics at zero, of a process of this role with these pools, whose `database_error_counts`
     /// are exposed.
     pub fn new(
+        role: &str,
+        pools: Vec<NamedPool>,
+        database_error_counts: Arc<DatabaseErrors>,
+    ) -> Result<Self, prometheus::Error> {
+        Self::of_third_parties(false, role, pools, database_error_counts)
+    }
+
+    /// The same where there may be several third parties, which a label then names.
+    pub fn of_third_parties(
+        has_several_third_parties: bool,
         role: &str,
         pools: Vec<NamedPool>,
         database_error_counts: Arc<DatabaseErrors>,
@@ -160,15 +167,19 @@ impl Metrics {
                 attempts: attempts.with_label_values(&[queue]),
             }
         };
-        let calls = make.counters(
+        let named = |labels: &[&'static str]| {
+            let name = has_several_third_parties.then_some(THIRD_PARTY);
+            labels.iter().copied().chain(name).collect::<Vec<_>>()
+        };
+        let third_party_calls = make.counters(
             "quartet_third_party_calls_total",
-            "Calls of the third party, by call and result.",
-            &["call", "result"],
+            "Calls of a third party, by call and result.",
+            &named(&["call", "result"]),
         )?;
-        let call_durations = make.histograms(
+        let third_party_durations = make.histograms(
             "quartet_third_party_call_duration_seconds",
-            "Time that calls of the third party took, answered or not.",
-            &["call"],
+            "Time that calls of a third party took, answered or not.",
+            &named(&["call"]),
             &LONG_BUCKETS,
         )?;
         let idle_closed = make.counters(
@@ -255,14 +266,9 @@ impl Metrics {
                 webhooks.with_label_values(&[word.as_str()])
             }),
             queues: ByWord::new(queue),
-            creates: ByWord::new(|word: CreateResult| {
-                calls.with_label_values(&["create", word.as_str()])
-            }),
-            lookups: ByWord::new(|word: LookupResult| {
-                calls.with_label_values(&["lookup", word.as_str()])
-            }),
-            create_duration: call_durations.with_label_values(&["create"]),
-            lookup_duration: call_durations.with_label_values(&["lookup"]),
+            third_party_calls,
+            third_party_durations,
+            has_several_third_parties,
             idle_closed: ByWord::new(|peer: CalledPeer| {
                 idle_closed.with_label_values(&[peer.as_str()])
             }),
@@ -354,16 +360,11 @@ impl Metrics {
         }
     }
 
-    /// A create was answered, or not, after `took`.
-    pub fn third_party_create(&self, result: CreateResult, took: Duration) {
-        self.creates.get(result).inc();
-        self.create_duration.observe(took.as_secs_f64());
-    }
-
-    /// A lookup was answered, or not, after `took`.
-    pub fn third_party_lookup(&self, result: LookupResult, took: Duration) {
-        self.lookups.get(result).inc();
-        self.lookup_duration.observe(took.as_secs_f64());
+    /// What is counted of the calls of one third party. Its name is a label where there are
+    /// several.
+    pub fn third_party(&self, name: &str) -> ThirdPartyMetrics {
+        let name = self.has_several_third_parties.then_some(name);
+        ThirdPartyMetrics::new(name, &self.third_party_calls, &self.third_party_durations)
     }
 
     /// A notification was answered, or not, after `took`.

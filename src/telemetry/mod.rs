@@ -15,10 +15,12 @@ pub mod metrics;
 pub mod operations;
 pub mod reading;
 mod registering;
+mod third_party;
 pub mod traces;
 
 pub use self::{
     logs::{LogFormat, Telemetry, TelemetryError, init, log_panics, try_init},
     metrics::Metrics,
+    third_party::ThirdPartyMetrics,
     traces::TraceSettings,
 };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prometheus::{GaugeVec, Opts, Registry, core::Collector, proto::MetricFamily};
 
+use super::third_party::THIRD_PARTY;
 use crate::domain::{CircuitState, DeadLetterKind, JobKind};
 
 /// What was read for one scrape.
@@ -18,7 +19,15 @@ pub struct DatabaseReading {
     pub dead_letters: Vec<(DeadLetterKind, i64)>,
     /// Workers that were seen lately; a queue that is not here has none.
     pub workers: Vec<(JobKind, i64)>,
-    /// The third party's circuit.
+    /// Each third party.
+    pub third_parties: Vec<ThirdPartyReading>,
+}
+
+/// How a third party stands.
+#[derive(Debug, Clone)]
+pub struct ThirdPartyReading {
+    /// Where there are several.
+    pub name: Option<String>,
     pub circuit: CircuitState,
     /// Whether it is open because the third party refuses our credentials.
     pub credentials_refused: bool,
@@ -98,20 +107,30 @@ pub(super) fn families(
         workers.with_label_values(&[queue.as_str()]).set(count.map_or(0, |(_, n)| *n) as f64);
     }
 
+    let has_names = reading.third_parties.iter().any(|third_party| third_party.name.is_some());
+    let name = has_names.then_some(THIRD_PARTY);
+    let state = ["state"].into_iter().chain(name).collect::<Vec<_>>();
     let circuit = gauge(
         "quartet_circuit_state",
-        "The third party's circuit: 1 for the state that it is in (closed, open, half_open).",
-        &["state"],
+        "A third party's circuit: 1 for the state that it is in (closed, open, half_open).",
+        &state,
     )?;
-    for state in CircuitState::ALL {
-        let is_in = f64::from(u8::from(*state == reading.circuit));
-        circuit.with_label_values(&[state.as_str()]).set(is_in);
-    }
     let refused = gauge(
         "quartet_third_party_credentials_refused",
-        "Whether the third party's queues are held because it refuses our credentials (401, 403).",
-        &[],
+        "Whether a third party's jobs are held because it refuses our credentials (401, 403).",
+        &Vec::from_iter(name),
     )?;
-    refused.with_label_values(&[] as &[&str]).set(f64::from(u8::from(reading.credentials_refused)));
+    for third_party in &reading.third_parties {
+        let name = third_party.name.as_deref();
+        for state in CircuitState::ALL {
+            let is_in = f64::from(u8::from(*state == third_party.circuit));
+            let labels: Vec<&str> = [state.as_str()].into_iter().chain(name).collect();
+            circuit.with_label_values(&labels).set(is_in);
+        }
+        let labels = Vec::from_iter(name);
+        refused
+            .with_label_values(&labels)
+            .set(f64::from(u8::from(third_party.credentials_refused)));
+    }
     Ok(registry.gather())
 }

@@ -57,6 +57,7 @@ const OPERATORS_SIDE: [&str; 3] = ["src/cli", "src/http/console", "src/http/oper
 const READS: &[&str] = &[
     "audit::list",
     "circuit::get",
+    "circuit::get_all",
     "clients::find_by_name",
     "clients::list",
     "connect",

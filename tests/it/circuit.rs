@@ -38,7 +38,7 @@ fn with_circuit(app: AppBuilder) -> AppBuilder {
 }
 
 async fn read(pool: &PgPool) -> Circuit {
-    circuit::get(pool).await.unwrap()
+    circuit::get(pool, &Default::default()).await.unwrap()
 }
 
 async fn wait_state(pool: &PgPool, state: CircuitState) -> Circuit {
@@ -330,10 +330,11 @@ async fn of_many_at_once_one_trips_and_one_probes() {
     let world = World::new().await;
     let pool = &world.pool;
     let second = Duration::from_secs(1);
-    let trip = |trips| circuit::trip(pool, trips, 60 * second, CircuitCause::Outage, "test");
+    let name = &Default::default();
+    let trip = |trips| circuit::trip(pool, name, trips, 60 * second, CircuitCause::Outage, "test");
     let tripped = join_all((0..8).map(|_| trip(0))).await;
     assert_eq!(tripped.into_iter().filter(|tripped| *tripped.as_ref().unwrap()).count(), 1);
-    let take = |by: String| async move { circuit::take_probe(pool, &by, 60 * second).await };
+    let take = |by: String| async move { circuit::take_probe(pool, name, &by, 60 * second).await };
     assert_eq!(take("early".to_owned()).await.unwrap(), None, "it is open");
 
     let half_open = async || {
@@ -351,10 +352,12 @@ async fn of_many_at_once_one_trips_and_one_probes() {
     // A lost probe is taken over, and its late result changes nothing.
     sqlx::query("UPDATE circuits SET probe_until = now()").execute(pool).await.unwrap();
     assert_eq!(take("next".to_owned()).await.unwrap(), Some(60 * second));
-    assert!(!circuit::close(pool, &by).await.unwrap());
-    assert!(!circuit::reopen(pool, &by, second, CircuitCause::Outage, "late").await.unwrap());
+    assert!(!circuit::close(pool, name, &by).await.unwrap());
+    assert!(!circuit::reopen(pool, name, &by, second, CircuitCause::Outage, "late").await.unwrap());
     assert!(
-        circuit::reopen(pool, "next", 120 * second, CircuitCause::Outage, "in time").await.unwrap()
+        circuit::reopen(pool, name, "next", 120 * second, CircuitCause::Outage, "in time")
+            .await
+            .unwrap()
     );
     let circuit = read(pool).await;
     assert_eq!((circuit.state, circuit.trips), (CircuitState::Open, 1));
@@ -363,7 +366,7 @@ async fn of_many_at_once_one_trips_and_one_probes() {
 
     half_open().await;
     take("last".to_owned()).await.unwrap().unwrap();
-    assert!(circuit::close(pool, "last").await.unwrap());
+    assert!(circuit::close(pool, name, "last").await.unwrap());
     assert!(!trip(0).await.unwrap(), "calls of before the opening say nothing");
     assert!(trip(1).await.unwrap());
     assert_eq!(read(pool).await.trips, 2);

@@ -10,8 +10,9 @@ use crate::{
     support::exposition::Exposition,
 };
 
-/// What Prometheus itself adds when it scrapes.
-const ADDED: [&str; 2] = ["instance", "job"];
+/// What Prometheus itself adds when it scrapes, and what metrics have where there are several third
+/// parties.
+const ADDED: [&str; 3] = ["instance", "job", "third_party"];
 
 fn file(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));

@@ -59,6 +59,7 @@ mod routes;
 mod secrets;
 mod security_headers;
 mod settings;
+mod several;
 mod shutdown;
 mod standard_webhooks;
 mod strange_rows;

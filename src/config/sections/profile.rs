@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::super::{DEFAULT_THIRD_PARTY, settings::Settings, value::Parsed};
+use super::super::{
+    DEFAULT_THIRD_PARTY,
+    settings::Settings,
+    value::{Parsed, directory},
+};
 use crate::profiles::{Names, Profile, SHIPPED, SecretText, Shipped, Values, WEBHOOK_SECRETS};
 
 const PROFILE: &str = "QUARTET_THIRD_PARTY__PROFILE";
@@ -30,10 +34,7 @@ pub struct ThirdPartyProfile {
 
 impl PartialEq for ThirdPartyProfile {
     fn eq(&self, other: &Self) -> bool {
-        let same_settings = |a: &LiveValues, b: &LiveValues| {
-            a.directory == b.directory && a.from_settings == b.from_settings
-        };
-        self.profile == other.profile && same_settings(&self.values, &other.values)
+        self.profile == other.profile && self.values == other.values
     }
 }
 
@@ -144,7 +145,7 @@ fn refuse_missing(settings: &mut Settings, names: &Names, values: &Values) {
 /// What is there of the webhooks' secrets must be keys as the profile writes them.
 fn refuse_webhook_secrets(settings: &mut Settings, profile: &Profile, values: &Values) {
     let Some(webhook) = profile.webhook() else { return };
-    if profile.name() == DEFAULT_THIRD_PARTY {
+    if profile.name() == DEFAULT_THIRD_PARTY && !settings.is_of_file() {
         let problem = format!(
             "must not be a profile with the name {DEFAULT_THIRD_PARTY} and a [webhook] section: these \
              webhooks have the path of Quartet's own contract"
@@ -175,11 +176,6 @@ fn parse_profile(text: &str) -> Parsed<Profile> {
         format!("must be one of {}, or a file, such as ./own.toml", names.join(", "))
     })?;
     shipped.profile().map_err(|why| format!("cannot be used:\n{why}"))
-}
-
-fn directory(text: &str) -> Parsed<PathBuf> {
-    let path = PathBuf::from(text);
-    if path.is_dir() { Ok(path) } else { Err("must be a directory that is there".to_owned()) }
 }
 
 /// The text of a file; `None`: there is none.
@@ -216,8 +212,15 @@ struct Present {
 /// When each file was changed, and its length.
 type Files = BTreeMap<String, Option<(SystemTime, u64)>>;
 
+impl PartialEq for LiveValues {
+    /// Whether the settings are the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.directory == other.directory && self.from_settings == other.from_settings
+    }
+}
+
 impl LiveValues {
-    fn new(directory: Option<PathBuf>, names: &Names, from_settings: Values) -> Self {
+    pub(super) fn new(directory: Option<PathBuf>, names: &Names, from_settings: Values) -> Self {
         let names = names.secrets.union(&names.optional_secrets);
         let names = names.filter(|name| !from_settings.secrets.contains_key(*name));
         Self {

@@ -7,7 +7,7 @@ use poem::web::Data;
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
 use crate::{
-    domain::clock::is_notable,
+    domain::{ThirdPartyName, clock::is_notable},
     http::{
         ApiState,
         problem::{Problem, ProblemJson},
@@ -15,8 +15,20 @@ use crate::{
     store::{self, circuit},
 };
 
-const CREDENTIALS_REFUSED: &str = "the third party refuses our credentials (401 or 403); its \
-     queues are held until it takes them";
+/// `None` stands for the only one.
+fn credentials_refused(third_party: Option<&ThirdPartyName>) -> String {
+    let name = third_party.map(|name| format!(" {name}")).unwrap_or_default();
+    format!(
+        "the third party{name} refuses our credentials (401 or 403); its queues are held until it \
+         takes them"
+    )
+}
+
+fn not_configured(third_party: &ThirdPartyName) -> String {
+    format!(
+        "transactions wait because their third party {third_party} is not configured in this process"
+    )
+}
 
 /// Health checks.
 pub struct HealthApi;
@@ -28,7 +40,8 @@ pub struct Health {
     /// Always `ok`.
     pub status: String,
     /// What does not keep the process from its work, and should be mended: its clock differs from
-    /// the database's by more than 5 s, or the third party refuses our credentials.
+    /// the database's by more than 5 s, a third party refuses our credentials, or transactions wait
+    /// for one that is not configured.
     #[oai(skip_serializing_if_is_none)]
     pub detail: Option<String>,
 }
@@ -68,8 +81,8 @@ pub enum ReadyResponse {
 #[derive(Debug, Clone)]
 pub(in crate::http) enum Readiness {
     Ready {
-        /// Whether the third party refuses our credentials.
-        credentials_refused: bool,
+        /// The third parties that refuse our credentials.
+        credentials_refused: Vec<ThirdPartyName>,
     },
     /// The start is not over.
     Starting,
@@ -80,9 +93,11 @@ pub(in crate::http) enum Readiness {
 async fn readiness(state: Arc<ApiState>) -> Readiness {
     match state.within_limit(store::ping(&state.pool)).await {
         Ok(()) if state.started.load(Ordering::Acquire) => {
-            let circuit = state.within_limit(circuit::get(&state.pool)).await;
-            let refused = circuit.is_ok_and(|circuit| circuit.refuses_credentials());
-            Readiness::Ready { credentials_refused: refused }
+            let circuits = state.within_limit(circuit::get_all(&state.pool)).await;
+            let circuits = circuits.unwrap_or_default();
+            let refuses = |name: &&ThirdPartyName| circuits.of(name).refuses_credentials();
+            let refused = state.third_parties.iter().filter(refuses).cloned();
+            Readiness::Ready { credentials_refused: refused.collect() }
         }
         Ok(()) => Readiness::Starting,
         Err(problem) => Readiness::Away(problem.cause.unwrap_or_default().into()),
@@ -108,9 +123,14 @@ impl HealthApi {
         match state.within_limit(check.map(Ok::<_, Problem>)).await {
             Ok(Some(Readiness::Ready { credentials_refused })) => {
                 let skew = state.clock.skew().filter(|skew| is_notable(*skew));
-                let refused = credentials_refused.then(|| CREDENTIALS_REFUSED.to_owned());
+                let is_only = state.third_parties.len() == 1;
+                let refused = credentials_refused
+                    .iter()
+                    .map(|name| self::credentials_refused((!is_only).then_some(name)));
+                let missing = (state.missing_third_parties.0)();
                 let details = skew.map(store::postgres::clock::describe).into_iter().chain(refused);
-                let details: Vec<String> = details.collect();
+                let details: Vec<String> =
+                    details.chain(missing.iter().map(not_configured)).collect();
                 let detail = (!details.is_empty()).then(|| details.join("; "));
                 ReadyResponse::Ready(Json(Health::ok(detail)))
             }

@@ -13,7 +13,7 @@ use crate::{
         queues::{self, QueueStats},
         scrape,
     },
-    telemetry::reading::{DatabaseReading, QueueReading},
+    telemetry::reading::{DatabaseReading, QueueReading, ThirdPartyReading},
 };
 
 /// Text format 0.0.4.
@@ -64,13 +64,21 @@ async fn read(state: &ApiState) -> Result<DatabaseReading, StoreError> {
     // Of one moment.
     let mut connection = store::begin_snapshot(&state.scrape_pool).await?;
     let queues = queues::list(&mut *connection).await?;
-    let circuit = circuit::get(&mut *connection).await?;
+    let circuits = circuit::get_all(&mut *connection).await?;
+    let has_several = state.third_parties.len() > 1;
+    let third_parties = state.third_parties.iter().map(|name| {
+        let circuit = circuits.of(name);
+        ThirdPartyReading {
+            name: has_several.then(|| name.to_string()),
+            circuit: circuit.state,
+            credentials_refused: circuit.refuses_credentials(),
+        }
+    });
     Ok(DatabaseReading {
         queues: queues.into_iter().map(Into::into).collect(),
         dead_letters: scrape::open_dead_letters(&mut *connection).await?,
         workers: scrape::workers_alive(&mut *connection, state.dead_after).await?,
-        circuit: circuit.state,
-        credentials_refused: circuit.refuses_credentials(),
+        third_parties: third_parties.collect(),
     })
 }
 

@@ -5,6 +5,7 @@ pub mod guides;
 pub mod health;
 mod inline_hashes;
 pub mod metrics;
+pub mod named_webhooks;
 pub(in crate::http) mod openapi;
 pub(in crate::http) mod pace;
 pub mod provider_webhooks;

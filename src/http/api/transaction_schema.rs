@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    domain::{EvidenceKind, SettledBy, Status},
+    domain::{DEFAULT_THIRD_PARTY, EvidenceKind, SettledBy, Status},
     http::{
         api_enum::ApiEnum,
         middleware::body::{self, FieldFault, Fields, FromFields},
@@ -34,6 +34,10 @@ pub struct CreateTransaction {
     /// Make it at random (a UUID of version 4 or 7): a post of an id that another client has is a
     /// 409, so that an id that can be guessed can be found, or taken first.
     pub id: Uuid,
+    /// Name of the third party that creates it, one of those that you may use; your default one
+    /// where it is left out.
+    #[oai(validator(max_length = 64))]
+    pub third_party: Option<String>,
     /// Minor units of the currency (cents for EUR), not negative. Send `amount` and `currency`
     /// together, or neither; one without the other is answered 422.
     #[oai(validator(minimum(value = "0")))]
@@ -52,6 +56,7 @@ impl Example for CreateTransaction {
     fn example() -> Self {
         Self {
             id: example_id(),
+            third_party: None,
             amount: Some(1250),
             currency: Some("EUR".to_owned()),
             reference: Some("Invoice 2026-117".to_owned()),
@@ -67,6 +72,7 @@ fn example_id() -> Uuid {
 impl FromFields for CreateTransaction {
     fn from_fields(fields: &mut Fields) -> Option<Self> {
         let id = fields.required("id", body::uuid);
+        let third_party = fields.optional("third_party", body::text);
         let amount = fields.optional("amount", body::amount);
         let has_amount = amount.is_some();
         let currency = fields.optional("currency", currency);
@@ -80,7 +86,7 @@ impl FromFields for CreateTransaction {
         }
         let reference = fields.optional("reference", reference);
         let metadata = fields.optional("metadata", metadata);
-        Some(Self { id: id?, amount, currency, reference, metadata })
+        Some(Self { id: id?, third_party, amount, currency, reference, metadata })
     }
 }
 
@@ -127,6 +133,10 @@ fn metadata(value: Value) -> Result<BTreeMap<String, String>, FieldFault> {
 pub struct Transaction {
     /// The id you posted.
     pub id: Uuid,
+    /// Name of the third party that creates it.
+    pub third_party: String,
+    /// The third party's own id of it, once that is known.
+    pub provider_id: Option<String>,
     /// `pending`, then once `completed`, `declined` or `failed`.
     pub status: ApiEnum<Status>,
     /// Starts at 1 and grows by one with each status change.
@@ -159,6 +169,8 @@ impl Example for Transaction {
         let settled_at = DateTime::from_timestamp_nanos(1_795_428_031_250_000_000);
         Self {
             id: posted.id,
+            third_party: DEFAULT_THIRD_PARTY.to_owned(),
+            provider_id: None,
             status: ApiEnum(Status::Completed),
             version: 2,
             amount: posted.amount,
@@ -178,6 +190,8 @@ impl From<transactions::Transaction> for Transaction {
     fn from(row: transactions::Transaction) -> Self {
         Self {
             id: row.id,
+            third_party: row.third_party.into(),
+            provider_id: row.provider_id,
             status: ApiEnum(row.status),
             version: row.version,
             amount: row.amount,

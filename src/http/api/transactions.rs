@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::transaction_schema::{CreateTransaction, EventList, Transaction, TransactionList};
 use crate::{
-    domain::{Content, JobKind, NewTransaction, Status},
+    domain::{ClientThirdParties, Content, JobKind, NewTransaction, Route, Status, ThirdPartyName},
     http::{
         ApiState,
         answers::answers,
@@ -25,7 +25,7 @@ use crate::{
             body::StrictJson,
         },
         page::{self, Page},
-        problem::{Problem, ProblemJson, ProblemType},
+        problem::{FieldProblem, Problem, ProblemJson, ProblemType},
     },
     store::{
         accept::{Accepted, Post},
@@ -151,43 +151,61 @@ impl TransactionsApi {
         state: Data<&Arc<ApiState>>,
         body: StrictJson<CreateTransaction>,
     ) -> poem::Result<CreateTransactionResponse> {
-        let CreateTransaction { id, amount, currency, reference, metadata } = body.0;
-        let content = Content { amount, currency, reference, metadata };
-        let new = NewTransaction { id, client_id: client.0.id, content };
-        let content_hash = new.content.hash();
+        let CreateTransaction { id, third_party, amount, currency, reference, metadata } = body.0;
+        let posted = Posted {
+            client_id: client.0.id,
+            content: Content { amount, currency, reference, metadata },
+            third_party,
+        };
         let location = format!("/v1/transactions/{id}");
         let span = Span::current();
         span.record("transaction_id", display(id));
         let traceparent = traces::traceparent(&span);
 
+        let mut route = posted.route(&state, &client.0.third_parties);
         for _ in 0..ACCEPT_TRIES {
-            let post = Post {
-                new: new.clone(),
-                content_hash,
-                api_key_hash: client.0.api_key_hash,
-                traceparent: traceparent.clone(),
-            };
-            if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
-                announce(&state, &accepted);
-                let accepted = Json(accepted.transaction.into());
-                return Ok(CreateTransactionResponse::Accepted(accepted, location));
+            if let Some(route) = route.take() {
+                let content = posted.content.clone();
+                let new = NewTransaction { id, client_id: client.0.id, content, route };
+                let post = Post {
+                    content_hash: new.content_hash(),
+                    new,
+                    api_key_hash: client.0.api_key_hash,
+                    traceparent: traceparent.clone(),
+                };
+                if let Some(accepted) = state.within_limit(state.accepts.submit(post)).await? {
+                    announce(&state, &accepted);
+                    let accepted = Json(accepted.transaction.into());
+                    return Ok(CreateTransactionResponse::Accepted(accepted, location));
+                }
             }
-            if !client.0.is_still_known(&state).await? {
+            let Some(third_parties) = client.0.refreshed(&state).await? else {
                 return Ok(CreateTransactionResponse::Unauthorized(ProblemJson(
                     Problem::unauthorized(),
                 )));
-            }
+            };
             let existing = state.within_limit(transactions::get(&state.pool, id)).await?;
-            // None: the post that held the id was rolled back after it had blocked this one.
-            let Some(existing) = existing else { continue };
-            if existing.client_id != new.client_id || existing.content_hash != content_hash {
-                let detail = "this id was posted before with other content or by another client";
-                let problem =
-                    Problem::new(StatusCode::CONFLICT, detail).of_type(ProblemType::IdConflict);
-                return Ok(CreateTransactionResponse::Conflict(ProblemJson(problem)));
+            match existing {
+                Some(existing) if posted.is_repeat_of(&existing) => {
+                    let existing = Json(existing.into());
+                    return Ok(CreateTransactionResponse::Replayed(existing, location, true));
+                }
+                Some(_) => {
+                    let detail =
+                        "this id was posted before with other content or by another client";
+                    let problem =
+                        Problem::new(StatusCode::CONFLICT, detail).of_type(ProblemType::IdConflict);
+                    return Ok(CreateTransactionResponse::Conflict(ProblemJson(problem)));
+                }
+                // The post that held the id was rolled back after it had blocked this one; or what
+                // the client may use was not known here as it is now.
+                None => {}
             }
-            let existing = Json(existing.into());
-            return Ok(CreateTransactionResponse::Replayed(existing, location, true));
+            route = posted.route(&state, &third_parties);
+            if route.is_none() {
+                let problem = posted.not_allowed(&state, &third_parties);
+                return Ok(CreateTransactionResponse::Invalid(ProblemJson(problem)));
+            }
         }
         Err(Problem::unavailable().because("the id was held by posts that were rolled back").into())
     }
@@ -256,6 +274,7 @@ impl TransactionsApi {
             status: status.0.map(|status| status.0),
             created_after: created_after.0.map(page::storable),
             created_before: created_before.0.map(page::storable),
+            third_party: None,
             cursor: page::after(cursor.0.as_deref())?,
         };
         let list = transactions::list(&state.pool, client.0.id, &filter, page::rows(limit.0));
@@ -279,6 +298,52 @@ impl TransactionsApi {
         let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))
+    }
+}
+
+/// What a client posted, besides the id.
+struct Posted {
+    client_id: Uuid,
+    content: Content,
+    third_party: Option<String>,
+}
+
+impl Posted {
+    /// Where it goes; `None` where its client may not use that third party, or there is none of
+    /// this name here.
+    fn route(&self, state: &ApiState, own: &ClientThirdParties) -> Option<Route> {
+        let route = own.route(self.third_party.as_deref())?;
+        state.third_parties.contains(&route.third_party).then_some(route)
+    }
+
+    /// Whether it says the same as the post of a transaction. To leave the third party out is the
+    /// same as to name the client's default, as that was then.
+    fn is_repeat_of(&self, existing: &transactions::Transaction) -> bool {
+        let is_hash = |hash: [u8; 32]| existing.content_hash == hash;
+        let content = &self.content;
+        existing.client_id == self.client_id
+            && match &self.third_party {
+                None => is_hash(content.hash()),
+                Some(name) => {
+                    let chosen = Some(&existing.third_party);
+                    *existing.third_party == **name
+                        && (is_hash(content.hash()) || is_hash(content.hash_at(chosen)))
+                }
+            }
+    }
+
+    fn not_allowed(&self, state: &ApiState, own: &ClientThirdParties) -> Problem {
+        let known = own.all().filter(|name| state.third_parties.contains(name));
+        let names: Vec<&str> = known.map(ThirdPartyName::as_str).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let detail = match &self.third_party {
+            Some(_) => format!("must be one that you may use: {names}"),
+            None => format!(
+                "is required, because your default, {}, is not configured here; you may use: {names}",
+                own.default
+            ),
+        };
+        Problem::invalid(vec![FieldProblem::at("/third_party".to_owned(), detail)])
     }
 }
 

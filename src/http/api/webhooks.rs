@@ -20,16 +20,17 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        JobKind, ReportedStatus, SettledBy, UnknownWord,
+        JobKind, ReportedStatus, SettledBy, ThirdPartyName, UnknownWord,
         peer_answer::{self, Field},
     },
     http::{
         ApiState,
+        api::provider_webhooks::webhook_id,
         api_enum::ApiEnum,
         middleware::body,
         problem::{FieldProblem, Problem, ProblemJson, ProblemType},
     },
-    signature::{self, SignedHeaders, VerifyError},
+    signature::{self, Secret, SignedHeaders, VerifyError},
     store::{
         jobs,
         rejected_webhooks::WebhookRejection,
@@ -162,14 +163,27 @@ impl<'a> ApiExtractor<'a> for SignedWebhook {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        Self::read(request, body).await.map_err(|Rejected { reason, problem }| {
-            ApiState::of(request).rejected_webhooks.note(request, reason, &problem.detail);
-            if problem.status == StatusCode::UNAUTHORIZED.as_u16() {
-                unsigned(*problem)
-            } else {
-                (*problem).into()
-            }
-        })
+        let state = ApiState::of(request);
+        let sender = Sender { name: ThirdPartyName::default(), secrets: &state.webhook.secrets };
+        Self::from_sender(sender, request, body).await
+    }
+}
+
+/// A third party that speaks Quartet's own contract.
+pub(in crate::http) struct Sender<'a> {
+    pub name: ThirdPartyName,
+    pub secrets: &'a [Secret],
+}
+
+impl Sender<'_> {
+    /// The id that repeats of a webhook are recognised by, among those of all third parties: that
+    /// of one without a name as it is, unless it looks like another's.
+    fn webhook_id(&self, state: &ApiState, given: &str) -> String {
+        let looks_like =
+            |name: &str| given.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+        let is_plain = self.name.is_default()
+            && !state.third_parties.iter().any(|name| !name.is_default() && looks_like(name));
+        if is_plain { given.to_owned() } else { webhook_id(&self.name, given) }
     }
 }
 
@@ -211,7 +225,27 @@ impl From<VerifyError> for Rejected {
 }
 
 impl SignedWebhook {
-    async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Rejected> {
+    /// A webhook of this sender; an error is the answer to one that is not taken.
+    pub(in crate::http) async fn from_sender(
+        sender: Sender<'_>,
+        request: &Request,
+        body: &mut RequestBody,
+    ) -> poem::Result<Self> {
+        Self::read(sender, request, body).await.map_err(|Rejected { reason, problem }| {
+            ApiState::of(request).rejected_webhooks.note(request, reason, &problem.detail);
+            if problem.status == StatusCode::UNAUTHORIZED.as_u16() {
+                unsigned(*problem)
+            } else {
+                (*problem).into()
+            }
+        })
+    }
+
+    async fn read(
+        sender: Sender<'_>,
+        request: &Request,
+        body: &mut RequestBody,
+    ) -> Result<Self, Rejected> {
         let state = ApiState::of(request);
         let bytes = body::read(request, body)
             .await
@@ -222,7 +256,7 @@ impl SignedWebhook {
             timestamp: only_line(request, signature::TIMESTAMP_HEADER)?,
             signature: Some(&signatures),
         };
-        let (secrets, tolerance) = (&state.webhook.secrets, state.webhook.tolerance);
+        let (secrets, tolerance) = (sender.secrets, state.webhook.tolerance);
         let now = crate::http::now().timestamp();
         let webhook_id = signature::verify(secrets, headers, &bytes, now, tolerance)?;
         if webhook_id.chars().count() > MAX_WEBHOOK_ID {
@@ -236,7 +270,8 @@ impl SignedWebhook {
         let parsed = ThirdPartyWebhook::read(&bytes, request.content_type())
             .map_err(|problem| Rejected::body(problem, WebhookRejection::BadJson))?;
         let webhook = Webhook {
-            webhook_id: webhook_id.to_owned(),
+            webhook_id: sender.webhook_id(state, webhook_id),
+            third_party: sender.name,
             transaction_id: parsed.id,
             status: parsed.status.0,
             rule: None,
@@ -347,18 +382,23 @@ impl WebhooksApi {
         state: Data<&Arc<ApiState>>,
         webhook: SignedWebhook,
     ) -> poem::Result<ReceiveWebhookResponse> {
-        let SignedWebhook { webhook, traceparent } = webhook;
-        Span::current().record("transaction_id", display(webhook.transaction_id));
-        if traces::is_on() {
-            join_trace(&state, webhook.transaction_id, traceparent.as_deref()).await;
-        }
-        let received = state.within_limit(state.webhooks.submit(webhook)).await?;
-        note(&state, received);
-        Ok(ReceiveWebhookResponse::Received(Json(WebhookReceipt {
-            outcome: ApiEnum(received.outcome),
-            duplicate: received.duplicate,
-        })))
+        Ok(ReceiveWebhookResponse::Received(Json(receive(&state, webhook).await?)))
     }
+}
+
+/// Does what a webhook says.
+pub(in crate::http) async fn receive(
+    state: &ApiState,
+    webhook: SignedWebhook,
+) -> Result<WebhookReceipt, Problem> {
+    let SignedWebhook { webhook, traceparent } = webhook;
+    Span::current().record("transaction_id", display(webhook.transaction_id));
+    if traces::is_on() {
+        join_trace(state, webhook.transaction_id, traceparent.as_deref()).await;
+    }
+    let received = state.within_limit(state.webhooks.submit(webhook)).await?;
+    note(state, received);
+    Ok(WebhookReceipt { outcome: ApiEnum(received.outcome), duplicate: received.duplicate })
 }
 
 /// Makes the request a part of the trace that the transaction's accept began; the trace that the

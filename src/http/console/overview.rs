@@ -15,12 +15,12 @@ use super::{
     session::Session,
 };
 use crate::{
-    domain::{CircuitState, JobKind},
+    domain::{CircuitState, JobKind, ThirdPartyName},
     http::{self, ApiState},
     store::{
         StoreError,
         audit::{self, Recorded},
-        circuit::{self, Circuit},
+        circuit::{self, Circuit, Circuits},
         dead_letters::{self, OpenCount},
         jobs::leases,
         maintenance::{self, TaskState},
@@ -60,7 +60,7 @@ struct OverviewPage {
     open: Vec<OpenCount>,
     /// Live workers by queue.
     alive: BTreeMap<String, i64>,
-    circuit: Circuit,
+    circuits: Vec<NamedCircuit>,
     charts: [Chart; 2],
     tasks: Vec<TaskState>,
     findings: Vec<FindingRow>,
@@ -97,8 +97,17 @@ impl OverviewPage {
         let paused = self.queues.iter().filter(|queue| queue.figures.paused.is_some());
         paused.map(|queue| queue.figures.queue.as_str()).collect()
     }
+}
 
-    fn circuit_chip(&self) -> Chip {
+/// The circuit of one third party.
+struct NamedCircuit {
+    /// Where there are several.
+    name: Option<ThirdPartyName>,
+    circuit: Circuit,
+}
+
+impl NamedCircuit {
+    fn chip(&self) -> Chip {
         if self.circuit.refuses_credentials() {
             return Chip::toned("credentials refused", "bad");
         }
@@ -108,6 +117,15 @@ impl OverviewPage {
             CircuitState::Open => Chip::toned("open", "bad"),
         }
     }
+}
+
+fn circuits(state: &ApiState, circuits: &Circuits) -> Vec<NamedCircuit> {
+    let names = &state.third_parties;
+    let named = names.iter().map(|name| NamedCircuit {
+        name: (names.len() > 1).then(|| name.clone()),
+        circuit: circuits.of(name),
+    });
+    named.collect()
 }
 
 /// The overview.
@@ -129,7 +147,7 @@ async fn read(state: &ApiState, session: &Session) -> Result<OverviewPage, Store
         queues: queues::read(state).await?,
         open: dead_letters::count_open(pool).await?,
         alive: alive.into_iter().map(|alive| (alive.queue, alive.workers)).collect(),
-        circuit: circuit::get(pool).await?,
+        circuits: circuits(state, &circuit::get_all(pool).await?),
         charts: charts(&figures, http::now()),
         tasks: maintenance::list(pool).await?,
         findings: reconcile::findings(pool, None, RECENT).await?,

@@ -18,7 +18,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    domain::Status,
+    domain::{Status, ThirdPartyName},
     http::{
         ApiState,
         page::{self, Page},
@@ -39,6 +39,7 @@ struct ListPage {
     layout: Layout,
     query: FormFields,
     clients: Vec<Client>,
+    third_parties: Vec<ThirdPartyName>,
     rows: Vec<TransactionRow>,
     next: Option<String>,
 }
@@ -49,7 +50,9 @@ impl ListPage {
     }
 
     fn is_filtered(&self) -> bool {
-        ["status", "client", "cursor"].iter().any(|name| self.query.get(name).is_some())
+        ["status", "client", "third_party", "cursor"]
+            .iter()
+            .any(|name| self.query.get(name).is_some())
     }
 }
 
@@ -64,8 +67,12 @@ pub async fn list_transactions(
         return Ok(layout::see_other(&format!("/console/transactions/{id}")));
     }
     let client = query.uuid("client")?;
-    let filter =
-        Filter { status: query.word("status")?, cursor: query.cursor()?, ..Filter::default() };
+    let filter = Filter {
+        status: query.word("status")?,
+        third_party: query.get("third_party").map(str::to_owned),
+        cursor: query.cursor()?,
+        ..Filter::default()
+    };
     let read = async {
         let clients = clients::list(&state.pool).await?;
         let rows = transaction_list::list(&state.pool, client, &filter, page::rows(PAGE)).await?;
@@ -76,7 +83,8 @@ pub async fn list_transactions(
         Page::new(rows, PAGE, |row| Cursor { at: row.created_at, id: row.id });
     let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::Transactions, "Transactions");
-    layout::page(&ListPage { layout, query: query.clone(), clients, rows, next })
+    let third_parties = state.third_parties.clone();
+    layout::page(&ListPage { layout, query: query.clone(), clients, third_parties, rows, next })
 }
 
 #[derive(Template)]

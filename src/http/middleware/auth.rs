@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -22,12 +22,13 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
+    domain::ClientThirdParties,
     http::{
         ApiState,
         problem::{FieldProblem, Problem},
     },
     secrets::hash_token,
-    store::clients,
+    store::clients::{self, FoundClient},
 };
 
 /// The header in which operators say who they are.
@@ -65,24 +66,48 @@ pub struct Caller {
     /// The client's id.
     pub id: Uuid,
     pub api_key_hash: [u8; 32],
+    /// The third parties that it may use, as they were when the key was looked up.
+    pub third_parties: Arc<ClientThirdParties>,
 }
 
 impl Caller {
     /// Whether the key is the client's now.
     pub async fn is_still_known(&self, state: &ApiState) -> Result<bool, Problem> {
+        Ok(self.refreshed(state).await?.is_some())
+    }
+
+    /// The third parties that the client may use now; `None` where the key is not its own any more.
+    pub async fn refreshed(
+        &self,
+        state: &ApiState,
+    ) -> Result<Option<Arc<ClientThirdParties>>, Problem> {
         let found = clients::find_by_api_key_hash(&state.pool, &self.api_key_hash);
-        let is_known = state.within_limit(found).await? == Some(self.id);
-        if !is_known {
+        let found = state.within_limit(found).await?.filter(|found| found.id == self.id);
+        let Some(found) = found else {
             state.known_keys.forget(&self.api_key_hash);
-        }
-        Ok(is_known)
+            return Ok(None);
+        };
+        Ok(Some(state.known_keys.add(self.api_key_hash, found).third_parties))
+    }
+}
+
+/// A client that a key has found.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct KnownClient {
+    id: Uuid,
+    third_parties: Arc<ClientThirdParties>,
+}
+
+impl KnownClient {
+    fn calls_by(self, api_key_hash: [u8; 32]) -> Caller {
+        Caller { id: self.id, api_key_hash, third_parties: self.third_parties }
     }
 }
 
 /// Clients by the hash of their API key. As many as there are keys in use.
 #[derive(Debug)]
 pub(in crate::http) struct KnownKeys {
-    clients: Mutex<HashMap<[u8; 32], Uuid>>,
+    clients: Mutex<HashMap<[u8; 32], KnownClient>>,
     unknown: Semaphore,
 }
 
@@ -93,23 +118,25 @@ impl Default for KnownKeys {
 }
 
 impl KnownKeys {
-    fn find(&self, hash: &[u8; 32]) -> Option<Uuid> {
-        self.keys().get(hash).copied()
+    fn find(&self, hash: &[u8; 32]) -> Option<KnownClient> {
+        self.keys().get(hash).cloned()
     }
 
-    fn add(&self, hash: [u8; 32], client_id: Uuid) {
+    fn add(&self, hash: [u8; 32], found: FoundClient) -> KnownClient {
+        let known = KnownClient { id: found.id, third_parties: Arc::new(found.third_parties) };
         let mut keys = self.keys();
         if keys.len() >= MAX_KNOWN_KEYS {
             keys.clear();
         }
-        keys.insert(hash, client_id);
+        keys.insert(hash, known.clone());
+        known
     }
 
     fn forget(&self, hash: &[u8; 32]) {
         self.keys().remove(hash);
     }
 
-    fn keys(&self) -> MutexGuard<'_, HashMap<[u8; 32], Uuid>> {
+    fn keys(&self) -> MutexGuard<'_, HashMap<[u8; 32], KnownClient>> {
         // Nothing that is done under the lock can panic half-way through a change.
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +180,7 @@ pub struct OperatorAuth(
 /// The client that a request names, as far as its key is known here already: nobody is asked, and
 /// the key may have been withdrawn since.
 pub(in crate::http) fn known_client(state: &ApiState, request: &Request) -> Option<Uuid> {
-    state.known_keys.find(&bearer_hash(request)?)
+    Some(state.known_keys.find(&bearer_hash(request)?)?.id)
 }
 
 /// The hash of a request's bearer key that is neither an operator's nor a client's that is known.
@@ -191,14 +218,13 @@ fn hash(key: &str) -> Option<[u8; 32]> {
 async fn check_client(request: &Request, bearer: Bearer) -> poem::Result<Caller> {
     let api_key_hash = hash(&bearer.token).ok_or_else(Problem::unauthorized)?;
     let found = find_client(ApiState::of(request), &api_key_hash).await?;
-    let id = found.ok_or_else(Problem::unauthorized)?;
-    Ok(Caller { id, api_key_hash })
+    Ok(found.ok_or_else(Problem::unauthorized)?.calls_by(api_key_hash))
 }
 
 async fn check_poster(request: &Request, bearer: Bearer) -> poem::Result<Caller> {
     let api_key_hash = hash(&bearer.token).ok_or_else(Problem::unauthorized)?;
-    if let Some(id) = ApiState::of(request).known_keys.find(&api_key_hash) {
-        return Ok(Caller { id, api_key_hash });
+    if let Some(known) = ApiState::of(request).known_keys.find(&api_key_hash) {
+        return Ok(known.calls_by(api_key_hash));
     }
     check_client(request, bearer).await
 }
@@ -236,7 +262,7 @@ pub fn operator_name(name: &str) -> Option<String> {
 }
 
 /// Looks a key up, and remembers the result.
-async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<Uuid>, Problem> {
+async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<KnownClient>, Problem> {
     let found = state.within_limit(async {
         let _place = match state.known_keys.find(hash) {
             Some(_) => None,
@@ -246,9 +272,8 @@ async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<Uuid>, 
         clients::find_by_api_key_hash(&state.pool, hash).await
     });
     let found = found.await?;
-    match found {
-        Some(id) => state.known_keys.add(*hash, id),
-        None => state.known_keys.forget(hash),
+    if found.is_none() {
+        state.known_keys.forget(hash);
     }
-    Ok(found)
+    Ok(found.map(|found| state.known_keys.add(*hash, found)))
 }

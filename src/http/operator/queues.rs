@@ -15,7 +15,7 @@ use super::{
     schema::{ActionList, Circuit, Queue, QueueList},
 };
 use crate::{
-    domain::JobKind,
+    domain::{JobKind, ThirdPartyName},
     http::{
         ApiState,
         middleware::{auth::OperatorAuth, body::OptionalJson},
@@ -117,14 +117,20 @@ impl QueuesApi {
         Ok(ResumeQueueResponse::Resumed(Json(state.within_limit(resume).await?.into())))
     }
 
-    /// Read the state of the third party's circuit breaker.
+    /// Read the state of a third party's circuit breaker.
     #[oai(path = "/circuit", method = "get", operation_id = "get_circuit")]
     async fn get_circuit(
         &self,
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
+        /// The third party's name; that of the one without a name where it is left out.
+        third_party: Query<Option<String>>,
     ) -> poem::Result<GetCircuitResponse> {
-        let circuit = state.within_limit(circuit::get(&state.pool)).await?;
+        let third_party = third_party.0.map(ThirdPartyName::from).unwrap_or_default();
+        if !state.third_parties.contains(&third_party) && !third_party.is_default() {
+            return Err(Problem::not_found("there is no such third party here").into());
+        }
+        let circuit = state.within_limit(circuit::get(&state.pool, &third_party)).await?;
         Ok(GetCircuitResponse::Circuit(Json(circuit.into())))
     }
 

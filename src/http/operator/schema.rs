@@ -280,7 +280,7 @@ pub struct QueueList {
     pub next_cursor: Option<String>,
 }
 
-/// The third party's circuit breaker, shared by all processes.
+/// A third party's circuit breaker, shared by all processes.
 #[derive(Debug, Clone, Object)]
 pub struct Circuit {
     /// `closed`: calls are made; `open`: none is; `half_open`: one at a time, to try.
@@ -314,6 +314,10 @@ pub struct OperatorTransaction {
     pub id: Uuid,
     /// The client's name.
     pub client: String,
+    /// Name of the third party that creates it.
+    pub third_party: String,
+    /// The third party's own id of it, once that is known.
+    pub provider_id: Option<String>,
     /// `pending`, then once `completed`, `declined` or `failed`.
     pub status: ApiEnum<Status>,
     /// Starts at 1 and grows by one with each status change.
@@ -339,6 +343,8 @@ impl From<TransactionRow> for OperatorTransaction {
         Self {
             id: row.id,
             client: row.client,
+            third_party: row.third_party,
+            provider_id: row.provider_id,
             status: ApiEnum(row.status),
             version: row.version,
             notified_version: row.notified_version,

@@ -54,7 +54,7 @@ pub struct Explanation {
     pub dead_letters: Vec<DeadLetter>,
     /// The evidence, oldest first.
     pub evidence: Vec<Event>,
-    /// The third party's circuit breaker.
+    /// The circuit breaker of its third party.
     pub circuit: Circuit,
 }
 
@@ -135,6 +135,8 @@ impl OperatorTransactionsApi {
         status: Query<Option<ApiEnum<Status>>>,
         /// Only those of the client of this name.
         client: Query<Option<String>>,
+        /// Only those of the third party of this name.
+        third_party: Query<Option<String>>,
         /// Only those accepted at this time or later (RFC 3339).
         created_after: Query<Option<DateTime<Utc>>>,
         /// Only those accepted before this time (RFC 3339).
@@ -153,6 +155,7 @@ impl OperatorTransactionsApi {
             status: status.0.map(|status| status.0),
             created_after: created_after.0.map(page::storable),
             created_before: created_before.0.map(page::storable),
+            third_party: third_party.0,
             cursor: page::after(cursor.0.as_deref())?,
         };
         let rows = page::rows(limit.0);

@@ -15,7 +15,7 @@
 //! for from the oldest entry on: about once a second, and less often the longer that takes, as
 //! while somebody holds a snapshot (see `stragglers`).
 //!
-//! About once a second it also reads the [`circuit`](super::circuit)'s shared state.
+//! About once a second it also reads the [`circuit`](super::circuit)s' shared state.
 //!
 //! When the database is away it tries again, with a wait that doubles up to 2 s.
 
@@ -94,7 +94,7 @@ async fn watch(
         retries.reset();
         looks.look_for_stragglers(listener.connection().await?).await?;
         let pause = if hearing.hears {
-            LOOK_INTERVAL.min(context.circuit.refresh_interval())
+            LOOK_INTERVAL.min(context.third_parties.refresh_interval())
         } else {
             context.config.worker.poll_interval
         };
@@ -149,7 +149,7 @@ impl<'a> Looks<'a> {
     }
 
     /// Looks for the earliest job of every queue that became due since the last look, or is about
-    /// to; and reads the circuit's state, where that is due.
+    /// to; and reads the circuits' state, where that is due.
     async fn look(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
         let began = Instant::now();
         let since = self.looked_at.map_or(Duration::ZERO, |at| began - at);
@@ -162,9 +162,9 @@ impl<'a> Looks<'a> {
                 self.context.wakeups.seen(queue, waiting.delay);
             }
         }
-        if self.context.circuit.is_stale() {
+        if self.context.third_parties.is_stale() {
             let asked = Instant::now();
-            self.context.circuit.see(asked, &circuit::get(conn).await?);
+            self.context.third_parties.see(asked, &circuit::get_all(conn).await?);
         }
         Ok(())
     }

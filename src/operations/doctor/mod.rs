@@ -55,7 +55,7 @@ pub fn of_wrong_configuration(error: &ConfigError) -> Vec<Finding> {
 pub async fn examine(config: &Config, request: &Request) -> Vec<Finding> {
     let mut findings = process::check(config, request);
     let (third_party, (database, clients)) = tokio::join!(
-        peers::check_third_party(config, request.role),
+        peers::check_third_parties(config, request.role),
         database::check(config, request)
     );
     findings.extend(database);

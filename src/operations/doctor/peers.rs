@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join_all, stream};
 use url::Url;
 
 use super::{Finding, bounded};
 use crate::{
-    config::{Config, Role},
+    config::{self, Config, Role},
     outbound::{
         ThirdPartyClient,
         probe::{self, Answer, CallbackProblem},
@@ -31,8 +31,27 @@ const THIRD_PARTY: &str = "third_party";
 const CALLBACKS: &str = "callbacks";
 
 /// A lookup of an id that does not exist, as the job that creates transactions begins with.
-pub(super) async fn check_third_party(config: &Config, role: Role) -> Vec<Finding> {
-    let Some(url) = &config.third_party.base_url else {
+pub(super) async fn check_third_parties(config: &Config, role: Role) -> Vec<Finding> {
+    let all: Vec<_> = config.all_third_parties().collect();
+    let is_only = all.len() == 1;
+    let checks = all.iter().map(async |(name, settings)| {
+        let mut findings = check_third_party(config, settings, role).await;
+        if !is_only {
+            findings
+                .iter_mut()
+                .for_each(|finding| finding.found.insert_str(0, &format!("{name}: ")));
+        }
+        findings
+    });
+    join_all(checks).await.concat()
+}
+
+async fn check_third_party(
+    config: &Config,
+    third_party: &config::ThirdParty,
+    role: Role,
+) -> Vec<Finding> {
+    let Some(url) = &third_party.base_url else {
         if role.runs_jobs() {
             // The configuration would not have loaded.
             return Vec::new();
@@ -40,14 +59,14 @@ pub(super) async fn check_third_party(config: &Config, role: Role) -> Vec<Findin
         let found = "not set, so that operators' previews and `reconcile` have nobody to ask";
         return vec![Finding::ok(THIRD_PARTY, found)];
     };
-    if config.third_party.profile.is_some() {
+    if third_party.profile.is_some() {
         return bounded(THIRD_PARTY, async {
-            vec![look_up_by_profile(config, url.as_str()).await]
+            vec![look_up_by_profile(config, third_party, url.as_str()).await]
         })
         .await;
     }
     bounded(THIRD_PARTY, async {
-        let finding = match probe::look_up_nothing(&config.third_party).await {
+        let finding = match probe::look_up_nothing(third_party).await {
             Err(error) => Finding::error(THIRD_PARTY, error.to_string(), "reinstall Quartet"),
             Ok(Err(reason)) => Finding::error(
                 THIRD_PARTY,
@@ -62,8 +81,12 @@ pub(super) async fn check_third_party(config: &Config, role: Role) -> Vec<Findin
     .await
 }
 
-async fn look_up_by_profile(config: &Config, url: &str) -> Finding {
-    let client = ThirdPartyClient::new(&config.third_party, &config.dns, String::new());
+async fn look_up_by_profile(
+    config: &Config,
+    third_party: &config::ThirdParty,
+    url: &str,
+) -> Finding {
+    let client = ThirdPartyClient::new(third_party, &config.dns, String::new());
     let client = match client {
         Ok(client) => client,
         Err(error) => {

@@ -134,7 +134,8 @@ fn open_files(config: &Config, request: &Request) -> Finding {
         needed += 2 * u64::from(config.intake.max_connections);
     }
     if request.role.runs_jobs() {
-        let calls = config.third_party.max_in_flight.saturating_add(config.worker.concurrency);
+        let in_flight = config.all_third_parties().map(|(_, called)| called.max_in_flight);
+        let calls = in_flight.fold(config.worker.concurrency, u32::saturating_add);
         needed += u64::from(calls);
     }
     // The process raises its own soft limit.

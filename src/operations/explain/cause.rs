@@ -2,7 +2,7 @@
 
 use super::{Cause, CauseKind, Snapshot};
 use crate::{
-    domain::{CircuitState, DeadLetterState, JobKind, JobState},
+    domain::{CircuitState, DeadLetterState, JobKind, JobState, third_party::NOT_CONFIGURED},
     store::jobs::{
         holdups::{Postponement, RunningShares},
         job_list::JobRow,
@@ -35,6 +35,14 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
         return (CauseKind::PausedQueue, detail);
     }
     let asks_third_party = queue.asks_third_party();
+    let last = job.last_error.as_deref().filter(|_| job.state == JobState::Scheduled);
+    if let Some(last) = last.filter(|last| asks_third_party && last.contains(NOT_CONFIGURED)) {
+        let detail = format!(
+            "The {queue} job waits without an attempt: {last}. Add its file to \
+             QUARTET_THIRD_PARTIES__DIRECTORY and start the process again; it then goes on by itself."
+        );
+        return (CauseKind::ThirdPartyNotConfigured, detail);
+    }
     if asks_third_party && snapshot.circuit.state != CircuitState::Closed {
         let reason = snapshot.circuit.reason.as_deref().unwrap_or("it did not answer");
         let detail = match (snapshot.circuit.state, snapshot.circuit.open_until) {

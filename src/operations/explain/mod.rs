@@ -62,6 +62,8 @@ string_enum! {
         CircuitOpen = "circuit_open",
         /// The third party refuses our credentials.
         CredentialsRefused = "credentials_refused",
+        /// The third party is not configured in the process that was to call it.
+        ThirdPartyNotConfigured = "third_party_not_configured",
         /// The client's callback host does not answer.
         CallbackHostDown = "callback_host_down",
         /// No worker of the queue is alive.
@@ -147,7 +149,7 @@ impl Operations {
         let dead_letters = dead_letters::list(&mut *tx, &about, MAX_DEAD_LETTERS).await?;
         let evidence = evidence::list(&mut *tx, id).await?;
         let pauses = queues::pauses(&mut *tx).await?;
-        let circuit = circuit::get(&mut *tx).await?;
+        let circuit = circuit::get(&mut *tx, &transaction.third_party).await?;
         let alive = leases::count_alive(&mut *tx, self.dead_after).await?;
         let now = crate::store::now(&mut *tx).await?;
         let dead_after = chrono::Duration::from_std(self.dead_after).unwrap_or_default();

@@ -73,6 +73,7 @@ prop_compose! {
                 settled_by: None,
                 created_at: at(-60).into(),
                 updated_at: at(0),
+                third_party: Default::default(),
                 provider_id: None,
                 unreadable: Vec::new(),
             },

@@ -26,9 +26,13 @@ const MIN_GAP: Duration = Duration::from_secs(10);
 /// The same once polling has ended at its deadline.
 const MIN_GAP_AFTER_DEADLINE: Duration = Duration::from_secs(600);
 
-/// Those of `ids` whose poll a hint would move: they are pending, and their job is due later than
+/// Those of `ids` at this third party whose poll a hint would move: they are pending, and their job is due later than
 /// the gap allows, or has ended at the deadline.
-pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+pub async fn movable(
+    executor: impl PgExecutor<'_>,
+    third_party: &str,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, StoreError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -44,7 +48,8 @@ pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<
             FROM apalis.jobs
             WHERE job_type = 'update_status' AND idempotency_key = transactions.id::text LIMIT 1
         ) AS job
-        WHERE transactions.id = ANY ($1::uuid[]) AND transactions.status = 'pending' AND (
+        WHERE transactions.id = ANY ($1::uuid[]) AND transactions.status = 'pending'
+            AND third_party = $5 AND (
             job.status = 'Pending' AND job.run_at > GREATEST(
                 now(),
                 -- The end of the gap, as in `hint`.
@@ -60,6 +65,7 @@ pub async fn movable(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<
         DeadLetterKind::Deadline.as_str(),
         MIN_GAP.as_secs_f64(),
         MIN_GAP_AFTER_DEADLINE.as_secs_f64(),
+        third_party,
     )
     .fetch_all(executor)
     .await?)

@@ -297,15 +297,23 @@ pub async fn retry(
     let mut tx = crate::store::begin(pool).await?;
     let job = lock(&mut tx, id).await?;
     let mut closed = None;
+    let transaction = match job.transaction_id {
+        Some(id) => transactions::get(&mut *tx, id).await?,
+        None => None,
+    };
+    let backoff = match &transaction {
+        Some(transaction) => plan.create(&transaction.third_party).backoff,
+        None => plan.longest_create_backoff(),
+    };
     match job.state {
         JobState::Running => return Err(JobActionError::Running),
         JobState::Done if job.queue == JobKind::CreateAtThirdParty => {
             return Err(JobActionError::Ended(job.state));
         }
         JobState::Due => {}
-        JobState::Scheduled => job_control::make_due(&mut *tx, id, plan.create_backoff).await?,
+        JobState::Scheduled => job_control::make_due(&mut *tx, id, backoff).await?,
         JobState::Done | JobState::Failed | JobState::Cancelled => {
-            job_control::reactivate(&mut tx, id, plan.create_backoff).await?;
+            job_control::reactivate(&mut tx, id, backoff).await?;
             let state = DeadLetterState::Replayed;
             closed = dead_letters::close_for_job(&mut *tx, id, state, actor).await?;
         }

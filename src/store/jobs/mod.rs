@@ -16,7 +16,7 @@ pub mod look;
 pub mod outcomes;
 pub mod rescue;
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -25,14 +25,24 @@ use ulid::Ulid;
 use uuid::Uuid;
 
 use super::{StoreError, clients::Callback, transactions::Transaction};
-use crate::domain::{JobKind, LastAnswers, NewTransaction};
+use crate::domain::{JobKind, LastAnswers, NewTransaction, ThirdPartyName};
 
 /// When each of the four jobs is first due, and how often each may be attempted.
 #[derive(Debug, Clone)]
 pub struct JobPlan {
     terms: [JobTerms; 4],
+    /// Of the third party without a name.
+    create: CreateTerms,
+    /// Of the others.
+    creates: Arc<HashMap<ThirdPartyName, CreateTerms>>,
+}
+
+/// The terms of creates at one third party.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateTerms {
+    pub max_attempts: u32,
     /// No create is tried sooner than this after one that may have gone through.
-    pub create_backoff: Duration,
+    pub backoff: Duration,
 }
 
 /// The terms of one kind of job.
@@ -80,16 +90,38 @@ impl JobRows {
             self.ids.push(Ulid::generate().to_string());
             self.kinds.push(kind.as_str());
             self.payloads.push(JobPayload::for_kind(*kind, new).encode());
-            self.max_attempts.push(i32::try_from(terms.max_attempts).unwrap_or(i32::MAX));
+            let max_attempts = match kind {
+                JobKind::CreateAtThirdParty => plan.create(&new.route.third_party).max_attempts,
+                _ => terms.max_attempts,
+            };
+            self.max_attempts.push(i32::try_from(max_attempts).unwrap_or(i32::MAX));
             self.delays.push(terms.delay.as_secs_f64());
         }
     }
 }
 
 impl JobPlan {
-    /// A plan from the terms of each kind.
-    pub fn new(create_backoff: Duration, terms: impl Fn(JobKind) -> JobTerms) -> Self {
-        Self { terms: std::array::from_fn(|index| terms(JobKind::ALL[index])), create_backoff }
+    /// A plan from the terms of each kind, and from those of creates: at the third party without a
+    /// name, and at the others.
+    pub fn new(
+        create: CreateTerms,
+        creates: HashMap<ThirdPartyName, CreateTerms>,
+        terms: impl Fn(JobKind) -> JobTerms,
+    ) -> Self {
+        let terms = std::array::from_fn(|index| terms(JobKind::ALL[index]));
+        Self { terms, create, creates: Arc::new(creates) }
+    }
+
+    /// The terms of creates at this third party; where it is not configured, of that without a
+    /// name.
+    pub fn create(&self, third_party: &ThirdPartyName) -> CreateTerms {
+        self.creates.get(third_party).copied().unwrap_or(self.create)
+    }
+
+    /// The longest backoff of all, for creates whose third party is not known.
+    pub fn longest_create_backoff(&self) -> Duration {
+        let others = self.creates.values().map(|terms| terms.backoff);
+        others.fold(self.create.backoff, Duration::max)
     }
 
     /// The terms of one kind.

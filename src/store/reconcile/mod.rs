@@ -3,7 +3,7 @@
 mod late;
 mod record;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -16,7 +16,7 @@ use super::{
     postgres::columns::{AnyJson, Column, Time, readable},
     transactions::Cursor,
 };
-use crate::domain::{Finding, ReportedStatus, Seen, Status, string_enum};
+use crate::domain::{Finding, ReportedStatus, Seen, Status, ThirdPartyName, string_enum};
 
 /// What is looked up.
 #[derive(Debug, Clone)]
@@ -266,4 +266,28 @@ pub struct Terms {
     /// No check before this has passed, where the third party asked for it.
     pub retry_after: Duration,
     pub dry_run: bool,
+}
+
+/// The third party of each of `ids`: that of the transaction, or where there is none that of the
+/// webhook that named it.
+pub async fn third_parties_of(
+    executor: impl PgExecutor<'_>,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, ThirdPartyName>, StoreError> {
+    let found = sqlx::query!(
+        r#"
+        SELECT id AS "id!", third_party AS "third_party!" FROM transactions WHERE id = ANY ($1::uuid[])
+        UNION ALL
+        SELECT transaction_id, detail ->> 'third_party'
+        FROM failed_jobs
+        -- Not `state`: the indexes of the open ones hold all of them.
+        WHERE transaction_id = ANY ($1) AND closed_at IS NULL AND kind = 'unknown_transaction'
+            AND detail ->> 'third_party' IS NOT NULL
+            AND NOT EXISTS (SELECT FROM transactions WHERE id = transaction_id)
+        "#,
+        ids,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(found.into_iter().map(|row| (row.id, row.third_party.into())).collect())
 }

@@ -274,6 +274,7 @@ async fn resolve_unknown(conn: &mut PgConnection, transaction_id: Uuid) -> Resul
                 AND EXISTS (
                     SELECT FROM transactions
                     WHERE id = $1 AND failed_jobs.detail ->> 'status' IN ('pending', status)
+                        AND third_party = COALESCE(failed_jobs.detail ->> 'third_party', 'third-party')
                 )
             RETURNING id, kind
         )

@@ -17,10 +17,10 @@ use quartet::{
         claim_plan::{ClaimPlan, HoldLimit},
     },
     jobs::{
-        CallbackHosts, CircuitBreaker, Job, JobContext, JobDefinition, LeaseKeeper, Slot,
+        CallbackHosts, Job, JobContext, JobDefinition, LeaseKeeper, Slot, ThirdParties,
         WorkerLease, definitions,
     },
-    outbound::{CallbackClient, ThirdPartyClient},
+    outbound::{CallbackClient, ThirdPartyClients},
     sandbox::{CreateStep, LookupStep, Reaction, SendWebhook},
     store::{
         self, Target,
@@ -95,6 +95,8 @@ impl Real {
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let metrics = Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap());
         let latency = JobLatency::new(LONGEST_JOB);
+        let clients =
+            ThirdPartyClients::new(&config, |_| app.webhook_url(), |_, client| client).unwrap();
         let context = JobContext {
             clock: Default::default(),
             pool: pool.clone(),
@@ -110,10 +112,7 @@ impl Real {
             lease_pool: pool.clone(),
             watch_pool: pool.clone(),
             announcer: Announcer::new(wakeups.clone()),
-            third_party: ThirdPartyClient::new(&config.third_party, &config.dns, app.webhook_url())
-                .unwrap(),
-            circuit: CircuitBreaker::new(pool.clone(), &config.circuit),
-            credentials: quartet::jobs::Credentials::default(),
+            third_parties: ThirdParties::new(&config, &clients, &pool, Default::default()),
             callbacks: CallbackClient::new(&config.notify, &config.dns).unwrap(),
             callback_hosts: CallbackHosts::new(&config.notify, metrics.clone()),
             wakeups,

@@ -415,6 +415,7 @@ fn transaction(state: &State) -> Transaction {
         settled_by: state.settled_by,
         created_at: time.into(),
         updated_at: time,
+        third_party: Default::default(),
         provider_id: None,
         unreadable: Vec::new(),
     }

@@ -37,7 +37,7 @@ async fn post(app: &TestApp) -> Uuid {
 }
 
 async fn is_held(app: &TestApp, cause: CircuitCause) -> bool {
-    let circuit = circuit::get(&app.pool).await.unwrap();
+    let circuit = circuit::get(&app.pool, &Default::default()).await.unwrap();
     circuit.state != CircuitState::Closed && circuit.cause == cause
 }
 
@@ -119,7 +119,7 @@ async fn a_lookup_that_is_refused_for_one_id_alone_holds_nothing() {
     assert_eq!(app.wait_told(other, BOUND).await["status"], "completed");
     let letter = app.wait_dead_letter(id).await;
     assert!(letter["reason"].as_str().unwrap().contains("403"), "{letter}");
-    assert_eq!(circuit::get(&app.pool).await.unwrap().trips, 0);
+    assert_eq!(circuit::get(&app.pool, &Default::default()).await.unwrap().trips, 0);
 }
 
 /// One transaction that the third party refuses to take is rejected once others are known to be
@@ -147,5 +147,5 @@ async fn a_create_that_is_refused_while_others_are_taken_is_rejected() {
     for other in others {
         assert_eq!(app.wait_told(other, BOUND).await["status"], "completed");
     }
-    assert_eq!(circuit::get(&app.pool).await.unwrap().trips, 0);
+    assert_eq!(circuit::get(&app.pool, &Default::default()).await.unwrap().trips, 0);
 }

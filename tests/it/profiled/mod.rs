@@ -4,9 +4,9 @@ mod certificates;
 mod creates;
 mod credentials;
 mod hints;
-mod peer;
+pub mod peer;
 mod waiting;
-mod webhooks;
+pub mod webhooks;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -19,7 +19,7 @@ use super::{
 use crate::support::{Answer, TestApp, World, client::Client, command::run, wait_until};
 
 /// HMAC in hex.
-pub(super) fn mac(algorithm: hmac::Algorithm, secret: &str, signed: &str) -> String {
+pub fn mac(algorithm: hmac::Algorithm, secret: &str, signed: &str) -> String {
     hex::encode(hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), signed.as_bytes()))
 }
 

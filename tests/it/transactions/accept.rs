@@ -22,7 +22,8 @@ async fn create_transaction_answers_202_with_its_location_and_itself() {
     assert_eq!(
         *body,
         json!({
-            "id": id, "status": "pending", "version": 1, "amount": 1250, "currency": "EUR",
+            "id": id, "third_party": "third-party", "status": "pending", "version": 1,
+            "amount": 1250, "currency": "EUR",
             "reference": "Invoice 2026-117", "metadata": { "order": "A-117", "shop": "7" },
             "created_at": created_at, "updated_at": created_at, "notified_version": 0,
         })
@@ -37,7 +38,9 @@ async fn absent_fields_stay_absent() {
     let answer = app.client().post_transaction(&json!({ "id": id })).await;
     let mut fields: Vec<&String> = answer.expect(202).as_object().unwrap().keys().collect();
     fields.sort();
-    assert_eq!(fields, ["created_at", "id", "notified_version", "status", "updated_at", "version"]);
+    let expected =
+        ["created_at", "id", "notified_version", "status", "third_party", "updated_at", "version"];
+    assert_eq!(fields, expected);
 
     let id = Uuid::now_v7();
     let answer = app.client().post_transaction(&json!({ "id": id, "metadata": {} })).await;

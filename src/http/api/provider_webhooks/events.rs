@@ -22,7 +22,6 @@ use uuid::Uuid;
 
 use super::{ProviderWebhooks, third_party::other_id};
 use crate::{
-    config::DEFAULT_THIRD_PARTY,
     domain::{JobKind, ReportedStatus, Status},
     http::{ApiState, api::webhooks, problem::Problem},
     profiles::{
@@ -94,7 +93,7 @@ pub(super) async fn receive(
         }
     }
     let provider_ids: Vec<String> = by_provider_id.iter().map(|(_, id)| id.clone()).collect();
-    let ids = provider_webhooks::ids_of(&state.pool, DEFAULT_THIRD_PARTY, &provider_ids);
+    let ids = provider_webhooks::ids_of(&state.pool, &webhooks.third_party, &provider_ids);
     let ids = state.within_limit(ids).await?;
     let mut waiting = Vec::new();
     for (said, provider_id) in by_provider_id {
@@ -123,7 +122,9 @@ pub(super) async fn apply(
     // A hint is compared with nothing.
     let ids = reported.iter().filter(|_| settles).map(|reported| reported.transaction_id);
     let ids: Vec<Uuid> = ids.collect();
-    let transactions = state.within_limit(transactions::get_all(&state.pool, &ids)).await?;
+    let mut transactions = state.within_limit(transactions::get_all(&state.pool, &ids)).await?;
+    // What another third party creates is none of this one's business.
+    transactions.retain(|_, known| known.third_party == webhooks.third_party);
     let (mut settling, mut contradictions, mut hints) = (Vec::new(), Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims, has_known_word } = said;
@@ -158,7 +159,13 @@ pub(super) async fn apply(
             _ => {
                 // With nothing to compare it with, the operator who replays it needs the claims.
                 let rule = if current.is_none() { with_claims(rule, &claims) } else { rule };
-                settling.push(Webhook { webhook_id, transaction_id, status, rule: Some(rule) });
+                settling.push(Webhook {
+                    webhook_id,
+                    third_party: webhooks.third_party.clone(),
+                    transaction_id,
+                    status,
+                    rule: Some(rule),
+                });
             }
         }
     }
@@ -212,7 +219,8 @@ fn with_claims(mut rule: String, claims: &[Claim]) -> String {
 
 /// Makes the polls of these transactions due, as far as hints may.
 async fn poll(state: &ApiState, webhooks: &ProviderWebhooks, ids: &[Uuid]) -> Result<(), Problem> {
-    let movable = state.within_limit(hinted_polls::movable(&state.pool, ids)).await?;
+    let movable = hinted_polls::movable(&state.pool, &webhooks.third_party, ids);
+    let movable = state.within_limit(movable).await?;
     let now = Instant::now();
     let paced = movable.into_iter().map_while(|id| Some((id, webhooks.hint_pace.take(now)?)));
     let paced: Vec<(Uuid, Duration)> = paced.collect();
@@ -256,8 +264,8 @@ impl Said {
             .map(|Claim { at, found, is }| json!({ "at": at, "found": found, "is": is.as_str() }));
         WaitingWebhook {
             webhook_id: id.unwrap_or_else(hint),
-            third_party: DEFAULT_THIRD_PARTY.to_owned(),
-            profile: webhooks.name().to_owned(),
+            third_party: webhooks.third_party.to_string(),
+            profile: webhooks.profile.name().to_owned(),
             // What proves nothing now proves nothing later, however the profile has changed.
             status: match webhooks.receiver.trust {
                 Trust::Settle => status,
@@ -290,7 +298,7 @@ impl Reported {
 }
 
 /// An event's dedupe key among the webhooks of all third parties.
-fn webhook_id(third_party: &str, key: &str) -> String {
+pub fn webhook_id(third_party: &str, key: &str) -> String {
     let id = format!("{third_party}:{key}");
     if id.chars().count() <= MAX_ID_CHARS {
         return id;

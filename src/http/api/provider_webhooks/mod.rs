@@ -11,13 +11,14 @@ mod hint_pace;
 mod third_party;
 pub mod waiting;
 
+use std::sync::Arc;
+
 use poem::{
     Endpoint, IntoResponse, Request, RequestBody, Response, Result,
-    error::NotFoundError,
     http::{HeaderValue, Method, StatusCode, header},
 };
 
-pub use self::third_party::ProviderWebhooks;
+pub use self::{events::webhook_id, third_party::ProviderWebhooks};
 use crate::{
     http::{
         ApiState,
@@ -32,8 +33,8 @@ use crate::{
 /// What a 401 asks for.
 const SCHEME: &str = "WebhookSignature";
 
-/// Receives webhooks of the third party with a profile.
-pub struct ReceiveProviderWebhook;
+/// Receives webhooks of a third party with a profile.
+pub struct ReceiveProviderWebhook(pub Arc<ProviderWebhooks>);
 
 /// Why a webhook is not taken, and how it is answered.
 struct Rejected {
@@ -49,7 +50,7 @@ impl Endpoint for ReceiveProviderWebhook {
     async fn call(&self, request: Request) -> Result<Response> {
         let (request, mut body) = request.split();
         let state = ApiState::of(&request);
-        let Some(webhooks) = &state.provider_webhooks else { return Err(NotFoundError.into()) };
+        let webhooks = &*self.0;
         let answers = &webhooks.receiver.answers;
         if request.method() == Method::HEAD && answers.head {
             return Ok(StatusCode::OK.into_response());

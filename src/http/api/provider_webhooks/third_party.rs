@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::hint_pace::HintPace;
 use crate::{
     config::{LiveValues, ThirdPartyProfile},
+    domain::ThirdPartyName,
     http::route_list::PROVIDER_WEBHOOKS,
     profiles::{
         Inputs, Profile, Values, WEBHOOK_SECRETS,
@@ -16,6 +17,10 @@ use crate::{
 /// Receives the webhooks of one third party.
 #[derive(Debug)]
 pub struct ProviderWebhooks {
+    /// The third party whose transactions they are about.
+    pub(super) third_party: ThirdPartyName,
+    /// What its webhooks are known by: the last part of their path.
+    name: String,
     pub(super) profile: Arc<Profile>,
     pub(super) receiver: Receiver,
     pub(super) hint_pace: HintPace,
@@ -28,14 +33,24 @@ pub struct ProviderWebhooks {
 
 impl ProviderWebhooks {
     /// `None` where the profile has no webhooks. They are sent to `url`.
-    pub fn new(third_party: &ThirdPartyProfile, url: String) -> Option<Self> {
-        let ThirdPartyProfile { profile, values } = third_party;
+    pub fn new(
+        third_party: ThirdPartyName,
+        called: &ThirdPartyProfile,
+        url: String,
+    ) -> Option<Self> {
+        let ThirdPartyProfile { profile, values } = called;
         let receiver = profile.webhook()?.receiver(&values.get().vars);
         let receiver = receiver.inspect_err(|faults| {
             // The configuration was refused for the same.
             tracing::error!(?faults, "webhooks cannot be received");
         });
+        let name = match third_party.is_default() {
+            true => profile.name().to_owned(),
+            false => third_party.to_string(),
+        };
         Some(Self {
+            third_party,
+            name,
             profile: profile.clone(),
             receiver: receiver.ok()?,
             hint_pace: HintPace::default(),
@@ -47,7 +62,7 @@ impl ProviderWebhooks {
 
     /// The third party's name.
     pub fn name(&self) -> &str {
-        self.profile.name()
+        &self.name
     }
 
     /// The path of its webhooks.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    http::{ApiState, problem::Problem},
+    http::{ApiState, api::named_webhooks::NamedWebhooks, problem::Problem},
     store::provider_webhooks::{self, WaitingWebhook},
     telemetry::labels::WebhookResult,
 };
@@ -41,11 +41,11 @@ pub async fn run(state: &ApiState, config: &Config, stop: CancellationToken) {
             _ = ticks.tick() => {}
             () = stop.cancelled() => break,
         }
-        if let Some(webhooks) = &state.provider_webhooks
-            && let Err(problem) = look(state, webhooks).await
-        {
-            let (detail, cause) = (problem.detail, problem.cause);
-            tracing::debug!(detail, cause, "waiting webhooks could not be applied yet");
+        for webhooks in state.named_webhooks.iter().filter_map(NamedWebhooks::by_profile) {
+            if let Err(problem) = look(state, webhooks).await {
+                let (detail, cause) = (problem.detail, problem.cause);
+                tracing::debug!(detail, cause, "waiting webhooks could not be applied yet");
+            }
         }
         if given_up_at.is_none_or(|at| at.elapsed() >= GIVE_UP_EVERY) {
             given_up_at = Some(Instant::now());
@@ -58,7 +58,8 @@ pub async fn run(state: &ApiState, config: &Config, stop: CancellationToken) {
 }
 
 async fn look(state: &ApiState, webhooks: &ProviderWebhooks) -> Result<(), Problem> {
-    let known = provider_webhooks::known(&state.pool, webhooks.name(), MAX_APPLIED);
+    let profile = webhooks.profile.name();
+    let known = provider_webhooks::known(&state.pool, &webhooks.third_party, profile, MAX_APPLIED);
     let known = state.within_limit(known).await?;
     for (waiting, transaction_id) in known {
         let webhook_id = waiting.webhook_id.clone();
