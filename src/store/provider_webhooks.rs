@@ -1,5 +1,5 @@
 //! Webhooks of a third party with a profile: whose transactions they are about, those that wait for
-//! the third party's id (`waiting_webhooks`), and those that contradict what the client posted.
+//! the third party's id (`waiting_webhooks`).
 //!
 //! What settles goes through [`super::webhooks`], as every webhook does.
 //!
@@ -9,21 +9,16 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{
-    Database, StoreError,
-    dead_letters::{self, NewDeadLetter},
-    evidence::{self, NewEvidence},
+    StoreError,
     postgres::columns::{AnyJson, Column},
-    transactions,
-    webhooks::WebhookOutcome,
 };
-use crate::domain::{DeadLetterKind, EvidenceKind, ReportedStatus, SettledBy};
+use crate::domain::ReportedStatus;
 
-const SOURCE: &str = "webhook";
 /// Most that are given up by one statement.
 const GIVEN_UP_AT_ONCE: i64 = 500;
 
@@ -284,77 +279,4 @@ pub(super) async fn wait_again(
     .execute(conn)
     .await?;
     Ok(waits.rows_affected() > 0)
-}
-
-/// A webhook that is not about the transaction as the client posted it.
-#[derive(Debug, Clone)]
-pub struct Contradiction {
-    /// 1 to 255 characters.
-    pub webhook_id: String,
-    pub transaction_id: Uuid,
-    pub status: ReportedStatus,
-    /// What of the profile decided the status.
-    pub rule: String,
-    /// What differs.
-    pub why: String,
-}
-
-/// Keeps a contradiction for an operator, whatever the transaction's status; it changes nothing.
-/// Tells whether the webhook is new.
-pub async fn open_contradiction(
-    pool: &Database,
-    contradiction: &Contradiction,
-) -> Result<bool, StoreError> {
-    let Contradiction { webhook_id, transaction_id: id, status, rule, why } = contradiction;
-    let mut tx = super::begin(pool).await?;
-    let current = transactions::lock(&mut tx, *id).await?;
-    let outcome = WebhookOutcome::Conflict;
-    let is_new = sqlx::query!(
-        r#"
-        INSERT INTO webhook_deliveries (webhook_id, transaction_id, status, outcome)
-        VALUES ($1, $2, $3, $4)
-        ON CONFLICT (webhook_id) DO NOTHING
-        "#,
-        webhook_id,
-        id,
-        status.as_str(),
-        outcome.as_str(),
-    )
-    .execute(&mut *tx)
-    .await?;
-    if is_new.rows_affected() == 0 {
-        return Ok(false);
-    }
-    let detail = json!({
-        "webhook_id": webhook_id,
-        "status": status.as_str(),
-        "outcome": outcome.as_str(),
-        "rule": rule,
-        "contradiction": why,
-    });
-    let seen = NewEvidence { kind: EvidenceKind::Webhook, source: SOURCE, detail };
-    evidence::append(&mut *tx, *id, &seen).await?;
-    let present = current.as_ref().map(|current| current.status.as_str());
-    let detail = json!({
-        "status": present,
-        "reported": status.as_str(),
-        "reported_by": SettledBy::Webhook.as_str(),
-        "contradiction": why,
-    });
-    let letter = NewDeadLetter {
-        kind: DeadLetterKind::StatusConflict,
-        cause: format!("contradiction:{id}:{status}"),
-        transaction_id: *id,
-        reason: format!(
-            "a webhook reports {status}, but is not about the transaction as it was posted, and \
-             settles nothing: {why} ({rule})"
-        ),
-        detail: detail.clone(),
-    };
-    if dead_letters::open(&mut tx, &letter, SOURCE).await? {
-        let conflict = NewEvidence { kind: EvidenceKind::Conflict, source: SOURCE, detail };
-        evidence::append(&mut *tx, *id, &conflict).await?;
-    }
-    tx.commit().await?;
-    Ok(true)
 }

@@ -298,30 +298,35 @@ pub async fn open_conflict(
         "reported": reported.as_str(),
         "reported_by": by.as_str(),
     });
-    let opened = dead_letters::open(
-        &mut *conn,
-        &NewDeadLetter {
-            kind: DeadLetterKind::StatusConflict,
-            cause: format!("conflict:{}:{reported}", current.id),
-            transaction_id: current.id,
-            reason: match current.unreadable_among(&["status"]) {
-                Some(Unreadable { why, .. }) => format!(
-                    "the transaction's status cannot be read: it {why}; {by} reports {reported}"
-                ),
-                None => format!(
-                    "the transaction is {} (settled by {}), but {by} reports {reported}",
-                    current.status,
-                    current.settled_by.map_or("nothing", SettledBy::as_str),
-                ),
-            },
-            detail: detail.clone(),
+    let letter = NewDeadLetter {
+        kind: DeadLetterKind::StatusConflict,
+        cause: format!("conflict:{}:{reported}", current.id),
+        transaction_id: current.id,
+        reason: match current.unreadable_among(&["status"]) {
+            Some(Unreadable { why, .. }) => format!(
+                "the transaction's status cannot be read: it {why}; {by} reports {reported}"
+            ),
+            None => format!(
+                "the transaction is {} (settled by {}), but {by} reports {reported}",
+                current.status,
+                current.settled_by.map_or("nothing", SettledBy::as_str),
+            ),
         },
-        source,
-    )
-    .await?;
-    if opened {
+        detail,
+    };
+    open_with_evidence(conn, letter, source).await
+}
+
+/// Opens the dead letter of a conflict, with evidence of it, unless one of its cause is open.
+pub(super) async fn open_with_evidence(
+    conn: &mut PgConnection,
+    letter: NewDeadLetter,
+    source: &'static str,
+) -> Result<(), StoreError> {
+    if dead_letters::open(&mut *conn, &letter, source).await? {
+        let NewDeadLetter { transaction_id, detail, .. } = letter;
         let conflict = NewEvidence { kind: EvidenceKind::Conflict, source, detail };
-        evidence::append(conn, current.id, &conflict).await?;
+        evidence::append(conn, transaction_id, &conflict).await?;
     }
     Ok(())
 }

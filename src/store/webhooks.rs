@@ -3,6 +3,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
     time::Duration,
 };
 
@@ -49,6 +51,30 @@ impl From<Decision> for WebhookOutcome {
     }
 }
 
+/// Says why a webhook is not about a transaction as the client posted it; `None`: it may be.
+#[derive(Clone)]
+pub struct Comparison(Arc<Contradicts>);
+
+type Contradicts = dyn Fn(&Transaction) -> Option<String> + Send + Sync;
+
+impl Comparison {
+    pub fn new(
+        contradiction: impl Fn(&Transaction) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(contradiction))
+    }
+
+    pub fn contradiction(&self, transaction: &Transaction) -> Option<String> {
+        (self.0)(transaction)
+    }
+}
+
+impl fmt::Debug for Comparison {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Comparison")
+    }
+}
+
 /// A webhook whose signature is good.
 #[derive(Debug, Clone)]
 pub struct Webhook {
@@ -60,6 +86,26 @@ pub struct Webhook {
     pub status: ReportedStatus,
     /// What of a profile decided the status.
     pub rule: Option<String>,
+    /// One with a final status that is not about the transaction settles nothing, and is an
+    /// operator's.
+    pub comparison: Option<Comparison>,
+}
+
+impl Webhook {
+    /// What it does to a transaction of its third party.
+    fn judge<'a>(&'a self, current: Option<&'a Transaction>) -> Judged<'a> {
+        let status = Status::from(self.status);
+        let contradiction = current
+            .filter(|_| status.is_final())
+            .zip(self.comparison.as_ref())
+            .and_then(|(current, comparison)| comparison.contradiction(current));
+        let outcome = match current {
+            None => WebhookOutcome::UnknownTransaction,
+            Some(_) if contradiction.is_some() => WebhookOutcome::Conflict,
+            Some(current) => current.decide(status, SettledBy::Webhook).into(),
+        };
+        Judged { webhook: self, current, outcome, contradiction }
+    }
 }
 
 /// What was answered.
@@ -138,18 +184,15 @@ impl Webhooks {
             .filter(is_taken)
             .map(|webhook| {
                 let current = transactions.get(webhook.transaction_id);
-                let current = current.filter(|known| known.third_party == webhook.third_party);
-                let outcome = current.map_or(WebhookOutcome::UnknownTransaction, |current| {
-                    current.decide(webhook.status.into(), SettledBy::Webhook).into()
-                });
-                (webhook, current, outcome)
+                webhook.judge(current.filter(|known| known.third_party == webhook.third_party))
             })
             .collect();
         let new = remember(conn, &judged).await?;
 
         let mut settlements = Vec::new();
         let mut received = HashMap::new();
-        for (webhook, current, outcome) in judged {
+        for judged in judged {
+            let Judged { webhook, current, outcome, .. } = judged;
             let webhook_id = webhook.webhook_id.as_str();
             let Some(at) = new.get(webhook_id).copied() else {
                 let (outcome, at) = first_outcome(&mut *conn, webhook_id).await?;
@@ -168,10 +211,13 @@ impl Webhooks {
                 Some(current) => {
                     let status = Status::from(webhook.status);
                     match outcome {
-                        WebhookOutcome::Conflict => {
-                            let by = SettledBy::Webhook;
-                            settle::open_conflict(conn, current, status, by, SOURCE).await?;
-                        }
+                        WebhookOutcome::Conflict => match &judged.contradiction {
+                            Some(why) => open_contradiction(conn, current, webhook, why).await?,
+                            None => {
+                                let by = SettledBy::Webhook;
+                                settle::open_conflict(conn, current, status, by, SOURCE).await?;
+                            }
+                        },
                         WebhookOutcome::Settled => {
                             settlements.push(Settlement {
                                 current,
@@ -204,8 +250,34 @@ impl Webhooks {
     }
 }
 
-/// A webhook, the transaction that it is about, where that exists, and what it does.
-type Judged<'a> = (&'a Webhook, Option<&'a Transaction>, WebhookOutcome);
+/// A webhook and what it does.
+struct Judged<'a> {
+    webhook: &'a Webhook,
+    /// The transaction that it is about, where that exists.
+    current: Option<&'a Transaction>,
+    outcome: WebhookOutcome,
+    /// Why it is not about the transaction as the client posted it.
+    contradiction: Option<String>,
+}
+
+impl Judged<'_> {
+    /// The detail of its evidence, where its transaction exists.
+    fn evidence(&self) -> Option<Value> {
+        self.current?;
+        let mut detail = json!({
+            "webhook_id": self.webhook.webhook_id,
+            "status": self.webhook.status.as_str(),
+            "outcome": self.outcome.as_str(),
+        });
+        if let Some(rule) = &self.webhook.rule {
+            detail["rule"] = rule.as_str().into();
+        }
+        if let Some(why) = &self.contradiction {
+            detail["contradiction"] = why.as_str().into();
+        }
+        Some(detail)
+    }
+}
 
 /// Remembers those that are new, with the evidence of each about a transaction that exists. Returns
 /// their ids, with the time of this SQL transaction.
@@ -213,27 +285,12 @@ async fn remember(
     conn: &mut PgConnection,
     judged: &[Judged<'_>],
 ) -> Result<HashMap<String, DateTime<Utc>>, StoreError> {
-    let webhooks = judged.iter().map(|(webhook, _, _)| *webhook);
+    let webhooks = judged.iter().map(|judged| judged.webhook);
     let ids: Vec<&str> = webhooks.clone().map(|webhook| webhook.webhook_id.as_str()).collect();
     let transactions: Vec<Uuid> = webhooks.clone().map(|webhook| webhook.transaction_id).collect();
     let statuses: Vec<&str> = webhooks.map(|webhook| webhook.status.as_str()).collect();
-    let outcomes: Vec<&str> = judged.iter().map(|(_, _, outcome)| outcome.as_str()).collect();
-    let details: Vec<Option<Value>> = judged
-        .iter()
-        .map(|(webhook, current, outcome)| {
-            current.map(|_| {
-                let mut detail = json!({
-                    "webhook_id": webhook.webhook_id,
-                    "status": webhook.status.as_str(),
-                    "outcome": outcome.as_str(),
-                });
-                if let Some(rule) = &webhook.rule {
-                    detail["rule"] = rule.as_str().into();
-                }
-                detail
-            })
-        })
-        .collect();
+    let outcomes: Vec<&str> = judged.iter().map(|judged| judged.outcome.as_str()).collect();
+    let details: Vec<Option<Value>> = judged.iter().map(Judged::evidence).collect();
     let remembered = sqlx::query!(
         r#"
         WITH received AS (
@@ -284,6 +341,33 @@ async fn first_outcome(
     .fetch_one(conn)
     .await?;
     Ok((first.outcome, first.at.at()))
+}
+
+/// Keeps what is not about the transaction for an operator; it changes nothing.
+async fn open_contradiction(
+    conn: &mut PgConnection,
+    current: &Transaction,
+    webhook: &Webhook,
+    why: &str,
+) -> Result<(), StoreError> {
+    let (id, reported) = (current.id, webhook.status);
+    let rule = webhook.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+    let letter = NewDeadLetter {
+        kind: DeadLetterKind::StatusConflict,
+        cause: format!("contradiction:{id}:{reported}"),
+        transaction_id: id,
+        reason: format!(
+            "a webhook reports {reported}, but is not about the transaction as it was posted, and \
+             settles nothing: {why}{rule}"
+        ),
+        detail: json!({
+            "status": current.status.as_str(),
+            "reported": reported.as_str(),
+            "reported_by": SettledBy::Webhook.as_str(),
+            "contradiction": why,
+        }),
+    };
+    settle::open_with_evidence(conn, letter, SOURCE).await
 }
 
 async fn open_unknown(

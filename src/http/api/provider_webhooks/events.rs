@@ -30,11 +30,11 @@ use crate::{
     },
     store::{
         jobs::hinted_polls,
-        provider_webhooks::{self, Contradiction, WaitingWebhook},
+        provider_webhooks::{self, WaitingWebhook},
         rejected_webhooks::WebhookRejection,
         sent_creates::{self, LearnedId},
         transactions,
-        webhooks::Webhook,
+        webhooks::{Comparison, Webhook},
     },
     telemetry::labels::WebhookResult,
 };
@@ -125,7 +125,7 @@ pub(super) async fn apply(
     let mut transactions = state.within_limit(transactions::get_all(&state.pool, &ids)).await?;
     // What another third party creates is none of this one's business.
     transactions.retain(|_, known| known.third_party == webhooks.third_party);
-    let (mut settling, mut contradictions, mut hints) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut settling, mut hints) = (Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims, has_known_word } = said;
         let current = transactions.get(&transaction_id);
@@ -141,40 +141,26 @@ pub(super) async fn apply(
             state.metrics.webhook(WebhookResult::Hint);
             continue;
         };
-        let provider_id = provider_id.as_deref();
-        let mut contradiction =
-            current.and_then(|current| webhooks.contradiction(current, provider_id, &claims));
-        if let (None, Some(current), Some(provider_id)) = (&contradiction, current, provider_id)
+        // With nothing to compare it with, the operator who replays it needs the claims.
+        let rule = if current.is_none() { with_claims(rule, &claims) } else { rule };
+        let mut comparison = webhooks.comparison(provider_id.clone(), claims);
+        if let (Some(current), Some(provider_id)) = (current, provider_id)
             && current.provider_id.is_none()
             && has_known_word
+            && comparison.contradiction(current).is_none()
         {
             // From then on its create is never repeated.
-            contradiction = learn(state, transaction_id, provider_id).await?;
-        }
-        match contradiction {
-            Some(why) if is_final => {
-                let new = Contradiction { webhook_id, transaction_id, status, rule, why };
-                contradictions.push(new);
-            }
-            _ => {
-                // With nothing to compare it with, the operator who replays it needs the claims.
-                let rule = if current.is_none() { with_claims(rule, &claims) } else { rule };
-                settling.push(Webhook {
-                    webhook_id,
-                    third_party: webhooks.third_party.clone(),
-                    transaction_id,
-                    status,
-                    rule: Some(rule),
-                });
+            if let Some(why) = learn(state, transaction_id, &provider_id).await? {
+                comparison = Comparison::new(move |_| Some(why.clone()));
             }
         }
-    }
-    for contradiction in &contradictions {
-        let open = provider_webhooks::open_contradiction(&state.pool, contradiction);
-        let is_new = state.within_limit(open).await?;
-        state.metrics.webhook(match is_new {
-            true => WebhookResult::Conflict,
-            false => WebhookResult::Duplicate,
+        settling.push(Webhook {
+            webhook_id,
+            third_party: webhooks.third_party.clone(),
+            transaction_id,
+            status,
+            rule: Some(rule),
+            comparison: Some(comparison),
         });
     }
     // Together, so that the writer takes them together.

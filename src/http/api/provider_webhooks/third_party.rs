@@ -11,7 +11,7 @@ use crate::{
         Inputs, Profile, Values, WEBHOOK_SECRETS,
         webhook::{Claim, Keys, Receiver},
     },
-    store::transactions::Transaction,
+    store::webhooks::Comparison,
 };
 
 /// Receives the webhooks of one third party.
@@ -118,32 +118,30 @@ impl ProviderWebhooks {
         Ok(keys)
     }
 
-    /// Why an event is not about this transaction as the client posted it, or as the third party
-    /// named it before; `None`: it may be.
-    pub(super) fn contradiction(
-        &self,
-        transaction: &Transaction,
-        provider_id: Option<&str>,
-        claims: &[Claim],
-    ) -> Option<String> {
-        let known = transaction.provider_id.as_deref();
-        if let (Some(known), Some(given)) = (known, provider_id)
-            && known != given
-        {
-            return Some(other_id(known, given));
-        }
-        let content = transaction.content();
-        let inputs = Inputs {
-            id: transaction.id,
-            content: &content,
-            provider_id: known,
-            created_at: transaction.created_at.at(),
-            now: crate::http::now(),
-            webhook_url: &self.url,
-            // Nothing that is compared has a secret or a variable in it.
-            values: &Values::default(),
-        };
-        self.profile.contradiction(&inputs, claims)
+    /// Compares an event with a transaction as the client posted it, and as the third party named
+    /// it before.
+    pub(super) fn comparison(&self, provider_id: Option<String>, claims: Vec<Claim>) -> Comparison {
+        let (profile, url) = (self.profile.clone(), self.url.clone());
+        Comparison::new(move |transaction| {
+            let known = transaction.provider_id.as_deref();
+            if let (Some(known), Some(given)) = (known, &provider_id)
+                && known != given
+            {
+                return Some(other_id(known, given));
+            }
+            let content = transaction.content();
+            let inputs = Inputs {
+                id: transaction.id,
+                content: &content,
+                provider_id: known,
+                created_at: transaction.created_at.at(),
+                now: crate::http::now(),
+                webhook_url: &url,
+                // Nothing that is compared has a secret or a variable in it.
+                values: &Values::default(),
+            };
+            profile.contradiction(&inputs, &claims)
+        })
     }
 }
 
