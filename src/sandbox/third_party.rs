@@ -259,7 +259,10 @@ impl ThirdParty {
 
     /// `None`: not stored.
     pub fn status_of(&self, id: Uuid) -> Option<Status> {
-        self.0.ledger().status(id)
+        match &self.0.provider {
+            Some(provider) => provider.status_of(id),
+            None => self.0.ledger().status(id),
+        }
     }
 
     /// Creates received, however they were answered.

@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::{
     link::Link,
+    other::{self, Other},
     plan::{APIS, NODES, Node, WORKERS, Way},
     support::{
         World, ports,
@@ -97,7 +98,11 @@ pub struct Cluster {
     pub processes: Vec<Mutex<Process>>,
     /// Where each process serves.
     pub addresses: Vec<SocketAddr>,
+    /// Their third party beside the sandbox's.
+    pub other: Other,
     links: HashMap<Way, Link>,
+    /// The ways to `other`; they share the troubles of those to the third party.
+    other_links: HashMap<Way, Link>,
     directory: PathBuf,
 }
 
@@ -115,26 +120,42 @@ impl Cluster {
             webhook_retries: 2,
             ..SandboxConfig::default()
         };
+        let other = Other::start(config.clone(), directory).await;
         let world = World::on_database(&url, config).await;
         witness::install(&world.pool).await;
 
         let addresses: Vec<SocketAddr> = NODES.iter().map(|_| ports::free_address()).collect();
         let links = link_up(&world, postgres.port(), &addresses).await;
+        let webhooks = links[&Way::Webhooks(APIS[0])].address();
+        other.sandbox.set_webhook_url(format!("http://{webhooks}/v1/webhooks/{}", other::NAME));
+        let mut other_links = HashMap::new();
+        for node in WORKERS {
+            other_links.insert(Way::ThirdParty(node), Link::to(other.address()).await);
+        }
         let mut processes = Vec::new();
         for node in (0..NODES.len()).map(Node) {
             let log = open_log(directory, NODES[node.0]);
-            let process = builder(&world, &links, &addresses, node, &url).output(log).launch();
+            // A process that only serves the API calls nobody.
+            let way = other_links.get(&Way::ThirdParty(node));
+            let base_url = format!("http://{}", way.map_or(other.address(), Link::address));
+            let parties = other.write_settings(NODES[node.0], &base_url, CREATE_BACKOFF);
+            let process = builder(&world, &links, &addresses, node, &url)
+                .set("QUARTET_THIRD_PARTIES__DIRECTORY", parties.display())
+                .set("QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES", other::NAME)
+                .output(log)
+                .launch();
             processes.push(Mutex::new(process));
         }
         for process in &processes {
             process.lock().await.wait_ready().await;
         }
         let (postgres, directory) = (Mutex::new(postgres), directory.to_owned());
-        Self { postgres, world, processes, addresses, links, directory }
+        Self { postgres, world, processes, addresses, other, links, other_links, directory }
     }
 
-    pub fn link(&self, way: Way) -> &Link {
-        &self.links[&way]
+    /// The links of one way.
+    pub fn links(&self, way: Way) -> impl Iterator<Item = &Link> {
+        self.links.get(&way).into_iter().chain(self.other_links.get(&way))
     }
 
     /// What a process has logged so far.

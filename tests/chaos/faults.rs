@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     cluster::Cluster,
+    link::Link,
     load::Poster,
     plan::{AHEAD, Action, Fault, NODES, Node, Peer, Plan, RESTORING, Silence, Way},
     restore::restore,
@@ -92,9 +93,9 @@ async fn one(
             None
         }
         Action::Network(way, trouble) => {
-            cluster.link(way).spoil(trouble);
+            cluster.links(way).for_each(|link| link.spoil(trouble));
             tokio::time::sleep(lasts).await;
-            cluster.link(way).heal();
+            cluster.links(way).for_each(Link::heal);
             None
         }
         Action::Busy(code) => {
@@ -191,7 +192,7 @@ async fn crowd(cluster: &Cluster, node: Node, lasts: Duration) {
             Ok(Ok(connection)) => held.push(connection),
             _ if !broke => {
                 broke = true;
-                cluster.link(Way::Database(node)).break_connections();
+                cluster.links(Way::Database(node)).for_each(Link::break_connections);
             }
             _ => tokio::time::sleep(POLL).await,
         }

@@ -23,10 +23,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::{Builder, Uuid};
 
-use crate::support::{Answer, Client, world::API_KEY};
+use crate::{
+    other,
+    support::{Answer, Client, world::API_KEY},
+};
 use quartet::domain::{Backoff, Retries};
 
 const POSTERS: u64 = 4;
+/// Of the posts, those that name the other third party.
+const TO_OTHER: f64 = 0.3;
 /// How long a poster waits for an answer before it asks another process.
 const MAX_WAIT: Duration = Duration::from_secs(3);
 /// Waits before a post that was not answered is sent again. One that was refused for the moment waits
@@ -83,6 +88,8 @@ struct Post {
     contradicted: bool,
     /// Read afterwards.
     read: bool,
+    /// Names the other third party.
+    to_other: bool,
 }
 
 /// One that posts and asks until it is answered. Cheap to clone.
@@ -91,14 +98,22 @@ pub struct Poster {
     book: Arc<Mutex<Book>>,
     clients: Arc<[Client]>,
     log: Arc<File>,
+    /// What a post has that names the other third party.
+    other_metadata: &'static [(&'static str, &'static str)],
     /// Written while what was accepted may not be there.
     all_present: Arc<RwLock<()>>,
 }
 
 impl Load {
     /// Posts `rate` transactions a second to the processes at `addresses`; writes the accepted ids
-    /// to `log`.
-    pub fn start(seed: u64, rate: f64, addresses: &[SocketAddr], log: File) -> Self {
+    /// to `log`. Those that name the other third party have this metadata.
+    pub fn start(
+        seed: u64,
+        rate: f64,
+        addresses: &[SocketAddr],
+        log: File,
+        other_metadata: &'static [(&'static str, &'static str)],
+    ) -> Self {
         let stop = CancellationToken::new();
         let clients = addresses.iter().map(|address| Client::new(*address).with_key(API_KEY));
         let clients = clients.collect();
@@ -106,6 +121,7 @@ impl Load {
             book: Arc::default(),
             clients,
             log: Arc::new(log),
+            other_metadata,
             all_present: Arc::default(),
         };
         let mut posters = JoinSet::new();
@@ -183,7 +199,8 @@ impl Poster {
     }
 
     async fn see_through(self, post: Post) {
-        let accepted = Accepted { amount: post.amount, body: post.body(post.amount) };
+        let body = |amount| post.body(amount, self.other_metadata);
+        let accepted = Accepted { amount: post.amount, body: body(post.amount) };
         if post.twin {
             tokio::join!(
                 self.post_until_accepted(post.id, &accepted, post.first),
@@ -202,7 +219,7 @@ impl Poster {
         }
         if post.contradicted {
             let _present = self.all_present.read().await;
-            let other = post.body(post.amount + 1);
+            let other = body(post.amount + 1);
             let refused =
                 self.ask(post.id, post.first + 2, Method::POST, &other, |status| status == 409);
             refused.await;
@@ -287,6 +304,7 @@ impl Post {
         let mut chance = |rate: f64| rng.random::<f64>() < rate;
         let (twin, repeated) = (chance(0.05), chance(0.1));
         let (contradicted, read) = (chance(0.03), chance(0.2));
+        let to_other = chance(TO_OTHER);
         Self {
             id: Builder::from_random_bytes(rng.random()).into_uuid(),
             amount: rng.random_range(0..1_000_000),
@@ -296,13 +314,19 @@ impl Post {
             repeated,
             contradicted,
             read,
+            to_other,
         }
     }
 
-    fn body(&self, amount: i64) -> String {
-        let body: Value = json!({
+    fn body(&self, amount: i64, other_metadata: &[(&str, &str)]) -> String {
+        let mut body: Value = json!({
             "id": self.id, "amount": amount, "currency": "EUR", "reference": self.reference,
         });
+        if self.to_other {
+            body["third_party"] = other::NAME.into();
+            body["metadata"] =
+                other_metadata.iter().map(|(name, value)| (*name, Value::from(*value))).collect();
+        }
         body.to_string()
     }
 }

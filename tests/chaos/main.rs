@@ -17,6 +17,7 @@ mod cluster;
 mod faults;
 mod link;
 mod load;
+mod other;
 mod plan;
 mod restore;
 mod verdict;
@@ -133,7 +134,7 @@ async fn run(options: &Options, plan: Plan) -> ExitCode {
     let cluster = Arc::new(Cluster::start(seed, &directory).await);
     let apis: Vec<_> = APIS.iter().map(|node| cluster.addresses[node.0]).collect();
     let accepted = File::create(directory.join("accepted.txt")).expect("the accepted are kept");
-    let load = Load::start(seed, options.rate, &apis, accepted);
+    let load = Load::start(seed, options.rate, &apis, accepted, cluster.other.metadata());
     let mut complaints = faults::carry_out(cluster.clone(), load.poster(), &plan).await;
     complaints.extend(cluster.wait_ready().await);
     let book = load.end().await;

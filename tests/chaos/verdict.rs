@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quartet::sandbox::Status;
+use quartet::sandbox::{Sandbox, Status, ThirdParty};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ use crate::{
     cluster::Cluster,
     faults,
     load::Book,
+    other,
     plan::DEAD_AFTER,
     support::invariants::{self, Expected},
     witness,
@@ -54,10 +55,12 @@ pub async fn judge(cluster: &Cluster, book: &Book, complaints: Vec<String>) -> V
     let expected =
         Expected { dead_after: DEAD_AFTER, heartbeat: HEARTBEAT, ..Expected::new(&accepted) };
     let broken = invariants::check(pool, &cluster.world.sandbox, &expected).await;
+    let broken_there = invariants::check_third_party(&cluster.other.sandbox, &expected);
     let seen = witness::violations(pool).await;
     let (said, rescued) = faults::read_logs(cluster);
     let disagreements = compare(cluster, book).await;
-    violations.extend([stuck, broken, seen, said, disagreements].into_iter().flatten());
+    let found = [stuck, broken, broken_there, seen, said, disagreements];
+    violations.extend(found.into_iter().flatten());
 
     let mut figures = summary(pool).await;
     let count = |kind| violations.iter().filter(|violation| Kind::of(violation) == kind).count();
@@ -112,14 +115,20 @@ async fn wait_at_rest(cluster: &Cluster) -> Vec<String> {
             || run_at || ', attempts ' || attempts || COALESCE(', leased to ' || lock_by, '')
         FROM apalis.jobs WHERE status IN ('Pending', 'Queued', 'Running')";
     let pending = "SELECT id FROM transactions WHERE status = 'pending'";
-    let (pool, third_party) = (&cluster.world.pool, cluster.world.sandbox.third_party());
+    let pool = &cluster.world.pool;
+    let third_parties = [&*cluster.world.sandbox, &cluster.other.sandbox];
+    let third_parties = third_parties.map(Sandbox::third_party);
     let began = Instant::now();
     loop {
         let busy: Vec<String> = sqlx::query_scalar(jobs).fetch_all(pool).await.unwrap();
         let pending: Vec<Uuid> = sqlx::query_scalar(pending).fetch_all(pool).await.unwrap();
-        let has_ended = |id: &Uuid| third_party.status_of(*id).is_some_and(Status::is_final);
+        let has_ended = |id: &Uuid| {
+            let mut statuses = third_parties.iter().filter_map(|known| known.status_of(*id));
+            statuses.any(Status::is_final)
+        };
         let are_known = !pending.iter().any(has_ended) || began.elapsed() > RECONCILED;
-        let is_at_rest = busy.is_empty() && third_party.under_way() == 0 && are_known;
+        let under_way: usize = third_parties.iter().map(ThirdParty::under_way).sum();
+        let is_at_rest = busy.is_empty() && under_way == 0 && are_known;
         if is_at_rest || began.elapsed() > AT_REST {
             return busy;
         }
@@ -129,16 +138,16 @@ async fn wait_at_rest(cluster: &Cluster) -> Vec<String> {
 
 /// What is stored is what was posted, and what the third party says.
 async fn compare(cluster: &Cluster, book: &Book) -> Vec<String> {
-    let query = "SELECT id, amount, status, settled_by FROM transactions";
-    let rows: Vec<(Uuid, Option<i64>, String, Option<String>)> =
-        sqlx::query_as(query).fetch_all(&cluster.world.pool).await.unwrap();
+    let query = "SELECT id, amount, status, settled_by, third_party FROM transactions";
+    type Row = (Uuid, Option<i64>, String, Option<String>, String);
+    let rows: Vec<Row> = sqlx::query_as(query).fetch_all(&cluster.world.pool).await.unwrap();
     let open = "SELECT DISTINCT transaction_id FROM failed_jobs
         WHERE state = 'open' AND transaction_id IS NOT NULL";
     let open: Vec<Uuid> = sqlx::query_scalar(open).fetch_all(&cluster.world.pool).await.unwrap();
     let open: HashSet<Uuid> = open.into_iter().collect();
-    let third_party = cluster.world.sandbox.third_party();
+    let (own, other) = (cluster.world.sandbox.third_party(), cluster.other.sandbox.third_party());
     let mut violations = Vec::new();
-    for (id, amount, status, settled_by) in rows {
+    for (id, amount, status, settled_by, third_party) in rows {
         match book.accepted.get(&id) {
             None => violations.push(format!("6: {id} is there, and nobody was told so")),
             Some(posted) if amount != Some(posted.amount) => {
@@ -149,7 +158,13 @@ async fn compare(cluster: &Cluster, book: &Book) -> Vec<String> {
         if status == "pending" && !open.contains(&id) {
             violations.push(format!("2: {id} is pending, and in front of nobody"));
         }
-        let there = third_party.status_of(id);
+        let (asked, not_asked) =
+            if third_party == other::NAME { (&other, &own) } else { (&own, &other) };
+        if not_asked.status_of(id).is_some() {
+            violations
+                .push(format!("4: {id} was created at another third party than {third_party}"));
+        }
+        let there = asked.status_of(id);
         let agrees = matches!(
             (status.as_str(), there),
             ("completed", Some(Status::Completed))

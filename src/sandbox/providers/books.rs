@@ -83,6 +83,12 @@ impl Books {
         self.payments.get(id)
     }
 
+    /// The status of the payment that the caller knows by this id of its own.
+    pub fn status_of(&self, reference: &str) -> Option<Status> {
+        let mut payments = self.payments.values();
+        payments.find(|payment| payment.order.reference == reference).map(|payment| payment.status)
+    }
+
     /// Whether the first request with this key is still running.
     pub fn is_running(&self, order: &Order) -> bool {
         let key = order.key.as_ref().and_then(|key| self.keys.get(key));

@@ -30,6 +30,7 @@ use std::{
 
 use ring::hmac;
 use serde_json::Value;
+use uuid::Uuid;
 
 pub(super) use self::endpoint::serve_provider;
 use self::{
@@ -198,6 +199,10 @@ impl Running {
 
     pub fn set_webhook_url(&self, url: String) {
         *self.webhook_url.lock().unwrap_or_else(PoisonError::into_inner) = Some(url);
+    }
+
+    pub fn status_of(&self, id: Uuid) -> Option<Status> {
+        self.books().status_of(&id.to_string())
     }
 
     fn webhook_url(&self) -> Option<String> {

@@ -63,7 +63,7 @@ async fn check_told(pool: &PgPool, sandbox: &Sandbox) -> Vec<String> {
 }
 
 /// Invariant 4: what the third party shows is not created again.
-fn check_third_party(sandbox: &Sandbox, expected: &Expected<'_>) -> Vec<String> {
+pub fn check_third_party(sandbox: &Sandbox, expected: &Expected<'_>) -> Vec<String> {
     let third_party = sandbox.third_party();
     let created = third_party.violations().into_iter();
     let mut violations: Vec<String> =
