@@ -36,6 +36,10 @@ schemathesis *args:
 sdk:
     .ci/sdk
 
+# Sends 100 payment intents to an unmodified fake Stripe server, with a profile file alone
+localstripe:
+    .ci/localstripe
+
 # Runs a core of the tests on PostgreSQL 14, 16, 17 and 18, or one of them: `just postgres 18`
 postgres *args:
     .ci/postgres-versions {{args}}

@@ -118,7 +118,8 @@ enum Command {
     Reconcile(reconcile::ReconcileArgs),
     /// Check everything that a deployment needs, and say how to correct what is wrong
     Doctor(doctor::DoctorArgs),
-    /// Describe third parties: the profiles in the program, and checks of your own; offline
+    /// Describe third parties: the profiles in the program, checks of your own, and probes of the
+    /// real thing
     #[command(subcommand)]
     ThirdParty(third_party::ThirdPartyCommand),
     /// Sign the body on standard input as the third party does; prints three header lines
@@ -188,7 +189,7 @@ impl Cli {
                 reconcile::run(&load(file)?, args, stop).await
             }
             Command::Doctor(args) => doctor::run(file.as_deref(), args).await,
-            Command::ThirdParty(command) => third_party::run(command),
+            Command::ThirdParty(command) => third_party::run(file, command).await,
             Command::SignWebhook(args) => sign_webhook::run(&load(file)?, args),
             Command::Openapi => {
                 print!("{}", http::openapi());

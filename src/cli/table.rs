@@ -39,6 +39,14 @@ impl<const N: usize> Table<N> {
         self
     }
 
+    /// The same, at most [`WIDTH`] columns wide on any terminal.
+    pub(super) fn narrow(mut self) -> Self {
+        if self.0.width().is_none_or(|width| width > WIDTH) {
+            self.0.set_width(WIDTH);
+        }
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -3,7 +3,7 @@
 //!
 //! Cases about webhooks belong to the webhook section.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
@@ -59,6 +59,16 @@ impl Cases {
             cases.requests.extend(read.request);
         }
         Ok(cases)
+    }
+
+    /// The metadata of the transaction that the cases are about.
+    pub fn sample_metadata(&self) -> &BTreeMap<String, String> {
+        &self.sample.metadata
+    }
+
+    /// Its currency.
+    pub fn sample_currency(&self) -> &str {
+        &self.sample.currency
     }
 
     /// The requests as they would go out, secrets masked: the create's and the lookup's.

@@ -8,6 +8,7 @@
 
 mod answers;
 mod connections;
+pub mod probe;
 mod tokens;
 
 use std::sync::Arc;

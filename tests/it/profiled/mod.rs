@@ -5,6 +5,7 @@ mod creates;
 mod credentials;
 mod hints;
 pub mod peer;
+mod probe;
 mod waiting;
 pub mod webhooks;
 
@@ -128,6 +129,11 @@ struct Paystack(Arc<Mutex<HashSet<String>>>);
 
 impl Paystack {
     const CREATE: &'static str = "/transfer";
+
+    /// Whether it has this reference.
+    fn has(&self, reference: &Value) -> bool {
+        reference.as_str().is_some_and(|reference| self.0.lock().unwrap().contains(reference))
+    }
 
     fn answer(&self, asked: &Asked) -> Reply {
         let mut transfers = self.0.lock().unwrap();

@@ -1,4 +1,7 @@
-//! `quartet third-party`: the profiles in the program, and what a profile does. Offline.
+//! `quartet third-party`: the profiles in the program, and what a profile does: offline, and against
+//! the real third party ([`probe`]).
+
+mod probe;
 
 use std::{
     collections::BTreeSet,
@@ -32,9 +35,12 @@ pub(super) enum ThirdPartyCommand {
         #[arg(value_name = "PROFILE-OR-FILE")]
         profile: String,
     },
+    /// Try a profile against the third party at QUARTET_THIRD_PARTY__BASE_URL; without --live it
+    /// looks up what is not there, and changes nothing
+    Probe(Box<probe::ProbeArgs>),
 }
 
-pub(super) fn run(command: ThirdPartyCommand) -> Result<(), CliError> {
+pub(super) async fn run(file: Option<PathBuf>, command: ThirdPartyCommand) -> Result<(), CliError> {
     match command {
         ThirdPartyCommand::List => {
             for shipped in SHIPPED {
@@ -50,6 +56,7 @@ pub(super) fn run(command: ThirdPartyCommand) -> Result<(), CliError> {
             let (profile, cases) = load(&profile)?;
             check(&profile, &cases)
         }
+        ThirdPartyCommand::Probe(args) => probe::run(file, *args).await,
     }
 }
 
