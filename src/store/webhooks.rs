@@ -86,6 +86,9 @@ pub struct Webhook {
     pub status: ReportedStatus,
     /// What of a profile decided the status.
     pub rule: Option<String>,
+    /// What it says besides, for the operator who replays it: while its transaction is unknown there
+    /// is nothing to compare it with.
+    pub claims: String,
     /// One with a final status that is not about the transaction settles nothing, and is an
     /// operator's.
     pub comparison: Option<Comparison>,
@@ -381,7 +384,8 @@ async fn open_unknown(
     if !third_party.is_default() {
         detail["third_party"] = third_party.as_str().into();
     }
-    let rule = webhook.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+    let rule = webhook.rule.as_ref();
+    let rule = rule.map(|rule| format!(" ({rule}{})", webhook.claims)).unwrap_or_default();
     dead_letters::open(
         conn,
         &NewDeadLetter {

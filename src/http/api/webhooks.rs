@@ -275,6 +275,7 @@ impl SignedWebhook {
             transaction_id: parsed.id,
             status: parsed.status.0,
             rule: None,
+            claims: String::new(),
             comparison: None,
         };
         let traceparent = request.header(traces::TRACEPARENT).filter(|_| traces::is_on());

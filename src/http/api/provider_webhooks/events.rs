@@ -119,8 +119,11 @@ pub(super) async fn apply(
     reported: Vec<Reported>,
 ) -> Result<(), Problem> {
     let settles = webhooks.receiver.trust == Trust::Settle;
-    // A hint is compared with nothing.
-    let ids = reported.iter().filter(|_| settles).map(|reported| reported.transaction_id);
+    // Whose id at the third party may be new.
+    let names_another_id = |reported: &&Reported| {
+        settles && reported.provider_id.is_some() && reported.said.has_known_word
+    };
+    let ids = reported.iter().filter(names_another_id).map(|reported| reported.transaction_id);
     let ids: Vec<Uuid> = ids.collect();
     let mut transactions = state.within_limit(transactions::get_all(&state.pool, &ids)).await?;
     // What another third party creates is none of this one's business.
@@ -128,7 +131,6 @@ pub(super) async fn apply(
     let (mut settling, mut hints) = (Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims, has_known_word } = said;
-        let current = transactions.get(&transaction_id);
         let is_final = Status::from(status).is_final();
         if !is_final {
             hints.push(transaction_id);
@@ -141,10 +143,9 @@ pub(super) async fn apply(
             state.metrics.webhook(WebhookResult::Hint);
             continue;
         };
-        // With nothing to compare it with, the operator who replays it needs the claims.
-        let rule = if current.is_none() { with_claims(rule, &claims) } else { rule };
+        let claimed = claimed(&claims);
         let mut comparison = webhooks.comparison(provider_id.clone(), claims);
-        if let (Some(current), Some(provider_id)) = (current, provider_id)
+        if let (Some(current), Some(provider_id)) = (transactions.get(&transaction_id), provider_id)
             && current.provider_id.is_none()
             && has_known_word
             && comparison.contradiction(current).is_none()
@@ -160,6 +161,7 @@ pub(super) async fn apply(
             transaction_id,
             status,
             rule: Some(rule),
+            claims: claimed,
             comparison: Some(comparison),
         });
     }
@@ -195,12 +197,9 @@ async fn learn(
     })
 }
 
-/// `rule; /data/amount is "1250"`.
-fn with_claims(mut rule: String, claims: &[Claim]) -> String {
-    for Claim { at, found, .. } in claims {
-        rule.push_str(&format!("; {at} is {found:?}"));
-    }
-    rule
+/// `; /data/amount is "1250"`.
+fn claimed(claims: &[Claim]) -> String {
+    claims.iter().map(|Claim { at, found, .. }| format!("; {at} is {found:?}")).collect()
 }
 
 /// Makes the polls of these transactions due, as far as hints may.
