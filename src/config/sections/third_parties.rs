@@ -38,7 +38,7 @@ const BESIDE: [&str; 2] = [".profile.toml", ".cases.toml"];
 /// `QUARTET_THIRD_PARTIES__…`: the third parties beside the one without a name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ThirdParties {
-    /// Where their files are; `None`: there is only the one without a name.
+    /// Where their files are, if there may be others.
     pub directory: Option<PathBuf>,
     pub named: BTreeMap<ThirdPartyName, NamedThirdParty>,
 }
