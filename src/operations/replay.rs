@@ -28,6 +28,7 @@ use crate::{
         clients::{self, Callback},
         dead_letter_actions::{self, DeadLetterError},
         dead_letters::{self, DeadLetter, Filter},
+        jobs::JobPlan,
         provider_webhooks,
         transactions::{self, Transaction},
     },
@@ -271,7 +272,7 @@ impl Operations {
             _ => (AtThirdParty::NotAsked, None),
         };
         let seen = (at_third_party, third_party_status);
-        let plan = plan_replay(&letter, transaction.as_ref(), seen);
+        let plan = plan_replay(&self.plan, &letter, transaction.as_ref(), seen);
         let call = match (plan.outcome, &transaction) {
             (ItemOutcome::Planned, Some(transaction)) => {
                 bounded(self.describe_call(&letter, transaction)).await?
@@ -368,6 +369,7 @@ struct Plan {
 
 /// What replaying `letter` would do, going by what the third party showed.
 fn plan_replay(
+    job_plan: &JobPlan,
     letter: &DeadLetter,
     transaction: Option<&Transaction>,
     (at_third_party, found): (AtThirdParty, Option<ReportedStatus>),
@@ -412,7 +414,10 @@ fn plan_replay(
         }
         Replay::RunsJob => {}
     }
-    let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
+    let queue = dead_letter_actions::queue_of(letter);
+    if let Err(unknown) = job_plan.retry_backoff(queue, transaction) {
+        return refused(unknown.into());
+    }
     match (queue, at_third_party) {
         (None, _) => refused(DeadLetterError::NothingToReplay),
         (Some(JobKind::CreateTransaction), _) => planned(
