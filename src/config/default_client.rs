@@ -25,10 +25,9 @@ pub struct DefaultClient {
     pub callback_url: Url,
     /// What its notifications are signed with.
     pub signing_secret: Secret,
-    /// Where its transactions go that name no third party; `None`: as registered, and of a new
-    /// client the one without a name.
+    /// Where its transactions go that name no third party; `None` changes nothing.
     pub third_party: Option<ThirdPartyName>,
-    /// Those that they may name besides; `None`: as registered, and of a new client none.
+    /// Those that they may name besides; `None` changes nothing.
     pub other_third_parties: Option<Vec<ThirdPartyName>>,
 }
 
