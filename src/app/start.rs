@@ -108,15 +108,13 @@ async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppErro
         );
     }
     if let Some(client) = default_client {
-        let third_parties = config.default_client_third_parties();
-        // What is not said stays as it is registered, unless that is no third party at all.
-        let is_given = client.third_party.is_some() || !config.has_unnamed_third_party();
         let new = NewClient {
             name: &client.name,
             api_key_hash: client.api_key_hash.expose(),
             callback_url: client.callback_url.as_str(),
             signing_secret: &keys.seal(&client.name, &client.signing_secret),
-            third_party: is_given.then_some(&third_parties.default),
+            // What is not set stays as it is registered.
+            third_party: client.third_party.as_ref(),
             other_third_parties: client.other_third_parties.as_deref(),
         };
         let is_same = |stored: &str| {

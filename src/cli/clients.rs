@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     config::{self, Config},
-    domain::{ClientThirdParties, DEFAULT_THIRD_PARTY, ThirdPartyName},
+    domain::{ClientThirdParties, ThirdPartyName},
     http::middleware::auth,
     operations::{
-        clients::{self, NewClient},
+        clients::{self, NewClient, ThirdPartiesChange, ThirdPartiesChanged},
         secrets,
     },
     secrets::{MasterKeys, hash_token},
@@ -45,12 +45,17 @@ pub(super) enum ClientsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Set the third parties that a client may use
+    /// Change the third parties that a client may use; what is not given stays as it is
+    #[command(group = clap::ArgGroup::new("change")
+        .args(["third_party", "allowed", "allow_none"]).required(true).multiple(true))]
     SetThirdParties {
         /// The client's name
         name: String,
         #[command(flatten)]
         third_parties: ThirdPartyArgs,
+        /// Allow it none besides its default
+        #[arg(long, conflicts_with = "allowed")]
+        allow_none: bool,
     },
     /// List the clients
     List {
@@ -96,26 +101,40 @@ pub(super) enum ClientsCommand {
 /// The third parties that a client may use.
 #[derive(Debug, Args)]
 pub(super) struct ThirdPartyArgs {
-    /// Where its transactions are created that name no third party
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_THIRD_PARTY,
-        value_parser = ThirdPartyName::parse)]
-    third_party: ThirdPartyName,
-    /// Another one that they may name; can be given several times
+    /// Where its transactions are created that name no third party; a new client's are by default
+    /// created at the one without a name, third-party
+    #[arg(long, value_name = "NAME", value_parser = ThirdPartyName::parse)]
+    third_party: Option<ThirdPartyName>,
+    /// Another one that they may name, in place of those that they may name now; can be given
+    /// several times
     #[arg(long = "allow", value_name = "NAME", value_parser = ThirdPartyName::parse)]
     allowed: Vec<ThirdPartyName>,
 }
 
 impl ThirdPartyArgs {
-    /// Warns of those that this configuration does not know: a slip is found out sooner.
-    fn read(self, config: &Config) -> ClientThirdParties {
+    /// Those of a new client.
+    fn of_new(self, config: &Config) -> ClientThirdParties {
         let Self { third_party: default, allowed } = self;
-        let third_parties = ClientThirdParties { default, allowed };
-        let is_known =
-            |name: &ThirdPartyName| config.all_third_parties().any(|(known, _)| known == *name);
-        for name in third_parties.all().filter(|name| !is_known(name)) {
-            eprintln!("warning: no third party {name} is configured here");
-        }
+        let third_parties = ClientThirdParties { default: default.unwrap_or_default(), allowed };
+        warn_of_unknown(config, third_parties.all());
         third_parties
+    }
+
+    /// What changes of those of a client that is registered.
+    fn change(self, config: &Config, allow_none: bool) -> ThirdPartiesChange {
+        let Self { third_party: default, allowed } = self;
+        warn_of_unknown(config, default.iter().chain(&allowed));
+        let is_changed = allow_none || !allowed.is_empty();
+        ThirdPartiesChange { default, allowed: is_changed.then_some(allowed) }
+    }
+}
+
+/// Warns of those that this configuration does not know: a slip is found out sooner.
+fn warn_of_unknown<'a>(config: &Config, names: impl Iterator<Item = &'a ThirdPartyName>) {
+    let is_known =
+        |name: &ThirdPartyName| config.all_third_parties().any(|(known, _)| known == *name);
+    for name in names.filter(|name| !is_known(name)) {
+        eprintln!("warning: no third party {name} is configured here");
     }
 }
 
@@ -129,17 +148,17 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             let keys = &config.secrets.master_keys;
             warn_of_plain(keys);
             let secret = signing_secret.unwrap_or_else(Secret::generate);
-            let third_parties = third_parties.read(config);
+            let third_parties = third_parties.of_new(config);
             let callback_url = &callback_url;
             let new = Addition { name: &name, callback_url, secret, third_parties, json };
             add(&pool, keys, new, actor).await
         }
-        ClientsCommand::SetThirdParties { name, third_parties } => {
-            let third_parties = third_parties.read(config);
-            if !clients::set_third_parties(&pool, &name, &third_parties, actor).await? {
-                return Err(unknown(&name));
-            }
-            println!("{name} may use {}.", listed(&third_parties));
+        ClientsCommand::SetThirdParties { name, third_parties, allow_none } => {
+            let change = third_parties.change(config, allow_none);
+            let changed = clients::set_third_parties(&pool, &name, &change, actor).await?;
+            let ThirdPartiesChanged { before, after } = changed.ok_or_else(|| unknown(&name))?;
+            println!("Before, {name} might use {}.", listed(&before));
+            println!("Now {name} may use {}.", listed(&after));
             Ok(())
         }
         ClientsCommand::List { json } => list(&pool, json).await,

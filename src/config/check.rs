@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Config, Role, ThirdPartyProfile, value::duration_text};
-use crate::domain::{ClientThirdParties, EgressDenied, ThirdPartyName};
+use crate::domain::{EgressDenied, ThirdPartyName};
 
 /// A setting at fault, named with what is allowed.
 pub(super) struct Broken {
@@ -128,14 +128,27 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
     broken
 }
 
-/// What the default client may use must be there.
+/// The default client must be said to use a named third party: no default is derived from what
+/// happens to be configured, so that a variable that one process lacks re-routes nothing.
+fn default_client_without_third_party(config: &Config) -> Option<Broken> {
+    let client = config.default_client.as_ref()?;
+    let is_unsaid = client.third_party.is_none() && !config.has_unnamed_third_party();
+    (is_unsaid && !config.third_parties.named.is_empty()).then(|| Broken {
+        variable: Cow::Borrowed(DEFAULT),
+        other: None,
+        value: None,
+        allowed: "must name the third party of the default client, or \
+                  QUARTET_THIRD_PARTY__BASE_URL must be set: QUARTET_THIRD_PARTIES__DIRECTORY is \
+                  set, and there is no third party without a name"
+            .to_owned(),
+    })
+}
+
+/// What the default client is said to use must be there.
 fn default_client_third_parties(config: &Config) -> Vec<Broken> {
-    if config.default_client.is_none() {
-        return Vec::new();
-    }
+    let Some(client) = &config.default_client else { return Vec::new() };
     let known: Vec<ThirdPartyName> = config.all_third_parties().map(|(name, _)| name).collect();
     let names: Vec<&str> = known.iter().map(ThirdPartyName::as_str).collect();
-    let ClientThirdParties { default, allowed } = config.default_client_third_parties();
     let mut broken = Vec::new();
     let mut require = |name: &ThirdPartyName, variable| {
         if !known.contains(name) {
@@ -147,8 +160,8 @@ fn default_client_third_parties(config: &Config) -> Vec<Broken> {
             });
         }
     };
-    require(&default, DEFAULT);
-    allowed.iter().for_each(|name| require(name, OTHERS));
+    client.third_party.iter().for_each(|name| require(name, DEFAULT));
+    client.other_third_parties.iter().flatten().for_each(|name| require(name, OTHERS));
     broken
 }
 
@@ -217,5 +230,6 @@ pub(super) fn missing(config: &Config, role: Role) -> Vec<Broken> {
         );
     }
     broken.extend(unknown);
+    broken.extend(default_client_without_third_party(config));
     broken
 }

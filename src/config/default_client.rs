@@ -25,16 +25,21 @@ pub struct DefaultClient {
     pub callback_url: Url,
     /// What its notifications are signed with.
     pub signing_secret: Secret,
-    /// Where its transactions go that name no third party, if that is set.
+    /// Where its transactions go that name no third party; `None` changes nothing.
     pub third_party: Option<ThirdPartyName>,
-    /// Those that they may name besides, if that is set.
+    /// Those that they may name besides; `None` changes nothing.
     pub other_third_parties: Option<Vec<ThirdPartyName>>,
 }
 
+/// Stands for no third parties at all: an empty value counts as unset.
+const NO_OTHERS: &str = "-";
+
 /// Names of third parties, separated by commas.
 fn third_parties(text: &str) -> Result<Vec<ThirdPartyName>, String> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(ThirdPartyName::parse).collect()
+    if text.trim() == NO_OTHERS {
+        return Ok(Vec::new());
+    }
+    text.split(',').map(|part| ThirdPartyName::parse(part.trim())).collect()
 }
 
 impl DefaultClient {
@@ -63,13 +68,14 @@ impl DefaultClient {
         let third_party = settings.optional(
             "QUARTET_DEFAULT_CLIENT__THIRD_PARTY",
             ThirdPartyName::parse,
-            "Third party of that client's transactions that name none; unset, the one without a \
-             name, or the only one that there is",
+            "Third party of that client's transactions that name none; unset: as registered, and a \
+             new client gets the one without a name, `third-party`",
         );
         let other_third_parties = settings.optional(
             "QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES",
             third_parties,
-            "Third parties that this client's transactions may name besides, separated by commas",
+            "Third parties that this client's transactions may name besides, separated by commas, \
+             or `-` for none; unset: as registered, and a new client gets none",
         );
         let variables = [NAME, API_KEY, CALLBACK_URL, SIGNING_SECRET];
         let absent: Vec<_> =

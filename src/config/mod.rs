@@ -47,7 +47,7 @@ pub use self::{
     value::{BaseUrl, Redacted, duration, http_url, name},
 };
 pub use crate::domain::DEFAULT_THIRD_PARTY;
-use crate::domain::{ClientThirdParties, ThirdPartyName};
+use crate::domain::ThirdPartyName;
 
 /// Where webhooks arrive, below the public URL, each third party's below its name.
 const WEBHOOK_PATH: &str = "/v1/webhooks/";
@@ -243,25 +243,13 @@ impl Config {
         }
     }
 
-    /// Whether there is a third party without a name.
+    /// Whether there is a third party without a name. A process that serves only the API may know
+    /// nothing of it but the secrets of its webhooks.
     pub fn has_unnamed_third_party(&self) -> bool {
         self.third_parties.directory.is_none()
             || self.third_party.base_url.is_some()
             || self.third_party.profile.is_some()
-    }
-
-    /// The third parties of the client that is created at start: where nothing is said, the one
-    /// without a name, or the only one that there is.
-    pub fn default_client_third_parties(&self) -> ClientThirdParties {
-        let client = self.default_client.as_ref();
-        let named = &self.third_parties.named;
-        let default = client.and_then(|client| client.third_party.clone()).unwrap_or_else(|| {
-            let only = named.keys().next().filter(|_| named.len() == 1);
-            let only = only.filter(|_| !self.has_unnamed_third_party());
-            only.cloned().unwrap_or_default()
-        });
-        let others = client.and_then(|client| client.other_third_parties.clone());
-        ClientThirdParties { default, allowed: others.unwrap_or_default() }
+            || !self.webhook.secrets.is_empty()
     }
 
     /// All third parties, the one without a name first.

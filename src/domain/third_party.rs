@@ -27,6 +27,14 @@ impl ThirdPartyName {
         self.0 == DEFAULT_THIRD_PARTY
     }
 
+    /// The setting that configures it.
+    pub fn setting(&self) -> &'static str {
+        match self.is_default() {
+            true => "QUARTET_THIRD_PARTY__BASE_URL",
+            false => "QUARTET_THIRD_PARTIES__DIRECTORY",
+        }
+    }
+
     /// Reads the name of a further third party. The error says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_word = |word: &str| {

@@ -51,11 +51,12 @@ pub enum ProblemType {
     InternalError,
     Overloaded,
     DatabaseUnavailable,
+    ThirdPartyNotConfigured,
 }
 
 impl ProblemType {
     /// Every one of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::InvalidSignature,
@@ -73,6 +74,7 @@ impl ProblemType {
         Self::InternalError,
         Self::Overloaded,
         Self::DatabaseUnavailable,
+        Self::ThirdPartyNotConfigured,
     ];
 
     /// The heading.
@@ -95,6 +97,7 @@ impl ProblemType {
             Self::InternalError => "internal-error",
             Self::Overloaded => "overloaded",
             Self::DatabaseUnavailable => "database-unavailable",
+            Self::ThirdPartyNotConfigured => "third-party-not-configured",
         }
     }
 

@@ -264,10 +264,9 @@ pub fn plan(config: &Config) -> JobPlan {
         max_attempts: create_at_third_party::max_attempts(third_party.create_retries),
         backoff: third_party.create_backoff,
     };
-    let named = &config.third_parties.named;
-    let creates = named.iter().map(|(name, named)| (name.clone(), create(&named.settings)));
+    let creates = config.all_third_parties().map(|(name, settings)| (name, create(settings)));
     let own = create(&config.third_party);
-    JobPlan::new(own, creates.collect(), |kind| match kind {
+    JobPlan::new(creates.collect(), |kind| match kind {
         JobKind::CreateTransaction => {
             JobTerms { delay: Duration::ZERO, max_attempts: DATABASE_JOB_ATTEMPTS }
         }

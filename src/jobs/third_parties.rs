@@ -19,12 +19,14 @@ use crate::{
     store::{Database, circuit::Circuits, transactions::Transaction},
 };
 
-/// How long a job waits whose third party is not known, at least.
+/// How long a job waits whose third party is not known, at least, and at most: longer, the longer
+/// that third party has been missed. Spread, each waits up to twice as long.
 const MISSING_WAIT: Duration = Duration::from_secs(15);
+const MAX_MISSING_WAIT: Duration = Duration::from_secs(150);
 /// How often such a third party is logged.
 const MISSING_LOGGED_EVERY: Duration = Duration::from_secs(60);
-/// One that no job has met for this long is not named any more.
-const MISSING_FOR: Duration = Duration::from_secs(5 * 60);
+/// One that no job has met for this long is not named any more: twice the longest wait.
+const MISSING_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// A third party that jobs call.
 #[derive(Debug)]
@@ -82,10 +84,10 @@ impl ThirdParties {
     pub fn of(&self, transaction: &Transaction) -> Result<Arc<CalledThirdParty>, NotConfigured> {
         let name = &transaction.third_party;
         self.called.get(name).cloned().ok_or_else(|| {
-            self.missing.note(name);
+            let wait = missing_wait(self.missing.note(name));
             NotConfigured {
                 // Spread, so that those that wait do not all come back at once.
-                wait: MISSING_WAIT.mul_f64(1.0 + 3.0 * rand::random::<f64>()),
+                wait: wait.mul_f64(1.0 + rand::random::<f64>()),
                 why: format!("its third party {name} {NOT_CONFIGURED}"),
             }
         })
@@ -127,32 +129,43 @@ pub struct NotConfigured {
     pub why: String,
 }
 
+/// How long a job waits for a third party that has been missed for this long.
+fn missing_wait(missed_for: Duration) -> Duration {
+    (missed_for / 2).clamp(MISSING_WAIT, MAX_MISSING_WAIT)
+}
+
 /// Third parties that jobs of this process have missed. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct MissingThirdParties(Arc<Mutex<BTreeMap<ThirdPartyName, Missing>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Missing {
+    since: Instant,
     met_at: Instant,
     logged_at: Instant,
 }
 
 impl MissingThirdParties {
-    fn note(&self, name: &ThirdPartyName) {
+    /// Returns for how long it has been missed.
+    fn note(&self, name: &ThirdPartyName) -> Duration {
         let now = Instant::now();
         let mut missing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = missing.get(name).copied();
+        let before = before.filter(|before| now - before.met_at < MISSING_FOR);
         let is_news = before.is_none_or(|before| now - before.logged_at >= MISSING_LOGGED_EVERY);
         let logged_at = before.filter(|_| !is_news).map_or(now, |before| before.logged_at);
-        missing.insert(name.clone(), Missing { met_at: now, logged_at });
+        let since = before.map_or(now, |before| before.since);
+        missing.insert(name.clone(), Missing { since, met_at: now, logged_at });
         drop(missing);
         if is_news {
             tracing::error!(
                 third_party = name.as_str(),
                 "transactions wait because their third party is not configured in this process: \
-                 add its file to QUARTET_THIRD_PARTIES__DIRECTORY"
+                 set {}",
+                name.setting()
             );
         }
+        now - since
     }
 
     /// Those that were missed lately.
@@ -160,5 +173,22 @@ impl MissingThirdParties {
         let missing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = missing.iter().filter(|(_, missing)| missing.met_at.elapsed() < MISSING_FOR);
         lately.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_one_that_is_missing_grows_to_minutes() {
+        let waits = [0, 60, 120, 3600].map(|secs| missing_wait(Duration::from_secs(secs)));
+        assert_eq!(waits.map(|wait| wait.as_secs()), [15, 30, 60, 150]);
+        // It is still named when the job that waits longest comes back.
+        assert!(MAX_MISSING_WAIT * 2 < MISSING_FOR);
+        let missing = MissingThirdParties::default();
+        missing.note(&ThirdPartyName::default());
+        let again = missing.note(&ThirdPartyName::default());
+        assert!(again < MISSING_FOR && missing.lately() == [ThirdPartyName::default()]);
     }
 }

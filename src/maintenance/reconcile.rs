@@ -7,7 +7,9 @@
 //! one SQL transaction each. The gap between two looks at the same transaction doubles up to a day.
 //!
 //! Each third party is asked after the other. While its circuit is open, when it asks for patience
-//! (`Retry-After`), or when it stops answering, the sweep leaves it alone and postpones itself. A crash loses the answers that were not written.
+//! (`Retry-After`), or when it stops answering, the sweep leaves it alone and postpones itself.
+//! What is open at one that is not configured in this process is counted and logged. A crash loses
+//! the answers that were not written.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,7 +31,7 @@ use crate::{
     store::{
         Database, StoreError,
         circuit::{self, Circuit},
-        reconcile::{self, Action, Checked, LateStoring, Scope, Terms},
+        reconcile::{self, Action, Candidate, Checked, LateStoring, Scope, Terms},
         transactions,
     },
 };
@@ -68,6 +70,8 @@ pub struct Report {
     pub checked: Vec<Checked>,
     /// Findings that something else has settled since they were noted.
     pub closed: u64,
+    /// Late pending transactions of third parties that are not configured in this process.
+    pub not_configured: BTreeMap<ThirdPartyName, i64>,
     /// Why it ended early, and how long the third party is left alone.
     pub postponed: Option<(String, Duration)>,
     /// Whether it was stopped before its end.
@@ -86,10 +90,14 @@ impl Report {
             Some(format!("it ended early: {reason}"))
         } else if self.stopped {
             Some("it was stopped before its end".to_owned())
+        } else if self.at_limit {
+            Some(format!("it stopped at its limit of {}: there are more", self.candidates))
         } else {
-            let at_limit =
-                || format!("it stopped at its limit of {}: there are more", self.candidates);
-            self.at_limit.then(at_limit)
+            let (name, count) = self.not_configured.first_key_value()?;
+            Some(format!(
+                "{count} transactions are pending at {name}, which is not configured here: set {}",
+                name.setting()
+            ))
         }
     }
 
@@ -111,6 +119,7 @@ impl Report {
             "skipped": self.count(Action::Skipped),
             "findings": Finding::ALL.iter().map(noted).collect::<Map<_, _>>(),
             "findings_closed": self.closed,
+            "not_configured": self.not_configured,
             "postponed": self.postponed.as_ref().map(|(reason, _)| reason),
             "stopped": self.stopped,
         })
@@ -122,6 +131,15 @@ pub async fn run(context: &MaintenanceContext) -> Result<Run, RunError> {
     let request = Request { since: None, dry_run: false, limit: SWEEP };
     let mut report = Report::default();
     sweep(context, &request, &mut report, |_| {}).await?;
+    for (name, count) in &report.not_configured {
+        tracing::error!(
+            third_party = name.as_str(),
+            count,
+            "pending transactions are not reconciled because their third party is not configured \
+             in this process: set {}",
+            name.setting()
+        );
+    }
     let (settled, conflicts) =
         (report.count(Action::Settled), report.count(Action::ConflictOpened));
     if settled + conflicts > 0 {
@@ -150,15 +168,21 @@ pub async fn sweep(
     if !request.dry_run {
         close_settled(pool, stopping, report).await?;
     }
+    let configured: Vec<_> = third_parties.iter().map(|(name, _)| name.clone()).collect();
+    report.not_configured =
+        reconcile::open_elsewhere(pool, &configured, config.poll.deadline).await?;
     let circuits = circuit::get_all(pool).await?;
-    // While none of them is called nothing is looked for.
-    let mut open = third_parties.iter().map(|(name, _)| circuit_open(&circuits.of(name)));
-    let all_open: Option<Vec<_>> = open.by_ref().collect();
-    report.postponed = all_open.into_iter().flatten().min_by_key(|(_, wait)| *wait);
-    if report.postponed.is_some() {
+    // Those with an open circuit are not asked, and the next sweep does not wait for longer than
+    // for the first of them.
+    let waits = configured.iter().filter_map(|name| circuit_open(&circuits.of(name)));
+    report.postponed = waits.min_by_key(|(_, wait)| *wait);
+    let is_asked = |name: &ThirdPartyName| circuit_open(&circuits.of(name)).is_none();
+    let asked: Vec<_> = configured.into_iter().filter(is_asked).collect();
+    if asked.is_empty() {
         return Ok(());
     }
     let scope = Scope {
+        third_parties: &asked,
         deadline: config.poll.deadline,
         failed_within: config.retention.jobs + FAILED_MARGIN,
         since: request.since,
@@ -172,15 +196,10 @@ pub async fn sweep(
     report.candidates = candidates.len();
 
     let mut refused = None;
-    for (name, ids) in by_third_party(pool, candidates).await? {
+    for (name, ids) in by_third_party(candidates) {
+        let Some(client) = third_parties.get(&name) else { continue };
         let sweep = PartySweep { pool, config, request, stopping };
-        let ended = match (third_parties.get(&name), circuit_open(&circuits.of(&name))) {
-            (None, _) => Some((not_configured(&name), config.reconcile.interval)),
-            (Some(_), Some(postponed)) => Some(postponed),
-            (Some(client), None) => {
-                sweep.run(&name, client, ids, report, &mut refused, &mut progress).await?
-            }
-        };
+        let ended = sweep.run(&name, client, ids, report, &mut refused, &mut progress).await?;
         // The others are asked nevertheless, and the next sweep does not wait for longer than for
         // the one that may be asked first.
         if let Some((reason, wait)) = ended {
@@ -201,21 +220,12 @@ pub async fn sweep(
 }
 
 /// The candidates of each third party, in their order.
-async fn by_third_party(
-    pool: &Database,
-    candidates: Vec<Uuid>,
-) -> Result<BTreeMap<ThirdPartyName, Vec<Uuid>>, StoreError> {
-    let third_parties = reconcile::third_parties_of(pool, &candidates).await?;
+fn by_third_party(candidates: Vec<Candidate>) -> BTreeMap<ThirdPartyName, Vec<Uuid>> {
     let mut sorted: BTreeMap<ThirdPartyName, Vec<Uuid>> = BTreeMap::new();
-    for id in candidates {
-        let name = third_parties.get(&id).cloned().unwrap_or_default();
-        sorted.entry(name).or_default().push(id);
+    for Candidate { transaction_id, third_party } in candidates {
+        sorted.entry(third_party).or_default().push(transaction_id);
     }
-    Ok(sorted)
-}
-
-fn not_configured(name: &ThirdPartyName) -> String {
-    format!("the third party {name} is not configured in this process")
+    sorted
 }
 
 /// The part of a sweep that asks one third party.
@@ -241,7 +251,8 @@ impl PartySweep<'_> {
         let settings = config.all_third_parties().find(|(known, _)| known == name);
         let settings = settings.map_or(&config.third_party, |(_, settings)| settings);
         let mut answers = std::pin::pin!(
-            look_up(pool, client, config.reconcile.rate, ids).take_until(stopping.cancelled())
+            look_up(pool, name, client, config.reconcile.rate, ids)
+                .take_until(stopping.cancelled())
         );
         let (mut silence, mut looked_up) = (0, 0_usize);
         while let Some((id, answer)) = answers.next().await {
@@ -258,7 +269,7 @@ impl PartySweep<'_> {
                 retry_after: retry_after.unwrap_or_default(),
                 dry_run: request.dry_run,
             };
-            match reconcile::record(pool, id, seen(answer), &terms).await {
+            match reconcile::record(pool, id, name, seen(answer), &terms).await {
                 Ok(checked) => {
                     report.checked.push(checked);
                     progress(report);
@@ -318,6 +329,7 @@ async fn close_settled(
 /// Looks `ids` up, at most `rate` a second, and without a burst after a slow one.
 fn look_up(
     pool: &Database,
+    name: &ThirdPartyName,
     third_party: &ThirdPartyClient,
     rate: u32,
     ids: Vec<Uuid>,
@@ -329,20 +341,25 @@ fn look_up(
         ticks.tick().await;
         Some((id, (ids, ticks)))
     })
-    .map(move |id| async move { (id, look_up_one(pool, third_party, id).await) })
+    .map(move |id| async move { (id, look_up_one(pool, name, third_party, id).await) })
     .buffer_unordered(IN_FLIGHT)
 }
 
 async fn look_up_one(
     pool: &Database,
+    name: &ThirdPartyName,
     third_party: &ThirdPartyClient,
     id: Uuid,
 ) -> Result<Lookup, LookupError> {
-    // Quartet's own contract asks by the id alone.
+    // Quartet's own contract asks by the id alone; whose transaction it is then shows when the
+    // answer is written.
     if third_party.profile().is_none() {
         return third_party.look_up_unknown(id).await;
     }
     match transactions::get(pool, id).await {
+        Ok(Some(transaction)) if transaction.third_party != *name => {
+            Err(LookupError::not_asked(format!("it is one of {}", transaction.third_party)))
+        }
         Ok(Some(transaction)) => third_party.look_up(id, || transaction.subject()).await,
         Ok(None) => third_party.look_up_unknown(id).await,
         Err(error) => Err(LookupError::not_asked(error.to_string())),

@@ -8,6 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::secrets::{self, SecretsError};
+pub use crate::store::clients::{ThirdPartiesChange, ThirdPartiesChanged};
 use crate::{
     domain::ClientThirdParties,
     secrets::MasterKeys,
@@ -70,14 +71,14 @@ pub async fn add(
     })
 }
 
-/// Sets the third parties that a client may use. Returns whether the client exists.
+/// Changes the third parties that a client may use. `None` where there is no such client.
 pub async fn set_third_parties(
     pool: &Database,
     name: &str,
-    third_parties: &ClientThirdParties,
+    change: &ThirdPartiesChange,
     actor: Actor<'_>,
-) -> Result<bool, StoreError> {
-    clients::set_third_parties(pool, name, third_parties, actor).await
+) -> Result<Option<ThirdPartiesChanged>, StoreError> {
+    clients::set_third_parties(pool, name, change, actor).await
 }
 
 /// Refuses a client's API keys from now on. Returns whether the client exists.

@@ -271,7 +271,7 @@ impl Operations {
             _ => (AtThirdParty::NotAsked, None),
         };
         let seen = (at_third_party, third_party_status);
-        let plan = plan_replay(&letter, transaction.as_ref(), seen);
+        let plan = plan_replay(self, &letter, transaction.as_ref(), seen);
         let call = match (plan.outcome, &transaction) {
             (ItemOutcome::Planned, Some(transaction)) => {
                 bounded(self.describe_call(&letter, transaction)).await?
@@ -295,7 +295,7 @@ impl Operations {
         letter: &DeadLetter,
         transaction: &Transaction,
     ) -> Result<Option<String>, StoreError> {
-        let queue = letter.queue.as_deref().and_then(|queue| queue.parse::<JobKind>().ok());
+        let queue = dead_letter_actions::queue_of(letter);
         Ok(match (queue, self.third_parties.get(&transaction.third_party)) {
             (Some(JobKind::NotifyClient), _) => {
                 let client = transaction.client_id;
@@ -352,11 +352,9 @@ async fn bounded<T, E: From<StoreError>>(
     tokio::time::timeout(DATABASE_LIMIT, query).await.map_err(timed_out)?
 }
 
-/// Whether what the third party shows matters to the dead letter.
+/// Whether what the third party shows matters; without a job a webhook or a contradiction opened it.
 fn concerns_third_party(letter: &DeadLetter) -> bool {
-    let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
-    // Without a job a webhook opened it, or a contradiction.
-    queue.is_none_or(JobKind::asks_third_party)
+    dead_letter_actions::queue_of(letter).is_none_or(JobKind::asks_third_party)
 }
 
 /// What a replay comes to.
@@ -368,6 +366,7 @@ struct Plan {
 
 /// What replaying `letter` would do, going by what the third party showed.
 fn plan_replay(
+    operations: &Operations,
     letter: &DeadLetter,
     transaction: Option<&Transaction>,
     (at_third_party, found): (AtThirdParty, Option<ReportedStatus>),
@@ -412,7 +411,10 @@ fn plan_replay(
         }
         Replay::RunsJob => {}
     }
-    let queue = letter.queue.as_deref().and_then(|queue| queue.parse().ok());
+    let queue = dead_letter_actions::queue_of(letter);
+    if let Err(unknown) = operations.plan.retry_backoff(queue, transaction) {
+        return refused(unknown.into());
+    }
     match (queue, at_third_party) {
         (None, _) => refused(DeadLetterError::NothingToReplay),
         (Some(JobKind::CreateTransaction), _) => planned(

@@ -239,39 +239,78 @@ pub async fn disable(pool: &Database, name: &str, actor: Actor<'_>) -> Result<bo
     Ok(true)
 }
 
-/// Sets the third parties that a client may use; returns whether it exists. Nothing changes where
-/// it has these.
+/// What to change of the third parties that a client may use; `None` stays as it is registered.
+#[derive(Debug, Clone, Default)]
+pub struct ThirdPartiesChange {
+    pub default: Option<ThirdPartyName>,
+    pub allowed: Option<Vec<ThirdPartyName>>,
+}
+
+/// The third parties of a client, before a change and after it.
+#[derive(Debug, Clone)]
+pub struct ThirdPartiesChanged {
+    pub before: ClientThirdParties,
+    pub after: ClientThirdParties,
+}
+
+/// Changes the third parties that a client may use; `None` where there is no such client.
 pub async fn set_third_parties(
     pool: &Database,
     name: &str,
-    third_parties: &ClientThirdParties,
+    change: &ThirdPartiesChange,
     actor: Actor<'_>,
-) -> Result<bool, StoreError> {
+) -> Result<Option<ThirdPartiesChanged>, StoreError> {
     let mut tx = super::begin(pool).await?;
-    let others: Vec<&str> = third_parties.allowed.iter().map(ThirdPartyName::as_str).collect();
-    let changed = sqlx::query!(
+    let Some(before) = lock_third_parties(&mut tx, name).await? else { return Ok(None) };
+    let after = ClientThirdParties {
+        default: change.default.clone().unwrap_or_else(|| before.default.clone()),
+        allowed: change.allowed.clone().unwrap_or_else(|| before.allowed.clone()),
+    };
+    if after == before {
+        return Ok(Some(ThirdPartiesChanged { before, after }));
+    }
+    let others: Vec<&str> = after.allowed.iter().map(ThirdPartyName::as_str).collect();
+    sqlx::query!(
         r#"
         UPDATE clients
         SET third_party = $2, other_third_parties = $3::text[], updated_at = now()
-        WHERE name = $1 AND (third_party <> $2 OR other_third_parties <> $3)
+        WHERE name = $1
         "#,
         name,
-        third_parties.default.as_str(),
+        after.default.as_str(),
         &others as &[&str],
     )
     .execute(&mut *tx)
     .await?;
-    if changed.rows_affected() == 0 {
-        return Ok(find_by_name(&mut *tx, name).await?.is_some());
-    }
     let detail = Map::from_iter([
         ("changed".to_owned(), vec!["third_parties"].into()),
-        ("third_party".to_owned(), third_parties.default.as_str().into()),
+        ("third_party".to_owned(), after.default.as_str().into()),
+        ("third_party_before".to_owned(), before.default.as_str().into()),
         ("other_third_parties".to_owned(), others.into()),
     ]);
     audit::record_client(&mut tx, actor, OperatorAction::ConfigureClient, name, detail).await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(Some(ThirdPartiesChanged { before, after }))
+}
+
+async fn lock_third_parties(
+    conn: &mut PgConnection,
+    name: &str,
+) -> Result<Option<ClientThirdParties>, StoreError> {
+    let found = sqlx::query!(
+        r#"
+        SELECT third_party, other_third_parties FROM clients
+        WHERE name = $1
+        FOR NO KEY UPDATE
+        "#,
+        name,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(found.map(|row| ClientThirdParties {
+        default: row.third_party.into(),
+        allowed: row.other_third_parties.into_iter().map(ThirdPartyName::from).collect(),
+    }))
 }
 
 /// A client as its API key finds it.

@@ -11,7 +11,7 @@ use super::{
     Database, SqlTransaction, StoreError,
     audit::{self, Actor, AuditTarget, OperatorAction},
     dead_letters::{self, DeadLetter},
-    jobs::{JobPlan, job_control},
+    jobs::{JobPlan, UnknownThirdParty, job_control},
     provider_webhooks, settle,
     transactions::{self, Transaction},
 };
@@ -36,6 +36,8 @@ pub enum DeadLetterError {
     CreateRunning,
     #[error("a status cannot be set here: this dead letter is not about a transaction's status")]
     StatusNotAllowed,
+    #[error(transparent)]
+    UnknownThirdParty(#[from] UnknownThirdParty),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -141,10 +143,7 @@ pub async fn replay(
         }
         Replay::RunsJob => {
             let job_id = letter.job_id.as_deref().ok_or(DeadLetterError::NothingToReplay)?;
-            let backoff = match &opened.transaction {
-                Some(transaction) => plan.create(&transaction.third_party).backoff,
-                None => plan.longest_create_backoff(),
-            };
+            let backoff = plan.retry_backoff(queue_of(letter), opened.transaction.as_ref())?;
             reactivate(&mut opened.tx, job_id, backoff).await?;
         }
     }
@@ -155,6 +154,11 @@ pub async fn replay(
 /// The status in the webhook that opened an `unknown_transaction`.
 pub fn reported_status(letter: &DeadLetter) -> Option<Status> {
     letter.detail["status"].as_str()?.parse().ok()
+}
+
+/// The kind of job that it is about.
+pub fn queue_of(letter: &DeadLetter) -> Option<JobKind> {
+    letter.queue.as_deref()?.parse().ok()
 }
 
 /// The third party whose webhook opened an `unknown_transaction`.

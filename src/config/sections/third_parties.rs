@@ -57,7 +57,8 @@ impl ThirdParties {
             DIRECTORY,
             directory,
             "Directory with a file `NAME.toml` for each further third party. The one without a \
-             name then exists only where its base URL or profile is set",
+             name then exists only where its base URL, its profile or `QUARTET_WEBHOOK__SECRETS` \
+             is set",
         );
         let secrets = settings.family(
             "QUARTET_THIRD_PARTIES__SECRETS__NAME__SECRET",
@@ -137,16 +138,37 @@ fn files(settings: &mut Settings, directory: &Path) -> Vec<PathBuf> {
             return Vec::new();
         }
     };
-    let paths: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    let is_file = |path: &PathBuf| {
+    let mut paths = BTreeSet::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => {
+                paths.insert(entry.path());
+            }
+            Err(error) => settings.refuse(DIRECTORY, &format!("cannot be read: {error}")),
+        }
+    }
+    let is_named_as_one = |path: &PathBuf| {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         // Mounted volumes have hidden entries beside the files.
         name.ends_with(".toml")
             && !name.starts_with('.')
             && !BESIDE.iter().any(|ending| name.ends_with(ending))
-            && path.is_file()
     };
-    paths.into_iter().filter(is_file).collect()
+    let mut files = Vec::new();
+    for path in paths.into_iter().filter(is_named_as_one) {
+        // A link that leads nowhere, for one: without it the third party would silently be missing.
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                settings.add_problem(DIRECTORY, format!("{} must be a file", path.display()))
+            }
+            Ok(_) => files.push(path),
+            Err(error) => {
+                let path = path.display();
+                settings.add_problem(DIRECTORY, format!("{path} cannot be read: {error}"));
+            }
+        }
+    }
+    files
 }
 
 fn read_file(

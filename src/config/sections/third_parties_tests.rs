@@ -182,14 +182,81 @@ fn the_secret_of_webhooks_and_the_default_clients_third_party_must_be_there() {
         ("QUARTET_DEFAULT_CLIENT__THIRD_PARTY", "b"),
         ("QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES", "a"),
     ]);
-    let third_parties = config.unwrap().default_client_third_parties();
-    assert_eq!((third_parties.default, third_parties.allowed), (name("b"), vec![name("a")]));
+    let own = config.unwrap().default_client.unwrap();
+    assert_eq!(
+        (own.third_party, own.other_third_parties),
+        (Some(name("b")), Some(vec![name("a")]))
+    );
     let error = more(&[
         ("QUARTET_DEFAULT_CLIENT__THIRD_PARTY", "a"),
         ("QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES", "c"),
     ]);
     let error = error.unwrap_err();
     assert!(error.contains("OTHER_THIRD_PARTIES") && error.contains("a, b"), "{error}");
+}
+
+#[test]
+fn the_default_clients_third_party_is_not_derived_from_what_is_configured() {
+    let directory = directory(&[("a.toml", "base_url = 'http://a'")]);
+    let load = |role, more: &[(&str, &str)]| {
+        let path = directory.path().display().to_string();
+        let client = [
+            ("DATABASE_URL", "postgres://localhost/x"),
+            (DIRECTORY, &*path),
+            ("QUARTET_DEFAULT_CLIENT__NAME", "x"),
+            ("QUARTET_DEFAULT_CLIENT__API_KEY", "qk_0123456789abcdef"),
+            ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "https://example.com/x"),
+            ("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET", SECRET),
+            ("QUARTET_THIRD_PARTIES__SECRETS__A__WEBHOOK", SECRET),
+        ];
+        let env = client.iter().chain(more).map(|(name, value)| (*name, *value));
+        let env: Vec<_> = env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Config::load_for(role, env, None).map_err(|error| error.to_string())
+    };
+    for role in [Role::All, Role::Api, Role::Worker] {
+        let error = load(role, &[]).unwrap_err();
+        for variable in ["QUARTET_DEFAULT_CLIENT__THIRD_PARTY is not set", "__BASE_URL", DIRECTORY]
+        {
+            assert!(error.contains(variable), "{role:?}: {error}");
+        }
+        let said = load(role, &[("QUARTET_DEFAULT_CLIENT__THIRD_PARTY", "a")]).unwrap();
+        assert_eq!(said.default_client.unwrap().third_party, Some(name("a")));
+        let unnamed = [
+            ("QUARTET_THIRD_PARTY__BASE_URL", "http://unnamed"),
+            ("QUARTET_WEBHOOK__SECRETS", SECRET),
+        ];
+        let unsaid = load(role, &unnamed).unwrap().default_client.unwrap();
+        assert_eq!((unsaid.third_party, unsaid.other_third_parties), (None, None));
+    }
+    // The secrets of its webhooks say that there is one without a name, which only the API may
+    // leave without an address.
+    let secrets = [("QUARTET_WEBHOOK__SECRETS", SECRET)];
+    assert!(load(Role::Api, &secrets).unwrap().has_unnamed_third_party());
+    for role in [Role::All, Role::Worker] {
+        let error = load(role, &secrets).unwrap_err();
+        assert!(error.contains("QUARTET_THIRD_PARTY__BASE_URL is not set"), "{error}");
+    }
+    let others = |text| {
+        let unnamed = ("QUARTET_THIRD_PARTY__BASE_URL", "http://unnamed");
+        let more = [unnamed, secrets[0], ("QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES", text)];
+        load(Role::All, &more).map(|config| config.default_client.unwrap().other_third_parties)
+    };
+    assert_eq!(others("-"), Ok(Some(Vec::new())));
+    assert_eq!(others("a, third-party").unwrap().unwrap().len(), 2);
+    assert!(others("a,").is_err() && others(",").is_err());
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_not_passed_over() {
+    let directory = directory(&[("a.toml", "base_url = 'http://a'"), ("d.toml/x", "")]);
+    let path = |name: &str| directory.path().join(name);
+    std::os::unix::fs::symlink(path("nowhere"), path("b.toml")).unwrap();
+    std::os::unix::fs::symlink(path("nowhere"), path(".hidden.toml")).unwrap();
+    let error = load(&directory, &[("QUARTET_THIRD_PARTIES__SECRETS__A__WEBHOOK", SECRET)]);
+    let error = error.unwrap_err();
+    assert!(error.contains(&format!("{} cannot be read", path("b.toml").display())), "{error}");
+    assert!(error.contains(&format!("{} must be a file", path("d.toml").display())), "{error}");
+    assert!(!error.contains("hidden"), "{error}");
 }
 
 #[test]

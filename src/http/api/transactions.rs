@@ -91,8 +91,8 @@ pub enum CreateTransactionResponse {
     /// You send more requests than you may: wait for `Retry-After` seconds. Nothing was done.
     #[oai(status = 429)]
     TooManyRequests(ProblemJson),
-    /// There is too much to do, or the database is away: send the same request again after
-    /// `Retry-After` seconds.
+    /// There is too much to do, the database is away, or the third party is not configured in this
+    /// process: send the same request again after `Retry-After` seconds.
     #[oai(status = 503)]
     Unavailable(ProblemJson),
 }
@@ -162,7 +162,7 @@ impl TransactionsApi {
         span.record("transaction_id", display(id));
         let traceparent = traces::traceparent(&span);
 
-        let mut route = posted.route(&state, &client.0.third_parties);
+        let mut route = posted.route(&state, &client.0.third_parties).ok();
         for _ in 0..ACCEPT_TRIES {
             if let Some(route) = route.take() {
                 let content = posted.content.clone();
@@ -201,10 +201,13 @@ impl TransactionsApi {
                 // the client may use was not known here as it is now.
                 None => {}
             }
-            route = posted.route(&state, &third_parties);
-            if route.is_none() {
-                let problem = posted.not_allowed(&state, &third_parties);
-                return Ok(CreateTransactionResponse::Invalid(ProblemJson(problem)));
+            match posted.route(&state, &third_parties) {
+                Ok(found) => route = Some(found),
+                Err(NoRoute::NotAllowed) => {
+                    let problem = ProblemJson(not_allowed(&third_parties));
+                    return Ok(CreateTransactionResponse::Invalid(problem));
+                }
+                Err(NoRoute::NotConfigured(name)) => return Err(not_configured(&name).into()),
             }
         }
         Err(Problem::unavailable().because("the id was held by posts that were rolled back").into())
@@ -309,11 +312,13 @@ struct Posted {
 }
 
 impl Posted {
-    /// Where it goes; `None` where its client may not use that third party, or there is none of
-    /// this name here.
-    fn route(&self, state: &ApiState, own: &ClientThirdParties) -> Option<Route> {
-        let route = own.route(self.third_party.as_deref())?;
-        state.third_parties.contains(&route.third_party).then_some(route)
+    /// Where it goes.
+    fn route(&self, state: &ApiState, own: &ClientThirdParties) -> Result<Route, NoRoute> {
+        let route = own.route(self.third_party.as_deref()).ok_or(NoRoute::NotAllowed)?;
+        match state.third_parties.contains(&route.third_party) {
+            true => Ok(route),
+            false => Err(NoRoute::NotConfigured(route.third_party)),
+        }
     }
 
     /// Whether it says the same as the post of a transaction. To leave the third party out is the
@@ -331,20 +336,30 @@ impl Posted {
                 }
             }
     }
+}
 
-    fn not_allowed(&self, state: &ApiState, own: &ClientThirdParties) -> Problem {
-        let known = own.all().filter(|name| state.third_parties.contains(name));
-        let names: Vec<&str> = known.map(ThirdPartyName::as_str).collect();
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let detail = match &self.third_party {
-            Some(_) => format!("must be one that you may use: {names}"),
-            None => format!(
-                "is required, because your default, {}, is not configured here; you may use: {names}",
-                own.default
-            ),
-        };
-        Problem::invalid(vec![FieldProblem::at("/third_party".to_owned(), detail)])
-    }
+/// Why a post goes nowhere.
+enum NoRoute {
+    /// Its client may not use the third party.
+    NotAllowed,
+    /// Its client may, and this process does not know it: another one may, or will.
+    NotConfigured(ThirdPartyName),
+}
+
+fn not_allowed(own: &ClientThirdParties) -> Problem {
+    let names: Vec<&str> = own.all().map(ThirdPartyName::as_str).collect();
+    let detail = format!("must be one that you may use: {}", names.join(", "));
+    Problem::invalid(vec![FieldProblem::at("/third_party".to_owned(), detail)])
+}
+
+fn not_configured(name: &ThirdPartyName) -> Problem {
+    let detail = format!(
+        "the third party {name} is not configured in the process that answers; nothing was done, \
+         send the same request again"
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        .of_type(ProblemType::ThirdPartyNotConfigured)
+        .because(format!("the third party {name} is not configured here: set {}", name.setting()))
 }
 
 /// Announces those of its jobs that wait for a worker.

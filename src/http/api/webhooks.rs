@@ -176,14 +176,13 @@ pub(in crate::http) struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// The id that repeats of a webhook are recognised by, among those of all third parties: that
-    /// of one without a name as it is, unless it looks like another's.
-    fn webhook_id(&self, state: &ApiState, given: &str) -> String {
-        let looks_like =
-            |name: &str| given.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
-        let is_plain = self.name.is_default()
-            && !state.third_parties.iter().any(|name| !name.is_default() && looks_like(name));
-        if is_plain { given.to_owned() } else { webhook_id(&self.name, given) }
+    /// The id that repeats of a webhook are recognised by, among those of all third parties. That
+    /// of the one without a name is as it arrived, and ASCII, as no other's is.
+    fn webhook_id(&self, given: &str) -> String {
+        match self.name.is_default() {
+            true => given.to_owned(),
+            false => webhook_id(&self.name, &self.name, given),
+        }
     }
 }
 
@@ -270,7 +269,7 @@ impl SignedWebhook {
         let parsed = ThirdPartyWebhook::read(&bytes, request.content_type())
             .map_err(|problem| Rejected::body(problem, WebhookRejection::BadJson))?;
         let webhook = Webhook {
-            webhook_id: sender.webhook_id(state, webhook_id),
+            webhook_id: sender.webhook_id(webhook_id),
             third_party: sender.name,
             transaction_id: parsed.id,
             status: parsed.status.0,

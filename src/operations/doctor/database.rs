@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    domain::ThirdPartyName,
     operations::secrets,
     store::{
         self, Database, SqlTransaction, StoreError, Target,
@@ -18,6 +19,7 @@ use crate::{
             diagnosis::{self, OpenTransaction, Slot},
             requirements::{self, Purpose},
         },
+        reconcile,
     },
 };
 
@@ -81,6 +83,7 @@ pub(super) async fn check(
         connections,
         clock,
         secrets,
+        pending,
         registered,
     ) = tokio::join!(
         on(&pool, DATABASE, async |tx| server(tx).await),
@@ -92,11 +95,12 @@ pub(super) async fn check(
         on(&pool, PLACES, async |tx| check_connections(tx, config, shares_sessions).await),
         on(&pool, CLOCK, async |tx| check_clock(tx, config).await),
         bounded(SECRETS, check_secrets(&pool, config)),
+        bounded(PENDING, check_pending(&pool, config)),
         clients::list(&pool),
     );
-    for found in [server, required, schema, listening, held, tables, connections, clock, secrets] {
-        findings.extend(found);
-    }
+    let checked =
+        [server, required, schema, listening, held, tables, connections, clock, secrets, pending];
+    findings.extend(checked.into_iter().flatten());
     pool.close().await;
     (findings, registered.ok())
 }
@@ -155,6 +159,34 @@ async fn check_schema(pool: &Database) -> Vec<Finding> {
         Err(error) => failed(MIGRATIONS, &error),
     };
     vec![finding]
+}
+
+const PENDING: &str = "several_third_parties";
+
+/// What is pending at third parties that have a name: the releases before know the one without a
+/// name alone, and would create it there.
+async fn check_pending(pool: &Database, config: &Config) -> Vec<Finding> {
+    let unnamed = [ThirdPartyName::default()];
+    let pending = reconcile::open_elsewhere(pool, &unnamed, Duration::ZERO).await;
+    // Where it cannot be read, the schema or the database says why.
+    let pending = pending.unwrap_or_default();
+    let is_known =
+        |name: &ThirdPartyName| config.all_third_parties().any(|(known, _)| known == *name);
+    let finding = |(name, count): (&ThirdPartyName, &i64)| match is_known(name) {
+        true => Finding::ok(
+            PENDING,
+            format!(
+                "{count} transactions are pending at {name}: until they have ended, do not go back \
+                 to a release that does not know `transactions.third_party`"
+            ),
+        ),
+        false => Finding::warning(
+            PENDING,
+            format!("{count} transactions are pending at {name}, which is not configured here"),
+            format!("set {}, unless another process has it", name.setting()),
+        ),
+    };
+    pending.iter().map(finding).collect()
 }
 
 const HELD: &str = "held_snapshots";

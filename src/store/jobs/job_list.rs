@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{JobPlan, job_control};
+use super::{JobPlan, UnknownThirdParty, job_control};
 use crate::{
     domain::{DeadLetterState, JobKind, JobState},
     store::{
@@ -275,6 +275,8 @@ pub enum JobActionError {
     #[error("the job is {0} already")]
     Ended(JobState),
     #[error(transparent)]
+    UnknownThirdParty(#[from] UnknownThirdParty),
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 
@@ -301,16 +303,16 @@ pub async fn retry(
         Some(id) => transactions::get(&mut *tx, id).await?,
         None => None,
     };
-    let backoff = match &transaction {
-        Some(transaction) => plan.create(&transaction.third_party).backoff,
-        None => plan.longest_create_backoff(),
-    };
     match job.state {
         JobState::Running => return Err(JobActionError::Running),
         JobState::Done if job.queue == JobKind::CreateAtThirdParty => {
             return Err(JobActionError::Ended(job.state));
         }
-        JobState::Due => {}
+        _ => {}
+    }
+    let backoff = plan.retry_backoff(Some(job.queue), transaction.as_ref())?;
+    match job.state {
+        JobState::Running | JobState::Due => {}
         JobState::Scheduled => job_control::make_due(&mut *tx, id, backoff).await?,
         JobState::Done | JobState::Failed | JobState::Cancelled => {
             job_control::reactivate(&mut tx, id, backoff).await?;

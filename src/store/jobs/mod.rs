@@ -31,9 +31,7 @@ use crate::domain::{JobKind, LastAnswers, NewTransaction, ThirdPartyName};
 #[derive(Debug, Clone)]
 pub struct JobPlan {
     terms: [JobTerms; 4],
-    /// Of the third party without a name.
-    create: CreateTerms,
-    /// Of the others.
+    /// Of creates at each third party that this process knows.
     creates: Arc<HashMap<ThirdPartyName, CreateTerms>>,
 }
 
@@ -44,6 +42,15 @@ pub struct CreateTerms {
     /// No create is tried sooner than this after one that may have gone through.
     pub backoff: Duration,
 }
+
+/// A create is not tried again here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(
+    "its third party {0} is not configured in this process, which does not know how long the \
+     create has to wait: set {setting}, or let a process do it that has it",
+    setting = .0.setting()
+)]
+pub struct UnknownThirdParty(pub ThirdPartyName);
 
 /// The terms of one kind of job.
 #[derive(Debug, Clone, Copy)]
@@ -91,8 +98,14 @@ impl JobRows {
             self.kinds.push(kind.as_str());
             self.payloads.push(JobPayload::for_kind(*kind, new).encode());
             let max_attempts = match kind {
-                JobKind::CreateAtThirdParty => plan.create(&new.route.third_party).max_attempts,
-                _ => terms.max_attempts,
+                JobKind::CreateAtThirdParty => plan.create(&new.route.third_party),
+                _ => None,
+            };
+            // Of a third party that is not known here only rows that are done are written; nothing
+            // here runs them again.
+            let max_attempts = match max_attempts {
+                Some(create) => create.max_attempts,
+                None => terms.max_attempts,
             };
             self.max_attempts.push(i32::try_from(max_attempts).unwrap_or(i32::MAX));
             self.delays.push(terms.delay.as_secs_f64());
@@ -101,27 +114,38 @@ impl JobRows {
 }
 
 impl JobPlan {
-    /// A plan from the terms of each kind, and from those of creates: at the third party without a
-    /// name, and at the others.
+    /// A plan from the terms of each kind, and from those of creates at each third party.
     pub fn new(
-        create: CreateTerms,
         creates: HashMap<ThirdPartyName, CreateTerms>,
         terms: impl Fn(JobKind) -> JobTerms,
     ) -> Self {
         let terms = std::array::from_fn(|index| terms(JobKind::ALL[index]));
-        Self { terms, create, creates: Arc::new(creates) }
+        Self { terms, creates: Arc::new(creates) }
     }
 
-    /// The terms of creates at this third party; where it is not configured, of that without a
-    /// name.
-    pub fn create(&self, third_party: &ThirdPartyName) -> CreateTerms {
-        self.creates.get(third_party).copied().unwrap_or(self.create)
+    /// The terms of creates at this third party; `None` where it is not configured here.
+    pub fn create(&self, third_party: &ThirdPartyName) -> Option<CreateTerms> {
+        self.creates.get(third_party).copied()
     }
 
-    /// The longest backoff of all, for creates whose third party is not known.
-    pub fn longest_create_backoff(&self) -> Duration {
-        let others = self.creates.values().map(|terms| terms.backoff);
-        others.fold(self.create.backoff, Duration::max)
+    /// How long an operator's retry has to wait after a create that may have gone through, where
+    /// the job is one of a create. Another third party's backoff may be too short.
+    pub fn retry_backoff(
+        &self,
+        queue: Option<JobKind>,
+        transaction: Option<&Transaction>,
+    ) -> Result<Duration, UnknownThirdParty> {
+        let longest = || self.creates.values().map(|terms| terms.backoff).max();
+        match transaction {
+            Some(transaction) if queue == Some(JobKind::CreateAtThirdParty) => {
+                let third_party = &transaction.third_party;
+                let terms = self.create(third_party);
+                terms
+                    .map(|terms| terms.backoff)
+                    .ok_or_else(|| UnknownThirdParty(third_party.clone()))
+            }
+            _ => Ok(longest().unwrap_or_default()),
+        }
     }
 
     /// The terms of one kind.

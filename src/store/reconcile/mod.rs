@@ -3,7 +3,7 @@
 mod late;
 mod record;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -20,7 +20,9 @@ use crate::domain::{Finding, ReportedStatus, Seen, Status, ThirdPartyName, strin
 
 /// What is looked up.
 #[derive(Debug, Clone)]
-pub struct Scope {
+pub struct Scope<'a> {
+    /// Those that may be asked now: what is open at others must not use up the limit.
+    pub third_parties: &'a [ThirdPartyName],
     /// From here on a pending transaction is late.
     pub deadline: Duration,
     /// A sweep looks at those that failed, or that an operator decided, within this; at older ones
@@ -31,23 +33,32 @@ pub struct Scope {
     pub limit: i64,
 }
 
+/// A transaction to look up, and the third party to ask: its own, or where there is no such
+/// transaction that of the webhook that named it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub transaction_id: Uuid,
+    pub third_party: ThirdPartyName,
+}
+
 /// The transactions to look up: first those that never were, then those that wait longest.
 pub async fn candidates(
     executor: impl PgExecutor<'_>,
-    scope: &Scope,
-) -> Result<Vec<Uuid>, StoreError> {
-    Ok(sqlx::query_scalar!(
+    scope: &Scope<'_>,
+) -> Result<Vec<Candidate>, StoreError> {
+    let third_parties: Vec<&str> = scope.third_parties.iter().map(ThirdPartyName::as_str).collect();
+    let found = sqlx::query!(
         r#"
         -- Each branch is an index range over what is open or recent, never over history: now()
         -- rather than clock_timestamp(), which is no index condition.
         WITH matter AS (
-            SELECT id AS transaction_id, false AS is_due
+            SELECT id AS transaction_id, false AS is_due, third_party
             FROM transactions
             WHERE status = 'pending'
                 AND created_at < now() - make_interval(secs => $1)
                 AND created_at >= COALESCE($3, '-infinity'::timestamptz)
             UNION ALL
-            SELECT id, false
+            SELECT id, false, third_party
             FROM transactions
             WHERE status = 'failed' AND settled_by = 'creation_failure'
                 AND created_at >= COALESCE($3, now() - make_interval(secs => $2))
@@ -59,7 +70,7 @@ pub async fn candidates(
             UNION ALL
             -- What an operator decided while a create was, or may have been, under way. By the time
             -- of the decision: it may have come long after the transaction.
-            SELECT id, false
+            SELECT id, false, third_party
             FROM transactions
             WHERE settled_by = 'operator' AND status IN ('failed', 'declined')
                 AND settled_at >= COALESCE($3, now() - make_interval(secs => $2))
@@ -71,8 +82,10 @@ pub async fn candidates(
                     )
                 ))
             UNION ALL
-            SELECT transaction_id, false
+            SELECT transaction_id, false,
+                COALESCE(third_party, failed_jobs.detail ->> 'third_party', 'third-party')
             FROM failed_jobs
+            LEFT JOIN transactions ON transactions.id = transaction_id
             WHERE state = 'open' AND transaction_id IS NOT NULL
                 AND opened_at >= COALESCE($3, '-infinity'::timestamptz)
                 AND (
@@ -82,7 +95,7 @@ pub async fn candidates(
             UNION ALL
             -- What ended after a create without an answer, which may be stored late. It has a time of
             -- its own, which no earlier finding puts off.
-            SELECT transaction_id, true
+            SELECT transaction_id, true, third_party
             FROM ambiguous_creates
             JOIN transactions ON id = transaction_id
             WHERE status <> 'pending' AND CASE
@@ -90,9 +103,13 @@ pub async fn candidates(
                 ELSE created_at >= $3
             END
         ), each AS (
-            SELECT transaction_id, bool_or(is_due) AS is_due FROM matter GROUP BY transaction_id
+            -- Webhooks of several may have named one that is not here.
+            SELECT transaction_id, bool_or(is_due) AS is_due, min(third_party) AS third_party
+            FROM matter
+            WHERE third_party = ANY ($5::text[])
+            GROUP BY transaction_id
         )
-        SELECT transaction_id AS "transaction_id!"
+        SELECT transaction_id AS "transaction_id!", third_party AS "third_party!"
         FROM each
         LEFT JOIN reconcile_findings USING (transaction_id)
         WHERE $3 IS NOT NULL OR is_due OR next_check_at IS NULL OR next_check_at <= now()
@@ -103,9 +120,48 @@ pub async fn candidates(
         scope.failed_within.as_secs_f64(),
         scope.since,
         scope.limit,
+        &third_parties as &[&str],
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    Ok(found
+        .into_iter()
+        .map(|row| Candidate {
+            transaction_id: row.transaction_id,
+            third_party: row.third_party.into(),
+        })
+        .collect())
+}
+
+/// Most open transactions of third parties that are not known here that are counted.
+const MAX_COUNTED: i64 = 10_000;
+
+/// The number of late pending transactions of each third party that is not among `known`.
+pub async fn open_elsewhere(
+    executor: impl PgExecutor<'_>,
+    known: &[ThirdPartyName],
+    deadline: Duration,
+) -> Result<BTreeMap<ThirdPartyName, i64>, StoreError> {
+    let known: Vec<&str> = known.iter().map(ThirdPartyName::as_str).collect();
+    let found = sqlx::query!(
+        r#"
+        SELECT third_party AS "third_party!", count(*) AS "count!"
+        FROM (
+            SELECT third_party
+            FROM transactions
+            WHERE status = 'pending' AND created_at < now() - make_interval(secs => $1)
+                AND third_party <> ALL ($2::text[])
+            LIMIT $3
+        ) AS elsewhere
+        GROUP BY third_party
+        "#,
+        deadline.as_secs_f64(),
+        &known as &[&str],
+        MAX_COUNTED,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(found.into_iter().map(|row| (row.third_party.into(), row.count)).collect())
 }
 
 /// A row of `reconcile_findings`.
@@ -228,7 +284,8 @@ string_enum! {
         ConflictOpened = "conflict_opened",
         /// Nothing but noting what was found.
         Noted = "noted",
-        /// Nothing: another session has the row locked. The next sweep looks again.
+        /// Nothing: another session has the row locked, or another third party was asked. The next
+        /// sweep looks again.
         Skipped = "skipped",
     }
 }
@@ -266,28 +323,4 @@ pub struct Terms {
     /// No check before this has passed, where the third party asked for it.
     pub retry_after: Duration,
     pub dry_run: bool,
-}
-
-/// The third party of each of `ids`: that of the transaction, or where there is none that of the
-/// webhook that named it.
-pub async fn third_parties_of(
-    executor: impl PgExecutor<'_>,
-    ids: &[Uuid],
-) -> Result<HashMap<Uuid, ThirdPartyName>, StoreError> {
-    let found = sqlx::query!(
-        r#"
-        SELECT id AS "id!", third_party AS "third_party!" FROM transactions WHERE id = ANY ($1::uuid[])
-        UNION ALL
-        SELECT transaction_id, detail ->> 'third_party'
-        FROM failed_jobs
-        -- Not `state`: the indexes of the open ones hold all of them.
-        WHERE transaction_id = ANY ($1) AND closed_at IS NULL AND kind = 'unknown_transaction'
-            AND detail ->> 'third_party' IS NOT NULL
-            AND NOT EXISTS (SELECT FROM transactions WHERE id = transaction_id)
-        "#,
-        ids,
-    )
-    .fetch_all(executor)
-    .await?;
-    Ok(found.into_iter().map(|row| (row.id, row.third_party.into())).collect())
 }

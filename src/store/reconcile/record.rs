@@ -12,6 +12,7 @@ use super::{Action, Checked, Terms, late};
 use crate::{
     domain::{
         Decision, EvidenceKind, Finding, Judgement, ReportedStatus, Seen, SettledBy, Status,
+        ThirdPartyName,
         reconcile::{self, Here},
     },
     store::{
@@ -24,10 +25,13 @@ use crate::{
 
 const SOURCE: &str = "reconcile";
 
-/// Judges what was `seen` about a transaction, and writes what follows.
+/// Judges what was `seen` about a transaction at the third party that was `asked`, and writes what
+/// follows. Of a transaction of another third party that says nothing: it may have been accepted
+/// after it was decided which one to ask.
 pub async fn record(
     pool: &Database,
     transaction_id: Uuid,
+    asked: &ThirdPartyName,
     seen: Seen,
     terms: &Terms,
 ) -> Result<Checked, StoreError> {
@@ -38,7 +42,8 @@ pub async fn record(
     // Nor is anything judged of one whose status cannot be read.
     let is_readable =
         current.as_ref().is_none_or(|current| current.unreadable_among(&["status"]).is_none());
-    if !is_readable || current.is_some() && !locked {
+    let is_anothers = current.as_ref().is_some_and(|current| current.third_party != *asked);
+    if !is_readable || is_anothers || current.is_some() && !locked {
         let (finding, action) = (Finding::Unanswered, Action::Skipped);
         return Ok(Checked { transaction_id, ours, seen, finding, action });
     }

@@ -39,23 +39,32 @@ async fn a_client_may_use_its_own_third_parties_alone() {
 
     // What the registry says holds for the next post.
     let said = clients(&app, &["set-third-parties", "other", "--third-party", "acme"]).await;
-    assert!(said.contains("other may use acme (default)."), "{said}");
+    assert!(said.contains("Before, other might use third-party (default)."), "{said}");
+    assert!(said.contains("Now other may use acme (default)."), "{said}");
     let id = other.accept().await;
     assert_eq!(other.get_transaction(id).await.expect(200)["third_party"], "acme");
     let refused = other.post_transaction(&to("third-party", Uuid::now_v7())).await;
     assert!(fault(refused.expect_problem(422)).1.ends_with(": acme"));
-    let args = ["set-third-parties", "other", "--allow", "pay", "--allow", "acme"];
-    clients(&app, &args).await;
+    // What is not given stays as it is.
+    let args = ["set-third-parties", "other", "--allow", "pay", "--allow", "third-party"];
+    let said = clients(&app, &args).await;
+    assert!(said.contains("Before, other might use acme (default)."), "{said}");
+    assert!(said.contains("Now other may use acme (default), pay, third-party."), "{said}");
     for (name, expected) in [("pay", "pay"), ("acme", "acme"), ("third-party", "third-party")] {
         let id = Uuid::now_v7();
         let posted = other.post_transaction(&to(name, id)).await;
         assert_eq!(posted.expect(202)["third_party"], expected);
     }
-    let listed: Value = serde_json::from_str(&clients(&app, &["list", "--json"]).await).unwrap();
-    let listed = listed.as_array().unwrap().iter().find(|client| client["name"] == "other");
-    let listed = listed.unwrap();
-    assert_eq!(listed["third_party"], "third-party");
-    assert_eq!(listed["other_third_parties"], json!(["pay", "acme"]));
+    assert_eq!(registered(&app, "other").await, json!(["acme", ["pay", "third-party"]]));
+    clients(&app, &["set-third-parties", "other", "--third-party", "third-party"]).await;
+    let expected = json!(["third-party", ["pay", "third-party"]]);
+    assert_eq!(registered(&app, "other").await, expected);
+    clients(&app, &["set-third-parties", "other", "--allow-none"]).await;
+    assert_eq!(registered(&app, "other").await, json!(["third-party", []]));
+    for args in [&[][..], &["--allow", "pay", "--allow-none"]] {
+        let args = [&["clients", "set-third-parties", "other"], args].concat();
+        run(&args, &app.settings(), "").await.expect_failure();
+    }
     let args = ["add", "third", "--callback-url", "https://93.184.215.14/x", "--third-party"];
     let added = clients(&app, &[&args[..], &["pay", "--json"]].concat()).await;
     let added: Value = serde_json::from_str(&added).unwrap();
@@ -65,6 +74,37 @@ async fn a_client_may_use_its_own_third_parties_alone() {
     let actions = app.operator().get("/v1/operator/actions").await;
     let actions = actions.expect(200)["items"].to_string();
     assert!(actions.contains("configure_client") && actions.contains("other_third_parties"));
+}
+
+/// The default third party of a client, and the others, as the registry has them.
+async fn registered(app: &TestApp, name: &str) -> Value {
+    let listed: Value = serde_json::from_str(&clients(app, &["list", "--json"]).await).unwrap();
+    let found = listed.as_array().unwrap().iter().find(|client| client["name"] == name);
+    let found = found.unwrap();
+    json!([found["third_party"], found["other_third_parties"]])
+}
+
+#[tokio::test]
+async fn the_default_clients_third_parties_change_only_where_they_are_set() {
+    const THIRD_PARTY: &str = "QUARTET_DEFAULT_CLIENT__THIRD_PARTY";
+    const OTHERS: &str = "QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES";
+    let several = Several::new().await;
+    let mut app = several.app().set(THIRD_PARTY, "acme").spawn().await;
+    let expected = json!(["acme", ["acme", "pay"]]);
+    assert_eq!(registered(&app, "default").await, expected);
+    app.stop().await;
+    // Neither a process that lacks the variables, nor one that lacks the directory as well.
+    let mut app = several.app().set(OTHERS, "").spawn().await;
+    assert_eq!(registered(&app, "default").await, expected);
+    app.stop().await;
+    let mut app = several.world.app().spawn().await;
+    assert_eq!(registered(&app, "default").await, expected);
+    app.stop().await;
+    let mut app = several.app().set(OTHERS, "-").spawn().await;
+    assert_eq!(registered(&app, "default").await, json!(["acme", []]));
+    app.stop().await;
+    let app = several.app().set(THIRD_PARTY, "third-party").spawn().await;
+    assert_eq!(registered(&app, "default").await, json!(["third-party", ["acme", "pay"]]));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod clients;
 mod isolation;
 mod missing;
+mod reconcile;
 mod webhooks;
 
 use std::{

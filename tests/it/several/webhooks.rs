@@ -163,3 +163,28 @@ async fn the_own_contracts_webhooks_are_those_of_the_unnamed_one() {
     let answer = send(&app, "acme", &next, "w4", status(id, "completed")).await;
     assert_eq!(answer.expect(200)["outcome"], "settled");
 }
+
+#[tokio::test]
+async fn a_webhook_is_no_repeat_of_one_that_arrived_before_its_sender_had_a_name_here() {
+    let several = Several::new().await;
+    let app = several.world.app().set("QUARTET_POLL__DEADLINE", "10m");
+    let mut app = app.spawn().await;
+    let secret = app.sandbox.config().webhook_secret.reveal();
+    let id = app.client().accept().await;
+    for (webhook_id, is_repeat) in [("acme:w1", false), ("pay:w1", false), ("acme:w1", true)] {
+        let answer = send(&app, "third-party", &secret, webhook_id, status(id, "pending")).await;
+        assert_eq!(answer.expect(200)["duplicate"], is_repeat, "{webhook_id}");
+    }
+    let stored = "SELECT count(*) FROM webhook_deliveries WHERE webhook_id = 'acme:w1'";
+    let stored: i64 = sqlx::query_scalar(stored).fetch_one(&app.pool).await.unwrap();
+    assert_eq!(stored, 1, "as it arrived");
+    app.stop().await;
+
+    let app = several.app().set("QUARTET_POLL__DEADLINE", "10m").spawn().await;
+    let id = post(&app, "acme").await;
+    for is_repeat in [false, true] {
+        let answer = send(&app, "acme", ACME_SECRET, "w1", status(id, "completed")).await;
+        let expected = json!({ "outcome": "settled", "duplicate": is_repeat });
+        assert_eq!(answer.expect(200), &expected);
+    }
+}

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{ProviderWebhooks, third_party::other_id};
 use crate::{
-    domain::{JobKind, ReportedStatus, Status},
+    domain::{JobKind, ReportedStatus, Status, ThirdPartyName},
     http::{ApiState, api::webhooks, problem::Problem},
     profiles::{
         Template,
@@ -228,7 +228,8 @@ impl Said {
             tracing::warn!(third_party, word = word.word, "a webhook has an unknown status");
         }
         Self {
-            webhook_id: dedupe_key.map(|key| webhook_id(webhooks.name(), &key)),
+            webhook_id: dedupe_key
+                .map(|key| webhook_id(&webhooks.third_party, webhooks.name(), &key)),
             status: word.as_ref().map_or(ReportedStatus::Pending, |word| word.reported()),
             rule: webhooks.profile.event_rule(word.as_ref()),
             has_known_word: word.is_some_and(|word| word.meaning.is_some()),
@@ -243,7 +244,10 @@ impl Said {
     fn waiting(self, webhooks: &ProviderWebhooks, provider_id: String) -> WaitingWebhook {
         let Self { webhook_id: id, status, rule, claims, .. } = self;
         // Hints about the same id say the same.
-        let hint = || webhook_id(webhooks.name(), &format!("hint:{provider_id}"));
+        let hint = || {
+            let key = format!("hint:{provider_id}");
+            webhook_id(&webhooks.third_party, webhooks.name(), &key)
+        };
         let claims = claims
             .iter()
             .map(|Claim { at, found, is }| json!({ "at": at, "found": found, "is": is.as_str() }));
@@ -282,13 +286,19 @@ impl Reported {
     }
 }
 
-/// An event's dedupe key among the webhooks of all third parties.
-pub fn webhook_id(third_party: &str, key: &str) -> String {
-    let id = format!("{third_party}:{key}");
+/// Between the name of a third party and its own key. It is no ASCII, which `webhook-id` headers
+/// are: no id of the one without a name equals a key of another.
+const NAMED: &str = "›";
+
+/// An event's dedupe key among the webhooks of all third parties; the one without a name is called
+/// by its profile's `name`.
+pub fn webhook_id(third_party: &ThirdPartyName, name: &str, key: &str) -> String {
+    let separator = if third_party.is_default() { ":" } else { NAMED };
+    let id = format!("{name}{separator}{key}");
     if id.chars().count() <= MAX_ID_CHARS {
         return id;
     }
-    format!("{third_party}:sha256:{}", hex::encode(Sha256::digest(key)))
+    format!("{name}{separator}sha256:{}", hex::encode(Sha256::digest(key)))
 }
 
 /// The word under which operators find an event that cannot be used.
