@@ -25,9 +25,9 @@ pub struct DefaultClient {
     pub callback_url: Url,
     /// What its notifications are signed with.
     pub signing_secret: Secret,
-    /// Where its transactions go that name no third party; `None` changes nothing.
+    /// Where its transactions go that name no third party, if that is set.
     pub third_party: Option<ThirdPartyName>,
-    /// Those that they may name besides; `None` changes nothing.
+    /// Those that they may name besides, if that is set.
     pub other_third_parties: Option<Vec<ThirdPartyName>>,
 }
 
