@@ -8,7 +8,11 @@ ALTER TABLE clients
     ADD CONSTRAINT clients_third_party_is_name
         CHECK (third_party ~ '^[a-z0-9]+(-[a-z0-9]+)*$' AND char_length(third_party) <= 64),
     ADD CONSTRAINT clients_other_third_parties_are_there
-        CHECK (array_position(other_third_parties, NULL) IS NULL);
+        -- A plain list: other bounds and dimensions are refused.
+        CHECK (
+            array_position(other_third_parties, NULL) IS NULL
+            AND COALESCE(array_lower(other_third_parties, 1), 1) = 1
+        );
 COMMENT ON COLUMN clients.third_party IS 'Where its transactions are created that name no third party.';
 COMMENT ON COLUMN clients.other_third_parties IS 'The third parties that its transactions may name besides.';
 

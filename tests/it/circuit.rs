@@ -128,7 +128,9 @@ async fn an_outage_opens_it_burns_no_attempts_and_ends_by_itself() {
     break_down(&app);
     let ids = post(&app, 20).await;
     let opened = wait_state(&app.pool, CircuitState::Open).await;
-    assert_eq!((opened.trips, opened.open_for), (1, Some(Duration::from_millis(300))));
+    // Longer, where the first probe has failed already.
+    assert!(opened.open_for >= Some(Duration::from_millis(300)), "{opened:?}");
+    assert_eq!(opened.trips, 1);
     assert!(opened.opened_at.is_some() && opened.open_until > opened.opened_at, "{opened:?}");
     let reason = opened.reason.unwrap();
     assert!(reason.contains("calls failed within 1m") && reason.contains("503"), "{reason}");

@@ -74,6 +74,9 @@ pub fn of_type(data_type: &str, is_nullable: bool, random: &mut Random) -> Vec<S
             .map(str::to_owned)
             .to_vec(),
         "hstore" => hstore(),
+        "text[]" => ["'{}'", r#"'{""}'"#, "'{a,a}'", "array_fill('x'::text, ARRAY[10000])"]
+            .map(str::to_owned)
+            .to_vec(),
         "boolean" => vec!["true".to_owned(), "false".to_owned()],
         other => panic!("no strange values for {other}"),
     };
