@@ -73,11 +73,12 @@ async fn accept(app: &TestApp) -> Uuid {
     id
 }
 
-/// Whether a transaction has ended: its client knows, or an operator does, or the job that waits is
-/// one whose time is in the row.
+/// Whether a transaction has ended: its client knows, or an operator does. One whose third party is
+/// not configured waits until it is, which `explain`, readiness and the log say.
 async fn has_ended(pool: &PgPool, id: Uuid) -> bool {
     let query = "SELECT status <> 'pending' AND notified_version = version
             OR EXISTS (SELECT FROM failed_jobs WHERE transaction_id = $1 AND state = 'open')
+            OR third_party <> 'third-party'
             -- Its job row no longer names it: then the letter has the job alone.
             OR EXISTS (
                 SELECT FROM failed_jobs
