@@ -54,10 +54,10 @@ pub async fn check_beside_others(
 pub async fn check_ended(database: &Database, ledger: &Ledger) -> Result<Vec<String>, BenchError> {
     let records = ledger.records_since(0);
     let ids: Vec<Uuid> = records.iter().map(|(id, _)| *id).collect();
-    let told: HashMap<Uuid, Vec<i64>> =
+    let heard: HashMap<Uuid, Vec<i64>> =
         records.iter().map(|(id, record)| (*id, vec![record.told_version.into()])).collect();
     let mut violations = invariant_queries::check_rows(&database.pool, LEASE).await?;
-    violations.extend(invariant_queries::check_told(&database.pool, &told).await?);
+    violations.extend(invariant_queries::check_told(&database.pool, &heard).await?);
     violations.extend(invariant_queries::check_accepted(&database.pool, &ids).await?);
     violations.extend(ledger.violations(true));
     Ok(violations)

@@ -288,10 +288,8 @@ async fn list(pool: &Database, json: bool) -> Result<(), CliError> {
     }
     let mut table = Table::new(["name", "callback URL", "third parties", "since"]).unbroken(&[3]);
     for client in clients {
-        let third_parties = ClientThirdParties {
-            default: client.third_party.into(),
-            allowed: client.other_third_parties.into_iter().map(ThirdPartyName::from).collect(),
-        };
+        let third_parties =
+            ClientThirdParties::stored(client.third_party, client.other_third_parties);
         let said = |what: &str, at: Option<DateTime<Utc>>| {
             at.map(|at| format!("{what} {}", time(at))).unwrap_or_default()
         };

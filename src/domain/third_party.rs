@@ -114,6 +114,12 @@ pub struct ClientThirdParties {
 }
 
 impl ClientThirdParties {
+    /// As they are stored.
+    pub fn stored(default: String, allowed: Vec<String>) -> Self {
+        let allowed = allowed.into_iter().map(ThirdPartyName::from).collect();
+        Self { default: default.into(), allowed }
+    }
+
     /// All of them, the default first.
     pub fn all(&self) -> impl Iterator<Item = &ThirdPartyName> {
         let others = self.allowed.iter().filter(|name| **name != self.default);

@@ -399,10 +399,9 @@ fn plan_replay(
     match letter.kind.replay() {
         Replay::Nothing => return refused(DeadLetterError::NothingToReplay),
         Replay::AppliesWebhook => {
-            // One that another third party created is none that this webhook is about.
-            let third_party = dead_letter_actions::third_party_of(letter);
-            let is_its = |known: &&Transaction| *known.third_party == *third_party;
-            let status = transaction.filter(is_its).and(status);
+            let is_of_sender =
+                |known: &&Transaction| dead_letter_actions::is_of_sender(letter, known);
+            let status = transaction.filter(is_of_sender).and(status);
             return match (status, dead_letter_actions::reported_status(letter)) {
                 (None, _) => refused(DeadLetterError::StillUnknown),
                 (Some(_), None) => refused(DeadLetterError::NothingToReplay),

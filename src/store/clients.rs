@@ -307,10 +307,7 @@ async fn lock_third_parties(
     )
     .fetch_optional(conn)
     .await?;
-    Ok(found.map(|row| ClientThirdParties {
-        default: row.third_party.into(),
-        allowed: row.other_third_parties.into_iter().map(ThirdPartyName::from).collect(),
-    }))
+    Ok(found.map(|row| ClientThirdParties::stored(row.third_party, row.other_third_parties)))
 }
 
 /// A client as its API key finds it.
@@ -344,10 +341,7 @@ pub async fn find_by_api_key_hash(
     .await?;
     Ok(found.map(|row| FoundClient {
         id: row.id,
-        third_parties: ClientThirdParties {
-            default: row.third_party.into(),
-            allowed: row.other_third_parties.into_iter().map(ThirdPartyName::from).collect(),
-        },
+        third_parties: ClientThirdParties::stored(row.third_party, row.other_third_parties),
     }))
 }
 

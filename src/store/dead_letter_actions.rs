@@ -133,9 +133,8 @@ pub async fn replay(
             }
         }
         Replay::AppliesWebhook => {
-            let third_party = third_party_of(letter);
-            let is_its = |known: &&Transaction| *known.third_party == *third_party;
-            let transaction = opened.transaction.as_ref().filter(is_its);
+            let transaction = opened.transaction.as_ref();
+            let transaction = transaction.filter(|known| is_of_sender(letter, known));
             let transaction = transaction.ok_or(DeadLetterError::StillUnknown)?;
             let reported = reported_status(letter).ok_or(DeadLetterError::NothingToReplay)?;
             let by = SettledBy::Webhook;
@@ -164,6 +163,12 @@ pub fn queue_of(letter: &DeadLetter) -> Option<JobKind> {
 /// The third party whose webhook opened an `unknown_transaction`.
 pub fn third_party_of(letter: &DeadLetter) -> &str {
     letter.detail["third_party"].as_str().unwrap_or(DEFAULT_THIRD_PARTY)
+}
+
+/// Whether the webhook of an `unknown_transaction` may be about this one: one that another third
+/// party created is not.
+pub fn is_of_sender(letter: &DeadLetter, transaction: &Transaction) -> bool {
+    *transaction.third_party == *third_party_of(letter)
 }
 
 /// Makes a stopped job due, with fresh attempts.

@@ -95,6 +95,11 @@ pub struct Webhook {
 }
 
 impl Webhook {
+    /// ` (rule)`, with more behind the rule; empty without a profile.
+    fn decided_by(&self, more: &str) -> String {
+        self.rule.as_ref().map(|rule| format!(" ({rule}{more})")).unwrap_or_default()
+    }
+
     /// What it does to a transaction of its third party.
     fn judge<'a>(&'a self, current: Option<&'a Transaction>) -> Judged<'a> {
         let status = Status::from(self.status);
@@ -354,7 +359,7 @@ async fn open_contradiction(
     why: &str,
 ) -> Result<(), StoreError> {
     let (id, reported) = (current.id, webhook.status);
-    let rule = webhook.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+    let rule = webhook.decided_by("");
     let letter = NewDeadLetter {
         kind: DeadLetterKind::StatusConflict,
         cause: format!("contradiction:{id}:{reported}"),
@@ -384,8 +389,7 @@ async fn open_unknown(
     if !third_party.is_default() {
         detail["third_party"] = third_party.as_str().into();
     }
-    let rule = webhook.rule.as_ref();
-    let rule = rule.map(|rule| format!(" ({rule}{})", webhook.claims)).unwrap_or_default();
+    let rule = webhook.decided_by(&webhook.claims);
     dead_letters::open(
         conn,
         &NewDeadLetter {

@@ -74,16 +74,15 @@ struct Recent {
 }
 
 impl Recent {
-    fn first(latency: Duration, now: Instant) -> Self {
-        Self { average: latency, lowest: latency, at: now }
-    }
-
-    /// With another report.
-    fn and(self, latency: Duration, now: Instant) -> Self {
-        let elapsed = now.saturating_duration_since(self.at);
+    /// What there was `before`, with another report.
+    fn after(before: Option<Self>, latency: Duration, now: Instant) -> Self {
+        let Some(before) = before else {
+            return Self { average: latency, lowest: latency, at: now };
+        };
+        let elapsed = now.saturating_duration_since(before.at);
         let kept = (-elapsed.div_duration_f64(AVERAGED)).exp();
-        let average = self.average.mul_f64(kept) + latency.mul_f64(1.0 - kept);
-        let lowest = self.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
+        let average = before.average.mul_f64(kept) + latency.mul_f64(1.0 - kept);
+        let lowest = before.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
         Self { average, lowest: lowest.min(average), at: now }
     }
 }
@@ -101,10 +100,7 @@ impl JobLatency {
             Step::Claim => &mut steps.claims,
             Step::Outcome => &mut steps.outcomes,
         };
-        *recent = Some(match recent {
-            Some(before) => before.and(latency, now),
-            None => Recent::first(latency, now),
-        });
+        *recent = Some(Recent::after(*recent, latency, now));
     }
 
     /// Whether jobs take longer than they may.
@@ -112,14 +108,12 @@ impl JobLatency {
         self.part(now) < 1.0
     }
 
-    /// How long the database is left to the jobs, after a batch of posts that took this long.
+    /// Notes a batch of posts that took this long; returns how long the database is left to the jobs
+    /// after it.
     pub fn pause_after(&self, took: Duration, now: Instant) -> Duration {
         {
             let posts = &mut self.recent().posts;
-            *posts = Some(match posts {
-                Some(before) => before.and(took, now),
-                None => Recent::first(took, now),
-            });
+            *posts = Some(Recent::after(*posts, took, now));
         }
         took.mul_f64(1.0 / self.part(now) - 1.0)
     }

@@ -97,16 +97,11 @@ impl JobRows {
             self.ids.push(Ulid::generate().to_string());
             self.kinds.push(kind.as_str());
             self.payloads.push(JobPayload::for_kind(*kind, new).encode());
-            let max_attempts = match kind {
-                JobKind::CreateAtThirdParty => plan.create(&new.route.third_party),
-                _ => None,
-            };
+            let is_create = *kind == JobKind::CreateAtThirdParty;
+            let create = plan.create(&new.route.third_party).filter(|_| is_create);
             // Of a third party that is not known here only rows that are done are written; nothing
             // here runs them again.
-            let max_attempts = match max_attempts {
-                Some(create) => create.max_attempts,
-                None => terms.max_attempts,
-            };
+            let max_attempts = create.map_or(terms.max_attempts, |create| create.max_attempts);
             self.max_attempts.push(i32::try_from(max_attempts).unwrap_or(i32::MAX));
             self.delays.push(terms.delay.as_secs_f64());
         }

@@ -74,7 +74,7 @@ async fn a_post_to_one_that_another_process_may_have_is_to_be_sent_again() {
     assert!(problem["detail"].as_str().unwrap().contains("acme"), "{problem}");
     assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
     without.client().get_transaction(id).await.expect_problem(404);
-    // Which it may not use is its own mistake, whatever is configured.
+    // What the client may not use is refused, whatever is configured.
     let never = without.client().post_transaction(&to("nobody", id)).await;
     let detail = &never.expect_problem(422)["errors"][0]["detail"];
     assert_eq!(detail, "must be one that you may use: third-party, acme, pay");
