@@ -55,7 +55,7 @@ answers! { act
     }
 }
 
-answers! { list
+answers! { read
     /// Answers of `GET /v1/operator/circuit`.
     GetCircuitResponse {
         /// The circuit.
