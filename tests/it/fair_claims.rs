@@ -47,7 +47,7 @@ async fn a_burst_of_one_client_leaves_the_others_their_turn_at_the_third_party()
         .await;
     let other = app.client().with_key(&add_client(&app.pool, "other").await);
 
-    let burst = burst(&app.client(), 1_500).await;
+    let burst = burst(&app.client(), 600).await;
     let mut of_other = Vec::new();
     for _ in 0..10 {
         let id = other.accept().await;

@@ -28,9 +28,11 @@ pub async fn spawn_app() -> TestApp {
     World::new().await.app().spawn().await
 }
 
-/// The same with the workers off: what is written stays as it is.
+/// The same with the workers off: what is written stays as it is, and no poll falls due between two
+/// looks at it.
 pub async fn spawn_api() -> TestApp {
-    World::new().await.app().role(Role::Api).spawn().await
+    let app = World::new().await.app().role(Role::Api);
+    app.set("QUARTET_POLL__FIRST", "1h").set("QUARTET_POLL__DEADLINE", "2h").spawn().await
 }
 
 type Map = Arc<dyn Fn(JobDefinition) -> JobDefinition + Send + Sync>;
