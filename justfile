@@ -74,7 +74,7 @@ lint:
 
 # Builds the documentation; a warning is an error
 docs:
-    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --lib --bins --examples
 
 # Writes docs/configuration.md from the settings in src/config
 configuration:
