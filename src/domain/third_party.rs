@@ -12,6 +12,13 @@ pub const MAX_THIRD_PARTY_NAME: usize = 64;
 /// What a job was last answered whose third party was not known, after that one's name.
 pub const NOT_CONFIGURED: &str = "is not configured in the process that was to call it";
 
+/// Why an event with another id of the third party is not about the transaction.
+pub fn other_provider_id(known: &str, given: &str) -> String {
+    format!(
+        "it names the third party's id {given:?}, but that was {known:?} before: there may be two"
+    )
+}
+
 /// The name of a third party.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]

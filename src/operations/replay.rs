@@ -401,11 +401,20 @@ fn plan_replay(
         Replay::AppliesWebhook => {
             let is_of_sender =
                 |known: &&Transaction| dead_letter_actions::is_of_sender(letter, known);
-            let status = transaction.filter(is_of_sender).and(status);
-            return match (status, dead_letter_actions::reported_status(letter)) {
-                (None, _) => refused(DeadLetterError::StillUnknown),
-                (Some(_), None) => refused(DeadLetterError::NothingToReplay),
-                (Some(_), Some(reported)) => report(reported, SettledBy::Webhook),
+            let Some(transaction) = transaction.filter(is_of_sender) else {
+                return refused(DeadLetterError::StillUnknown);
+            };
+            let Some(reported) = dead_letter_actions::reported_status(letter) else {
+                return refused(DeadLetterError::NothingToReplay);
+            };
+            return match operations.contradiction(letter, transaction) {
+                Ok(Some(why)) if reported.is_final() => {
+                    let effect = format!("the status stays and a status_conflict is opened: {why}");
+                    planned(&effect, status)
+                }
+                // One by the third party's id waits for a process that has the profile.
+                Err(error) if letter.transaction_id.is_some() => refused(error),
+                Ok(_) | Err(_) => report(reported, SettledBy::Webhook),
             };
         }
         Replay::RunsJob => {}

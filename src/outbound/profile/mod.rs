@@ -37,7 +37,7 @@ use crate::{
     domain::{Content, DatabaseClock, Subject},
     profiles::{
         CreateMeans, Header, Inputs, LookupBy, LookupMeans, Profile, RenderError, Request,
-        SecretText, Signing, StoredRequest, ThirdParty, Token, Values, read_token,
+        SecretText, Signing, StoredRequest, ThirdParty, Token, Values, read_token, webhook::Claim,
     },
     telemetry::Metrics,
 };
@@ -135,6 +135,21 @@ impl ProfileClient {
         let values = self.settings.values.get();
         let inputs = self.inputs(Uuid::nil(), subject, &values, clock);
         self.profile.lookup_request(&inputs).is_ok()
+    }
+
+    /// Why an event is not about this transaction; `None`: it may be.
+    pub(super) fn contradiction(
+        &self,
+        id: Uuid,
+        subject: &Subject,
+        provider_id: Option<&str>,
+        claims: &[Claim],
+        clock: &DatabaseClock,
+    ) -> Option<String> {
+        // Nothing that is compared has a secret or a variable in it.
+        let values = Values::default();
+        let inputs = self.inputs(id, subject, &values, clock);
+        self.profile.contradiction(&inputs, provider_id, claims)
     }
 
     /// The request that creates a transaction.
