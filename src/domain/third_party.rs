@@ -44,6 +44,12 @@ impl ThirdPartyName {
 
     /// Reads the name of a further third party. The error says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::check(text)?;
+        Ok(text.to_owned().into())
+    }
+
+    /// Whether this may be the name of a third party. The error says what is allowed.
+    pub fn check(text: &str) -> Result<(), String> {
         let is_word = |word: &str| {
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
             !word.is_empty() && word.bytes().all(is_plain)
@@ -54,7 +60,7 @@ impl ThirdPartyName {
                  others, one `-` at a time"
             ));
         }
-        Ok(text.to_owned().into())
+        Ok(())
     }
 }
 

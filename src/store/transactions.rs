@@ -134,6 +134,10 @@ impl From<StoredTransaction> for Transaction {
         if let Some(why) = stored.metadata.fault {
             note("metadata", why);
         }
+        // No process can ever be configured to have it.
+        if let Err(why) = ThirdPartyName::check(&stored.third_party) {
+            note("third_party", why);
+        }
         let times = [
             ("created_at", Some(stored.created_at)),
             ("updated_at", Some(stored.updated_at)),
