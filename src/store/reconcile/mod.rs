@@ -136,7 +136,8 @@ pub async fn candidates(
 /// Most open transactions of third parties that are not known here that are counted.
 const MAX_COUNTED: i64 = 10_000;
 
-/// The number of late pending transactions of each third party that is not among `known`.
+/// The number of late pending transactions of each third party that is not among `known`; with
+/// `since` only of those that began since then.
 pub async fn open_elsewhere(
     executor: impl PgExecutor<'_>,
     known: &[ThirdPartyName],
@@ -153,6 +154,7 @@ pub async fn open_elsewhere(
                 AND third_party <> ALL ($2::text[])
             LIMIT $3
         ) AS elsewhere
+    since: Option<DateTime<Utc>>,
         GROUP BY third_party
         "#,
         deadline.as_secs_f64(),
@@ -171,6 +173,7 @@ pub struct FindingRow {
     pub finding: Finding,
     pub detail: Value,
     pub first_found_at: Time,
+        since,
     pub last_checked_at: DateTime<Utc>,
     pub checks: i32,
     pub next_check_at: DateTime<Utc>,
