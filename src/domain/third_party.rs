@@ -9,9 +9,6 @@ pub const DEFAULT_THIRD_PARTY: &str = "third-party";
 /// Most characters of a name.
 pub const MAX_THIRD_PARTY_NAME: usize = 64;
 
-/// What a job was last answered whose third party was not known, after that one's name.
-pub const NOT_CONFIGURED: &str = "is not configured in the process that was to call it";
-
 /// Why an event with another id of the third party is not about the transaction.
 pub fn other_provider_id(known: &str, given: &str) -> String {
     format!(

@@ -206,17 +206,23 @@ impl<'a> EndRows<'a> {
                             COALESCE(metadata, ''),
                             ARRAY[
                                 'waits', 'probes', 'host_down_since', 'host_error',
-                                'answers', 'last_answer'
+                                'answers', 'last_answer', 'not_configured'
                             ]
                         ) || run.count::hstore
                         WHEN run.ended = 'again' THEN
                             delete(
                                 metadata,
-                                ARRAY['waits', 'host_down_since', 'host_error', 'last_answer']
+                                ARRAY[
+                                    'waits', 'host_down_since', 'host_error', 'last_answer',
+                                    'not_configured'
+                                ]
                             )
                         WHEN run.ended = 'retried' THEN
                             delete(
-                                metadata, ARRAY['host_down_since', 'host_error', 'last_answer']
+                                metadata,
+                                ARRAY[
+                                    'host_down_since', 'host_error', 'last_answer', 'not_configured'
+                                ]
                             )
                         ELSE metadata
                     END
@@ -323,13 +329,13 @@ async fn end_dead(
         "#,
         job_id,
         error.unwrap_or(reason),
+        polls_at,
     )
     .execute(&mut *conn)
     .await?;
     if let Some(current) = decided.current {
         for (kind, detail) in &run.outcome.evidence {
             let seen = NewEvidence { kind: *kind, source: run.queue, detail: detail.clone() };
-        polls_at,
             evidence::append(&mut *conn, current.id, &seen).await?;
         }
     }
