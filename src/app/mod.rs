@@ -152,6 +152,13 @@ impl App {
             let missing = missing.clone();
             Box::new(move || missing.lately())
         });
+        let state = match role.runs_jobs() {
+            true => {
+                let called = third_parties.iter().map(|(name, _)| name.clone());
+                state.with_called_third_parties(called.collect())
+            }
+            false => state,
+        };
         let context = JobContext {
             third_parties: ThirdParties::new(&config, &third_parties, &pools.jobs, missing),
             claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pools.jobs, None),

@@ -9,8 +9,12 @@ pub const DEFAULT_THIRD_PARTY: &str = "third-party";
 /// Most characters of a name.
 pub const MAX_THIRD_PARTY_NAME: usize = 64;
 
-/// What a job was last answered whose third party was not known, after that one's name.
-pub const NOT_CONFIGURED: &str = "is not configured in the process that was to call it";
+/// Why an event with another id of the third party is not about the transaction.
+pub fn other_provider_id(known: &str, given: &str) -> String {
+    format!(
+        "it names the third party's id {given:?}, but that was {known:?} before: there may be two"
+    )
+}
 
 /// The name of a third party.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +41,12 @@ impl ThirdPartyName {
 
     /// Reads the name of a further third party. The error says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::check(text)?;
+        Ok(text.to_owned().into())
+    }
+
+    /// Whether this may be the name of a third party. The error says what is allowed.
+    pub fn check(text: &str) -> Result<(), String> {
         let is_word = |word: &str| {
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
             !word.is_empty() && word.bytes().all(is_plain)
@@ -47,7 +57,7 @@ impl ThirdPartyName {
                  others, one `-` at a time"
             ));
         }
-        Ok(text.to_owned().into())
+        Ok(())
     }
 }
 

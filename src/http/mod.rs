@@ -94,6 +94,8 @@ pub struct ApiState {
     pub third_parties: Vec<ThirdPartyName>,
     /// Those of them, with a profile or a name, that send webhooks.
     pub named_webhooks: Vec<NamedWebhooks>,
+    /// The third parties that jobs of this process call; `None` where it runs none.
+    called_third_parties: Option<Vec<ThirdPartyName>>,
     /// The third parties that jobs of this process have lately missed.
     missing_third_parties: MissingThirdParties,
     /// The clients that were recently found by a key's hash. The statement that writes
@@ -169,6 +171,7 @@ impl ApiState {
             webhook: config.webhook.clone(),
             third_parties: config.all_third_parties().map(|(name, _)| name).collect(),
             named_webhooks: Vec::new(),
+            called_third_parties: None,
             missing_third_parties: MissingThirdParties(Box::new(Vec::new)),
             operator_tokens: OperatorTokens::new(tokens),
             max_body: config.http.max_body,
@@ -192,6 +195,11 @@ impl ApiState {
     /// The same, with third parties whose webhooks have a path of their own.
     pub fn with_named_webhooks(self, named_webhooks: Vec<NamedWebhooks>) -> Self {
         Self { named_webhooks, ..self }
+    }
+
+    /// The same in a process whose jobs call these third parties.
+    pub fn with_called_third_parties(self, called: Vec<ThirdPartyName>) -> Self {
+        Self { called_third_parties: Some(called), ..self }
     }
 
     /// The same, where this says which third parties jobs of this process have lately missed.

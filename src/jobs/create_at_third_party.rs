@@ -35,7 +35,6 @@ use super::{
     create_by_profile::{self, History},
     create_run::CreateRun,
     credentials::CreateRefusal,
-    third_parties::NotConfigured,
     transaction_missing,
 };
 use crate::{
@@ -76,7 +75,10 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
     }
     let party = match context.third_parties.of(transaction) {
         Ok(party) => party,
-        Err(NotConfigured { wait, why }) => return Ok(waiting(wait, job.claimed.probes, why)),
+        Err(missing) => {
+            let outcome = waiting(missing.wait, job.claimed.probes, missing.answer());
+            return Ok(missing.mark(outcome));
+        }
     };
     let _place = match party.creates.take() {
         Ok(place) => place,

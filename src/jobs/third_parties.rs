@@ -14,9 +14,14 @@ use std::{
 use super::{CircuitBreaker, Credentials, call_places::CallPlaces};
 use crate::{
     config::{self, Config},
-    domain::{ThirdPartyName, third_party::NOT_CONFIGURED},
+    domain::ThirdPartyName,
     outbound::{ThirdPartyClient, ThirdPartyClients},
-    store::{Database, circuit::Circuits, transactions::Transaction},
+    store::{
+        Database,
+        circuit::Circuits,
+        jobs::outcomes::{Next, Outcome, SnoozeCount},
+        transactions::Transaction,
+    },
 };
 
 /// How long a job waits whose third party is not known, at least, and at most: longer, the longer
@@ -88,7 +93,7 @@ impl ThirdParties {
             NotConfigured {
                 // Spread, so that those that wait do not all come back at once.
                 wait: wait.mul_f64(1.0 + rand::random::<f64>()),
-                why: format!("its third party {name} {NOT_CONFIGURED}"),
+                name: name.clone(),
             }
         })
     }
@@ -126,7 +131,27 @@ impl ThirdParties {
 #[derive(Debug)]
 pub struct NotConfigured {
     pub wait: Duration,
-    pub why: String,
+    pub name: ThirdPartyName,
+}
+
+impl NotConfigured {
+    /// What the job was answered, for an operator.
+    pub fn answer(&self) -> String {
+        format!(
+            "its third party {} is not configured in the process that was to call it",
+            self.name
+        )
+    }
+
+    /// The same outcome, which says that this is why the job waits.
+    pub fn mark(self, mut outcome: Outcome) -> Outcome {
+        if let Next::Snooze { count, .. } = &mut outcome.next {
+            let third_party = self.name;
+            *count =
+                Some(SnoozeCount::NotConfigured { third_party, count: count.take().map(Box::new) });
+        }
+        outcome
+    }
 }
 
 /// How long a job waits for a third party that has been missed for this long.

@@ -27,9 +27,7 @@ use tokio::sync::Semaphore;
 use super::{
     Job, JobContext, Slot,
     circuit::{CircuitAdmission, FREE_PROBES},
-    longest_calls,
-    third_parties::NotConfigured,
-    transaction_missing,
+    longest_calls, transaction_missing,
 };
 use crate::{
     config::Config,
@@ -133,9 +131,10 @@ pub async fn run(
         }
         let party = match context.third_parties.of(&current) {
             Ok(party) => party,
-            Err(NotConfigured { wait, why }) => {
-                answers.add(polls, context.clock.now(), &why, true);
-                break left_alone(&job, &current, wait, polls, 0, answers);
+            Err(missing) => {
+                answers.add(polls, context.clock.now(), &missing.answer(), true);
+                let wait = missing.wait;
+                break missing.mark(left_alone(&job, &current, wait, polls, 0, answers));
             }
         };
         // The deadline is looked at before the poll: so the last poll comes after it.

@@ -7,7 +7,8 @@
 //! one SQL transaction each. The gap between two looks at the same transaction doubles up to a day.
 //!
 //! Each third party is asked after the other. While its circuit is open, when it asks for patience
-//! (`Retry-After`), or when it stops answering, the sweep leaves it alone and postpones itself.
+//! (`Retry-After`), or when it stops answering, the sweep leaves it alone; where something there is
+//! left to look up, it postpones itself.
 //! What is open at one that is not configured in this process is counted and logged. A crash loses
 //! the answers that were not written.
 
@@ -170,26 +171,33 @@ pub async fn sweep(
     }
     let configured: Vec<_> = third_parties.iter().map(|(name, _)| name.clone()).collect();
     report.not_configured =
-        reconcile::open_elsewhere(pool, &configured, config.poll.deadline).await?;
+        reconcile::open_elsewhere(pool, &configured, config.poll.deadline, request.since).await?;
     let circuits = circuit::get_all(pool).await?;
-    // Those with an open circuit are not asked, and the next sweep does not wait for longer than
-    // for the first of them.
-    let waits = configured.iter().filter_map(|name| circuit_open(&circuits.of(name)));
-    report.postponed = waits.min_by_key(|(_, wait)| *wait);
     let is_asked = |name: &ThirdPartyName| circuit_open(&circuits.of(name)).is_none();
-    let asked: Vec<_> = configured.into_iter().filter(is_asked).collect();
-    if asked.is_empty() {
-        return Ok(());
-    }
-    let scope = Scope {
-        third_parties: &asked,
+    let (asked, left_alone): (Vec<_>, Vec<_>) = configured.into_iter().partition(is_asked);
+    let scope = |third_parties, limit| Scope {
+        third_parties,
         deadline: config.poll.deadline,
         failed_within: config.retention.jobs + FAILED_MARGIN,
         since: request.since,
-        // With one more it is known whether there are more.
-        limit: request.limit + 1,
+        limit,
     };
-    let mut candidates = reconcile::candidates(pool, &scope).await?;
+    // Where nothing is open at one that is left alone, this is the whole of what was asked for.
+    for name in &left_alone {
+        let Some((reason, wait)) = circuit_open(&circuits.of(name)) else { continue };
+        let third_parties = std::slice::from_ref(name);
+        if reconcile::candidates(pool, &scope(third_parties, 1)).await?.is_empty() {
+            continue;
+        }
+        // The next sweep is about the others as well.
+        let wait = if asked.is_empty() { wait } else { wait.min(config.reconcile.interval) };
+        postpone(report, format!("{name}: {reason}"), wait);
+    }
+    if asked.is_empty() {
+        return Ok(());
+    }
+    // With one more it is known whether there are more.
+    let mut candidates = reconcile::candidates(pool, &scope(&asked, request.limit + 1)).await?;
     let limit = usize::try_from(request.limit).unwrap_or_default();
     report.at_limit = candidates.len() > limit;
     candidates.truncate(limit);
@@ -200,13 +208,8 @@ pub async fn sweep(
         let Some(client) = third_parties.get(&name) else { continue };
         let sweep = PartySweep { pool, config, request, stopping };
         let ended = sweep.run(&name, client, ids, report, &mut refused, &mut progress).await?;
-        // The others are asked nevertheless, and the next sweep does not wait for longer than for
-        // the one that may be asked first.
         if let Some((reason, wait)) = ended {
-            let sooner = report.postponed.as_ref().is_none_or(|(_, before)| wait < *before);
-            if sooner {
-                report.postponed = Some((reason, wait));
-            }
+            postpone(report, format!("{name}: {reason}"), wait);
         }
         if stopping.is_cancelled() {
             break;
@@ -217,6 +220,14 @@ pub async fn sweep(
     }
     report.stopped = report.postponed.is_none() && report.checked.len() < report.candidates;
     Ok(())
+}
+
+/// Notes that a third party is left alone. The others are asked nevertheless, and the next sweep
+/// does not wait for longer than for the one that may be asked first.
+fn postpone(report: &mut Report, reason: String, wait: Duration) {
+    if report.postponed.as_ref().is_none_or(|(_, before)| wait < *before) {
+        report.postponed = Some((reason, wait));
+    }
 }
 
 /// The candidates of each third party, in their order.

@@ -24,6 +24,7 @@ pub mod jobs;
 pub mod queues;
 pub mod reconcile;
 pub mod replay;
+mod replay_plan;
 pub mod secrets;
 pub mod sessions;
 

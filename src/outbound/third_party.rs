@@ -32,7 +32,7 @@ use crate::{
         Content, DatabaseClock, Subject,
         peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
     },
-    profiles::RenderError,
+    profiles::{RenderError, webhook::Claim},
     telemetry::{
         Metrics, ThirdPartyMetrics,
         labels::{CalledPeer, CreateResult, LookupResult},
@@ -157,6 +157,22 @@ impl ThirdPartyClient {
         first: &[u8],
     ) -> Result<PreparedCreate, RepeatError> {
         profile.repeat(id, subject, first, &self.clock)
+    }
+
+    /// Why an event that was received before is not about this transaction; `None`: it may be. The
+    /// claims are those that [`Claim::write_all`] wrote. Nothing is asked.
+    pub fn contradiction(
+        &self,
+        profile: &ProfileClient,
+        id: Uuid,
+        subject: &Subject,
+        provider_id: Option<&str>,
+        claims: &serde_json::Value,
+    ) -> Option<String> {
+        match Claim::read_all(claims) {
+            Some(claims) => profile.contradiction(id, subject, provider_id, &claims, &self.clock),
+            None => Some("what it says besides its status cannot be read".to_owned()),
+        }
     }
 
     /// `POST {base_url}/transaction`. Not sent once `fence` says no.

@@ -7,6 +7,7 @@ use super::{
     values::{Inputs, RenderError, Value},
     webhook::{Claim, Report},
 };
+use crate::domain::third_party::other_provider_id;
 
 /// The secret that verifies webhooks, and the one beside it while it is changed.
 pub const WEBHOOK_SECRETS: [&str; 2] = ["webhook", "webhook_next"];
@@ -32,8 +33,19 @@ impl Profile {
         format!("{name}: webhook ({places} is {:?}{unknown})", status.word)
     }
 
-    /// Why an event is not about the transaction as the client posted it; `None`: it may be.
-    pub fn contradiction(&self, inputs: &Inputs<'_>, claims: &[Claim]) -> Option<String> {
+    /// Why an event, which may name the third party's id, is not about the transaction as the
+    /// client posted it, and as the third party named it before; `None`: it may be.
+    pub fn contradiction(
+        &self,
+        inputs: &Inputs<'_>,
+        provider_id: Option<&str>,
+        claims: &[Claim],
+    ) -> Option<String> {
+        if let (Some(known), Some(given)) = (inputs.provider_id, provider_id)
+            && known != given
+        {
+            return Some(other_provider_id(known, given));
+        }
         let renderer = self.renderer(inputs);
         claims.iter().find_map(|Claim { at, found, is }| {
             let own = match renderer.value(is) {
@@ -108,7 +120,9 @@ mod tests {
                 webhook_url: "",
                 values: &Values::default(),
             };
-            profile.contradiction(&inputs, &[claim])
+            // As it is compared later, too.
+            let claims = Claim::read_all(&Claim::write_all(&[claim])).unwrap();
+            profile.contradiction(&inputs, None, &claims)
         };
         for (found, is) in [
             ("1250", "{amount:minor}"),

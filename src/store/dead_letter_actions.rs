@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::{
@@ -12,10 +12,18 @@ use super::{
     audit::{self, Actor, AuditTarget, OperatorAction},
     dead_letters::{self, DeadLetter},
     jobs::{JobPlan, UnknownThirdParty, job_control},
-    provider_webhooks, settle,
+    provider_webhooks,
+    sent_creates::{self, LearnedId},
+    settle,
     transactions::{self, Transaction},
+    webhooks,
 };
-use crate::domain::{DEFAULT_THIRD_PARTY, DeadLetterState, JobKind, Replay, SettledBy, Status};
+use crate::domain::{
+    DEFAULT_THIRD_PARTY, DeadLetterState, JobKind, Replay, SettledBy, Status, ThirdPartyName,
+};
+
+/// Who reports what a replay applies, for the evidence.
+const SOURCE: &str = "operator";
 
 /// Why nothing was done to a dead letter.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +36,11 @@ pub enum DeadLetterError {
     NothingToReplay,
     #[error("the transaction that the webhook names is still unknown")]
     StillUnknown,
+    #[error(
+        "what its webhook says cannot be compared with the transaction: {0} is not configured in \
+         this process, or not with the profile that read the webhook"
+    )]
+    NotComparable(ThirdPartyName),
     #[error("its job row no longer exists")]
     JobGone,
     #[error("its job is running")]
@@ -110,12 +123,16 @@ impl Opened {
 }
 
 /// Replays an open dead letter: its job row becomes due now with fresh attempts, or, for an
-/// `unknown_transaction`, the webhook's status is applied now. A create that may have gone through
-/// is due at the end of its backoff. Returns the closed dead letter.
+/// `unknown_transaction`, the webhook is applied now. A create that may have gone through is due at
+/// the end of its backoff. Returns the closed dead letter.
+///
+/// `contradiction` says why such a webhook is not about the transaction, which is locked then, as
+/// the client posted it: with a final status, it is a conflict.
 pub async fn replay(
     pool: &Database,
     id: Uuid,
     plan: &JobPlan,
+    contradiction: impl Fn(&DeadLetter, &Transaction) -> Result<Option<String>, DeadLetterError>,
     actor: Actor<'_>,
 ) -> Result<DeadLetter, DeadLetterError> {
     let mut opened = Opened::begin(pool, id).await?;
@@ -137,8 +154,8 @@ pub async fn replay(
             let transaction = transaction.filter(|known| is_of_sender(letter, known));
             let transaction = transaction.ok_or(DeadLetterError::StillUnknown)?;
             let reported = reported_status(letter).ok_or(DeadLetterError::NothingToReplay)?;
-            let by = SettledBy::Webhook;
-            settle::apply(&mut opened.tx, transaction, reported, by, "operator").await?;
+            let contradiction = contradiction(letter, transaction)?;
+            apply_webhook(&mut opened.tx, letter, transaction, reported, contradiction).await?;
         }
         Replay::RunsJob => {
             let job_id = letter.job_id.as_deref().ok_or(DeadLetterError::NothingToReplay)?;
@@ -148,6 +165,49 @@ pub async fn replay(
     }
     opened.close(DeadLetterState::Replayed, actor).await?;
     opened.commit(OperatorAction::Replay, actor, None).await
+}
+
+/// Does what the webhook of an `unknown_transaction` would do if it arrived now. The transaction is
+/// locked.
+async fn apply_webhook(
+    conn: &mut PgConnection,
+    letter: &DeadLetter,
+    transaction: &Transaction,
+    reported: Status,
+    contradiction: Option<String>,
+) -> Result<(), StoreError> {
+    let mut contradiction = contradiction.filter(|_| reported.is_final());
+    if let Some(provider_id) = letter.detail["provider_id"].as_str()
+        && contradiction.is_none()
+        && reported.is_final()
+        && transaction.provider_id.is_none()
+    {
+        contradiction = learn(conn, transaction.id, provider_id).await?.contradiction(provider_id);
+    }
+    match contradiction {
+        Some(why) => webhooks::open_contradiction(conn, transaction, reported, &why, SOURCE).await,
+        None => {
+            settle::apply(conn, transaction, reported, SettledBy::Webhook, SOURCE).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Writes the third party's id of a transaction that has none.
+async fn learn(
+    conn: &mut PgConnection,
+    transaction_id: Uuid,
+    provider_id: &str,
+) -> Result<LearnedId, StoreError> {
+    // Where another transaction gets the id at the same moment, only this much fails.
+    let mut savepoint = conn.begin().await?;
+    let learned =
+        sent_creates::learn_provider_id(&mut *savepoint, transaction_id, provider_id).await?;
+    match learned {
+        LearnedId::Known => savepoint.commit().await?,
+        LearnedId::Other(_) | LearnedId::Taken => savepoint.rollback().await?,
+    }
+    Ok(learned)
 }
 
 /// The status in the webhook that opened an `unknown_transaction`.

@@ -17,7 +17,7 @@ use super::{
     StoreError,
     postgres::columns::{AnyJson, Column},
 };
-use crate::domain::ReportedStatus;
+use crate::domain::{DeadLetterKind, ReportedStatus};
 
 /// Most that are given up by one statement.
 const GIVEN_UP_AT_ONCE: i64 = 500;
@@ -212,7 +212,7 @@ pub async fn give_up(
             RETURNING waiting.*, late.transaction_id
         ), opened AS (
             INSERT INTO failed_jobs (kind, cause, reason, detail)
-            SELECT 'unknown_transaction',
+            SELECT $4,
                 'unknown:' || third_party || ':' || provider_id || ':' || status,
                 'a webhook of ' || third_party || ' reports ' || status || ' for its id '
                     || provider_id || CASE
@@ -235,6 +235,7 @@ pub async fn give_up(
         wait.as_secs_f64(),
         age.as_secs_f64(),
         GIVEN_UP_AT_ONCE,
+        DeadLetterKind::UnknownTransaction.as_str(),
     )
     .fetch_one(executor)
     .await?;

@@ -5,10 +5,12 @@ use std::time::Duration;
 use sqlx::PgExecutor;
 
 use super::{StoreError, wanted};
-use crate::domain::{DeadLetterKind, JobKind};
+use crate::domain::{DeadLetterKind, JobKind, ThirdPartyName};
 
-/// Open dead letters are counted up to this, for each kind.
+/// Open dead letters are counted up to this, for each kind, and transactions for each third party.
 const MAX_COUNT: i64 = 10_000;
+/// Names of third parties that are looked at.
+const MAX_NAMES: i32 = 50;
 
 /// Open dead letters by kind, each counted up to a limit; in the order of the kinds.
 pub async fn open_dead_letters(
@@ -33,6 +35,67 @@ pub async fn open_dead_letters(
     .fetch_all(executor)
     .await?;
     Ok(DeadLetterKind::ALL.iter().copied().zip(counts).collect())
+}
+
+/// Pending transactions of third parties that are not among `known`, counted up to a limit, of the
+/// first of them by name.
+pub async fn pending_elsewhere(
+    executor: impl PgExecutor<'_>,
+    known: &[ThirdPartyName],
+) -> Result<Vec<(ThirdPartyName, i64)>, StoreError> {
+    let known: Vec<&str> = known.iter().map(ThirdPartyName::as_str).collect();
+    let found = sqlx::query!(
+        r#"
+        -- A jump in the index from each name to the next, however many rows each one has.
+        WITH RECURSIVE named (name, position) AS (
+            (
+                SELECT third_party, 1 FROM transactions
+                WHERE third_party <> 'third-party'
+                ORDER BY third_party LIMIT 1
+            )
+            UNION ALL
+            SELECT (
+                SELECT third_party FROM transactions
+                WHERE third_party <> 'third-party' AND third_party > named.name
+                ORDER BY third_party LIMIT 1
+            ), position + 1
+            FROM named
+            WHERE name IS NOT NULL AND position < $2
+        )
+        SELECT 'third-party' AS "name!", count(*) AS "count!"
+        FROM (
+            SELECT FROM transactions
+            WHERE status = 'pending' AND third_party = 'third-party'
+                AND 'third-party' <> ALL ($1::text[])
+            ORDER BY created_at DESC, id DESC
+            LIMIT $3
+        ) AS counted
+        UNION ALL
+        SELECT name, pending.count
+        FROM named
+        CROSS JOIN LATERAL (
+            SELECT count(*) FROM (
+                SELECT FROM transactions
+                -- The first is the index's own condition.
+                WHERE third_party <> 'third-party' AND third_party = named.name
+                    AND status = 'pending'
+                -- The index's order: nothing else is read, whatever plan the server makes.
+                ORDER BY created_at DESC, id DESC
+                LIMIT $3
+            ) AS counted
+        ) AS pending
+        WHERE name IS NOT NULL AND name <> ALL ($1)
+        "#,
+        &known as &[&str],
+        MAX_NAMES,
+        MAX_COUNT,
+    )
+    .fetch_all(executor)
+    .await?;
+    let waiting = found.into_iter().filter(|row| row.count > 0);
+    // What is no name is an operator's already.
+    let waiting = waiting.filter(|row| ThirdPartyName::check(&row.name).is_ok());
+    Ok(waiting.map(|row| (row.name.into(), row.count)).collect())
 }
 
 /// Workers of all processes that were seen within `dead_after`, by queue; in the order of the

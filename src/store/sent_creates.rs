@@ -13,6 +13,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{StoreError, postgres::columns::Time};
+use crate::domain::third_party::other_provider_id;
 
 /// The index that keeps a third party's id to one transaction.
 const ONE_TRANSACTION: &str = "transactions_provider_id_key";
@@ -119,6 +120,19 @@ pub enum LearnedId {
     Other(String),
     /// Another transaction has it.
     Taken,
+}
+
+impl LearnedId {
+    /// Why an event that names `provider_id` is not about the transaction.
+    pub fn contradiction(&self, provider_id: &str) -> Option<String> {
+        match self {
+            Self::Known => None,
+            Self::Other(known) => Some(other_provider_id(known, provider_id)),
+            Self::Taken => Some(format!(
+                "it names the third party's id {provider_id:?}, which is another transaction's"
+            )),
+        }
+    }
 }
 
 /// Writes the third party's id of a transaction that has none yet. Its first create is then never

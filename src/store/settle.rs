@@ -28,6 +28,9 @@ use crate::domain::{
     DeadLetterKind, Decision, EvidenceKind, JobKind, LastAnswers, SettledBy, Status,
 };
 
+/// With an open dead letter of these kinds a notify_client job stays stopped, whatever the status.
+const STOPPED_FOR_GOOD: [DeadLetterKind; 2] = [DeadLetterKind::Rejected, DeadLetterKind::Poison];
+
 /// Applies a report to `current`, which the caller holds locked ([`super::transactions::lock`]).
 /// `source` is who reports, for the evidence.
 pub async fn apply(
@@ -184,7 +187,7 @@ pub(super) async fn settle(
                     SELECT job_id FROM failed_jobs
                     -- Not `state`: the indexes of the open ones hold all of them.
                     WHERE transaction_id = ANY ($1) AND closed_at IS NULL
-                        AND job_id IS NOT NULL AND kind IN ('rejected', 'poison')
+                        AND job_id IS NOT NULL AND kind = ANY ($8::text[])
                 ))
             RETURNING
                 id, job, max_attempts, idempotency_key, client_id, metadata, lock_by, lock_at
@@ -238,6 +241,7 @@ pub(super) async fn settle(
         &keys,
         worker,
         &leased,
+        &STOPPED_FOR_GOOD.map(DeadLetterKind::as_str) as _,
     )
     .fetch_all(conn)
     .await?;

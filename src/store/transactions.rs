@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, types::Json};
 use uuid::Uuid;
 
+pub use super::postgres::columns::Unreadable;
 use super::{
     StoreError,
     postgres::{
@@ -44,14 +45,6 @@ pub struct Transaction {
     /// The third party's id.
     pub provider_id: Option<String>,
     pub unreadable: Vec<Unreadable>,
-}
-
-/// A value of a row that Quartet does not write and cannot use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unreadable {
-    pub column: &'static str,
-    /// What is wrong with it, to follow the column's name.
-    pub why: String,
 }
 
 impl Transaction {
@@ -133,6 +126,10 @@ impl From<StoredTransaction> for Transaction {
         });
         if let Some(why) = stored.metadata.fault {
             note("metadata", why);
+        }
+        // No process can ever be configured to have it.
+        if let Err(why) = ThirdPartyName::check(&stored.third_party) {
+            note("third_party", why);
         }
         let times = [
             ("created_at", Some(stored.created_at)),

@@ -75,6 +75,18 @@ impl fmt::Debug for Comparison {
     }
 }
 
+/// What else a webhook says, kept in the dead letter of one whose transaction is unknown: a replay
+/// compares it.
+#[derive(Debug, Clone)]
+pub struct Compared {
+    /// The name of the profile that read it.
+    pub profile: String,
+    /// The third party's id, where it names that.
+    pub provider_id: Option<String>,
+    /// A JSON array for the caller.
+    pub claims: Value,
+}
+
 /// A webhook whose signature is good.
 #[derive(Debug, Clone)]
 pub struct Webhook {
@@ -86,9 +98,11 @@ pub struct Webhook {
     pub status: ReportedStatus,
     /// What of a profile decided the status.
     pub rule: Option<String>,
-    /// What it says besides, for the operator who replays it: while its transaction is unknown there
-    /// is nothing to compare it with.
+    /// What it says besides, for the operator who reads its dead letter.
     pub claims: String,
+    /// The same, for the replay of that: while its transaction is unknown there is nothing to
+    /// compare it with.
+    pub compared: Option<Compared>,
     /// One with a final status that is not about the transaction settles nothing, and is an
     /// operator's.
     pub comparison: Option<Comparison>,
@@ -220,7 +234,11 @@ impl Webhooks {
                     let status = Status::from(webhook.status);
                     match outcome {
                         WebhookOutcome::Conflict => match &judged.contradiction {
-                            Some(why) => open_contradiction(conn, current, webhook, why).await?,
+                            Some(why) => {
+                                let rule = webhook.decided_by("");
+                                let why = format!("{why}{rule}");
+                                open_contradiction(conn, current, status, &why, SOURCE).await?;
+                            }
                             None => {
                                 let by = SettledBy::Webhook;
                                 settle::open_conflict(conn, current, status, by, SOURCE).await?;
@@ -351,22 +369,22 @@ async fn first_outcome(
     Ok((first.outcome, first.at.at()))
 }
 
-/// Keeps what is not about the transaction for an operator; it changes nothing.
-async fn open_contradiction(
+/// Keeps a webhook that is not about the transaction for an operator; it changes nothing.
+pub(super) async fn open_contradiction(
     conn: &mut PgConnection,
     current: &Transaction,
-    webhook: &Webhook,
+    reported: Status,
     why: &str,
+    source: &'static str,
 ) -> Result<(), StoreError> {
-    let (id, reported) = (current.id, webhook.status);
-    let rule = webhook.decided_by("");
+    let id = current.id;
     let letter = NewDeadLetter {
         kind: DeadLetterKind::StatusConflict,
         cause: format!("contradiction:{id}:{reported}"),
         transaction_id: id,
         reason: format!(
             "a webhook reports {reported}, but is not about the transaction as it was posted, and \
-             settles nothing: {why}{rule}"
+             settles nothing: {why}"
         ),
         detail: json!({
             "status": current.status.as_str(),
@@ -375,7 +393,7 @@ async fn open_contradiction(
             "contradiction": why,
         }),
     };
-    settle::open_with_evidence(conn, letter, SOURCE).await
+    settle::open_with_evidence(conn, letter, source).await
 }
 
 async fn open_unknown(
@@ -388,6 +406,13 @@ async fn open_unknown(
     let mut detail = json!({ "status": status.as_str(), "webhook_id": webhook.webhook_id });
     if !third_party.is_default() {
         detail["third_party"] = third_party.as_str().into();
+    }
+    // Also where it says nothing else: that differs from not knowing what it said.
+    detail["claims"] = json!([]);
+    if let Some(Compared { profile, provider_id, claims }) = &webhook.compared {
+        detail["claims"] = claims.clone();
+        detail["profile"] = profile.as_str().into();
+        detail["provider_id"] = provider_id.as_deref().into();
     }
     let rule = webhook.decided_by(&webhook.claims);
     dead_letters::open(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use prometheus::{GaugeVec, Opts, Registry, core::Collector, proto::MetricFamily};
 
 use super::third_party::THIRD_PARTY;
-use crate::domain::{CircuitState, DeadLetterKind, JobKind};
+use crate::domain::{CircuitState, DeadLetterKind, JobKind, ThirdPartyName};
 
 /// What was read for one scrape.
 #[derive(Debug, Clone)]
@@ -21,6 +21,9 @@ pub struct DatabaseReading {
     pub workers: Vec<(JobKind, i64)>,
     /// Each third party.
     pub third_parties: Vec<ThirdPartyReading>,
+    /// Pending transactions of third parties that jobs of this process do not call, by name; of
+    /// those that they call, 0.
+    pub without_third_party: Vec<(ThirdPartyName, i64)>,
 }
 
 /// How a third party stands.
@@ -131,6 +134,16 @@ pub(super) fn families(
         refused
             .with_label_values(&labels)
             .set(f64::from(u8::from(third_party.credentials_refused)));
+    }
+
+    let without = gauge(
+        "quartet_transactions_without_third_party",
+        "Pending transactions whose third party is not configured in this process, which runs \
+         jobs; 0 for those that are. Counted up to 10000.",
+        &[THIRD_PARTY],
+    )?;
+    for (name, count) in &reading.without_third_party {
+        without.with_label_values(&[name.as_str()]).set(*count as f64);
     }
     Ok(registry.gather())
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use quartet::domain::{DeadLetterKind, Replay, StringEnum};
+use quartet::domain::{DeadLetterKind, EvidenceKind, Replay, StringEnum};
 use serde_json::Value;
 
 use crate::{files, read};
@@ -64,4 +64,54 @@ fn the_schema_has_each_kind() {
     assert_eq!(checked, words(), "a migration for the CHECK failed_jobs_kind_known");
     let comment = "COMMENT ON COLUMN operator.dead_letters.kind IS '";
     assert_eq!(words_of_migrations(comment, "'"), words(), "a migration for the comment");
+}
+
+/// What stands between quotation marks in a text of SQL, each with what is before it on its line.
+fn quoted(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut at = 0;
+    let pieces = line.split('\'').enumerate().map(move |(nth, piece)| {
+        let before = &line[..at];
+        at += piece.len() + 1;
+        (nth % 2 == 1, before, piece)
+    });
+    pieces.filter(|(is_quoted, ..)| *is_quoted).map(|(_, before, piece)| (before, piece))
+}
+
+#[test]
+fn no_query_of_the_store_has_a_kind_of_its_own() {
+    for file in files("src/store", &[".rs"]) {
+        let text = read(&file);
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for (before, word) in quoted(line).filter(|(_, word)| words().contains(word)) {
+                // `settled_by` has a word like it.
+                let is_kind = !before.contains("settled_by");
+                let file = file.display();
+                assert!(!is_kind, "{file}: bind the kind {word:?} instead: {}", line.trim());
+            }
+        }
+    }
+    let found: Vec<_> = quoted("x = 'a' OR kind IN ('b', 'c')").map(|(_, word)| word).collect();
+    assert_eq!(found, ["a", "b", "c"]);
+}
+
+/// A view, a trigger or an index cannot take the words from the declaration.
+#[test]
+fn each_kind_in_the_schema_is_declared() {
+    let evidence = EvidenceKind::ALL.iter().map(|kind| kind.as_str());
+    let known: Vec<&str> = words().into_iter().chain(evidence).collect();
+    let mut found = 0;
+    for file in files("migrations", &[".sql"]) {
+        let text = read(&file);
+        for (start, end) in [("kind IN (", ')'), ("kind = '", '\''), ("kind <> '", '\'')] {
+            for (at, _) in text.match_indices(start) {
+                let list = text[at + start.len()..].split(end).next().unwrap();
+                let is_word = |c: char| c.is_ascii_lowercase() || c == '_';
+                for word in list.split(|c| !is_word(c)).filter(|word| !word.is_empty()) {
+                    found += 1;
+                    assert!(known.contains(&word), "{}: {word:?} is no kind", file.display());
+                }
+            }
+        }
+    }
+    assert!(found >= words().len(), "{found}");
 }

@@ -74,11 +74,19 @@ async fn read(state: &ApiState) -> Result<DatabaseReading, StoreError> {
             credentials_refused: circuit.refuses_credentials(),
         }
     });
+    let without_third_party = match &state.called_third_parties {
+        Some(called) => {
+            let elsewhere = scrape::pending_elsewhere(&mut *connection, called).await?;
+            called.iter().map(|name| (name.clone(), 0)).chain(elsewhere).collect()
+        }
+        None => Vec::new(),
+    };
     Ok(DatabaseReading {
         queues: queues.into_iter().map(Into::into).collect(),
         dead_letters: scrape::open_dead_letters(&mut *connection).await?,
         workers: scrape::workers_alive(&mut *connection, state.dead_after).await?,
         third_parties: third_parties.collect(),
+        without_third_party,
     })
 }
 

@@ -275,6 +275,7 @@ impl SignedWebhook {
             status: parsed.status.0,
             rule: None,
             claims: String::new(),
+            compared: None,
             comparison: None,
         };
         let traceparent = request.header(traces::TRACEPARENT).filter(|_| traces::is_on());

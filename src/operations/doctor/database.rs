@@ -167,7 +167,7 @@ const PENDING: &str = "several_third_parties";
 /// name alone, and would create it there.
 async fn check_pending(pool: &Database, config: &Config) -> Vec<Finding> {
     let unnamed = [ThirdPartyName::default()];
-    let pending = reconcile::open_elsewhere(pool, &unnamed, Duration::ZERO).await;
+    let pending = reconcile::open_elsewhere(pool, &unnamed, Duration::ZERO, None).await;
     // Where it cannot be read, the schema or the database says why.
     let pending = pending.unwrap_or_default();
     let is_known =

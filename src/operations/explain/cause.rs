@@ -2,7 +2,7 @@
 
 use super::{Cause, CauseKind, Snapshot};
 use crate::{
-    domain::{CircuitState, DeadLetterState, JobKind, JobState, third_party::NOT_CONFIGURED},
+    domain::{CircuitState, DeadLetterState, JobKind, JobState, ThirdPartyName},
     store::jobs::{
         holdups::{Postponement, RunningShares},
         job_list::JobRow,
@@ -35,11 +35,20 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
         return (CauseKind::PausedQueue, detail);
     }
     let asks_third_party = queue.asks_third_party();
-    let last = job.last_error.as_deref().filter(|_| job.state == JobState::Scheduled);
-    if let Some(last) = last.filter(|last| asks_third_party && last.contains(NOT_CONFIGURED)) {
+    if job.state == JobState::Scheduled
+        && asks_third_party
+        && let Some(name) = &snapshot.not_configured
+    {
+        let name = ThirdPartyName::from(name.clone());
+        let remedy = match name.is_default() {
+            true => "Set",
+            false => "Add its file to",
+        };
         let detail = format!(
-            "The {queue} job waits without an attempt: {last}. Add its file to \
-             QUARTET_THIRD_PARTIES__DIRECTORY and start the process again; it then goes on by itself."
+            "The {queue} job waits without an attempt: its third party {name} is not configured \
+             in the process that was to call it. {remedy} {} and start the process again; it then \
+             goes on by itself.",
+            name.setting()
         );
         return (CauseKind::ThirdPartyNotConfigured, detail);
     }

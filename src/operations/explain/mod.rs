@@ -121,6 +121,8 @@ pub struct Snapshot {
     pub shares: RunningShares,
     /// Why its notify_client job was postponed, where it was.
     pub postponement: Option<Postponement>,
+    /// The third party that the job it waits for did not find configured, where that is so.
+    pub not_configured: Option<String>,
     /// The queues that have a live worker.
     pub alive: Vec<JobKind>,
     /// When a worker's lease ends that is not renewed.
@@ -165,6 +167,12 @@ impl Operations {
             Some(job) => holdups::postponement(&mut *tx, &job.id).await?,
             None => None,
         };
+        let not_configured = match jobs.iter().find(|job| job.queue == queue) {
+            Some(job) if queue.asks_third_party() => {
+                holdups::not_configured(&mut *tx, &job.id).await?
+            }
+            _ => None,
+        };
         Ok(Some(Snapshot {
             transaction,
             jobs,
@@ -174,6 +182,7 @@ impl Operations {
             circuit,
             shares,
             postponement,
+            not_configured,
             alive,
             lease_ends,
             now,

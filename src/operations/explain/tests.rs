@@ -44,6 +44,7 @@ prop_compose! {
             RunningShares { own, others: most_of_another + rest, most_of_another }
         }),
         postponed in any::<bool>(),
+        not_configured in prop::option::weighted(0.2, Just("acme".to_owned())),
     ) -> Snapshot {
         let version = if status.is_final() { 2 } else { 1 };
         let opened = circuit != CircuitState::Closed;
@@ -103,6 +104,7 @@ prop_compose! {
                 error: "no answer in time".to_owned(),
                 waits: 3,
             }),
+            not_configured,
             alive,
             lease_ends,
             now: at(0),

@@ -1,6 +1,7 @@
 //! What a webhook says: events, each with its own outcome.
 
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::document::FieldFault;
@@ -35,6 +36,26 @@ pub struct Claim {
     pub found: String,
     /// What it is of the transaction.
     pub is: Template,
+}
+
+impl Claim {
+    /// As JSON, to be compared later: see [`Self::read_all`].
+    pub fn write_all(claims: &[Self]) -> Value {
+        let claims = claims
+            .iter()
+            .map(|Self { at, found, is }| json!({ "at": at, "found": found, "is": is.as_str() }));
+        claims.collect()
+    }
+
+    /// What [`Self::write_all`] wrote; `None` where it cannot be read.
+    pub fn read_all(claims: &Value) -> Option<Vec<Self>> {
+        let claims = claims.as_array()?.iter().map(|claim| {
+            let text = |name: &str| claim[name].as_str();
+            let is = Template::parse(text("is")?).ok()?;
+            Some(Self { at: text("at")?.to_owned(), found: text("found")?.to_owned(), is })
+        });
+        claims.collect()
+    }
 }
 
 /// What an event says about a transaction.

@@ -4,7 +4,9 @@
 //! most one in `MIN_GAP`, and after the deadline of polls one in `MIN_GAP_AFTER_DEADLINE`. The
 //! job's row says until when (`hinted_at` in its metadata, milliseconds since 1970), so the bound
 //! holds for all processes together. A hint that comes too soon is not lost: the poll is due at the
-//! end of the gap.
+//! end of the gap. Nor is one lost that comes while a poll is under way, which may have asked before
+//! the status changed: the running job's row takes the time alone, and the outcome of the run
+//! ([`super::outcomes`]) makes the next poll due then. The lease stays as it is.
 
 use std::time::Duration;
 
@@ -26,8 +28,8 @@ const MIN_GAP: Duration = Duration::from_secs(10);
 /// The same once polling has ended at its deadline.
 const MIN_GAP_AFTER_DEADLINE: Duration = Duration::from_secs(600);
 
-/// Those of `ids` at this third party whose poll a hint would move: they are pending, and their job is due later than
-/// the gap allows, or has ended at the deadline.
+/// Those of `ids` at this third party whose poll a hint would move: they are pending, and their job
+/// is due later than the gap allows, or has ended at the deadline, or runs and has no hint yet.
 pub async fn movable(
     executor: impl PgExecutor<'_>,
     third_party: &str,
@@ -41,7 +43,7 @@ pub async fn movable(
         SELECT transactions.id
         FROM transactions
         CROSS JOIN LATERAL (
-            SELECT status, run_at, metadata -> 'hinted_at' AS hinted_at, EXISTS (
+            SELECT status, run_at, lock_at, metadata -> 'hinted_at' AS hinted_at, EXISTS (
                     SELECT FROM failed_jobs
                     WHERE job_id = jobs.id AND closed_at IS NULL AND kind = $2
                 ) AS is_late
@@ -58,6 +60,11 @@ pub async fn movable(
                 ) + make_interval(secs => CASE WHEN job.is_late THEN $4::float8 ELSE $3 END) END
             )
             OR job.status = 'Failed' AND job.is_late
+            OR job.status = 'Running' AND CASE
+                WHEN job.hinted_at ~ '^[0-9]{1,14}$'
+                THEN to_timestamp(job.hinted_at::bigint / 1000.0) <= job.lock_at
+                ELSE true
+            END
         )
         ORDER BY transactions.id
         "#,
@@ -124,6 +131,20 @@ pub async fn hint(
                 OR status = 'Failed' AND is_late
             )
             RETURNING run_at
+        ), noted AS (
+            -- Later than its claim, by which the outcome knows it. The first hint of a run says it
+            -- all: the next poll comes after them.
+            UPDATE apalis.jobs
+            SET metadata = COALESCE(metadata, '') || hstore(
+                    'hinted_at', ceil(extract(epoch FROM hinted.due_at) * 1000)::bigint::text
+                )
+            FROM hinted
+            WHERE jobs.id = hinted.id AND jobs.id = ANY (ARRAY(SELECT id FROM hinted))
+                AND status = 'Running' AND CASE
+                    WHEN metadata -> 'hinted_at' ~ '^[0-9]{1,14}$'
+                    THEN to_timestamp((metadata -> 'hinted_at')::bigint / 1000.0) <= lock_at
+                    ELSE true
+                END
         )
         SELECT run_at AS "run_at!: Time",
             GREATEST(extract(epoch FROM run_at - now()), 0)::float8 AS "delay!"

@@ -1,5 +1,5 @@
 //! What holds one waiting job up that its own row does not say at first sight: its client's share
-//! of a queue, and its client's callback host.
+//! of a queue, its client's callback host, and a third party that is not configured.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -54,6 +54,19 @@ pub async fn running_shares(
     )
     .fetch_one(executor)
     .await?)
+}
+
+/// The third party that was not configured in the process which ran the job last, where it waits
+/// for that.
+pub async fn not_configured(
+    executor: impl PgExecutor<'_>,
+    job_id: &str,
+) -> Result<Option<String>, StoreError> {
+    let found = sqlx::query_scalar!(
+        "SELECT metadata -> 'not_configured' FROM apalis.jobs WHERE id = $1 AND status = 'Pending'",
+        job_id
+    );
+    Ok(found.fetch_optional(executor).await?.flatten())
 }
 
 /// Why a notify_client job was postponed.

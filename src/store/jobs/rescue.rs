@@ -15,7 +15,10 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use crate::store::{Database, StoreError, postgres::database::in_time_of};
+use crate::{
+    domain::DeadLetterKind,
+    store::{Database, StoreError, postgres::database::in_time_of},
+};
 
 const SOURCE: &str = "lease";
 /// How long a batch may take. While an old snapshot is held, the first one reads all that the dead
@@ -182,7 +185,7 @@ async fn open_poison(conn: &mut PgConnection, job_ids: &[String]) -> Result<(), 
             INSERT INTO failed_jobs
                 (kind, cause, transaction_id, client_id, job_id, queue, job, reason, attempts)
             SELECT
-                'poison', 'job:' || id, quartet_uuid(idempotency_key),
+                $3, 'job:' || id, quartet_uuid(idempotency_key),
                 (SELECT client_id FROM transactions WHERE id = quartet_uuid(idempotency_key)),
                 id, job_type,
                 to_jsonb(jobs) - 'job' || jsonb_build_object('payload', encode(job, 'escape')),
@@ -204,6 +207,7 @@ async fn open_poison(conn: &mut PgConnection, job_ids: &[String]) -> Result<(), 
         "#,
         job_ids,
         SOURCE,
+        DeadLetterKind::Poison.as_str(),
     )
     .execute(conn)
     .await?;

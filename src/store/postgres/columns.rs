@@ -28,6 +28,14 @@ const MAX_TEXT: usize = 1_000;
 /// Most characters of a metadata key in a reason.
 const MAX_KEY: usize = 100;
 
+/// A value of a row that Quartet does not write and cannot use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub column: &'static str,
+    /// What is wrong with it, to follow the column's name.
+    pub why: String,
+}
+
 /// A `timestamptz`, exactly as Postgres has it, `infinity` and `-infinity` included. A page's
 /// cursor holds one, so that the next page starts where this one ended whatever the times are.
 /// Everything else sees the nearest time that RFC 3339 can write.

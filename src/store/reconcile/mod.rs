@@ -16,7 +16,17 @@ use super::{
     postgres::columns::{AnyJson, Column, Time, readable},
     transactions::Cursor,
 };
-use crate::domain::{Finding, ReportedStatus, Seen, Status, ThirdPartyName, string_enum};
+use crate::domain::{
+    DeadLetterKind, Finding, ReportedStatus, Seen, Status, ThirdPartyName, string_enum,
+};
+
+/// What open dead letters of these kinds are about is looked up; and what those are about whose
+/// create has used up its attempts.
+const LOOKED_UP: [DeadLetterKind; 3] =
+    [DeadLetterKind::Deadline, DeadLetterKind::CreationFailure, DeadLetterKind::UnknownTransaction];
+/// With an open dead letter of these kinds a finding stays open.
+const IN_QUESTION: [DeadLetterKind; 2] =
+    [DeadLetterKind::StatusConflict, DeadLetterKind::UnknownTransaction];
 
 /// What is looked up.
 #[derive(Debug, Clone)]
@@ -89,8 +99,8 @@ pub async fn candidates(
             WHERE state = 'open' AND transaction_id IS NOT NULL
                 AND opened_at >= COALESCE($3, '-infinity'::timestamptz)
                 AND (
-                    kind IN ('deadline', 'creation_failure', 'unknown_transaction')
-                    OR kind = 'exhausted' AND queue = 'create_at_third_party'
+                    kind = ANY ($6::text[])
+                    OR kind = $7 AND queue = 'create_at_third_party'
                 )
             UNION ALL
             -- What ended after a create without an answer, which may be stored late. It has a time of
@@ -121,6 +131,8 @@ pub async fn candidates(
         scope.since,
         scope.limit,
         &third_parties as &[&str],
+        &LOOKED_UP.map(DeadLetterKind::as_str) as _,
+        DeadLetterKind::Exhausted.as_str(),
     )
     .fetch_all(executor)
     .await?;
@@ -136,11 +148,13 @@ pub async fn candidates(
 /// Most open transactions of third parties that are not known here that are counted.
 const MAX_COUNTED: i64 = 10_000;
 
-/// The number of late pending transactions of each third party that is not among `known`.
+/// The number of late pending transactions of each third party that is not among `known`; with
+/// `since` only of those that began since then.
 pub async fn open_elsewhere(
     executor: impl PgExecutor<'_>,
     known: &[ThirdPartyName],
     deadline: Duration,
+    since: Option<DateTime<Utc>>,
 ) -> Result<BTreeMap<ThirdPartyName, i64>, StoreError> {
     let known: Vec<&str> = known.iter().map(ThirdPartyName::as_str).collect();
     let found = sqlx::query!(
@@ -150,6 +164,7 @@ pub async fn open_elsewhere(
             SELECT third_party
             FROM transactions
             WHERE status = 'pending' AND created_at < now() - make_interval(secs => $1)
+                AND created_at >= COALESCE($4, '-infinity'::timestamptz)
                 AND third_party <> ALL ($2::text[])
             LIMIT $3
         ) AS elsewhere
@@ -158,6 +173,7 @@ pub async fn open_elsewhere(
         deadline.as_secs_f64(),
         &known as &[&str],
         MAX_COUNTED,
+        since,
     )
     .fetch_all(executor)
     .await?;
@@ -251,7 +267,7 @@ pub async fn close_settled(
                 AND NOT EXISTS (
                     SELECT FROM failed_jobs
                     WHERE transaction_id = step.transaction_id AND state = 'open' AND (
-                        kind IN ('status_conflict', 'unknown_transaction')
+                        kind = ANY ($4::text[])
                         OR queue IN ('create_at_third_party', 'update_status')
                     )
                 )
@@ -266,6 +282,7 @@ pub async fn close_settled(
         after.map(|cursor| cursor.at) as _,
         after.map_or(Uuid::max(), |cursor| cursor.id),
         limit,
+        &IN_QUESTION.map(DeadLetterKind::as_str) as _,
     )
     .fetch_optional(executor)
     .await?;

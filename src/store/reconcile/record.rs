@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::{Action, Checked, Terms, late};
 use crate::{
     domain::{
-        Decision, EvidenceKind, Finding, Judgement, ReportedStatus, Seen, SettledBy, Status,
-        ThirdPartyName,
+        DeadLetterKind, Decision, EvidenceKind, Finding, Judgement, ReportedStatus, Seen,
+        SettledBy, Status, ThirdPartyName,
         reconcile::{self, Here},
     },
     store::{
@@ -175,12 +175,13 @@ async fn conflict_state(
         r#"
         SELECT bool_or(state = 'open')
         FROM failed_jobs
-        WHERE transaction_id = $1 AND kind = 'status_conflict'
+        WHERE transaction_id = $1 AND kind = $3
             -- Any open one; of the closed ones, one of the same report.
             AND (state = 'open' OR detail ->> 'reported' = $2)
         "#,
         transaction_id,
         reported.as_str(),
+        DeadLetterKind::StatusConflict.as_str(),
     )
     .fetch_one(conn)
     .await?;
@@ -275,7 +276,7 @@ async fn resolve_unknown(conn: &mut PgConnection, transaction_id: Uuid) -> Resul
         WITH explained AS (
             UPDATE failed_jobs
             SET state = 'resolved', closed_at = clock_timestamp(), closed_by = $2
-            WHERE transaction_id = $1 AND state = 'open' AND kind = 'unknown_transaction'
+            WHERE transaction_id = $1 AND state = 'open' AND kind = $3
                 AND EXISTS (
                     SELECT FROM transactions
                     WHERE id = $1 AND failed_jobs.detail ->> 'status' IN ('pending', status)
@@ -290,6 +291,7 @@ async fn resolve_unknown(conn: &mut PgConnection, transaction_id: Uuid) -> Resul
         "#,
         transaction_id,
         SOURCE,
+        DeadLetterKind::UnknownTransaction.as_str(),
     )
     .execute(conn)
     .await?;

@@ -2,12 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
         ONE_POLL, gocardless_event, gocardless_id, gocardless_payment, rejected, send_gocardless,
     },
 };
-use crate::support::{TestApp, World, wait_until};
+use crate::support::{TestApp, World, job_rows::job_row, wait_until};
 
 /// A peer of the profile `mtn-momo`.
 async fn momo_peer(momo: &Momo) -> Peer {
@@ -156,6 +157,109 @@ async fn hints_of_several_events_poll_each_of_their_transactions() {
         let settled = wait_final(&app.client(), id).await;
         assert_eq!(settled["settled_by"], "poll");
     }
+}
+
+/// A MoMo that answers lookups of what it has once it is allowed to, with the status of when it was
+/// asked.
+struct SlowMomo {
+    momo: Momo,
+    /// How many such lookups it was asked for.
+    asked: Arc<AtomicUsize>,
+    allowed: Arc<Semaphore>,
+    peer: Peer,
+}
+
+impl SlowMomo {
+    async fn start() -> Self {
+        let (momo, asked, allowed) =
+            (Momo::default(), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (knows, counter, permits) = (momo.clone(), asked.clone(), allowed.clone());
+        let peer = Peer::start(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
+            (_, TOKEN_PATH) => Momo::token("tok_1", 3_600),
+            ("POST", _) => knows.create(asked, "PENDING"),
+            _ => match knows.look_up(asked) {
+                Reply::Answer(200, body) => {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    Reply::Held(permits.clone(), 200, body)
+                }
+                absent => absent,
+            },
+        })
+        .await;
+        Self { momo, asked, allowed, peer }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it was asked that often. A poll that came before the create is not waited for.
+    async fn wait_asked(&self, app: &TestApp, id: Uuid, times: usize) {
+        let due = "UPDATE apalis.jobs SET run_at = now()
+            WHERE job_type = 'update_status' AND idempotency_key = $1::uuid::text
+                AND status = 'Pending'";
+        wait_until("a poll is under way", BOUND, async || {
+            sqlx::query(due).bind(id).execute(&app.pool).await.unwrap();
+            self.asked() == times
+        })
+        .await;
+    }
+}
+
+async fn momo_hint(app: &TestApp, id: Uuid) {
+    let (client, body) = (app.anonymous(), json!({ "externalId": id }).to_string());
+    client.send(Method::POST, "/v1/webhooks/mtn-momo", &[], body).await.expect(200);
+}
+
+/// That poll may have asked before the status changed.
+#[tokio::test]
+async fn a_hint_during_a_poll_makes_the_next_one_due_at_once() {
+    let (world, slow) = (World::new().await, SlowMomo::start().await);
+    let app = ONE_POLL
+        .into_iter()
+        .fold(app(&world, &slow.peer, "mtn-momo"), |app, (name, value)| app.set(name, value));
+    let app = app.set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "25s").spawn().await;
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    slow.wait_asked(&app, id, 1).await;
+    let before = job_row(&app.pool, id, "update_status").await;
+    assert_eq!(before.status, "Running");
+
+    // It has asked already, and is answered what was true then.
+    slow.momo.set(id, "SUCCESSFUL");
+    for _ in 0..5 {
+        momo_hint(&app, id).await;
+    }
+    assert_eq!(job_row(&app.pool, id, "update_status").await, before, "the lease is as it was");
+    slow.allowed.add_permits(100);
+    let settled = wait_final(&app.client(), id).await;
+    assert_eq!((&settled["status"], &settled["settled_by"]), (&json!("completed"), &json!("poll")));
+    assert_eq!(slow.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_hint_during_the_last_poll_before_the_deadline_is_not_lost() {
+    let (world, slow) = (World::new().await, SlowMomo::start().await);
+    let app = app(&world, &slow.peer, "mtn-momo")
+        .set("QUARTET_POLL__DEADLINE", "1s")
+        .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "25s");
+    let app = app.spawn().await;
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    // The deadline passes while it waits for an answer; then it is asked a last time.
+    slow.wait_asked(&app, id, 1).await;
+    let age = "UPDATE transactions SET created_at = created_at - interval '1 minute'
+        WHERE id = $1";
+    sqlx::query(age).bind(id).execute(&app.pool).await.unwrap();
+    slow.allowed.add_permits(1);
+    slow.wait_asked(&app, id, 2).await;
+    slow.momo.set(id, "SUCCESSFUL");
+    momo_hint(&app, id).await;
+    slow.allowed.add_permits(100);
+    let settled = wait_final(&app.client(), id).await;
+    assert_eq!((&settled["status"], &settled["settled_by"]), (&json!("completed"), &json!("poll")));
+    // The dead letter of the deadline is explained by that.
+    assert_eq!(app.operator().open_dead_letters(id).await, Vec::<serde_json::Value>::new());
 }
 
 /// A third party that sends hints alone would otherwise never be heard after the deadline.

@@ -6,6 +6,7 @@ mod credentials;
 mod hints;
 pub mod peer;
 mod probe;
+mod replayed;
 mod waiting;
 pub mod webhooks;
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpListener,
+    sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -48,6 +49,8 @@ pub enum Reply {
     Answer(u16, Value),
     /// Nothing, ever.
     Silence,
+    /// The answer once the test allows it.
+    Held(Arc<Semaphore>, u16, Value),
 }
 
 type Answers = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
@@ -137,6 +140,10 @@ impl Peer {
         let (code, body) = match reply {
             Reply::Answer(code, body) => (code, body.to_string()),
             Reply::Silence => return std::future::pending().await,
+            Reply::Held(allowed, code, body) => {
+                allowed.acquire().await.unwrap().forget();
+                (code, body.to_string())
+            }
         };
         let head = "content-type: application/json\r\nconnection: close";
         let answer =

@@ -46,7 +46,7 @@ async fn deliveries(pool: &PgPool) -> i64 {
 }
 
 /// A Paystack that takes transfers, and says that they are pending.
-async fn paystack() -> Peer {
+pub(super) async fn paystack() -> Peer {
     Peer::start(|asked| {
         let id = match asked.method.as_str() {
             "POST" => asked.json()["reference"].as_str().unwrap().to_owned(),
@@ -59,7 +59,7 @@ async fn paystack() -> Peer {
     .await
 }
 
-fn transfer(id: Uuid, status: &str) -> Value {
+pub(super) fn transfer(id: Uuid, status: &str) -> Value {
     json!({
         "event": if status == "success" { "transfer.success" } else { "transfer.reversed" },
         "data": { "reference": id, "status": status, "amount": 1250, "currency": "EUR" },
@@ -71,7 +71,7 @@ async fn send_paystack(app: &TestApp, body: &str, signature: &str) -> Answer {
     app.anonymous().send(Method::POST, "/v1/webhooks/paystack", &headers, body.to_owned()).await
 }
 
-async fn paystack_signed(app: &TestApp, body: &Value) -> Answer {
+pub(super) async fn paystack_signed(app: &TestApp, body: &Value) -> Answer {
     let body = body.to_string();
     send_paystack(app, &body, &mac(hmac::HMAC_SHA512, WEBHOOK_SECRET, &body)).await
 }
@@ -372,10 +372,8 @@ async fn head_is_answered_and_the_body_that_is_asked_for() {
     assert_eq!(open.expect(200)["items"], json!([]));
 }
 
-/// Two ids there for one of ours, or one for two of ours: there may be two payments.
-#[tokio::test]
-async fn an_event_with_another_id_of_the_third_party_is_an_operators() {
-    let (world, peer) = (World::new().await, paystack().await);
+/// The shipped profile `paystack` whose events name the third party's id as well.
+pub(super) async fn paystack_of_both_ids() -> (TempDir, String) {
     let printed = run(&["third-party", "show", "paystack"], &[], "").await;
     let both = "id = \"/data/reference\"\nprovider_id = \"/data/transfer_code\"";
     let text = printed.expect().replace("id = \"/data/reference\"", both);
@@ -383,7 +381,16 @@ async fn an_event_with_another_id_of_the_third_party_is_an_operators() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("paystack.toml");
     std::fs::write(&file, text).unwrap();
-    let app = app(&world, &peer, file.to_str().unwrap()).role(Role::Api).spawn().await;
+    let name = file.to_str().unwrap().to_owned();
+    (directory, name)
+}
+
+/// Two ids there for one of ours, or one for two of ours: there may be two payments.
+#[tokio::test]
+async fn an_event_with_another_id_of_the_third_party_is_an_operators() {
+    let (world, peer) = (World::new().await, paystack().await);
+    let (_directory, profile) = paystack_of_both_ids().await;
+    let app = app(&world, &peer, &profile).role(Role::Api).spawn().await;
     let [first, second] = [app.client().accept().await, app.client().accept().await];
     let send = async |id: Uuid, status: &str, theirs: &str| {
         let mut body = transfer(id, status);

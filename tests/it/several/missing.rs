@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{BOUND, Several, post, to, wait_status};
 use crate::{
+    metrics::scrape,
     profiled::peer::{Peer, Reply},
     support::{Answer, TestApp, command::run, job_rows::job_row, wait_for},
 };
@@ -13,6 +14,12 @@ use crate::{
 async fn cause(app: &TestApp, id: Uuid) -> Value {
     let path = format!("/v1/operator/transactions/{id}/explain");
     app.operator().get(&path).await.expect(200)["cause"].clone()
+}
+
+/// How many transactions wait because this process does not know their third party.
+async fn without_third_party(app: &TestApp, name: &str) -> Option<f64> {
+    let metrics = scrape(app).await;
+    metrics.value("quartet_transactions_without_third_party", &[("third_party", name)])
 }
 
 async fn retry(app: &TestApp, job_id: &str) -> Answer {
@@ -102,6 +109,9 @@ async fn a_transaction_waits_for_its_third_party_without_an_attempt() {
     let ready = without.anonymous().get("/health/ready").await;
     let ready = ready.expect(200)["detail"].as_str().unwrap().to_owned();
     assert!(ready.contains("acme is not configured in this process"), "{ready}");
+    assert_eq!(without_third_party(&without, "acme").await, Some(1.0));
+    assert_eq!(without_third_party(&without, "third-party").await, Some(0.0));
+    assert_eq!(without_third_party(&without, "pay").await, None, "nothing waits for it");
     assert!(without.operator().open_dead_letters(id).await.is_empty());
     // How long the create has to wait is not known here, how long a poll has to is.
     let create = job_row(&without.pool, id, "create_at_third_party").await;
@@ -115,7 +125,11 @@ async fn a_transaction_waits_for_its_third_party_without_an_attempt() {
     assert_eq!(without.sandbox.stats().third_party.creates_received, 1);
     without.stop().await;
 
+    let mut api = several.app().role(Role::Api).spawn().await;
+    assert_eq!(without_third_party(&api, "acme").await, None, "it has none, but runs no jobs");
+    api.stop().await;
     let app = several.app().spawn().await;
+    assert_eq!(without_third_party(&app, "acme").await, Some(0.0));
     for queue in ["create_at_third_party", "update_status"] {
         let job = job_row(&app.pool, id, queue).await;
         assert_eq!(job.attempts, 0, "{job:?}");

@@ -78,6 +78,10 @@ async fn what_is_open_at_one_that_cannot_be_asked_does_not_starve_the_others() {
     assert!(shortfall.contains("3 transactions are pending at acme"), "{shortfall}");
     let doctor = run(&["doctor"], &without, "").await.stdout;
     assert!(doctor.contains("3 transactions are pending at acme, which is not"), "{doctor}");
+    // None of them began since then: all that was asked for was looked up.
+    let recent = ["reconcile", "--since", "10m", "--json"];
+    let swept = run(&recent, &without, "").await;
+    assert_eq!(swept.expect_json()["not_configured"], json!({}));
 
     // Where its circuit is open.
     let open = "INSERT INTO circuits (name, opened_at, open_until, open_for, reason, trips)
@@ -96,6 +100,10 @@ async fn what_is_open_at_one_that_cannot_be_asked_does_not_starve_the_others() {
     assert_eq!(said["not_configured"], json!({}));
     let shortfall = swept.expect_failure();
     assert!(shortfall.contains("circuit is open"), "{shortfall}");
+    assert!(shortfall.contains("acme"), "{shortfall}");
+    // Nothing to look up there began since then.
+    let swept = run(&recent, &with, "").await;
+    assert_eq!(swept.expect_json()["postponed"], Value::Null);
     // Before the doctor, which asks for an id that does not exist.
     assert!(several.acme.0.asked("GET", "/transaction").is_empty());
     let doctor = run(&["doctor"], &with, "").await.stdout;

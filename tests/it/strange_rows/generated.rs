@@ -74,11 +74,13 @@ async fn accept(app: &TestApp) -> Uuid {
 }
 
 /// Whether a transaction has ended: its client knows, or an operator does. One whose third party is
-/// not configured waits until it is, which `explain`, readiness and the log say.
+/// not configured waits until it is, which `explain`, readiness and the log say; what can be no name
+/// of one is in front of an operator.
 async fn has_ended(pool: &PgPool, id: Uuid) -> bool {
     let query = "SELECT status <> 'pending' AND notified_version = version
             OR EXISTS (SELECT FROM failed_jobs WHERE transaction_id = $1 AND state = 'open')
-            OR third_party <> 'third-party'
+            OR third_party <> 'third-party' AND char_length(third_party) <= 64
+                AND third_party ~ '^[a-z0-9]+(-[a-z0-9]+)*$'
             -- Its job row no longer names it: then the letter has the job alone.
             OR EXISTS (
                 SELECT FROM failed_jobs

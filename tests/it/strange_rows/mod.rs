@@ -22,10 +22,11 @@ const BOUND: Duration = Duration::from_secs(30);
 
 /// The constraints that a database of an earlier release does not have, or not where a row broke
 /// them.
-const ADDED: [(&str, &str); 9] = [
+const ADDED: [(&str, &str); 10] = [
     ("transactions", "transactions_metadata_is_strings"),
     ("transactions", "transactions_times_in_range"),
     ("transactions", "transactions_version_from_one"),
+    ("transactions", "transactions_third_party_length"),
     ("failed_jobs", "failed_jobs_times_in_range"),
     ("apalis.jobs", "quartet_jobs_attempts_in_range"),
     ("apalis.jobs", "quartet_jobs_last_result_is_object"),

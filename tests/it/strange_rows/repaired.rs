@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{BOUND, drop_added_checks, open_letters, reads, set_metadata};
 use crate::{
     console::visitor::Visitor,
-    support::{TestApp, job_rows::wait_job, spawn_api},
+    support::{TestApp, job_rows::wait_job, spawn_api, wait_until},
 };
 
 #[track_caller]
@@ -101,4 +101,55 @@ async fn a_row_that_becomes_strange_while_it_is_polled_is_settled_by_a_webhook()
     let told = app.wait_told(id, BOUND).await;
     assert_eq!(told["status"], "completed");
     assert!(app.operator().open_dead_letters(id).await.is_empty(), "the webhook explains it");
+}
+
+/// What can never be the name of a third party waits for none; a name may be configured later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_party_that_is_no_name_is_an_operators_and_a_name_waits() {
+    let app = spawn_api().await;
+    drop_added_checks(&app.pool).await;
+    let set = async |id: Uuid, third_party: &str| {
+        let set = "UPDATE transactions SET third_party = $2 WHERE id = $1";
+        sqlx::query(set).bind(id).bind(third_party).execute(&app.pool).await.unwrap();
+    };
+    let mut strange = Vec::new();
+    let long = "x".repeat(65);
+    for third_party in ["", " ", "Acme Pay", "acme--pay", "\u{1b}[31m", &long] {
+        let id = app.client().accept().await;
+        set(id, third_party).await;
+        strange.push(id);
+    }
+    let (waits, ordinary) = (app.client().accept().await, app.client().accept().await);
+    set(waits, "acme").await;
+
+    let _worker = app.sibling().role(Role::Worker).spawn().await;
+    app.wait_told(ordinary, BOUND).await;
+    let why = "third_party cannot be read: it must be 1 to 64 of the characters a-z";
+    for id in &strange {
+        for queue in ["create_at_third_party", "update_status"] {
+            wait_job(&app.pool, *id, queue, "Failed", BOUND).await;
+        }
+        let letters = app.operator().open_dead_letters(*id).await;
+        assert_poison(&letters, why);
+        assert_eq!(letters.len(), 2, "{letters:#?}");
+    }
+    wait_until("it says why it waits", BOUND, async || {
+        let path = format!("/v1/operator/transactions/{waits}/explain");
+        let explained = app.operator().get(&path).await;
+        explained.expect(200)["cause"]["kind"] == "third_party_not_configured"
+    })
+    .await;
+    assert!(app.operator().open_dead_letters(waits).await.is_empty());
+
+    // Unrepaired, a replay does not get it further.
+    replay_open(&app, strange[0]).await;
+    wait_job(&app.pool, strange[0], "update_status", "Failed", BOUND).await;
+    assert_poison(&open_letters(&app, strange[0]).await, why);
+    for id in strange.iter().chain([&waits]) {
+        set(*id, "third-party").await;
+    }
+    for id in &strange {
+        replay_open(&app, *id).await;
+        app.wait_told(*id, BOUND).await;
+    }
 }

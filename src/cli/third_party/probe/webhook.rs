@@ -208,7 +208,7 @@ fn judge(
     let Ok(report) = &event.report else { return Err("an event without an id".to_owned()) };
     let status = profile.read_event(report);
     let said = profile.event_rule(status.as_ref());
-    if let Some(contradiction) = profile.contradiction(inputs, &event.claims) {
+    if let Some(contradiction) = profile.contradiction(inputs, None, &event.claims) {
         return Err(format!("{said}, but {contradiction}"));
     }
     let is_known = status.is_some_and(|status| status.meaning.is_some());

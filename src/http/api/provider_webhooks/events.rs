@@ -15,26 +15,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use poem::Request;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use tracing::{Span, field::display};
 use uuid::Uuid;
 
-use super::{ProviderWebhooks, third_party::other_id};
+use super::ProviderWebhooks;
 use crate::{
     domain::{JobKind, ReportedStatus, Status, ThirdPartyName},
     http::{ApiState, api::webhooks, problem::Problem},
-    profiles::{
-        Template,
-        webhook::{About, Claim, Event, EventProblem, MAX_ID_CHARS, Report, Trust},
-    },
+    profiles::webhook::{About, Claim, Event, EventProblem, MAX_ID_CHARS, Report, Trust},
     store::{
         jobs::hinted_polls,
         provider_webhooks::{self, WaitingWebhook},
         rejected_webhooks::WebhookRejection,
-        sent_creates::{self, LearnedId},
-        transactions,
-        webhooks::{Comparison, Webhook},
+        sent_creates, transactions,
+        webhooks::{Compared, Comparison, Webhook},
     },
     telemetry::labels::WebhookResult,
 };
@@ -144,6 +139,11 @@ pub(super) async fn apply(
             continue;
         };
         let claimed = claimed(&claims);
+        let compared = Compared {
+            profile: webhooks.profile.name().to_owned(),
+            provider_id: provider_id.clone(),
+            claims: Claim::write_all(&claims),
+        };
         let mut comparison = webhooks.comparison(provider_id.clone(), claims);
         if let (Some(current), Some(provider_id)) = (transactions.get(&transaction_id), provider_id)
             && current.provider_id.is_none()
@@ -162,6 +162,7 @@ pub(super) async fn apply(
             status,
             rule: Some(rule),
             claims: claimed,
+            compared: Some(compared),
             comparison: Some(comparison),
         });
     }
@@ -188,13 +189,7 @@ async fn learn(
     provider_id: &str,
 ) -> Result<Option<String>, Problem> {
     let learn = sent_creates::learn_provider_id(&state.pool, transaction_id, provider_id);
-    Ok(match state.within_limit(learn).await? {
-        LearnedId::Known => None,
-        LearnedId::Other(known) => Some(other_id(&known, provider_id)),
-        LearnedId::Taken => Some(format!(
-            "it names the third party's id {provider_id:?}, which is another transaction's"
-        )),
-    })
+    Ok(state.within_limit(learn).await?.contradiction(provider_id))
 }
 
 /// `; /data/amount is "1250"`.
@@ -248,9 +243,6 @@ impl Said {
             let key = format!("hint:{provider_id}");
             webhook_id(&webhooks.third_party, webhooks.name(), &key)
         };
-        let claims = claims
-            .iter()
-            .map(|Claim { at, found, is }| json!({ "at": at, "found": found, "is": is.as_str() }));
         WaitingWebhook {
             webhook_id: id.unwrap_or_else(hint),
             third_party: webhooks.third_party.to_string(),
@@ -261,7 +253,7 @@ impl Said {
                 _ => ReportedStatus::Pending,
             },
             rule,
-            claims: claims.collect(),
+            claims: Claim::write_all(&claims),
             provider_id,
         }
     }
@@ -270,16 +262,11 @@ impl Said {
 impl Reported {
     /// What has waited for `transaction_id`.
     pub(super) fn waited(waiting: WaitingWebhook, transaction_id: Uuid) -> Option<Self> {
-        let claims = waiting.claims.as_array()?.iter().map(|claim| {
-            let text = |name: &str| claim[name].as_str().map(str::to_owned);
-            let is = Template::parse(claim["is"].as_str()?).ok()?;
-            Some(Claim { at: text("at")?, found: text("found")?, is })
-        });
         let said = Said {
             webhook_id: Some(waiting.webhook_id),
             status: waiting.status,
             rule: waiting.rule,
-            claims: claims.collect::<Option<_>>()?,
+            claims: Claim::read_all(&waiting.claims)?,
             has_known_word: true,
         };
         Some(said.about(transaction_id, Some(waiting.provider_id)))

@@ -123,31 +123,18 @@ impl ProviderWebhooks {
     pub(super) fn comparison(&self, provider_id: Option<String>, claims: Vec<Claim>) -> Comparison {
         let (profile, url) = (self.profile.clone(), self.url.clone());
         Comparison::new(move |transaction| {
-            let known = transaction.provider_id.as_deref();
-            if let (Some(known), Some(given)) = (known, &provider_id)
-                && known != given
-            {
-                return Some(other_id(known, given));
-            }
             let content = transaction.content();
             let inputs = Inputs {
                 id: transaction.id,
                 content: &content,
-                provider_id: known,
+                provider_id: transaction.provider_id.as_deref(),
                 created_at: transaction.created_at.at(),
                 now: crate::http::now(),
                 webhook_url: &url,
                 // Nothing that is compared has a secret or a variable in it.
                 values: &Values::default(),
             };
-            profile.contradiction(&inputs, &claims)
+            profile.contradiction(&inputs, provider_id.as_deref(), &claims)
         })
     }
-}
-
-/// Why an event with another id of the third party is not about the transaction.
-pub(super) fn other_id(known: &str, given: &str) -> String {
-    format!(
-        "it names the third party's id {given:?}, but that was {known:?} before: there may be two"
-    )
 }

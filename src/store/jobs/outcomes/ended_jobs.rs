@@ -68,8 +68,7 @@ pub(super) async fn end_jobs<'a>(
     for decided in decided {
         if let End::Dead { kind, reason, error } = &decided.end {
             let dead = DeadEnd { kind: *kind, reason, error: *error };
-            if let Some(now) = end_dead(conn, decided, &dead).await? {
-                let ended_at = EndedAt { now, run_at: None };
+            if let Some(ended_at) = end_dead(conn, decided, &dead).await? {
                 ended.insert(decided.run.job.lease.job_id.clone(), ended_at);
             }
         }
@@ -162,7 +161,23 @@ impl<'a> EndRows<'a> {
                     END,
                     run_at = CASE run.ended
                         WHEN 'done' THEN run_at
-                        ELSE clock_timestamp() + make_interval(secs => run.delay)
+                        -- The least of those that are not null.
+                        ELSE LEAST(
+                            clock_timestamp() + make_interval(secs => run.delay),
+                            -- A hint during this run, whose poll may have asked before it.
+                            CASE
+                                WHEN run.ended = 'snoozed'
+                                    AND metadata -> 'hinted_at' ~ '^[0-9]{1,14}$'
+                                THEN CASE
+                                    WHEN to_timestamp(
+                                        (metadata -> 'hinted_at')::bigint / 1000.0
+                                    ) > lock_at
+                                    THEN GREATEST(clock_timestamp(), to_timestamp(
+                                        (metadata -> 'hinted_at')::bigint / 1000.0
+                                    ))
+                                END
+                            END
+                        )
                     END,
                     done_at = CASE run.ended WHEN 'done' THEN clock_timestamp() ELSE done_at END,
                     lock_by = NULL, lock_at = NULL,
@@ -191,17 +206,23 @@ impl<'a> EndRows<'a> {
                             COALESCE(metadata, ''),
                             ARRAY[
                                 'waits', 'probes', 'host_down_since', 'host_error',
-                                'answers', 'last_answer'
+                                'answers', 'last_answer', 'not_configured'
                             ]
                         ) || run.count::hstore
                         WHEN run.ended = 'again' THEN
                             delete(
                                 metadata,
-                                ARRAY['waits', 'host_down_since', 'host_error', 'last_answer']
+                                ARRAY[
+                                    'waits', 'host_down_since', 'host_error', 'last_answer',
+                                    'not_configured'
+                                ]
                             )
                         WHEN run.ended = 'retried' THEN
                             delete(
-                                metadata, ARRAY['host_down_since', 'host_error', 'last_answer']
+                                metadata,
+                                ARRAY[
+                                    'host_down_since', 'host_error', 'last_answer', 'not_configured'
+                                ]
                             )
                         ELSE metadata
                     END
@@ -255,18 +276,25 @@ struct DeadEnd<'a> {
     error: Option<&'a str>,
 }
 
-/// Opens the dead letter and stops the job; returns the time of the SQL transaction, or `None` when
-/// the lease is somebody else's.
+/// Opens the dead letter and stops the job; `None` when the lease is somebody else's. Where polling
+/// ends at its deadline and there was a hint during the last poll, the job polls once more.
 async fn end_dead(
     conn: &mut PgConnection,
     decided: &Decided<'_>,
     DeadEnd { kind, reason, error }: &DeadEnd<'_>,
-) -> Result<Option<DateTime<Utc>>, StoreError> {
+) -> Result<Option<EndedAt>, StoreError> {
     let run = decided.run;
     let Lease { job_id, worker, locked_at } = &run.job.lease;
-    let held = sqlx::query_scalar!(
+    let held = sqlx::query!(
         r#"
-        SELECT now() AS "now!: Time" FROM apalis.jobs
+        SELECT now() AS "now!: Time", CASE
+                WHEN metadata -> 'hinted_at' ~ '^[0-9]{1,14}$'
+                THEN CASE
+                    WHEN to_timestamp((metadata -> 'hinted_at')::bigint / 1000.0) > lock_at
+                    THEN to_timestamp((metadata -> 'hinted_at')::bigint / 1000.0)
+                END
+            END AS "hinted_at: Time"
+        FROM apalis.jobs
         WHERE id = $1 AND status = 'Running'
             -- Not `=`: the index of the leased rows would be read as a whole.
             AND lock_by IS NOT DISTINCT FROM $2 AND lock_at = $3
@@ -278,7 +306,10 @@ async fn end_dead(
     )
     .fetch_optional(&mut *conn)
     .await?;
-    let Some(now) = held.map(Time::at) else { return Ok(None) };
+    let Some(held) = held else { return Ok(None) };
+    let now = held.now.at();
+    let is_deadline = *kind == DeadLetterKind::Deadline;
+    let polls_at = held.hinted_at.filter(|_| is_deadline).map(|hinted_at| hinted_at.at().max(now));
     // The row as it was, before it changes.
     let why =
         dead_letters::JobEnd { kind: *kind, reason, error: *error, answers: &run.outcome.answers };
@@ -286,15 +317,19 @@ async fn end_dead(
     sqlx::query!(
         r#"
         UPDATE apalis.jobs
-        SET status = 'Failed', attempts = LEAST(attempts, 2147483646) + 1,
-            done_at = clock_timestamp(), lock_by = NULL, lock_at = NULL,
-            last_result = CASE
+        SET status = CASE WHEN $3::timestamptz IS NULL THEN 'Failed' ELSE 'Pending' END,
+            run_at = COALESCE($3, run_at),
+            attempts = CASE WHEN $3 IS NULL THEN LEAST(attempts, 2147483646) + 1 ELSE 0 END,
+            done_at = CASE WHEN $3 IS NULL THEN clock_timestamp() END,
+            lock_by = NULL, lock_at = NULL,
+            last_result = CASE WHEN $3 IS NULL THEN CASE
                 WHEN jsonb_typeof(last_result) = 'object' THEN last_result ELSE '{}'
-            END || jsonb_build_object('Err', $2::text)
+            END || jsonb_build_object('Err', $2::text) END
         WHERE id = $1
         "#,
         job_id,
         error.unwrap_or(reason),
+        polls_at,
     )
     .execute(&mut *conn)
     .await?;
@@ -304,5 +339,5 @@ async fn end_dead(
             evidence::append(&mut *conn, current.id, &seen).await?;
         }
     }
-    Ok(Some(now))
+    Ok(Some(EndedAt { now, run_at: polls_at }))
 }

@@ -19,7 +19,10 @@ use serde_json::Value;
 
 use super::ClaimedJob;
 use crate::{
-    domain::{DeadLetterKind, EvidenceKind, JobKind, LastAnswers, RunOutcome, SettledBy, Status},
+    domain::{
+        DeadLetterKind, EvidenceKind, JobKind, LastAnswers, RunOutcome, SettledBy, Status,
+        ThirdPartyName,
+    },
     store::transactions::Transaction,
 };
 pub use write::Outcomes;
@@ -72,6 +75,8 @@ pub enum SnoozeCount {
     /// deadline, moved because this time does not count; and the failed calls, as in
     /// [`Self::Probes`].
     LeftAlone { polls: u32, poll_since: DateTime<Utc>, probes: u32, answers: LastAnswers },
+    /// The third party is not configured in this process; and what is counted meanwhile.
+    NotConfigured { third_party: ThirdPartyName, count: Option<Box<Self>> },
 }
 
 /// A callback host that does not answer.
@@ -108,6 +113,13 @@ impl SnoozeCount {
                 poll_since.to_rfc3339(),
                 answers_pairs(answers),
             ),
+            Self::NotConfigured { third_party, count } => {
+                let mut pairs = format!("not_configured=>{}", quoted(third_party, MAX_ERROR));
+                if let Some(count) = count {
+                    pairs = format!("{},{pairs}", count.to_hstore());
+                }
+                pairs
+            }
         }
     }
 }

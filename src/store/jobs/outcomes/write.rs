@@ -191,9 +191,13 @@ fn due(queue: &'static str, end: &End<'_>, settled: bool, at: &EndedAt) -> Vec<D
     let delay = match end {
         End::Again => Duration::ZERO,
         End::Snooze { delay, .. } | End::Retry { delay, .. } => *delay,
+        End::Dead { .. } if at.run_at.is_some() => Duration::MAX,
         End::Done | End::Dead { .. } => return due,
     };
-    due.push(Due { queue, run_at: at.run_at.unwrap_or(at.now), delay });
+    let run_at = at.run_at.unwrap_or(at.now);
+    // A hint may have made it due sooner.
+    let delay = delay.min((run_at - at.now).to_std().unwrap_or_default());
+    due.push(Due { queue, run_at, delay });
     due
 }
 
