@@ -10,7 +10,7 @@ use crate::support::{
     command::{self, Ended},
     contents,
     jobs::quiet_app,
-    spawn_api, wait_until,
+    spawn_api_at_rest, wait_until,
 };
 
 async fn quartet(app: &TestApp, args: &[&str]) -> Ended {
@@ -21,7 +21,7 @@ async fn quartet(app: &TestApp, args: &[&str]) -> Ended {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_are_listed_paused_and_resumed() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     app.client().accept().await;
     let pause = ["queues", "pause", "notify_client", "--note", "night", "--json"];
     let paused = quartet(&app, &pause).await.expect_json();
@@ -50,7 +50,7 @@ async fn queues_are_listed_paused_and_resumed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_are_listed_shown_cancelled_and_retried() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let id = app.client().accept().await;
     let of = id.to_string();
     let listed = quartet(&app, &["jobs", "list", "--transaction-id", &of, "--json"]).await;
@@ -128,7 +128,7 @@ async fn dead_letters_are_previewed_replayed_resolved_and_discarded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_says_the_same_as_the_api() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let id = app.client().accept().await;
     let of = id.to_string();
     let path = format!("/v1/operator/transactions/{id}/explain");
@@ -150,7 +150,7 @@ async fn explain_says_the_same_as_the_api() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_circuit_and_a_dead_letters_story_are_shown_as_over_http() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let closed = quartet(&app, &["circuit"]).await;
     assert!(closed.expect().starts_with("closed"), "{closed:?}");
     let open = "UPDATE circuits SET opened_at = now(), open_until = now() + interval '1 hour',

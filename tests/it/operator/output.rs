@@ -10,7 +10,7 @@ use super::audit;
 use crate::support::{
     TestApp,
     command::{self, Ended},
-    spawn_api,
+    spawn_api_at_rest,
     world::set,
 };
 
@@ -59,7 +59,7 @@ async fn fill(app: &TestApp) -> (Uuid, String, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_table_fits_120_columns_and_breaks_no_id() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let (id, letter, job) = fill(&app).await;
     let of = id.to_string();
     for (args, whole) in [
@@ -94,7 +94,7 @@ async fn every_table_fits_120_columns_and_breaks_no_id() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_and_a_job_are_pages_and_with_json_they_are_json() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let (id, letter, job) = fill(&app).await;
     let page = quartet(&app, &["dead-letters", "show", &letter]).await;
     let text = page.expect();
@@ -153,7 +153,7 @@ async fn stopped(app: &TestApp, count: usize) {
 /// 144 are open, and a call replays at most 100.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_count_is_of_all_that_match_and_says_what_the_limit_leaves() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     stopped(&app, 144).await;
     let all = ["dead-letters", "replay", "--all"];
     let dry = quartet(&app, &[&all[..], &["--dry-run"]].concat()).await;
@@ -195,7 +195,7 @@ async fn a_count_is_of_all_that_match_and_says_what_the_limit_leaves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_audit_names_the_systems_account_whatever_the_environment_says() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let newest = async |args: &[&str], environment: &[(&str, &str)]| {
         let mut settings = app.settings();
         for (name, value) in environment {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use url::Url;
 
-use crate::support::{TestApp, job_rows, spawn_api, spawn_app, world::API_KEY};
+use crate::support::{TestApp, job_rows, spawn_api_at_rest, spawn_app, world::API_KEY};
 
 const VIEWS: [&str; 6] =
     ["jobs", "transactions", "dead_letters", "queues", "circuit", "rejected_webhooks"];
@@ -77,7 +77,7 @@ async fn add_strange_jobs(app: &TestApp) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_in_every_state_and_strange_ones_are_told_as_the_api_does() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let mut ids = Vec::new();
     for (status, run_at, attempts) in [
         ("Pending", "-1 min", 0),
@@ -134,7 +134,7 @@ async fn jobs_in_every_state_and_strange_ones_are_told_as_the_api_does() {
 /// in others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payloads_are_decoded_in_a_query_that_would_be_parallel() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     app.client().accept().await;
     let mut connection = PgConnection::connect(app.database_url()).await.unwrap();
     let cheap = "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
@@ -148,7 +148,7 @@ async fn payloads_are_decoded_in_a_query_that_would_be_parallel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_of_every_status_are_told_as_the_api_does() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let mut ids = Vec::new();
     for _ in 0..4 {
         ids.push(app.client().accept().await);
@@ -175,7 +175,7 @@ async fn transactions_of_every_status_are_told_as_the_api_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_of_every_kind_and_state_are_told_as_the_api_does() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let id = app.client().accept().await;
     let fill = r#"
         INSERT INTO failed_jobs (
@@ -222,7 +222,7 @@ async fn dead_letters_of_every_kind_and_state_are_told_as_the_api_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_are_told_as_the_api_does() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     for (status, run_at) in [("Pending", "-30 min"), ("Pending", "1 hour"), ("Failed", "0")] {
         let id = app.client().accept().await;
         set_job(&app, id, status, run_at, 0).await;
@@ -277,7 +277,7 @@ async fn add_rejected_webhooks(app: &TestApp) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejected_webhooks_are_told_as_the_api_does() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     add_rejected_webhooks(&app).await;
     let rows = rows(&app.pool, "rejected_webhooks").await;
     let items = listed(&app, "rejected-webhooks").await;
@@ -292,7 +292,7 @@ async fn rejected_webhooks_are_told_as_the_api_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_circuit_is_told_as_the_api_does_with_its_cause() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     let open = "UPDATE circuits SET opened_at = now(), open_until = now() + interval '1 hour',
         open_for = 3600, reason = 'answered 401', trips = 3, cause = 'lookup_refused'";
     sqlx::query(open).execute(&app.pool).await.unwrap();
@@ -305,7 +305,7 @@ async fn the_circuit_is_told_as_the_api_does_with_its_cause() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_show_no_secret_and_describe_every_column() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     add_rejected_webhooks(&app).await;
     let id = app.client().accept().await;
     app.send_webhook(SendWebhook::new(id, "completed")).await;
@@ -408,7 +408,7 @@ async fn close_schema_public(database: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_reads_the_views_and_no_table() {
-    let app = spawn_api().await;
+    let app = spawn_api_at_rest().await;
     app.client().accept().await;
     close_schema_public(app.database_url()).await;
     let mut owner = PgConnection::connect(app.database_url()).await.unwrap();

@@ -28,9 +28,13 @@ pub async fn spawn_app() -> TestApp {
     World::new().await.app().spawn().await
 }
 
-/// The same with the workers off: what is written stays as it is, and no poll falls due between two
-/// looks at it.
+/// The same with the workers off: what is written stays as it is.
 pub async fn spawn_api() -> TestApp {
+    World::new().await.app().role(Role::Api).spawn().await
+}
+
+/// The same, and no poll falls due between two looks at its job.
+pub async fn spawn_api_at_rest() -> TestApp {
     let app = World::new().await.app().role(Role::Api);
     app.set("QUARTET_POLL__FIRST", "1h").set("QUARTET_POLL__DEADLINE", "2h").spawn().await
 }

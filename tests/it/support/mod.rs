@@ -32,7 +32,7 @@ pub mod wait;
 pub mod world;
 
 pub use self::{
-    app::{TestApp, spawn_api, spawn_app},
+    app::{TestApp, spawn_api, spawn_api_at_rest, spawn_app},
     client::{Answer, Client, transaction},
     contents::{contents, counts},
     wait::{wait_for, wait_until},
