@@ -98,7 +98,10 @@ impl App {
         let third_parties = ThirdPartyClients::new(
             &config,
             |name| config.webhook_url_of(name, address),
-            |name, client| client.with_clock(clock.clone()).with_metrics(metrics.clone(), name),
+            |name, client| {
+                let client = client.with_clock(clock.clone()).with_metrics(metrics.clone(), name);
+                client.with_leases(jobs::call_leases(&pools.jobs, name))
+            },
         )?;
         let missing = MissingThirdParties::default();
         let webhooks = match role.serves_api() {

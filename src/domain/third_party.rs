@@ -12,6 +12,10 @@ pub const MAX_THIRD_PARTY_NAME: usize = 64;
 /// What a job was last answered whose third party was not known, after that one's name.
 pub const NOT_CONFIGURED: &str = "is not configured in the process that was to call it";
 
+/// What a job says that waits for its turn in its third party's budget of calls, after that one's
+/// name.
+pub const OVER_BUDGET: &str = "is called as often as its budget allows";
+
 /// The name of a third party.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]

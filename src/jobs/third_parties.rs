@@ -14,7 +14,10 @@ use std::{
 use super::{CircuitBreaker, Credentials, call_places::CallPlaces};
 use crate::{
     config::{self, Config},
-    domain::{ThirdPartyName, third_party::NOT_CONFIGURED},
+    domain::{
+        ThirdPartyName,
+        third_party::{NOT_CONFIGURED, OVER_BUDGET},
+    },
     outbound::{ThirdPartyClient, ThirdPartyClients},
     store::{Database, circuit::Circuits, transactions::Transaction},
 };
@@ -42,6 +45,14 @@ pub struct CalledThirdParty {
     pub creates: CallPlaces,
     /// The right to have a poll under way.
     pub polls: CallPlaces,
+}
+
+impl CalledThirdParty {
+    /// Why a job waits that finds no call free in the budget.
+    pub fn over_budget(&self) -> String {
+        let rate = self.settings.max_calls.map(|rate| format!(", {rate}")).unwrap_or_default();
+        format!("its third party {} {OVER_BUDGET}{rate}", self.name)
+    }
 }
 
 /// All of them.

@@ -20,7 +20,7 @@ use super::{
     operations::OperationMetrics,
     reading::DatabaseReading,
     registering::{ByWord, Maker, buckets},
-    third_party::{THIRD_PARTY, ThirdPartyMetrics},
+    third_party::{THIRD_PARTY, ThirdPartyFamilies, ThirdPartyMetrics},
 };
 use crate::domain::{JobKind, RunOutcome, SettledBy};
 
@@ -75,8 +75,7 @@ pub struct Metrics {
     accepts: ByWord<AcceptResult>,
     webhooks: ByWord<WebhookResult>,
     queues: ByWord<JobKind, QueueMetrics>,
-    third_party_calls: IntCounterVec,
-    third_party_durations: HistogramVec,
+    third_parties: ThirdPartyFamilies,
     has_several_third_parties: bool,
     idle_closed: ByWord<CalledPeer>,
     sent_again: ByWord<CalledPeer, ByWord<SentAgain>>,
@@ -182,6 +181,17 @@ impl Metrics {
             &named(&["call"]),
             &LONG_BUCKETS,
         )?;
+        let budget_waits = make.histograms(
+            "quartet_third_party_budget_wait_seconds",
+            "Time that calls waited for a third party's budget of calls.",
+            &named(&[]),
+            &LONG_BUCKETS,
+        )?;
+        let budget_postponed = make.counters(
+            "quartet_third_party_budget_postponed_total",
+            "Runs of jobs that made no call, because too many wait for a third party's budget.",
+            &named(&[]),
+        )?;
         let idle_closed = make.counters(
             "quartet_idle_connections_closed_total",
             "Connections to peers that were closed because nobody had used them for a few seconds.",
@@ -266,8 +276,12 @@ impl Metrics {
                 webhooks.with_label_values(&[word.as_str()])
             }),
             queues: ByWord::new(queue),
-            third_party_calls,
-            third_party_durations,
+            third_parties: ThirdPartyFamilies {
+                calls: third_party_calls,
+                durations: third_party_durations,
+                budget_waits,
+                budget_postponed,
+            },
             has_several_third_parties,
             idle_closed: ByWord::new(|peer: CalledPeer| {
                 idle_closed.with_label_values(&[peer.as_str()])
@@ -364,7 +378,7 @@ impl Metrics {
     /// several.
     pub fn third_party(&self, name: &str) -> ThirdPartyMetrics {
         let name = self.has_several_third_parties.then_some(name);
-        ThirdPartyMetrics::new(name, &self.third_party_calls, &self.third_party_durations)
+        ThirdPartyMetrics::new(name, &self.third_parties)
     }
 
     /// A notification was answered, or not, after `took`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::{
     labels::{CreateResult, LookupResult},
@@ -19,10 +19,22 @@ pub struct ThirdPartyMetrics {
     lookups: ByWord<LookupResult>,
     create_duration: Histogram,
     lookup_duration: Histogram,
+    budget_wait: Histogram,
+    budget_postponed: IntCounter,
+}
+
+/// The families of all third parties.
+#[derive(Debug)]
+pub(super) struct ThirdPartyFamilies {
+    pub calls: IntCounterVec,
+    pub durations: HistogramVec,
+    pub budget_waits: HistogramVec,
+    pub budget_postponed: IntCounterVec,
 }
 
 impl ThirdPartyMetrics {
-    pub(super) fn new(name: Option<&str>, calls: &IntCounterVec, durations: &HistogramVec) -> Self {
+    pub(super) fn new(name: Option<&str>, families: &ThirdPartyFamilies) -> Self {
+        let ThirdPartyFamilies { calls, durations, budget_waits, budget_postponed } = families;
         let named = |labels: &[&'static str]| {
             labels.iter().copied().map(str::to_owned).chain(name.map(str::to_owned)).collect()
         };
@@ -39,6 +51,8 @@ impl ThirdPartyMetrics {
             lookups: ByWord::new(|word: LookupResult| counter(&["lookup", word.as_str()])),
             create_duration: histogram(&["create"]),
             lookup_duration: histogram(&["lookup"]),
+            budget_wait: budget_waits.with_label_values(&named(&[])),
+            budget_postponed: budget_postponed.with_label_values(&named(&[])),
         }
     }
 
@@ -46,6 +60,16 @@ impl ThirdPartyMetrics {
     pub fn create(&self, result: CreateResult, took: Duration) {
         self.creates.get(result).inc();
         self.create_duration.observe(took.as_secs_f64());
+    }
+
+    /// A call has waited this long for the third party's budget.
+    pub fn waited_for_budget(&self, waited: Duration) {
+        self.budget_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A run of a job made no call, because too many wait for the third party's budget.
+    pub fn postponed_by_budget(&self) {
+        self.budget_postponed.inc();
     }
 
     /// A lookup was answered, or not, after `took`.
