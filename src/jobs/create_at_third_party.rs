@@ -156,7 +156,8 @@ impl CreateRun<'_> {
             return Ok(held(party, job.claimed.probes, error.reason.clone()).into());
         }
         if answer.as_ref().is_err_and(LookupError::is_over_budget) {
-            return Ok(waiting(queue_delay(), job.claimed.probes, party.over_budget()).into());
+            let wait = party.over_budget_wait();
+            return Ok(waiting(wait, job.claimed.probes, party.over_budget()).into());
         }
         if answer.as_ref().is_err_and(LookupError::is_inconclusive) {
             return Ok(Outcome::snooze(queue_delay()).into());

@@ -180,8 +180,8 @@ pub async fn run(
         drop(place);
         if answer.as_ref().is_err_and(LookupError::is_over_budget) {
             answers.add(polls, context.clock.now(), &party.over_budget(), true);
-            let probes = job.claimed.probes;
-            break left_alone(&job, &current, SNOOZE_FROM, polls, probes, answers);
+            let (wait, probes) = (party.over_budget_wait(), job.claimed.probes);
+            break left_alone(&job, &current, wait, polls, probes, answers);
         }
         polls = polls.saturating_add(1);
         let (said, is_strange) = describe(&answer);

@@ -6,7 +6,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::{
     labels::{CreateResult, LookupResult},
-    registering::ByWord,
+    registering::{ByWord, LONG_BUCKETS, Maker},
 };
 
 /// The label that names a third party, where there are several.
@@ -26,10 +26,43 @@ pub struct ThirdPartyMetrics {
 /// The families of all third parties.
 #[derive(Debug)]
 pub(super) struct ThirdPartyFamilies {
-    pub calls: IntCounterVec,
-    pub durations: HistogramVec,
-    pub budget_waits: HistogramVec,
-    pub budget_postponed: IntCounterVec,
+    calls: IntCounterVec,
+    durations: HistogramVec,
+    budget_waits: HistogramVec,
+    budget_postponed: IntCounterVec,
+}
+
+impl ThirdPartyFamilies {
+    pub fn new(make: &Maker<'_>, has_several: bool) -> Result<Self, prometheus::Error> {
+        let named = |labels: &[&'static str]| {
+            let name = has_several.then_some(THIRD_PARTY);
+            labels.iter().copied().chain(name).collect::<Vec<_>>()
+        };
+        Ok(Self {
+            calls: make.counters(
+                "quartet_third_party_calls_total",
+                "Calls of a third party, by call and result.",
+                &named(&["call", "result"]),
+            )?,
+            durations: make.histograms(
+                "quartet_third_party_call_duration_seconds",
+                "Time that calls of a third party took, answered or not.",
+                &named(&["call"]),
+                &LONG_BUCKETS,
+            )?,
+            budget_waits: make.histograms(
+                "quartet_third_party_budget_wait_seconds",
+                "Time that calls waited for a third party's budget of calls.",
+                &named(&[]),
+                &LONG_BUCKETS,
+            )?,
+            budget_postponed: make.counters(
+                "quartet_third_party_budget_postponed_total",
+                "Runs of jobs that made no call, because too many wait for a third party's budget.",
+                &named(&[]),
+            )?,
+        })
+    }
 }
 
 impl ThirdPartyMetrics {

@@ -7,6 +7,7 @@
 //! - What an answer repeats of our secrets is taken out of what people read of it.
 
 mod answers;
+mod call_error;
 mod connections;
 pub mod probe;
 mod tokens;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use self::{
     answers::{Answered, read_answer, reason, report},
+    call_error::{CallError, unrendered},
     connections::{Connections, Senders},
     tokens::{TokenError, TokenInUse, Tokens},
 };
@@ -89,13 +91,6 @@ enum How<'a> {
     Create(&'a LeaseGuard),
     /// It may be sent again.
     Lookup,
-}
-
-/// Why there is no answer.
-enum CallError {
-    Send(SendError),
-    Token(TokenError),
-    Render(RenderError),
 }
 
 impl ProfileClient {
@@ -410,46 +405,5 @@ pub(super) fn nothing(clock: &DatabaseClock) -> Subject {
         provider_id: None,
         created_at: clock.now(),
         since_create: None,
-    }
-}
-
-impl From<CallError> for LookupError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Send(error) => error.into(),
-            CallError::Token(TokenError { reason, is_refused: true }) => {
-                Self::new(LookupErrorKind::Unauthorized, reason)
-            }
-            CallError::Token(TokenError { reason, .. }) => {
-                Self::new(LookupErrorKind::Outage, reason)
-            }
-            CallError::Render(why) => unrendered(&why),
-        }
-    }
-}
-
-/// A lookup that cannot be made: for every transaction, where the deployment is at fault.
-fn unrendered(why: &RenderError) -> LookupError {
-    let kind = match why.is_configuration() {
-        true => LookupErrorKind::Unauthorized,
-        false => LookupErrorKind::Unusable,
-    };
-    LookupError::new(kind, why.to_string())
-}
-
-/// Nothing was sent without a token.
-impl From<CallError> for CreateError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Send(error) => error.into(),
-            CallError::Token(TokenError { reason, is_refused: true }) => {
-                Self::Unauthorized { reason }
-            }
-            CallError::Token(TokenError { reason, .. }) => Self::Unreachable { reason },
-            CallError::Render(why) if why.is_configuration() => {
-                Self::Unauthorized { reason: why.to_string() }
-            }
-            CallError::Render(why) => Self::Rejected { reason: format!("was not sent: {why}") },
-        }
     }
 }
