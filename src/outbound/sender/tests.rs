@@ -144,7 +144,7 @@ async fn create(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
 /// A create that may go over a used connection.
 async fn create_reusing(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
     let request = |http: &Client, progress| post(http, peer, progress);
-    let response = sender.send_once((&sender.kept, None), request, true).await?;
+    let response = sender.send_once((&sender.kept, None), None, request, true).await?;
     let status = response.status().as_u16();
     response.bytes().await.unwrap();
     Ok(status)
