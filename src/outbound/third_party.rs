@@ -337,8 +337,12 @@ impl ThirdPartyClient {
         match &found {
             Ok(Lookup::Found(StatusReport { unusable: Some(reason), .. }))
             | Ok(Lookup::Unclear { reason })
-            | Err(LookupError { reason, .. }) => log_strange("lookup", id, reason),
-            Ok(_) => {}
+            | Err(LookupError { reason, .. })
+                if !found.as_ref().is_err_and(LookupError::is_over_budget) =>
+            {
+                log_strange("lookup", id, reason);
+            }
+            _ => {}
         }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {

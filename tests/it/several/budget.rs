@@ -18,6 +18,8 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const MAX_CALLS: usize = 50;
+/// Hundreds of calls at this pace, also on a machine that does much else.
+const ALL_ENDED: Duration = Duration::from_secs(90);
 
 /// A third party of Quartet's own contract that keeps when it was asked, and where most transactions
 /// end at once.
@@ -76,7 +78,13 @@ impl Counting {
 }
 
 /// Processes of one database that call it.
-async fn processes(world: &World, counting: &Counting, count: usize) -> Vec<Process> {
+/// One that is silent for `dead_after` counts as dead.
+async fn processes(
+    world: &World,
+    counting: &Counting,
+    count: usize,
+    dead_after: &str,
+) -> Vec<Process> {
     let launched = (0..count).map(|_| {
         world
             .process(Role::All)
@@ -85,6 +93,8 @@ async fn processes(world: &World, counting: &Counting, count: usize) -> Vec<Proc
             .set("QUARTET_THIRD_PARTY__TIMEOUT", "5s")
             .set("QUARTET_THIRD_PARTY__LOOKUP_TIMEOUT", "5s")
             .set("QUARTET_DATABASE__MAX_CONNECTIONS", 12)
+            .set("QUARTET_WORKER__HEARTBEAT", "1s")
+            .set("QUARTET_WORKER__DEAD_AFTER", dead_after)
             .set("QUARTET_POLL__FIRST", "8s")
             .set("QUARTET_POLL__DEADLINE", "60s")
             .spawn()
@@ -106,7 +116,7 @@ async fn post_all(processes: &[Process], count: usize) -> Vec<Uuid> {
 }
 
 async fn wait_all_ended(world: &World, count: usize) {
-    wait_until("all transactions have ended", BOUND, async || {
+    wait_until("all transactions have ended", ALL_ENDED, async || {
         let ended = "SELECT count(*) FROM transactions
             WHERE status = 'completed' AND notified_version = version";
         let ended: i64 = sqlx::query_scalar(ended).fetch_one(&world.pool).await.unwrap();
@@ -118,7 +128,7 @@ async fn wait_all_ended(world: &World, count: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_processes_keep_to_one_budget() {
     let (world, counting) = (World::new().await, Counting::start().await);
-    let processes = processes(&world, &counting, 5).await;
+    let processes = processes(&world, &counting, 5, "30s").await;
     let ids = post_all(&processes, 200).await;
     wait_all_ended(&world, ids.len()).await;
     let pace = counting.assert_kept();
@@ -137,7 +147,7 @@ async fn five_processes_keep_to_one_budget() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_stopped_or_killed_sends_nothing_beside_the_budget() {
     let (world, counting) = (World::new().await, Counting::start().await);
-    let mut processes = processes(&world, &counting, 3).await;
+    let mut processes = processes(&world, &counting, 3, "4s").await;
     let ids = post_all(&processes, 120).await;
     let called = async |count: usize| {
         wait_until("calls are made", BOUND, async || counting.count("GET") >= count).await;
