@@ -213,7 +213,7 @@ mod tests {
         for _ in 0..100 {
             line.join(Order::First, ());
         }
-        assert_eq!(line.wanted(&rate), wanted(0, 10));
+        assert_eq!(line.wanted(&rate), wanted(0, 8));
         line.add(leased(now, 10));
         assert_eq!(line.wanted(&rate), wanted(0, 0));
         line.tidy(now, |()| false);

@@ -67,7 +67,7 @@ async fn several_processes_share_one_budget() {
     let began = BootInstant::now();
     let mut sent = join_all(calls).await;
     sent.sort();
-    // 90 calls, 12.5 ms apart.
+    // 90 calls, 14 ms apart.
     let took = began.elapsed();
     assert!(took >= MS * 1_100, "{took:?}");
     for window in sent.windows(81) {
@@ -84,12 +84,12 @@ async fn a_job_does_not_begin_where_it_would_wait_for_long() {
     let budget = row.budget(rate);
     let turns: Vec<_> = (0..100).map(|_| CallTurn::of_job(Some(&budget), None)).collect();
     let (begun, postponed): (Vec<_>, Vec<_>) = turns.into_iter().partition(Result::is_ok);
-    // 125 ms apart: those of a second and a half.
-    assert_eq!(begun.len(), 13);
+    // 140 ms apart: those of a second and a half.
+    assert_eq!(begun.len(), 11);
     let waits: Vec<Duration> = postponed.into_iter().map(Result::unwrap_err).collect();
     assert!(waits[0] < MS * 800, "{:?}", waits[0]);
     let last = waits[86];
-    assert!(last >= MS * 7_000 && last <= MS * 12_000, "{last:?}");
+    assert!(last >= MS * 7_000 && last <= MS * 13_000, "{last:?}");
     // One that ends without a call makes room.
     drop(begun);
     assert!(CallTurn::of_job(Some(&budget), None).is_ok());
