@@ -31,7 +31,8 @@ const MISSING_LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// One that no job has met for this long is not named any more: twice the longest wait.
 const MISSING_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// How long a job waits at least that found no call free in the budget, and how much longer at most.
+/// How long a job waits at least that found no call free in the budget, and how much longer at
+/// most.
 const OVER_BUDGET_WAIT: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_millis(1_500));
 

@@ -11,8 +11,8 @@
 //! At the deadline it polls once more; then the job ends with a `deadline` dead letter, and the
 //! transaction stays pending: a late webhook still settles it.
 //!
-//! Where the third party has a budget of calls that others use up, the job is postponed and that time
-//! does not count towards the deadline either.
+//! Where the third party has a budget of calls that others use up, the job is postponed and that
+//! time does not count towards the deadline either.
 //!
 //! While the third party's circuit is open no poll is made and the job is postponed. Such time does
 //! not count towards the deadline: the third party had no chance, and the create may wait as well.

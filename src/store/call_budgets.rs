@@ -1,8 +1,8 @@
 //! The budgets of calls that all processes share, table `call_budgets`, a row for each third party
 //! that has one: up to when its times are leased, by the database's clock.
 //!
-//! A lease is one statement. Two processes that lease at the same moment wait for the row's lock, so
-//! that no time is leased twice. Nothing of a lease is ever given back: what a process does not use
+//! A lease is one statement. Two processes that lease at the same moment wait for the row's lock,
+//! so that no time is leased twice. Nothing of a lease is ever given back: what a process does not use
 //! is lost.
 
 use std::time::Duration;

@@ -14,9 +14,9 @@
 //! - A job that would wait for longer than [`ADMITTED_WAIT`] does not begin ([`CallTurn`]).
 //!
 //! Whatever goes wrong costs calls and never adds any: the times of a process that dies, of a lease
-//! whose answer is lost or late, are lost. There is one exception: a standby that takes over and has
-//! not seen the last leases gives their times once more. They lie two seconds ahead at most, or as
-//! far as one job's next call waits, so that this is over when a failover is.
+//! whose answer is lost or late, are lost. There is one exception: a standby that takes over and
+//! has not seen the last leases gives their times once more. They lie two seconds ahead at most, or
+//! as far as one job's next call waits, so that this is over when a failover is.
 
 mod database_time;
 mod line;
@@ -41,8 +41,8 @@ use crate::domain::{Backoff, BootInstant, CallRate, Retries, call_rate::SEND_WIN
 
 /// A job whose first call would wait for longer does not begin.
 const ADMITTED_WAIT: Duration = Duration::from_millis(1_500);
-/// How far ahead times are leased for first calls. Those that other processes have leased lie before
-/// them.
+/// How far ahead times are leased for first calls. Those that other processes have leased lie
+/// before them.
 const NEAR: Duration = Duration::from_secs(1);
 /// How long after a lease another one is taken at the earliest.
 const LEASE_PAUSE: Duration = Duration::from_millis(100);
@@ -318,7 +318,7 @@ async fn serve(mut serving: Serving) {
                         shared.state().leased(&leased, &rate);
                     }
                     Err(reason) => {
-                        tracing::warn!(reason, "calls to the third party wait: none could be leased");
+                        tracing::warn!(reason, "calls to the third party wait: no lease");
                         let wait = retries.next_delay(rand::random());
                         shared.state().lease_from = BootInstant::now() + wait;
                     }

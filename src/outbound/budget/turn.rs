@@ -8,8 +8,8 @@ use std::{
 use super::{Admission, CallBudget, CallTime, line::Order};
 use crate::{domain::BootInstant, telemetry::ThirdPartyMetrics};
 
-/// How long the first call of a job waits at most: longer than it was admitted for, since others may
-/// have leased meanwhile.
+/// How long the first call of a job waits at most: longer than it was admitted for, since others
+/// may have leased meanwhile.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The same of a call that nobody can postpone, as one of an operator or of reconciliation.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
@@ -18,7 +18,7 @@ const LONG_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverBudget;
 
-/// The turn of one run: it waits in the line for its first call, and its next ones go before others.
+/// The turn of one run: it waits in the line for its first call, and its next ones go first.
 /// Without a budget there is nothing to wait for.
 #[derive(Debug, Default)]
 pub struct CallTurn {
