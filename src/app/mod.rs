@@ -66,6 +66,7 @@ pub struct App {
     context: Arc<JobContext>,
     definitions: Vec<JobDefinition>,
     third_parties: ThirdPartyClients,
+    budget_pool: store::Database,
 }
 
 impl App {
@@ -98,7 +99,10 @@ impl App {
         let third_parties = ThirdPartyClients::new(
             &config,
             |name| config.webhook_url_of(name, address),
-            |name, client| client.with_clock(clock.clone()).with_metrics(metrics.clone(), name),
+            |name, client| {
+                let client = client.with_clock(clock.clone()).with_metrics(metrics.clone(), name);
+                client.with_leases(jobs::call_leases(&pools.budgets, name))
+            },
         )?;
         let missing = MissingThirdParties::default();
         let webhooks = match role.serves_api() {
@@ -193,6 +197,7 @@ impl App {
             context: Arc::new(context),
             definitions,
             third_parties,
+            budget_pool: pools.budgets,
         })
     }
 
@@ -301,7 +306,8 @@ impl App {
         let _ = tokio::join!(figures, rejected);
         let JobContext { pool, lease_pool, watch_pool, .. } = &*self.context;
         let scrape_pool = &self.state.scrape_pool;
-        for pool in [&self.state.pool, scrape_pool, pool, lease_pool, watch_pool] {
+        let budget_pool = &self.budget_pool;
+        for pool in [&self.state.pool, scrape_pool, pool, lease_pool, watch_pool, budget_pool] {
             pool.close().await;
         }
         result

@@ -20,6 +20,9 @@ const SCRAPE_CONNECTIONS: u32 = 1;
 /// Connections of jobs besides their pool: for claims, outcomes, reads, leases and the watcher.
 const JOB_CONNECTIONS: u32 = 5;
 
+/// Connections that lease the calls of third parties that have a budget.
+const BUDGET_CONNECTIONS: u32 = 1;
+
 /// The connections of a process, split so that neither requests nor leases wait behind jobs.
 pub(super) struct Pools {
     pub(super) requests: Database,
@@ -27,6 +30,8 @@ pub(super) struct Pools {
     pub(super) jobs: Database,
     pub(super) leases: Database,
     pub(super) watch: Database,
+    /// No call of a third party with a budget is sent without it.
+    pub(super) budgets: Database,
 }
 
 impl Pools {
@@ -38,7 +43,10 @@ impl Pools {
         // A pool or a writer that is not used opens no connection.
         let own_of_requests = if role.serves_api() { REQUEST_CONNECTIONS } else { 0 };
         let own_of_jobs = if role.runs_jobs() { JOB_CONNECTIONS } else { 0 };
-        let own = own_of_requests + own_of_jobs + SCRAPE_CONNECTIONS;
+        let mut third_parties = config.all_third_parties();
+        let has_budget = third_parties.any(|(_, settings)| settings.max_calls.is_some());
+        let own_of_budgets = if has_budget { BUDGET_CONNECTIONS } else { 0 };
+        let own = own_of_requests + own_of_jobs + own_of_budgets + SCRAPE_CONNECTIONS;
         let rest = config.database.max_connections.saturating_sub(own);
         // A third for requests, where both are served.
         let (requests, jobs) = match role {
@@ -58,6 +66,7 @@ impl Pools {
             jobs: connect(&target, jobs.max(1), JOB_ACQUIRE),
             // A heartbeat that finds no connection fails before the next one is due.
             leases: connect(&target, 1, config.worker.heartbeat),
+            budgets: connect(&target, BUDGET_CONNECTIONS, JOB_ACQUIRE),
             watch: connect(&session_target(&config.database)?, 1, JOB_ACQUIRE),
         })
     }

@@ -21,13 +21,14 @@ pub(super) async fn operations(config: &Config) -> Result<Operations, CliError> 
 
 /// What operators' commands work with that may ask the third party.
 pub(super) async fn operations_with_third_party(config: &Config) -> Result<Operations, CliError> {
+    let operations = operations(config).await?;
     let third_parties = ThirdPartyClients::new(
         config,
         |name| config.webhook_url_of(name, config.http.listen),
-        |_, client| client,
+        |name, client| client.with_leases(jobs::call_leases(&operations.pool, name)),
     );
     let third_parties = third_parties.map_err(crate::app::AppError::from)?;
-    Ok(Operations { third_parties, ..operations(config).await? })
+    Ok(Operations { third_parties, ..operations })
 }
 
 /// Characters of an account's name: those of a directory service may be long.

@@ -10,6 +10,7 @@ use super::{CliError, connect_many, operator::operator, table::Table};
 use crate::{
     config::Config,
     domain::Finding,
+    jobs,
     maintenance::{
         reconcile::{Report, Request},
         run::MaintenanceContext,
@@ -69,18 +70,19 @@ pub(super) async fn run(
     args: ReconcileArgs,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
-    let third_parties = ThirdPartyClients::new(config, |_| String::new(), |_, client| client)?;
+    // One connection to work with, one to renew the lease.
+    let pool = connect_many(config, 2).await?;
+    let third_parties = ThirdPartyClients::new(
+        config,
+        |_| String::new(),
+        |name, client| client.with_leases(jobs::call_leases(&pool, name)),
+    )?;
     if third_parties.is_empty() {
         let message = "QUARTET_THIRD_PARTY__BASE_URL is not set";
         return Err(CliError::Failed(message.to_owned()));
     }
-    let context = MaintenanceContext {
-        // One connection to work with, one to renew the lease.
-        pool: connect_many(config, 2).await?,
-        config: config.clone(),
-        third_parties,
-        stopping: stop,
-    };
+    let context =
+        MaintenanceContext { pool, config: config.clone(), third_parties, stopping: stop };
     let since = match args.since {
         Since::Time(time) => time,
         Since::Ago(ago) => {

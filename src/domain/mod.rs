@@ -4,6 +4,7 @@
 //! vocabularies of evidence and dead letters, how errors with their causes and text of others are
 //! displayed, and the clocks that all of it goes by. Imports nothing else of ours.
 
+pub mod call_rate;
 pub mod causes;
 pub mod circuit;
 pub mod claim_plan;
@@ -21,6 +22,7 @@ pub mod third_party;
 pub mod transaction;
 pub mod visible;
 
+pub use call_rate::CallRate;
 pub use causes::{causes, innermost, with_causes};
 pub use circuit::{CircuitCause, CircuitState};
 pub use clock::{BootInstant, DatabaseClock};

@@ -16,6 +16,10 @@ pub fn other_provider_id(known: &str, given: &str) -> String {
     )
 }
 
+/// What a job says that waits for its turn in its third party's budget of calls, after that one's
+/// name.
+pub const OVER_BUDGET: &str = "is called as often as its budget allows";
+
 /// The name of a third party.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]

@@ -12,6 +12,9 @@
 //! A call that found no place on a connection was not sent: the job is postponed without using an
 //! attempt, and the circuit counts nothing.
 //!
+//! Where the third party has a budget of calls, a run begins only where a call is likely free soon;
+//! else the job is postponed in the same way. The create goes next after its lookup.
+//!
 //! Where a profile describes the third party its rules say what comes next (`create_by_profile`):
 //! one that cannot be looked up by our id is posted to at once, and an ambiguous create repeated
 //! byte for byte.
@@ -80,12 +83,16 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             return Ok(missing.mark(outcome));
         }
     };
+    let turn = match party.client.turn() {
+        Ok(turn) => turn,
+        Err(wait) => return Ok(waiting(wait, job.claimed.probes, party.over_budget())),
+    };
     let _place = match party.creates.take() {
         Ok(place) => place,
         Err(wait) => return Ok(Outcome::snooze(wait)),
     };
     let history = History::read(&context, &party, transaction).await?;
-    let this = CreateRun { context: &context, party: &party, job: &job, transaction };
+    let this = CreateRun { context: &context, party: &party, job: &job, transaction, turn: &turn };
     match history.begin(&party) {
         CreateStep::LookUp => match this.look_up_first(&history).await? {
             LookedUp::Ended(outcome) => Ok(*outcome),
@@ -126,19 +133,20 @@ impl From<Outcome> for LookedUp {
 
 impl CreateRun<'_> {
     async fn look_up_first(&self, history: &History) -> Result<LookedUp, StoreError> {
-        let Self { context, party, job, transaction } = *self;
+        let Self { context, party, job, transaction, turn } = *self;
         let id = transaction.id;
         let third_party = &party.settings;
         let backoff = third_party.create_backoff;
         let is_last_lookup = job.claimed.is_last_attempt();
 
-        let longest = third_party.lookup_timeout + third_party.timeout;
+        let longest =
+            third_party.lookup_timeout + third_party.timeout + super::longest_wait(third_party);
         let permit = match party.circuit.pass_or_probe_create(longest).await? {
             CircuitAdmission::Granted(permit) => permit,
             CircuitAdmission::Denied { wait } => return Ok(Outcome::snooze(wait).into()),
         };
         let subject = || Subject { since_create: history.since_create(), ..transaction.subject() };
-        let answer = party.client.look_up(id, subject).await;
+        let answer = party.client.look_up_in_turn(id, subject, turn).await;
         if answer.is_ok() {
             party.credentials.lookup_taken();
         }
@@ -148,6 +156,10 @@ impl CreateRun<'_> {
         {
             party.circuit.refuse(permit, CircuitCause::LookupRefused, &error.reason).await;
             return Ok(held(party, job.claimed.probes, error.reason.clone()).into());
+        }
+        if answer.as_ref().is_err_and(LookupError::is_over_budget) {
+            let wait = party.over_budget_wait();
+            return Ok(waiting(wait, job.claimed.probes, party.over_budget()).into());
         }
         if answer.as_ref().is_err_and(LookupError::is_inconclusive) {
             return Ok(Outcome::snooze(queue_delay()).into());
@@ -219,12 +231,12 @@ impl CreateRun<'_> {
         step: CreateStep,
         permit: Permit,
     ) -> Result<Outcome, StoreError> {
-        let Self { context, party, job, transaction } = *self;
+        let Self { context, party, job, transaction, turn } = *self;
         let backoff = party.settings.create_backoff;
         let created = match party.client.profile() {
             None => {
                 let (id, content) = (transaction.id, transaction.content());
-                party.client.create(id, &content, job.lease.fence()).await
+                party.client.create(id, &content, turn, job.lease.fence()).await
             }
             Some(client) => {
                 let sent = create_by_profile::send(self, history, step, client).await?;

@@ -102,7 +102,7 @@ pub(super) async fn send(
     step: CreateStep,
     client: &ProfileClient,
 ) -> Result<Result<Created, Outcome>, StoreError> {
-    let CreateRun { context, party, job, transaction } = *run;
+    let CreateRun { context, party, job, transaction, turn } = *run;
     let prepared = match prepare(run, history, step, client) {
         Ok(prepared) => prepared,
         Err(outcome) => return Ok(Err(*outcome)),
@@ -123,7 +123,8 @@ pub(super) async fn send(
     }
     let fence = job.lease.fence();
     let third_party = &party.client;
-    let answer = third_party.create_by_profile(client, transaction.id, &prepared, fence).await;
+    let id = transaction.id;
+    let answer = third_party.create_by_profile(client, id, &prepared, turn, fence).await;
     Ok(Ok(Created { answer, noted }))
 }
 

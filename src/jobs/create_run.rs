@@ -1,7 +1,7 @@
 //! What one run of a create works with.
 
 use super::{CalledThirdParty, Job, JobContext};
-use crate::store::transactions::Transaction;
+use crate::{outbound::CallTurn, store::transactions::Transaction};
 
 /// One run of the job.
 #[derive(Clone, Copy)]
@@ -10,4 +10,6 @@ pub(super) struct CreateRun<'a> {
     pub party: &'a CalledThirdParty,
     pub job: &'a Job,
     pub transaction: &'a Transaction,
+    /// In the third party's budget of calls: the create goes next after its lookup.
+    pub turn: &'a CallTurn,
 }

@@ -14,6 +14,7 @@
 //! `WORKER__DEAD_AFTER` and run again.
 
 mod backend;
+mod call_leases;
 mod call_places;
 pub mod callback_hosts;
 pub mod circuit;
@@ -59,6 +60,7 @@ use crate::{
     },
     telemetry::Metrics,
 };
+pub use call_leases::call_leases;
 pub use callback_hosts::CallbackHosts;
 pub use circuit::CircuitBreaker;
 pub use credentials::Credentials;
@@ -191,6 +193,16 @@ impl JobDefinition {
 /// The longest that a call to the third party takes, with what is called for it: for one that a
 /// profile describes a token, and both once more where that was refused.
 fn longest_calls(third_party: &config::ThirdParty, timeout: Duration) -> Duration {
+    longest_wait(third_party) + longest_answers(third_party, timeout)
+}
+
+/// The longest that one of them waits for the third party's budget, and waits once more because it
+/// is sent again.
+fn longest_wait(third_party: &config::ThirdParty) -> Duration {
+    third_party.max_calls.map(|rate| rate.longest_wait() * 2).unwrap_or_default()
+}
+
+fn longest_answers(third_party: &config::ThirdParty, timeout: Duration) -> Duration {
     match &third_party.profile {
         None => longest_call(timeout),
         Some(_) => 2 * (longest_call(timeout) + longest_call(third_party.lookup_timeout)),

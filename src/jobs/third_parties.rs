@@ -14,7 +14,7 @@ use std::{
 use super::{CircuitBreaker, Credentials, call_places::CallPlaces};
 use crate::{
     config::{self, Config},
-    domain::ThirdPartyName,
+    domain::{ThirdPartyName, third_party::OVER_BUDGET},
     outbound::{ThirdPartyClient, ThirdPartyClients},
     store::{
         Database,
@@ -33,6 +33,11 @@ const MISSING_LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// One that no job has met for this long is not named any more: twice the longest wait.
 const MISSING_FOR: Duration = Duration::from_secs(10 * 60);
 
+/// How long a job waits at least that found no call free in the budget, and how much longer at
+/// most.
+const OVER_BUDGET_WAIT: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_millis(1_500));
+
 /// A third party that jobs call.
 #[derive(Debug)]
 pub struct CalledThirdParty {
@@ -47,6 +52,20 @@ pub struct CalledThirdParty {
     pub creates: CallPlaces,
     /// The right to have a poll under way.
     pub polls: CallPlaces,
+}
+
+impl CalledThirdParty {
+    /// Why a job waits that finds no call free in the budget.
+    pub fn over_budget(&self) -> String {
+        let rate = self.settings.max_calls.map(|rate| format!(", {rate}")).unwrap_or_default();
+        format!("its third party {} {OVER_BUDGET}{rate}", self.name)
+    }
+
+    /// How long a job waits that has waited in vain for a call. Spread, so that those that began
+    /// together come back one after the other, and no call is left over meanwhile.
+    pub fn over_budget_wait(&self) -> Duration {
+        OVER_BUDGET_WAIT.0 + OVER_BUDGET_WAIT.1.mul_f64(rand::random())
+    }
 }
 
 /// All of them.

@@ -11,6 +11,9 @@
 //! At the deadline it polls once more; then the job ends with a `deadline` dead letter, and the
 //! transaction stays pending: a late webhook still settles it.
 //!
+//! Where the third party has a budget of calls that others use up, the job is postponed and that
+//! time does not count towards the deadline either.
+//!
 //! While the third party's circuit is open no poll is made and the job is postponed. Such time does
 //! not count towards the deadline: the third party had no chance, and the create may wait as well.
 //!
@@ -27,7 +30,7 @@ use tokio::sync::Semaphore;
 use super::{
     Job, JobContext, Slot,
     circuit::{CircuitAdmission, FREE_PROBES},
-    longest_calls, transaction_missing,
+    longest_calls, longest_wait, transaction_missing,
 };
 use crate::{
     config::Config,
@@ -152,21 +155,33 @@ pub async fn run(
             let wait = schedule.gap(polls, rand::random()).min(left).max(SNOOZE_FROM);
             break postponed(wait, polls, answers);
         }
+        let turn = match party.client.turn() {
+            Ok(turn) => turn,
+            Err(wait) => {
+                answers.add(polls, context.clock.now(), &party.over_budget(), true);
+                break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
+            }
+        };
         let place = match party.polls.take() {
             Ok(place) => place,
             Err(wait) => {
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };
-        let lookup_timeout = party.settings.lookup_timeout;
-        let permit = match party.circuit.pass_or_probe(lookup_timeout).await? {
+        let longest = party.settings.lookup_timeout + longest_wait(&party.settings);
+        let permit = match party.circuit.pass_or_probe(longest).await? {
             CircuitAdmission::Granted(permit) => permit,
             CircuitAdmission::Denied { wait } => {
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };
-        let answer = party.client.look_up(id, || current.subject()).await;
+        let answer = party.client.look_up_in_turn(id, || current.subject(), &turn).await;
         drop(place);
+        if answer.as_ref().is_err_and(LookupError::is_over_budget) {
+            answers.add(polls, context.clock.now(), &party.over_budget(), true);
+            let (wait, probes) = (party.over_budget_wait(), job.claimed.probes);
+            break left_alone(&job, &current, wait, polls, probes, answers);
+        }
         polls = polls.saturating_add(1);
         let (said, is_strange) = describe(&answer);
         if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {

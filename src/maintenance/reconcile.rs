@@ -269,7 +269,14 @@ impl PartySweep<'_> {
         while let Some((id, answer)) = answers.next().await {
             let retry_after = answer.as_ref().err().and_then(|error| error.retry_after);
             silence = match &answer {
-                Err(error) if error.kind == LookupErrorKind::NotAsked => silence,
+                Err(error)
+                    if matches!(
+                        error.kind,
+                        LookupErrorKind::NotAsked | LookupErrorKind::OverBudget
+                    ) =>
+                {
+                    silence
+                }
                 Err(_) => silence + 1,
                 Ok(_) => 0,
             };

@@ -12,7 +12,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::third_party::{CreateError, Lookup, LookupError, ThirdPartyClient};
+use super::{
+    CallTurn,
+    third_party::{CreateError, Lookup, LookupError, ThirdPartyClient},
+};
 use crate::{
     config::Config,
     domain::{Content, ReportedStatus, peer_answer},
@@ -135,7 +138,7 @@ async fn the_same_bytes_are_sent() {
         assert_eq!(body, String::from_utf8(request.body).unwrap());
     };
     for content in contents() {
-        peer.client.create(ID, &content, Arc::new(|| true)).await.unwrap();
+        peer.client.create(ID, &content, &CallTurn::default(), Arc::new(|| true)).await.unwrap();
         same(profile.create_request(&inputs(&content, &values)).unwrap());
         look_up(&peer.client).await.unwrap();
         same(profile.lookup_request(&inputs(&content, &values)).unwrap());
@@ -189,7 +192,8 @@ async fn each_answer_to_a_create_is_read_alike() {
     for code in CODES {
         for body in bodies().iter().filter(|body| !matches!(code, 204 | 304) || body.is_empty()) {
             peer.answer(code, body);
-            let answer = peer.client.create(ID, &Content::default(), Arc::new(|| true)).await;
+            let (turn, content) = (CallTurn::default(), Content::default());
+            let answer = peer.client.create(ID, &content, &turn, Arc::new(|| true)).await;
             let outage = answer.as_ref().err().is_some_and(CreateError::is_outage);
             let (means, said) = match &answer {
                 Ok(_) => (CreateMeans::Created, None),

@@ -7,10 +7,14 @@
 //! [`EgressPolicy`](crate::domain::EgressPolicy) allows are connected to, and no proxy is used,
 //! which would resolve the name once more by itself.
 //!
+//! Where the third party has a budget of calls, each request to it waits for its time first: see
+//! `budget`.
+//!
 //! Over which connection a request goes, and what is known when it gets no answer, is the matter of
 //! `sender`.
 
 mod answer;
+mod budget;
 pub mod client_callback;
 #[cfg(test)]
 mod default_profile;
@@ -37,6 +41,7 @@ use reqwest::{
 };
 use tracing::Span;
 
+pub use budget::{CallTurn, CallsLeased, CallsWanted, LeaseCalls};
 pub use client_callback::CallbackClient;
 pub use lease_guard::LeaseGuard;
 pub use sender::longest_call;

@@ -4,7 +4,10 @@
 //! ([`CreateError::Ambiguous`]); a lookup that was not answered says nothing
 //! ([`LookupError`]), least of all that the transaction is not there.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper::body::Bytes;
 use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
@@ -16,8 +19,9 @@ pub use super::third_party_answers::{
     CreateError, Lookup, LookupError, LookupErrorKind, StatusReport,
 };
 use super::{
-    LeaseGuard, SetupError, answer,
+    CallTurn, LeaseCalls, LeaseGuard, SetupError, answer,
     answer::BodyError,
+    budget::CallBudget,
     call_span, lease_guard, name_limit,
     names::Names,
     profile::{PreparedCreate, ProfileClient, RepeatError, nothing},
@@ -29,7 +33,7 @@ use super::{
 use crate::{
     config,
     domain::{
-        Content, DatabaseClock, Subject,
+        CallRate, Content, DatabaseClock, Subject,
         peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
     },
     profiles::{RenderError, webhook::Claim},
@@ -50,6 +54,9 @@ pub struct ThirdPartyClient {
     webhook_url: String,
     /// Calls it, where it speaks an interface of its own.
     profile: Option<Arc<ProfileClient>>,
+    /// How many calls it allows, where they may be leased.
+    max_calls: Option<CallRate>,
+    budget: Option<CallBudget>,
     metrics: Option<Arc<ThirdPartyMetrics>>,
     clock: DatabaseClock,
 }
@@ -102,6 +109,8 @@ impl ThirdPartyClient {
             create_url: config.create_url().unwrap_or_default(),
             lookup_url: config.lookup_url(ID_PLACEHOLDER).unwrap_or_default(),
             webhook_url,
+            max_calls: config.max_calls,
+            budget: None,
             metrics: None,
             clock: DatabaseClock::default(),
         })
@@ -110,6 +119,19 @@ impl ThirdPartyClient {
     /// The same, going by this clock.
     pub fn with_clock(self, clock: DatabaseClock) -> Self {
         Self { clock, ..self }
+    }
+
+    /// The same, keeping to the third party's budget of calls, if it has one, with times that `lease`
+    /// leases. Without this, calls count in no budget.
+    pub fn with_leases(self, lease: LeaseCalls) -> Self {
+        let budget = self.max_calls.map(|rate| CallBudget::new(rate, lease));
+        Self { budget, ..self }
+    }
+
+    /// A turn of a job in the third party's budget; or how long the job is to be postponed, because
+    /// too many calls wait.
+    pub fn turn(&self) -> Result<CallTurn, Duration> {
+        CallTurn::of_job(self.budget.as_ref(), self.metrics.as_ref())
     }
 
     /// The same, counting its calls in `metrics` under this name.
@@ -180,9 +202,10 @@ impl ThirdPartyClient {
         &self,
         id: Uuid,
         content: &Content,
+        turn: &CallTurn,
         fence: LeaseGuard,
     ) -> Result<StatusReport, CreateError> {
-        self.observed_create(id, self.post(id, content, fence)).await
+        self.observed_create(id, turn, self.post(id, content, turn, fence)).await
     }
 
     /// The same, as a profile says.
@@ -191,18 +214,21 @@ impl ThirdPartyClient {
         profile: &ProfileClient,
         id: Uuid,
         prepared: &PreparedCreate,
+        turn: &CallTurn,
         fence: LeaseGuard,
     ) -> Result<StatusReport, CreateError> {
-        self.observed_create(id, profile.create(id, prepared, fence, &self.clock)).await
+        let call = profile.create(id, prepared, turn, fence, &self.clock);
+        self.observed_create(id, turn, call).await
     }
 
     async fn observed_create(
         &self,
         id: Uuid,
+        turn: &CallTurn,
         call: impl Future<Output = Result<StatusReport, CreateError>>,
     ) -> Result<StatusReport, CreateError> {
         let span = call_span!("create_at_third_party", "POST", id);
-        let began = Instant::now();
+        let (began, waited) = (Instant::now(), turn.waited());
         let created = call.instrument(span.clone()).await;
         let result = match &created {
             Ok(_) => CreateResult::Created,
@@ -221,7 +247,7 @@ impl ThirdPartyClient {
         }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
-            metrics.create(result, began.elapsed());
+            metrics.create(result, began.elapsed().saturating_sub(turn.waited() - waited));
         }
         created
     }
@@ -230,13 +256,14 @@ impl ThirdPartyClient {
         &self,
         id: Uuid,
         content: &Content,
+        turn: &CallTurn,
         fence: LeaseGuard,
     ) -> Result<StatusReport, CreateError> {
         let body = CreateBody { id, webhook_url: &self.webhook_url, content };
         let body = serde_json::to_vec(&body)
             .map_err(|error| CreateError::Unreachable { reason: error.to_string() })?;
         let body = Bytes::from(body);
-        let sent = self.creates.send_create(|http, progress| {
+        let sent = self.creates.send_create(turn, |http, progress| {
             let request = http.post(&self.create_url).header(CONTENT_TYPE, "application/json");
             traced(request.body(lease_guard::body(body.clone(), fence.clone(), progress)))
         });
@@ -297,12 +324,25 @@ impl ThirdPartyClient {
         id: Uuid,
         subject: impl FnOnce() -> Subject,
     ) -> Result<Lookup, LookupError> {
+        let turn = CallTurn::of_call(self.budget.as_ref(), self.metrics.as_ref());
+        self.look_up_in_turn(id, subject, &turn).await
+    }
+
+    /// The same in a job's turn.
+    pub async fn look_up_in_turn(
+        &self,
+        id: Uuid,
+        subject: impl FnOnce() -> Subject,
+        turn: &CallTurn,
+    ) -> Result<Lookup, LookupError> {
         let span = call_span!("look_up_at_third_party", "GET", id);
-        let began = Instant::now();
+        let (began, waited) = (Instant::now(), turn.waited());
         let found = match &self.profile {
-            None => self.get(id).instrument(span.clone()).await,
+            None => self.get(id, turn).instrument(span.clone()).await,
             Some(profile) => {
-                profile.look_up(id, &subject(), &self.clock).instrument(span.clone()).await
+                let subject = subject();
+                let call = profile.look_up(id, &subject, turn, &self.clock);
+                call.instrument(span.clone()).await
             }
         };
         let result = match &found {
@@ -313,18 +353,22 @@ impl ThirdPartyClient {
         match &found {
             Ok(Lookup::Found(StatusReport { unusable: Some(reason), .. }))
             | Ok(Lookup::Unclear { reason })
-            | Err(LookupError { reason, .. }) => log_strange("lookup", id, reason),
-            Ok(_) => {}
+            | Err(LookupError { reason, .. })
+                if !found.as_ref().is_err_and(LookupError::is_over_budget) =>
+            {
+                log_strange("lookup", id, reason);
+            }
+            _ => {}
         }
         span.record("outcome", result.as_str());
         if let Some(metrics) = &self.metrics {
-            metrics.lookup(result, began.elapsed());
+            metrics.lookup(result, began.elapsed().saturating_sub(turn.waited() - waited));
         }
         found
     }
 
-    async fn get(&self, id: Uuid) -> Result<Lookup, LookupError> {
-        let sent = self.lookups.send(|http, progress| {
+    async fn get(&self, id: Uuid, turn: &CallTurn) -> Result<Lookup, LookupError> {
+        let sent = self.lookups.send_in_turn(turn, |http, progress| {
             traced(http.get(self.lookup_url(id)).body(progress::no_body(progress)))
         });
         let response = sent.await?;

@@ -135,6 +135,8 @@ pub enum LookupErrorKind {
     Unusable,
     /// Nothing: it was not asked, because it cannot be.
     NotAsked,
+    /// Nothing: it was not sent, because no call of the third party's budget was free in time.
+    OverBudget,
     /// Nothing, not even that it answers: the lookup was not sent, or ended with a used connection.
     Inconclusive,
 }
@@ -157,22 +159,31 @@ impl LookupError {
         self.kind == LookupErrorKind::Unauthorized
     }
 
+    /// Whether it says nothing of the third party.
     pub fn is_inconclusive(&self) -> bool {
-        self.kind == LookupErrorKind::Inconclusive
+        self.kind == LookupErrorKind::Inconclusive || self.is_over_budget()
+    }
+
+    pub fn is_over_budget(&self) -> bool {
+        self.kind == LookupErrorKind::OverBudget
     }
 
     pub(super) fn result(&self) -> LookupResult {
         match self.kind {
             LookupErrorKind::Outage | LookupErrorKind::Unusable => LookupResult::NoAnswer,
             LookupErrorKind::Unauthorized => LookupResult::Unauthorized,
-            LookupErrorKind::NotAsked | LookupErrorKind::Inconclusive => LookupResult::Queued,
+            LookupErrorKind::NotAsked
+            | LookupErrorKind::OverBudget
+            | LookupErrorKind::Inconclusive => LookupResult::Queued,
         }
     }
 }
 
 impl From<SendError> for LookupError {
     fn from(error: SendError) -> Self {
-        let kind = if error.is_outage() {
+        let kind = if matches!(error, SendError::OverBudget) {
+            LookupErrorKind::OverBudget
+        } else if error.is_outage() {
             LookupErrorKind::Outage
         } else if error.says_nothing() {
             LookupErrorKind::Inconclusive
@@ -189,7 +200,9 @@ impl From<SendError> for CreateError {
         match error {
             SendError::Stale => Self::Stale,
             SendError::NoConnection(_) => Self::Unreachable { reason },
-            SendError::Queued => Self::NotSent { reason },
+            SendError::Queued | SendError::OverBudget | SendError::Missed => {
+                Self::NotSent { reason }
+            }
             // Without its body it counts for nothing, whatever of its head was read.
             SendError::Broken { is_sent: false, is_reused: true, .. } => Self::NotSent { reason },
             SendError::Broken { is_sent: false, .. } => Self::Unreachable { reason },

@@ -12,6 +12,7 @@
 
 pub mod accept;
 pub mod audit;
+pub mod call_budgets;
 pub mod circuit;
 pub mod client_secrets;
 pub mod clients;

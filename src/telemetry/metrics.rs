@@ -19,17 +19,14 @@ use super::{
     labels::{AcceptResult, CalledPeer, NotifyResult, RejectReason, SentAgain, WebhookResult},
     operations::OperationMetrics,
     reading::DatabaseReading,
-    registering::{ByWord, Maker, buckets},
-    third_party::{THIRD_PARTY, ThirdPartyMetrics},
+    registering::{ByWord, LONG_BUCKETS, Maker, buckets},
+    third_party::{ThirdPartyFamilies, ThirdPartyMetrics},
 };
 use crate::domain::{JobKind, RunOutcome, SettledBy};
 
 /// Seconds of what is done here: a request, a run of a job that calls nobody.
 const SHORT_BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0];
-/// Seconds of what others do: calls and the runs of jobs around them.
-const LONG_BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 35.0];
 /// Seconds that a due job waited.
 const LATENESS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
@@ -75,8 +72,7 @@ pub struct Metrics {
     accepts: ByWord<AcceptResult>,
     webhooks: ByWord<WebhookResult>,
     queues: ByWord<JobKind, QueueMetrics>,
-    third_party_calls: IntCounterVec,
-    third_party_durations: HistogramVec,
+    third_parties: ThirdPartyFamilies,
     has_several_third_parties: bool,
     idle_closed: ByWord<CalledPeer>,
     sent_again: ByWord<CalledPeer, ByWord<SentAgain>>,
@@ -167,21 +163,7 @@ impl Metrics {
                 attempts: attempts.with_label_values(&[queue]),
             }
         };
-        let named = |labels: &[&'static str]| {
-            let name = has_several_third_parties.then_some(THIRD_PARTY);
-            labels.iter().copied().chain(name).collect::<Vec<_>>()
-        };
-        let third_party_calls = make.counters(
-            "quartet_third_party_calls_total",
-            "Calls of a third party, by call and result.",
-            &named(&["call", "result"]),
-        )?;
-        let third_party_durations = make.histograms(
-            "quartet_third_party_call_duration_seconds",
-            "Time that calls of a third party took, answered or not.",
-            &named(&["call"]),
-            &LONG_BUCKETS,
-        )?;
+        let third_parties = ThirdPartyFamilies::new(&make, has_several_third_parties)?;
         let idle_closed = make.counters(
             "quartet_idle_connections_closed_total",
             "Connections to peers that were closed because nobody had used them for a few seconds.",
@@ -266,8 +248,7 @@ impl Metrics {
                 webhooks.with_label_values(&[word.as_str()])
             }),
             queues: ByWord::new(queue),
-            third_party_calls,
-            third_party_durations,
+            third_parties,
             has_several_third_parties,
             idle_closed: ByWord::new(|peer: CalledPeer| {
                 idle_closed.with_label_values(&[peer.as_str()])
@@ -364,7 +345,7 @@ impl Metrics {
     /// several.
     pub fn third_party(&self, name: &str) -> ThirdPartyMetrics {
         let name = self.has_several_third_parties.then_some(name);
-        ThirdPartyMetrics::new(name, &self.third_party_calls, &self.third_party_durations)
+        ThirdPartyMetrics::new(name, &self.third_parties)
     }
 
     /// A notification was answered, or not, after `took`.

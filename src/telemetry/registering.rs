@@ -9,6 +9,10 @@ use prometheus::{
 
 use crate::domain::StringEnum;
 
+/// Seconds of what others do: calls and the runs of jobs around them.
+pub(super) const LONG_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 35.0];
+
 /// A counter, or what else is kept, for each word of a label. There is one for every word: the
 /// compiler sees to it that none is counted in vain.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::{
     labels::{CreateResult, LookupResult},
-    registering::ByWord,
+    registering::{ByWord, LONG_BUCKETS, Maker},
 };
 
 /// The label that names a third party, where there are several.
@@ -19,10 +19,55 @@ pub struct ThirdPartyMetrics {
     lookups: ByWord<LookupResult>,
     create_duration: Histogram,
     lookup_duration: Histogram,
+    budget_wait: Histogram,
+    budget_postponed: IntCounter,
+}
+
+/// The families of all third parties.
+#[derive(Debug)]
+pub(super) struct ThirdPartyFamilies {
+    calls: IntCounterVec,
+    durations: HistogramVec,
+    budget_waits: HistogramVec,
+    budget_postponed: IntCounterVec,
+}
+
+impl ThirdPartyFamilies {
+    pub fn new(make: &Maker<'_>, has_several: bool) -> Result<Self, prometheus::Error> {
+        let named = |labels: &[&'static str]| {
+            let name = has_several.then_some(THIRD_PARTY);
+            labels.iter().copied().chain(name).collect::<Vec<_>>()
+        };
+        Ok(Self {
+            calls: make.counters(
+                "quartet_third_party_calls_total",
+                "Calls of a third party, by call and result.",
+                &named(&["call", "result"]),
+            )?,
+            durations: make.histograms(
+                "quartet_third_party_call_duration_seconds",
+                "Time that calls of a third party took, answered or not.",
+                &named(&["call"]),
+                &LONG_BUCKETS,
+            )?,
+            budget_waits: make.histograms(
+                "quartet_third_party_budget_wait_seconds",
+                "Time that calls waited for a third party's budget of calls.",
+                &named(&[]),
+                &LONG_BUCKETS,
+            )?,
+            budget_postponed: make.counters(
+                "quartet_third_party_budget_postponed_total",
+                "Runs of jobs that made no call, because too many wait for a third party's budget.",
+                &named(&[]),
+            )?,
+        })
+    }
 }
 
 impl ThirdPartyMetrics {
-    pub(super) fn new(name: Option<&str>, calls: &IntCounterVec, durations: &HistogramVec) -> Self {
+    pub(super) fn new(name: Option<&str>, families: &ThirdPartyFamilies) -> Self {
+        let ThirdPartyFamilies { calls, durations, budget_waits, budget_postponed } = families;
         let named = |labels: &[&'static str]| {
             labels.iter().copied().map(str::to_owned).chain(name.map(str::to_owned)).collect()
         };
@@ -39,6 +84,8 @@ impl ThirdPartyMetrics {
             lookups: ByWord::new(|word: LookupResult| counter(&["lookup", word.as_str()])),
             create_duration: histogram(&["create"]),
             lookup_duration: histogram(&["lookup"]),
+            budget_wait: budget_waits.with_label_values(&named(&[])),
+            budget_postponed: budget_postponed.with_label_values(&named(&[])),
         }
     }
 
@@ -46,6 +93,16 @@ impl ThirdPartyMetrics {
     pub fn create(&self, result: CreateResult, took: Duration) {
         self.creates.get(result).inc();
         self.create_duration.observe(took.as_secs_f64());
+    }
+
+    /// A call has waited this long for the third party's budget.
+    pub fn waited_for_budget(&self, waited: Duration) {
+        self.budget_wait.observe(waited.as_secs_f64());
+    }
+
+    /// A run of a job made no call, because too many wait for the third party's budget.
+    pub fn postponed_by_budget(&self) {
+        self.budget_postponed.inc();
     }
 
     /// A lookup was answered, or not, after `took`.

@@ -307,7 +307,10 @@ fn complete(values: Values, before: Option<&Present>) -> Result<Values, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Role};
+    use crate::{
+        config::{Config, Role},
+        domain::CallRate,
+    };
 
     fn load(settings: &[(&str, &str)]) -> Result<Config, String> {
         let env = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -334,6 +337,23 @@ mod tests {
         assert!(error.contains("CREATE_PATH") && !error.contains("hush"), "{error}");
         let error = load(&[("QUARTET_THIRD_PARTY__SECRETS__TOKEN", "sk_hush_1")]).unwrap_err();
         assert!(error.contains(PROFILE) && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn a_profile_says_how_many_calls_are_allowed_unless_the_setting_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("slow.toml");
+        let text = Shipped::named("quartet").unwrap().text;
+        fs::write(&file, format!("rate = \"60/m\"\n{text}")).unwrap();
+        let profile = (PROFILE, file.to_str().unwrap());
+        let max_calls = |settings: &[_]| load(settings).unwrap().third_party.max_calls;
+        let rate = max_calls(&[profile]).unwrap();
+        assert_eq!((rate.calls, rate.per), (60, Duration::from_secs(60)));
+        let setting = ("QUARTET_THIRD_PARTY__MAX_CALLS_PER_SECOND", "25");
+        assert_eq!(max_calls(&[profile, setting]), Some(CallRate::per_second(25)));
+        assert_eq!(max_calls(&[(PROFILE, "quartet")]), None);
+        let error = load(&[profile, (setting.0, "0")]).unwrap_err();
+        assert!(error.contains(setting.0), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     },
     ThirdPartyProfile,
 };
+use crate::{domain::CallRate, profiles::Rate};
 
 /// `QUARTET_THIRD_PARTY__…`: the third party that creates transactions.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +32,8 @@ pub struct ThirdParty {
     pub late_storing: Duration,
     /// Maximum number of concurrent creates, and of polls, in one process.
     pub max_in_flight: u32,
+    /// Maximum number of calls in a time, of all processes together.
+    pub max_calls: Option<CallRate>,
     /// How it is called, where that is not Quartet's own contract.
     pub profile: Option<ThirdPartyProfile>,
 }
@@ -60,6 +63,8 @@ impl ThirdParty {
                 profile.lookup_timeout(),
                 &mut third_party.lookup_timeout,
             );
+            let rate = profile.rate().map(|Rate { calls, per }| CallRate { calls, per });
+            third_party.max_calls = third_party.max_calls.or(rate);
             let base_url = profile.base_url().and_then(|url| BaseUrl::parse(url).ok());
             third_party.base_url = third_party.base_url.or(base_url);
         }
@@ -124,6 +129,14 @@ impl ThirdParty {
                 count(1, 1_000_000),
                 "Maximum number of concurrent creates, and of concurrent polls, in one process",
             ),
+            max_calls: settings
+                .optional(
+                    "QUARTET_THIRD_PARTY__MAX_CALLS_PER_SECOND",
+                    count(1, 100_000),
+                    "Maximum number of calls to the third party within any second, of all processes \
+                     together. Unset, the profile's `rate` holds, if it has one",
+                )
+                .map(CallRate::per_second),
             profile: None,
         }
     }

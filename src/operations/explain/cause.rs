@@ -2,7 +2,9 @@
 
 use super::{Cause, CauseKind, Snapshot};
 use crate::{
-    domain::{CircuitState, DeadLetterState, JobKind, JobState, ThirdPartyName},
+    domain::{
+        CircuitState, DeadLetterState, JobKind, JobState, ThirdPartyName, third_party::OVER_BUDGET,
+    },
     store::jobs::{
         holdups::{Postponement, RunningShares},
         job_list::JobRow,
@@ -79,6 +81,14 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
             own + others
         );
         return (CauseKind::ClientShare, detail);
+    }
+    if let Some(last) = last.filter(|last| asks_third_party && last.contains(OVER_BUDGET)) {
+        let at = job.run_at.format("%F %T UTC");
+        let detail = format!(
+            "The {queue} job waits without an attempt until {at}: {last}, and other calls are before \
+             it."
+        );
+        return (CauseKind::CallBudget, detail);
     }
     if job.state == JobState::Scheduled
         && let (JobKind::NotifyClient, Some(postponement)) = (queue, &snapshot.postponement)

@@ -64,6 +64,8 @@ string_enum! {
         CredentialsRefused = "credentials_refused",
         /// The third party is not configured in the process that was to call it.
         ThirdPartyNotConfigured = "third_party_not_configured",
+        /// The third party is called as often as its budget allows.
+        CallBudget = "call_budget",
         /// The client's callback host does not answer.
         CallbackHostDown = "callback_host_down",
         /// No worker of the queue is alive.

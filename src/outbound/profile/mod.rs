@@ -29,7 +29,7 @@ use self::{
     tokens::{TokenError, TokenInUse, Tokens},
 };
 use super::{
-    LeaseGuard, SetupError, answer, lease_guard,
+    CallTurn, LeaseGuard, SetupError, answer, lease_guard,
     progress::{self, Progress},
     sender::SendError,
     third_party_answers::{CreateError, Lookup, LookupError, LookupErrorKind, StatusReport},
@@ -169,6 +169,7 @@ impl ProfileClient {
         &self,
         id: Uuid,
         prepared: &PreparedCreate,
+        turn: &CallTurn,
         fence: LeaseGuard,
         clock: &DatabaseClock,
     ) -> Result<StatusReport, CreateError> {
@@ -177,7 +178,7 @@ impl ProfileClient {
             answered.code == UNAUTHORIZED && read().means == CreateMeans::Blocked
         };
         let how = How::Create(&fence);
-        let answered = self.call(&prepared.request, how, is_refused, clock).await?;
+        let answered = self.call(&prepared.request, how, turn, is_refused, clock).await?;
         let read = answered.read(|answer| self.profile.read_create(id, answer));
         let retry_after = answered.retry_after;
         let reason = reason(&read);
@@ -201,6 +202,7 @@ impl ProfileClient {
         &self,
         id: Uuid,
         subject: &Subject,
+        turn: &CallTurn,
         clock: &DatabaseClock,
     ) -> Result<Lookup, LookupError> {
         if !self.can_look_up(subject) {
@@ -214,7 +216,7 @@ impl ProfileClient {
         };
         let is_refused =
             |answered: &Answered| answered.code == UNAUTHORIZED && read(answered).is_unauthorized();
-        let answered = self.call(&request, How::Lookup, is_refused, clock).await?;
+        let answered = self.call(&request, How::Lookup, turn, is_refused, clock).await?;
         let read = read(&answered);
         let reason = reason(&read);
         match read.means {
@@ -253,11 +255,12 @@ impl ProfileClient {
     }
 
     /// Makes a call with its credentials, and once more with a new token where `is_refused` says
-    /// that the token was refused.
+    /// that the token was refused. What asks for tokens is another service: it counts in no budget.
     async fn call(
         &self,
         request: &Request,
         how: How<'_>,
+        turn: &CallTurn,
         is_refused: impl Fn(&Answered) -> bool,
         clock: &DatabaseClock,
     ) -> Result<Answered, CallError> {
@@ -269,7 +272,8 @@ impl ProfileClient {
             let text = token.as_ref().map(TokenInUse::text);
             let signed = self.authenticated(request, &values, text, clock);
             let signed = signed.map_err(CallError::Render)?;
-            let response = self.send(&senders, &signed, how).await.map_err(CallError::Send)?;
+            let response = self.send(&senders, &signed, how, turn).await;
+            let response = response.map_err(CallError::Send)?;
             let answered = read_answer(response, &values, &signed.headers, clock).await;
             let Some(token) = token else { return Ok(answered) };
             if !is_refused(&answered) {
@@ -288,12 +292,13 @@ impl ProfileClient {
         senders: &Senders,
         request: &Request,
         how: How<'_>,
+        turn: &CallTurn,
     ) -> Result<Response, SendError> {
         let How::Create(may_be_sent) = how else {
             let make = |http: &Client, progress: Progress| {
                 traced(self.builder(http, request).body(progress::no_body(progress)))
             };
-            return senders.lookups.send(make).await;
+            return senders.lookups.send_in_turn(turn, make).await;
         };
         let body = Bytes::from(request.body.clone());
         // Without a body there is nothing that could be held back later.
@@ -307,7 +312,7 @@ impl ProfileClient {
             };
             traced(self.builder(http, request).body(body))
         };
-        senders.creates.send_create(make).await
+        senders.creates.send_create(turn, make).await
     }
 
     /// The request with its credentials and its signature.

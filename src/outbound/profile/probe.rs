@@ -9,7 +9,7 @@ use super::{CallError, How, PreparedCreate, ProfileClient, RenderError, read_ans
 use crate::{
     config,
     domain::{DatabaseClock, Subject},
-    outbound::{LeaseGuard, SetupError},
+    outbound::{CallTurn, LeaseGuard, SetupError},
     profiles::{
         CreateMeans, Inputs, LookupMeans, Profile, Reading, Request, SecretText, ThirdParty,
         Values, WEBHOOK_SECRETS,
@@ -102,11 +102,12 @@ impl Probe {
             let signed = self.client.authenticated(&request, &with, token.as_ref(), &self.clock);
             let signed = signed.map_err(|why| why.to_string())?;
             let senders = self.client.connections.with(&values);
-            let sent = self.client.send(&senders, &signed, How::Lookup).await;
+            let sent = self.client.send(&senders, &signed, How::Lookup, &CallTurn::default()).await;
             let response = sent.map_err(|error| error.reason())?;
             read_answer(response, &values, &signed.headers, &self.clock).await
         } else {
-            let call = self.client.call(&request, How::Lookup, |_| false, &self.clock).await;
+            let turn = CallTurn::default();
+            let call = self.client.call(&request, How::Lookup, &turn, |_| false, &self.clock).await;
             call.map_err(CallError::into_reason)?
         };
         let read =
@@ -128,7 +129,8 @@ impl Probe {
         let always: LeaseGuard = std::sync::Arc::new(|| true);
         let began = Instant::now();
         let how = How::Create(&always);
-        let call = self.client.call(&prepared.request, how, |_| false, &self.clock).await;
+        let turn = CallTurn::default();
+        let call = self.client.call(&prepared.request, how, &turn, |_| false, &self.clock).await;
         let answered = call.map_err(CallError::into_reason)?;
         let reading = answered.read(|answer| self.client.profile().read_create(id, answer));
         Ok(Replied { reading, took: began.elapsed() })

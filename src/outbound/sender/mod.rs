@@ -6,6 +6,8 @@
 //! - A create is sent again only where it provably was not processed: none of its body was given
 //!   out, or the peer says so (RFC 9113 section 8.7: `REFUSED_STREAM`, or `GOAWAY` with a lower
 //!   stream id). What goes over a used connection at all is decided by [`Trust`].
+//! - Each time that a request is sent takes a time of the third party's budget, where it has one
+//!   ([`CallTurn`]); waiting for that is not the peer's time.
 //! - The time limit of a call begins when it starts to be sent ([`Progress`]): opening a connection
 //!   has its own limit, and waiting for a place on an HTTP/2 connection is not the peer's fault.
 //!
@@ -18,13 +20,18 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response};
 use tokio::sync::Semaphore;
 
 use super::{
-    CONNECT_TIMEOUT, SetupError, cause_in, describe_failure, http_client,
+    CONNECT_TIMEOUT, CallTurn, SetupError,
+    budget::{CallTime, OverBudget},
+    cause_in, describe_failure, http_client,
     progress::Progress,
     reuse::{Answered, Trust},
 };
-use crate::telemetry::{
-    Metrics,
-    labels::{CalledPeer, SentAgain},
+use crate::{
+    domain::BootInstant,
+    telemetry::{
+        Metrics,
+        labels::{CalledPeer, SentAgain},
+    },
 };
 
 /// For how long a connection is kept that nobody uses: less than servers keep theirs (5 s in the
@@ -34,6 +41,8 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) const CREATE_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a request is sent at most while the peer says that it was not processed.
 const MAX_SENDS: u32 = 3;
+/// How often it is given another time in the budget because it missed its own.
+const MAX_MISSED: u32 = 3;
 
 /// The longest that a call takes, sent again and all, whose answer may take `timeout`.
 pub fn longest_call(timeout: Duration) -> Duration {
@@ -79,6 +88,12 @@ pub(super) enum SendError {
     /// Nothing was sent.
     #[error("it was not sent: it found no place on a connection in time")]
     Queued,
+    /// Nothing was sent.
+    #[error("it was not sent: no call of the third party's budget was free in time")]
+    OverBudget,
+    /// Nothing was sent: its time in the budget passed before.
+    #[error("it was not sent: it found no place on a connection when it was its turn")]
+    Missed,
     /// It was sent, and not processed.
     #[error("the peer did not process it")]
     Refused(#[source] reqwest::Error),
@@ -100,7 +115,9 @@ impl SendError {
     /// For an operator's eyes.
     pub fn reason(&self) -> String {
         match self {
-            Self::Stale | Self::Queued | Self::Late => self.to_string(),
+            Self::Stale | Self::Queued | Self::OverBudget | Self::Missed | Self::Late => {
+                self.to_string()
+            }
             Self::NoConnection(error) | Self::Broken { error, .. } => describe_failure(error),
             Self::Refused(error) => format!("self: {}", describe_failure(error)),
         }
@@ -112,7 +129,7 @@ impl SendError {
             Self::NoConnection(error) | Self::Refused(error) | Self::Broken { error, .. } => {
                 Some(error)
             }
-            Self::Stale | Self::Queued | Self::Late => None,
+            Self::Stale | Self::Queued | Self::OverBudget | Self::Missed | Self::Late => None,
         }
     }
 
@@ -122,13 +139,22 @@ impl SendError {
         match self {
             Self::NoConnection(_) | Self::Late => true,
             Self::Broken { is_reused, .. } => !is_reused,
-            Self::Stale | Self::Queued | Self::Refused(_) => false,
+            Self::Stale | Self::Queued | Self::OverBudget | Self::Missed | Self::Refused(_) => {
+                false
+            }
         }
     }
 
     /// Whether it says nothing at all of the peer, neither that it answers nor that it does not.
     pub fn says_nothing(&self) -> bool {
-        matches!(self, Self::Stale | Self::Queued | Self::Broken { is_reused: true, .. })
+        matches!(
+            self,
+            Self::Stale
+                | Self::Queued
+                | Self::OverBudget
+                | Self::Missed
+                | Self::Broken { is_reused: true, .. }
+        )
     }
 }
 
@@ -180,39 +206,58 @@ impl Sender {
         CONNECT_TIMEOUT.min(timeout) + timeout
     }
 
-    /// Sends a request that may be processed twice. `request` makes it, with a body that starts its
-    /// progress.
+    /// Sends a request that may be processed twice and counts in no budget. `request` makes it, with
+    /// a body that starts its progress.
     pub async fn send(
         &self,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
     ) -> Result<Response, SendError> {
-        self.send_until_processed(request, false).await
+        self.send_until_processed(&CallTurn::default(), request, false).await
     }
 
-    /// Sends a request that must not be processed twice.
-    pub async fn send_create(
+    /// The same where each time that it is sent counts.
+    pub async fn send_in_turn(
         &self,
+        turn: &CallTurn,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
     ) -> Result<Response, SendError> {
-        self.send_until_processed(request, true).await
+        self.send_until_processed(turn, request, false).await
+    }
+
+    /// Sends a request that must not be processed twice. Each time that it is sent counts.
+    pub async fn send_create(
+        &self,
+        turn: &CallTurn,
+        request: impl Fn(&Client, Progress) -> RequestBuilder,
+    ) -> Result<Response, SendError> {
+        self.send_until_processed(turn, request, true).await
     }
 
     async fn send_until_processed(
         &self,
+        turn: &CallTurn,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
         is_create: bool,
     ) -> Result<Response, SendError> {
-        let began = tokio::time::Instant::now();
+        let (began, waited) = (tokio::time::Instant::now(), turn.waited());
         let mut lease = if is_create { self.trust.lease() } else { None };
         let mut may_reuse = !is_create || lease.is_some();
-        let mut sends = 0;
+        let (mut sends, mut missed) = (0, 0);
         loop {
             sends += 1;
-            let error = match self.send_once(self.route(may_reuse), &request, is_create).await {
+            let time = turn.take().await.map_err(|OverBudget| SendError::OverBudget)?;
+            let sent = self.send_once(self.route(may_reuse), time, &request, is_create).await;
+            let error = match sent {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if sends >= MAX_SENDS || began.elapsed() > self.timeout {
+            if matches!(error, SendError::Missed) && missed < MAX_MISSED {
+                (sends, missed) = (sends - 1, missed + 1);
+                continue;
+            }
+            // The time that it waited for the budget is not the peer's.
+            let took = began.elapsed().saturating_sub(turn.waited() - waited);
+            if sends >= MAX_SENDS || took > self.timeout {
                 return Err(error);
             }
             let cause = match error {
@@ -234,6 +279,7 @@ impl Sender {
     async fn send_once(
         &self,
         (client, queue): (&Client, Option<&Semaphore>),
+        time: Option<CallTime>,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
         is_create: bool,
     ) -> Result<Response, SendError> {
@@ -245,6 +291,10 @@ impl Sender {
             }
             None => None,
         };
+        // This process may have been stopped meanwhile, or there was no place for a while.
+        if time.is_some_and(|time| time.is_over(BootInstant::now())) {
+            return Err(SendError::Missed);
+        }
         let progress = Progress::default();
         let mut send = pin!(request(client, progress.clone()).send());
         let turn = async {

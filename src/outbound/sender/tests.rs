@@ -133,7 +133,9 @@ async fn look_up(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
 }
 
 async fn create(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
-    let response = sender.send_create(|http, progress| post(http, peer, progress)).await?;
+    let response = sender
+        .send_create(&CallTurn::default(), |http, progress| post(http, peer, progress))
+        .await?;
     let status = response.status().as_u16();
     response.bytes().await.unwrap();
     Ok(status)
@@ -142,7 +144,7 @@ async fn create(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
 /// A create that may go over a used connection.
 async fn create_reusing(sender: &Sender, peer: &Peer) -> Result<u16, SendError> {
     let request = |http: &Client, progress| post(http, peer, progress);
-    let response = sender.send_once((&sender.kept, None), request, true).await?;
+    let response = sender.send_once((&sender.kept, None), None, request, true).await?;
     let status = response.status().as_u16();
     response.bytes().await.unwrap();
     Ok(status)
@@ -522,7 +524,8 @@ async fn a_create_whose_lease_is_lost_while_it_waits_for_a_stream_is_not_sent() 
     assert_eq!(look_up(&sender, &peer).await.unwrap(), 200);
     let is_held = Arc::new(AtomicBool::new(true));
     let first = create_reusing_until_done(&sender, &peer);
-    let second = sender.send_create(|http, progress| {
+    let turn = CallTurn::default();
+    let second = sender.send_create(&turn, |http, progress| {
         let is_held = is_held.clone();
         let fence: lease_guard::LeaseGuard = Arc::new(move || is_held.load(Ordering::SeqCst));
         http.post(peer.url()).body(lease_guard::body(Bytes::from_static(BODY), fence, progress))

@@ -1,6 +1,7 @@
 //! Several third parties at once: the sandbox without a name, one that a profile describes, and
 //! one that speaks Quartet's own contract.
 
+mod budget;
 mod clients;
 mod isolation;
 mod missing;
