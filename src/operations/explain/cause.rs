@@ -82,7 +82,10 @@ fn waiting(snapshot: &Snapshot, job: &JobRow) -> (CauseKind, String) {
         );
         return (CauseKind::ClientShare, detail);
     }
-    if let Some(last) = last.filter(|last| asks_third_party && last.contains(OVER_BUDGET)) {
+    if job.state == JobState::Scheduled
+        && asks_third_party
+        && let Some(last) = job.last_error.as_deref().filter(|last| last.contains(OVER_BUDGET))
+    {
         let at = job.run_at.format("%F %T UTC");
         let detail = format!(
             "The {queue} job waits without an attempt until {at}: {last}, and other calls are before \
