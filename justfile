@@ -70,7 +70,7 @@ fmt-check:
 
 # Lints; a warning is an error
 lint:
-    cargo clippy --locked --all-targets -- -D warnings
+    .ci/lint
 
 # Builds the documentation; a warning is an error
 docs:
