@@ -15,6 +15,8 @@ import schemathesis
 SECRET = base64.b64decode(os.environ["QUARTET_WEBHOOK_SECRET"].removeprefix("whsec_"))
 # The client that `quartet dev` registers.
 CLIENT = "sandbox"
+# The one without a name of its own.
+THIRD_PARTY = "third-party"
 
 # Operation -> the last cursor that it gave.
 cursors = {}
@@ -64,6 +66,9 @@ def before_call(ctx, case, kwargs):
         query["client"] = CLIENT
     if isinstance(case.body, dict) and isinstance(case.body.get("client"), str):
         case.body["client"] = CLIENT
+    # A third party that is configured.
+    if isinstance(case.body, dict) and isinstance(case.body.get("third_party"), str):
+        case.body["third_party"] = THIRD_PARTY
     # An amount has a currency and a currency an amount, which a document for generators says in
     # words alone; and a currency is one that exists.
     if isinstance(case.body, dict) and ctx.operation.path == "/v1/transactions":
