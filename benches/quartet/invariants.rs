@@ -52,10 +52,12 @@ pub async fn check_beside_others(
 /// Violations after a run that has come to rest: every accepted transaction has ended, and the
 /// client has heard it.
 pub async fn check_ended(database: &Database, ledger: &Ledger) -> Result<Vec<String>, BenchError> {
-    let records = ledger.records_since(0);
-    let ids: Vec<Uuid> = records.iter().map(|(id, _)| *id).collect();
-    let heard: HashMap<Uuid, Vec<i64>> =
-        records.iter().map(|(id, record)| (*id, vec![record.told_version.into()])).collect();
+    let ids: Vec<Uuid> = ledger.records_since(0).into_iter().map(|(id, _)| id).collect();
+    let heard: HashMap<Uuid, Vec<i64>> = ledger
+        .told_versions()
+        .into_iter()
+        .map(|(id, version)| (id, vec![version.into()]))
+        .collect();
     let mut violations = invariant_queries::check_rows(&database.pool, LEASE).await?;
     violations.extend(invariant_queries::check_told(&database.pool, &heard).await?);
     violations.extend(invariant_queries::check_accepted(&database.pool, &ids).await?);

@@ -213,6 +213,13 @@ impl Ledger {
         records
     }
 
+    /// The last version that the client heard of each transaction, also where its post was refused
+    /// although it was stored: who posts hears of that by a repetition.
+    pub fn told_versions(&self) -> HashMap<Uuid, i32> {
+        let state = self.state();
+        state.records.iter().map(|(id, record)| (*id, record.told_version)).collect()
+    }
+
     /// What was seen and must not be; with `ended`, also that the client has not heard an end.
     pub fn violations(&self, ended: bool) -> Vec<String> {
         let mut state = self.state();
