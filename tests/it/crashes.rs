@@ -204,8 +204,9 @@ async fn wait_worker(api: &TestApp, process: &Process) -> String {
 
 /// Freezes `process` until another worker has rescued and finished the create of `id`.
 async fn freeze_until_created_by_another(api: &TestApp, process: &Process, id: Uuid) -> Process {
-    let other = api.patient_process(Role::Worker).spawn().await;
+    // At once: a start takes its time on a busy machine.
     process.signal(Signal::SIGSTOP);
+    let other = api.patient_process(Role::Worker).spawn().await;
     wait_rescued(api, id, Utc::now()).await;
     wait_job(&api.pool, id, CREATE, "Done", BOUND).await;
     process.signal(Signal::SIGCONT);
@@ -254,7 +255,7 @@ async fn a_worker_frozen_between_lookup_and_create_does_not_create_when_it_thaws
     let third_party = api.sandbox.third_party();
     // The first lookup is the create's: polling begins later. It answers 'absent' to a worker that
     // is frozen by then.
-    let answer = LookupStep::not_found().delay(Duration::from_millis(500));
+    let answer = LookupStep::not_found().delay(DEAD_AFTER);
     third_party.script_lookups_for(id, vec![answer]);
     third_party.script_creates_for(id, vec![CreateStep::created_final(Status::Completed)]);
     let process = api.patient_process(Role::Worker).spawn().await;
