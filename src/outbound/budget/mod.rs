@@ -214,6 +214,22 @@ impl State {
         wait.clamp(POSTPONED.0, POSTPONED.1).mul_f64(1.0 + rand::random::<f64>() / 2.0)
     }
 
+    /// Gives their times to those whose turn it is. Returns when the next time comes, where there is
+    /// one and somebody waits for it.
+    fn grant(&mut self, now: BootInstant, gap: Duration) -> Option<BootInstant> {
+        self.line.tidy(now, |waiter| !waiter.is_closed());
+        loop {
+            match self.line.step(now) {
+                Step::Grant(waiter, time) => match waiter.send(time) {
+                    Ok(()) => self.given(now, gap),
+                    Err(time) => self.line.give_back(time),
+                },
+                Step::At(at) => return Some(at),
+                Step::Empty | Step::Nobody => return None,
+            }
+        }
+    }
+
     fn given(&mut self, now: BootInstant, gap: Duration) {
         if let Some(before) = self.given_at {
             let newest = (now - before).min(POSTPONED.1);
@@ -262,39 +278,23 @@ async fn serve(mut serving: Serving) {
     let mut retries = Retries::new(LEASE_RETRY);
     loop {
         let now = BootInstant::now();
-        let mut wake = None;
+        let mut wake;
         {
             let mut state = shared.state();
-            state.line.tidy(now, |waiter| !waiter.is_closed());
-            loop {
-                match state.line.step(now) {
-                    Step::Grant(waiter, time) => match waiter.send(time) {
-                        Ok(()) => state.given(now, rate.gap()),
-                        Err(time) => state.line.give_back(time),
-                    },
-                    Step::At(at) => wake = Some(at),
-                    Step::Empty => {}
-                    Step::Nobody if lease.is_none() => {
-                        state.is_served = false;
-                        state.given_at = None;
-                        serving.is_over = true;
-                        return;
-                    }
-                    Step::Nobody => {}
+            wake = state.grant(now, rate.gap());
+            if lease.is_none() {
+                if state.line.waiting() == 0 {
+                    state.is_served = false;
+                    state.given_at = None;
+                    serving.is_over = true;
+                    return;
                 }
-                if state.line.waiting() == 0 || wake.is_some() || state.line.times() == 0 {
-                    break;
-                }
-            }
-            let wanted = state.line.wanted(&rate);
-            if lease.is_none() && wanted.all > 0 {
-                if state.lease_from <= now {
+                let wanted = state.line.wanted(&rate);
+                if wanted.all > 0 && state.lease_from <= now {
                     lease = Some(begin_lease(&shared, wanted));
-                } else {
+                } else if wanted.all > 0 {
                     wake = Some(wake.map_or(state.lease_from, |at| at.min(state.lease_from)));
                 }
-            } else if lease.is_none() && state.line.waiting() == 0 {
-                continue;
             }
         }
         let woken = async {

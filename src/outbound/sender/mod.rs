@@ -119,7 +119,7 @@ impl SendError {
                 self.to_string()
             }
             Self::NoConnection(error) | Self::Broken { error, .. } => describe_failure(error),
-            Self::Refused(error) => format!("self: {}", describe_failure(error)),
+            Self::Refused(error) => format!("{self}: {}", describe_failure(error)),
         }
     }
 
@@ -212,7 +212,7 @@ impl Sender {
         &self,
         request: impl Fn(&Client, Progress) -> RequestBuilder,
     ) -> Result<Response, SendError> {
-        self.send_until_processed(&CallTurn::default(), request, false).await
+        self.send_in_turn(&CallTurn::default(), request).await
     }
 
     /// The same where each time that it is sent counts.

@@ -372,6 +372,8 @@ async fn refused_streams_are_sent_again_and_no_more_often_than_a_few_times() {
         let error = error.unwrap_err();
         assert!(matches!(error, SendError::Refused(_)), "{error:?}");
         assert!(!error.is_outage() && !error.says_nothing());
+        let reason = error.reason();
+        assert!(reason.starts_with("the peer did not process it: "), "{reason}");
     }
     assert_eq!(peer.seen().len() as u32, 2 * MAX_SENDS);
 }

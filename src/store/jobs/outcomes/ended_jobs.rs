@@ -314,23 +314,31 @@ async fn end_dead(
     let why =
         dead_letters::JobEnd { kind: *kind, reason, error: *error, answers: &run.outcome.answers };
     dead_letters::open_for_job(conn, job_id, &why, run.queue).await?;
-    sqlx::query!(
-        r#"
-        UPDATE apalis.jobs
-        SET status = CASE WHEN $3::timestamptz IS NULL THEN 'Failed' ELSE 'Pending' END,
-            run_at = COALESCE($3, run_at),
-            attempts = CASE WHEN $3 IS NULL THEN LEAST(attempts, 2147483646) + 1 ELSE 0 END,
-            done_at = CASE WHEN $3 IS NULL THEN clock_timestamp() END,
-            lock_by = NULL, lock_at = NULL,
-            last_result = CASE WHEN $3 IS NULL THEN CASE
-                WHEN jsonb_typeof(last_result) = 'object' THEN last_result ELSE '{}'
-            END || jsonb_build_object('Err', $2::text) END
-        WHERE id = $1
-        "#,
-        job_id,
-        error.unwrap_or(reason),
-        polls_at,
-    )
+    match polls_at {
+        Some(polls_at) => sqlx::query!(
+            r#"
+            UPDATE apalis.jobs
+            SET status = 'Pending', run_at = $2, attempts = 0, done_at = NULL, lock_by = NULL,
+                lock_at = NULL, last_result = NULL
+            WHERE id = $1
+            "#,
+            job_id,
+            polls_at,
+        ),
+        None => sqlx::query!(
+            r#"
+            UPDATE apalis.jobs
+            SET status = 'Failed', attempts = LEAST(attempts, 2147483646) + 1,
+                done_at = clock_timestamp(), lock_by = NULL, lock_at = NULL,
+                last_result = CASE
+                    WHEN jsonb_typeof(last_result) = 'object' THEN last_result ELSE '{}'
+                END || jsonb_build_object('Err', $2::text)
+            WHERE id = $1
+            "#,
+            job_id,
+            error.unwrap_or(reason),
+        ),
+    }
     .execute(&mut *conn)
     .await?;
     if let Some(current) = decided.current {
