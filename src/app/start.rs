@@ -7,7 +7,10 @@ use crate::{
     config::Config,
     domain::{Backoff, Retries},
     http::ApiState,
-    operations::secrets,
+    operations::{
+        probes::{self, Unprobed},
+        secrets,
+    },
     store::{
         self, Database, StoreError,
         audit::Actor,
@@ -47,7 +50,8 @@ pub(super) async fn start(state: &ApiState, config: &Config) -> Result<(), AppEr
             }
             // Nothing is judged by a clock that is not known yet.
             clock.set(store::postgres::clock::read(pool).await?);
-            prepare_clients(pool, config).await
+            prepare_clients(pool, config).await?;
+            warn_of_unprobed(pool, config).await
         };
         match ready.await {
             Err(AppError::Store(error)) if error.met_anothers_session() => {
@@ -85,6 +89,18 @@ async fn diagnose(config: &Config, error: StoreError) -> Result<(), AppError> {
         }
         Ok(()) => Err(error.into()),
     }
+}
+
+async fn warn_of_unprobed(pool: &Database, config: &Config) -> Result<(), AppError> {
+    for Unprobed { third_party, profile } in probes::unprobed(pool, config).await? {
+        tracing::warn!(
+            %third_party,
+            profile,
+            "nothing shows that the third party answers as its profile says: `quartet third-party \
+             probe` has not passed with it, or not since it was changed"
+        );
+    }
+    Ok(())
 }
 
 async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppError> {

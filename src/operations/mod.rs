@@ -11,6 +11,7 @@
 //! - [`reconcile`]: the sweep on demand.
 //! - [`secrets`]: sealing what clients' callbacks are signed with.
 //! - [`explain`]: why a transaction waits.
+//! - [`probes`]: which profiles were tried against their third parties.
 //! - [`doctor`]: looks at everything that a deployment needs, and changes nothing.
 //!
 //! An operator's preview may wait for the third party, bounded in time; no client's request ever
@@ -21,6 +22,7 @@ pub mod dead_letters;
 pub mod doctor;
 pub mod explain;
 pub mod jobs;
+pub mod probes;
 pub mod queues;
 pub mod reconcile;
 pub mod replay;

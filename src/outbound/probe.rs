@@ -27,6 +27,16 @@ pub struct Answer {
     pub description: String,
 }
 
+/// Whether a base URL is one of this machine, so that what is there is a simulation.
+pub fn is_this_machine(base_url: &str) -> bool {
+    match Url::parse(base_url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
 /// Looks up an id that was never used. `Err` is why there was no answer.
 pub async fn look_up_nothing(
     third_party: &config::ThirdParty,

@@ -25,6 +25,7 @@ pub mod holds;
 pub mod jobs;
 pub mod maintenance;
 pub mod minute_figures;
+pub mod passed_probes;
 pub mod postgres;
 pub mod provider_webhooks;
 pub mod queues;

@@ -7,6 +7,7 @@ use humantime::format_duration;
 use super::{
     Finding, Level, Request, bounded, failed,
     pooler::{LISTENING, POOLER, check_listening, check_pooler},
+    profiles::{self, PROFILES},
 };
 use crate::{
     config::Config,
@@ -84,6 +85,7 @@ pub(super) async fn check(
         clock,
         secrets,
         pending,
+        profiles,
         registered,
     ) = tokio::join!(
         on(&pool, DATABASE, async |tx| server(tx).await),
@@ -96,10 +98,22 @@ pub(super) async fn check(
         on(&pool, CLOCK, async |tx| check_clock(tx, config).await),
         bounded(SECRETS, check_secrets(&pool, config)),
         bounded(PENDING, check_pending(&pool, config)),
+        bounded(PROFILES, profiles::check(&pool, config)),
         clients::list(&pool),
     );
-    let checked =
-        [server, required, schema, listening, held, tables, connections, clock, secrets, pending];
+    let checked = [
+        server,
+        required,
+        schema,
+        listening,
+        held,
+        tables,
+        connections,
+        clock,
+        secrets,
+        pending,
+        profiles,
+    ];
     findings.extend(checked.into_iter().flatten());
     pool.close().await;
     (findings, registered.ok())

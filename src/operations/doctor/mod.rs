@@ -11,6 +11,7 @@ mod finding;
 mod peers;
 mod pooler;
 mod process;
+mod profiles;
 
 use std::time::Duration;
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::support::{
     command::{Ended, run},
     ports::free_address,
+    world::set,
 };
 
 /// A probe with `--json`: its verdicts by check.
@@ -439,4 +440,58 @@ fn masked(cell: &str) -> String {
         out.push(character);
     }
     out.trim_end_matches('\0').to_owned()
+}
+
+/// Until a probe has passed with the profile as it is now, a server and `doctor` say that nothing
+/// shows it to be right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_that_has_passed_no_probe_is_warned_of() {
+    let world = World::new().await;
+    let peer = paystack(|_| None).await;
+    // The server's third party is not on this machine.
+    let with = |profile: &str| {
+        let mut settings = world.settings();
+        for (name, value) in self::settings(&peer, profile) {
+            set(&mut settings, name, value);
+        }
+        set(&mut settings, "QUARTET_THIRD_PARTY__BASE_URL", "https://api.paystack.example");
+        settings
+    };
+    let at = |peer: &Peer| {
+        let mut settings = with("paystack");
+        set(&mut settings, "QUARTET_THIRD_PARTY__BASE_URL", peer.url());
+        settings
+    };
+    let doctor = async |settings: &[(String, String)]| {
+        let ended = run(&["doctor", "--json"], settings, "").await;
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["check"] == "profiles");
+        finding.unwrap_or_else(|| panic!("{report}"))["level"].as_str().unwrap().to_owned()
+    };
+    let server_warns = async || {
+        let process = ProcessBuilder::new(world.clone(), Role::Api);
+        let process = with("paystack")
+            .iter()
+            .filter(|(name, _)| name.starts_with("QUARTET_THIRD_PARTY__"))
+            .fold(process, |process, (name, value)| process.set(name, value));
+        process.spawn().await.output().contains("quartet third-party probe")
+    };
+
+    assert_eq!(doctor(&with("paystack")).await, "warning");
+    assert!(server_warns().await);
+
+    let args = ["third-party", "probe", "paystack", "--json"];
+    let differs = paystack(|asked| (asked.method == "GET").then(|| not_found("anything"))).await;
+    assert!(!run(&args, &at(&differs), "").await.success);
+    assert_eq!(doctor(&with("paystack")).await, "warning", "that one did not pass");
+    Probed::of(run(&args, &at(&peer), "").await).expect(&[]);
+    assert_eq!(doctor(&with("paystack")).await, "ok");
+    assert!(!server_warns().await);
+
+    let directory = tempfile::tempdir().unwrap();
+    let changed = directory.path().join("changed.toml");
+    let shown = run(&["third-party", "show", "paystack"], &[], "").await;
+    fs::write(&changed, format!("# Changed.\n{}", shown.expect())).unwrap();
+    assert_eq!(doctor(&with(changed.to_str().unwrap())).await, "warning");
 }

@@ -2,10 +2,10 @@
 
 use std::io::{IsTerminal, stdin};
 
-use url::{Host, Url};
+use url::Url;
 
 use super::{super::CliError, ProbeArgs};
-use crate::config::Config;
+use crate::{config::Config, outbound::probe::is_this_machine};
 
 /// Words in the names of hosts on which no money is moved.
 const SANDBOX_WORDS: [&str; 5] = ["sandbox", "test", "testing", "staging", "localhost"];
@@ -38,16 +38,6 @@ pub(super) fn ask(args: &ProbeArgs, config: &Config, base_url: &str) -> Result<(
     match line.trim() == host {
         true => Ok(()),
         false => Err(CliError::Failed("nothing was created".to_owned())),
-    }
-}
-
-/// Whether the third party is on this machine.
-pub(super) fn is_this_machine(base_url: &str) -> bool {
-    match Url::parse(base_url).ok().as_ref().and_then(Url::host) {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 

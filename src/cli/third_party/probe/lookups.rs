@@ -3,13 +3,16 @@
 use uuid::Uuid;
 
 use super::{
-    ProbeArgs, consent,
+    ProbeArgs,
     report::{Report, Verdict, described},
     subject,
 };
 use crate::{
     domain::Content,
-    outbound::profile::probe::{Probe, Wrong},
+    outbound::{
+        probe::is_this_machine,
+        profile::probe::{Probe, Wrong},
+    },
     profiles::{LookupBy, LookupMeans},
 };
 
@@ -37,7 +40,7 @@ pub(super) async fn check(
             return false;
         }
     };
-    let is_secret = base_url.starts_with("https://") || consent::is_this_machine(base_url);
+    let is_secret = base_url.starts_with("https://") || is_this_machine(base_url);
     let (how, verdict) = match (base_url.starts_with("https://"), is_secret) {
         (true, _) => ("it answers; TLS with a certificate that is trusted", Verdict::Ok),
         (false, true) => ("it answers; without TLS, on this machine", Verdict::Ok),

@@ -25,15 +25,18 @@ use uuid::Uuid;
 use self::{report::Report, webhook::Listener};
 use super::CliError;
 use crate::{
+    cli::connect,
     config::{self, Config},
-    domain::{Content, Subject},
-    outbound::profile::probe::Probe,
-    profiles::Cases,
+    domain::{Content, Subject, with_causes},
+    operations::probes,
+    outbound::{probe::is_this_machine, profile::probe::Probe},
+    profiles::{Cases, Profile},
 };
 
 const PROFILE: &str = "QUARTET_THIRD_PARTY__PROFILE";
 /// What the names of settings begin with that a probe goes by.
-const USED: [&str; 2] = ["QUARTET_THIRD_PARTY__", "QUARTET_DNS__"];
+const USED: [&str; 4] =
+    ["QUARTET_THIRD_PARTY__", "QUARTET_DNS__", "DATABASE_URL", "QUARTET_DATABASE__"];
 
 /// What is tried.
 #[derive(Debug, Args)]
@@ -123,7 +126,28 @@ pub(super) async fn run(file: Option<PathBuf>, args: ProbeArgs) -> Result<(), Cl
         live.check(&mut report).await;
     }
     report.print(args.json)?;
+    if report.has_passed() {
+        record(&config, probe.profile(), args.live).await;
+    }
     report.result()
+}
+
+/// Records the pass, for `quartet serve`. The probe has passed all the same where that fails.
+async fn record(config: &Config, profile: &Profile, is_live: bool) {
+    if config.database.url.is_none() {
+        eprintln!("DATABASE_URL is not set: `quartet serve` does not learn that this probe passed");
+        return;
+    }
+    let recorded = async {
+        let pool = connect(config).await?;
+        probes::record(&pool, &profile.hash(), profile.name(), is_live)
+            .await
+            .map_err(CliError::from)
+    };
+    if let Err(error) = recorded.await {
+        let error = with_causes(&error);
+        eprintln!("`quartet serve` does not learn that this probe passed: {error}");
+    }
 }
 
 /// What is created.
@@ -135,7 +159,7 @@ fn sample(
 ) -> Result<Content, CliError> {
     let given: BTreeMap<String, String> = args.metadata.iter().cloned().collect();
     // The recorded ones may be somebody's number.
-    let mut metadata = match consent::is_this_machine(base_url) {
+    let mut metadata = match is_this_machine(base_url) {
         true => cases.sample_metadata().clone(),
         false => BTreeMap::new(),
     };

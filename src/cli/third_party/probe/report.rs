@@ -91,6 +91,12 @@ impl Report {
         self.rows.iter().filter(|row| row.verdict.is_difference()).count()
     }
 
+    /// Whether all that was tried is as the profile says.
+    pub fn has_passed(&self) -> bool {
+        let passed = |row: &Row| matches!(row.verdict, Verdict::Ok | Verdict::NotTried);
+        self.rows.iter().all(passed) && self.rows.iter().any(|row| row.verdict == Verdict::Ok)
+    }
+
     /// An error where anything differs.
     pub fn result(&self) -> Result<(), CliError> {
         match self.differences() {

@@ -18,12 +18,11 @@ use uuid::Uuid;
 
 use super::{
     super::CliError,
-    consent,
     report::{Report, Verdict, seconds},
 };
 use crate::{
     domain::Subject,
-    outbound::profile::probe::Probe,
+    outbound::{probe::is_this_machine, profile::probe::Probe},
     profiles::{
         WEBHOOK_SECRETS,
         webhook::{
@@ -65,7 +64,7 @@ impl Listener {
         let address = listener.local_addr().map_err(failed)?;
         let here = || format!("http://{address}/webhook");
         let url = url.map(str::to_owned);
-        let url = url.or_else(|| consent::is_this_machine(base_url).then(here));
+        let url = url.or_else(|| is_this_machine(base_url).then(here));
         let (sender, arrived) = mpsc::channel(QUEUE_CAPACITY);
         let acceptor = TcpAcceptor::from_tokio(listener).map_err(failed)?;
         let shared = Shared { sender, url: url.clone().unwrap_or_default(), ok };
