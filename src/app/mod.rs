@@ -50,9 +50,6 @@ use crate::{
 
 /// A webhook may wait this many times as long for its writer as a post: it ends work.
 const WEBHOOK_WAIT_FACTOR: u32 = 10;
-/// A transaction takes two jobs, one after the other, where its third party answers at once: while
-/// more is posted than ends, each may take twice what it may without a pause of posts.
-const ENDED_WITHIN: u32 = 8;
 /// Writers of accepted transactions.
 const ACCEPT_WRITERS: u32 = 1;
 
@@ -113,7 +110,7 @@ impl App {
         // Later than that a transaction costs more: it is polled, and its client notified of
         // `pending`.
         let soon = config.poll.first.min(config.notify.first);
-        let latency = JobLatency::new(soon / ENDED_WITHIN);
+        let latency = JobLatency::new(soon);
         let direct_leases = DirectLeases::default();
         let writers = RequestWriters {
             accepts: Coalescer::start(
@@ -167,11 +164,12 @@ impl App {
             third_parties: ThirdParties::new(&config, &third_parties, &pools.jobs, missing),
             claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pools.jobs, None),
             outcomes: Coalescer::start(
-                Outcomes { latency, direct_leases: direct_leases.clone() },
+                Outcomes { latency: latency.clone(), direct_leases: direct_leases.clone() },
                 1,
                 &pools.jobs,
                 None,
             ),
+            latency,
             direct_leases,
             reads: Coalescer::start(Reads, 1, &pools.jobs, None),
             pool: pools.jobs,

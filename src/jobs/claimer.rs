@@ -34,6 +34,7 @@ use crate::{
         jobs::{
             ClaimedJob,
             claims::{Claim, Claims, Wanted},
+            job_latency::JobLatency,
             leases::WORKER_FOREIGN_KEY,
         },
         postgres::coalesce::Coalescer,
@@ -79,8 +80,22 @@ pub(super) struct ClaimerParts {
     pub plan: Arc<Mutex<ClaimPlan>>,
     /// The last claim took all it could: there may be more, without waiting for a wake-up.
     pub more: Arc<AtomicBool>,
+    /// How long jobs wait for the database.
+    pub latency: JobLatency,
     pub lease: WorkerLease,
     pub taker: Arc<LeaseTaker>,
+}
+
+impl ClaimerParts {
+    /// How much later than they are due this queue's jobs are claimed now. Only what is scheduled
+    /// for a while after the accept may turn out not to be needed.
+    fn lag(&self) -> Duration {
+        let scheduled = [JobKind::UpdateStatus, JobKind::NotifyClient];
+        match scheduled.iter().any(|kind| kind.as_str() == self.queue) {
+            true => self.latency.lag(Instant::now()),
+            false => Duration::ZERO,
+        }
+    }
 }
 
 impl Claimer {
@@ -130,7 +145,7 @@ impl Claimer {
     async fn wait_for_work(&mut self) -> Option<FreeSlots> {
         let parts = &self.parts;
         if !parts.more.load(Ordering::Acquire) && !self.is_woken {
-            if parts.wakeups.due(parts.queue).await {
+            if parts.wakeups.due(parts.queue, || parts.lag()).await {
                 self.seeks_next = true;
             }
             self.is_woken = true;
@@ -181,10 +196,10 @@ impl Claimer {
         let Some(_statement) = taker.begin_statement() else { return Ok(false) };
         self.is_woken = false;
         let scans = self.plan_scans(counted);
-        let began = Instant::now();
+        let (began, lag) = (Instant::now(), self.parts.lag());
         // Until all that was claimed is held.
         let pending = self.parts.holds.begin_claim();
-        let claim = match self.claim(&scans).await {
+        let claim = match self.claim(&scans, lag).await {
             Ok(claim) => claim,
             Err(error) => {
                 self.parts.more.store(true, Ordering::Release);
@@ -205,7 +220,7 @@ impl Claimer {
             .collect();
         drop(pending);
         self.pace.claimed(began, claim.jobs.is_empty());
-        self.record(&scans, counted, &claim);
+        self.record(&scans, counted, lag, &claim);
         let jobs = claim.jobs.into_iter().zip(holds);
         let handed = jobs.filter_map(|(claimed, (hold, client_hold))| {
             // There are as many permits as claimed rows at least.
@@ -234,18 +249,19 @@ impl Claimer {
     }
 
     /// Records what a claim gave, and what it left.
-    fn record(&self, scans: &ClaimScans, free: usize, claim: &Claim) {
+    fn record(&self, scans: &ClaimScans, free: usize, lag: Duration, claim: &Claim) {
         let ClaimerParts { queue, wakeups, .. } = &self.parts;
         if let Some(delay) = claim.next_due {
-            wakeups.seen(queue, delay);
+            let claimable = Instant::now() + delay;
+            wakeups.seen(queue, claimable.checked_sub(lag).unwrap_or(claimable));
         }
         let mut plan = self.plan();
-        let more = match claim.at {
-            Some(at) => {
+        let more = match claim.until {
+            Some(until) => {
                 let scanned =
                     claim.jobs.iter().filter(|job| !scans.has_straggler(&job.lease.job_id));
                 let scanned: Vec<_> = scanned.map(|job| (job.client_id, job.run_at)).collect();
-                plan.claimed(scans, free, at, &scanned)
+                plan.claimed(scans, free, until, &scanned)
             }
             // Paused: nothing was looked at. A resumed queue is announced.
             None => false,
@@ -253,18 +269,20 @@ impl Claimer {
         let has_stragglers = plan.has_stragglers();
         let from = plan.covered_from().filter(|_| more || plan.has_apart());
         drop(plan);
-        self.parts.more.store(more || (has_stragglers && claim.at.is_some()), Ordering::Release);
+        self.parts.more.store(more || (has_stragglers && claim.until.is_some()), Ordering::Release);
         wakeups.set_backlog(queue, Backlog { from, has_stragglers });
     }
 
     /// Claims what is due, after giving back what an unanswered statement may have leased.
-    async fn claim(&mut self, scans: &ClaimScans) -> Result<Claim, StoreError> {
+    async fn claim(&mut self, scans: &ClaimScans, lag: Duration) -> Result<Claim, StoreError> {
         let known: Option<Known> = self.parts.holds.unsure();
         let wanted = Wanted {
             queue: self.parts.queue,
             worker: self.parts.lease.worker().to_owned(),
             scans: scans.clone(),
-            seeks_next: self.seeks_next,
+            lag,
+            // What is due and left out has been waited for already: nothing else wakes for it.
+            seeks_next: self.seeks_next || !lag.is_zero(),
             holds: known.clone(),
         };
         let claim = self.parts.claims.submit(wanted).await?;

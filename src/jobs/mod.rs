@@ -52,6 +52,7 @@ use crate::{
         jobs::{
             ClaimedJob, CreateTerms, JobPayload, JobPlan, JobTerms,
             claims::Claims,
+            job_latency::JobLatency,
             outcomes::{Next, Outcome, Outcomes, SnoozeCount},
         },
         postgres::coalesce::Coalescer,
@@ -82,6 +83,8 @@ pub struct JobContext {
     pub direct_leases: DirectLeases,
     /// Where due jobs are claimed.
     pub claims: Coalescer<Claims>,
+    /// How long jobs wait for the database.
+    pub latency: JobLatency,
     /// Where outcomes are written.
     pub outcomes: Coalescer<Outcomes>,
     /// Batched reads of transactions, for polling.

@@ -142,6 +142,7 @@ impl JobQueue {
             holds,
             plan,
             more,
+            latency: context.latency.clone(),
             lease: lease.clone(),
             taker: taker.clone(),
         });

@@ -423,7 +423,10 @@ mod tests {
         for end in ends {
             let worker = worker(1);
             end(reserved(&worker), silence().into());
-            assert!(worker.wakeups.due(QUEUE).now_or_never().is_some(), "a claim is woken");
+            assert!(
+                worker.wakeups.due(QUEUE, || Duration::ZERO).now_or_never().is_some(),
+                "a claim is woken"
+            );
             assert!(worker.holds.unsure().is_some(), "and compares");
             assert_eq!(worker.slots.available_permits(), 1);
         }
@@ -452,7 +455,7 @@ mod tests {
     async fn after_a_batch_that_leased_nothing_no_claim_is_needed() {
         let worker = worker(1);
         reserved(&worker).end(Ok(()));
-        assert!(worker.wakeups.due(QUEUE).now_or_never().is_none());
+        assert!(worker.wakeups.due(QUEUE, || Duration::ZERO).now_or_never().is_none());
         assert!(worker.holds.unsure().is_none());
         assert_eq!(worker.slots.available_permits(), 1);
     }

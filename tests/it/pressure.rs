@@ -1,9 +1,11 @@
 //! A session that holds a snapshot, as a dump or a report does, costs nothing: neither vacuum nor a
-//! scan may remove what is dead meanwhile, so that nothing may walk it.
+//! scan may remove what is dead meanwhile, so that nothing may walk it. And a database that is slow
+//! is given no more to do than otherwise.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use quartet::sandbox::{CreateStep, Status};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -152,4 +154,50 @@ async fn overdue_figures(app: &TestApp) -> (i64, bool) {
     let notify = queues.iter().find(|queue| queue["queue"] == "notify_client").unwrap();
     let age = notify["oldest_due_age_ms"].as_i64().unwrap_or_default();
     (notify["due"].as_i64().unwrap(), age >= 7_200_000)
+}
+
+/// While outcomes wait for longer than the first poll and the first notification are away, these
+/// are not claimed for transactions that have ended but for their outcome.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_database_is_not_given_more_to_do() {
+    const EVERY: Duration = Duration::from_millis(20);
+    // The first ones are late before it is known how long they take.
+    const LASTS: Duration = Duration::from_secs(10);
+
+    let world = World::new().await;
+    let ends = CreateStep::created_final(Status::Completed);
+    world.sandbox.third_party().set_create_default(ends);
+    let app = world
+        .app()
+        .set("QUARTET_POLL__FIRST", "200ms")
+        .set("QUARTET_NOTIFY__FIRST", "200ms")
+        .spawn()
+        .await;
+    let mut session = PgConnection::connect(world.database_url()).await.unwrap();
+    // The outcomes of creates and of notifications change it; accepts do not.
+    let slow_outcomes = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_sleep(0.15); RETURN NULL; END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON transactions
+            FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow_outcomes).execute(&mut session).await.unwrap();
+
+    let (client, mut ticks) = (app.client(), tokio::time::interval(EVERY));
+    let (mut ids, start) = (Vec::new(), Instant::now());
+    while start.elapsed() < LASTS {
+        ticks.tick().await;
+        ids.push(client.accept().await);
+    }
+    for id in &ids {
+        app.wait_told(*id, BOUND).await;
+    }
+    let late = ids.split_off(ids.len() / 2);
+    // Each is looked up once before it is created, and its client hears of the end.
+    let needed: usize = late
+        .iter()
+        .map(|id| {
+            let heard = world.sandbox.client().deliveries_of(*id).len();
+            world.sandbox.third_party().lookups_of(*id) - 1 + heard - 1
+        })
+        .sum();
+    assert!(needed * 10 < late.len(), "{needed} calls in vain for {} transactions", late.len());
 }

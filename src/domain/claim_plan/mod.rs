@@ -252,14 +252,14 @@ impl ClaimPlan {
             && self.allowance(client, free) > 0
     }
 
-    /// Records what the scans, made at `at`, gave while `free` slots were free: the client and
+    /// Records what the scans of all that was due until `until` gave while `free` slots were free: the client and
     /// `run_at` of each job, with `None` for a time before all others; every one is
     /// [held](Self::hold) already. Returns whether another claim may give more at once.
     pub fn claimed(
         &mut self,
         scans: &ClaimScans,
         free: usize,
-        at: DateTime<Utc>,
+        until: DateTime<Utc>,
         jobs: &[(Uuid, Option<DateTime<Utc>>)],
     ) -> bool {
         self.turn += 1;
@@ -284,7 +284,7 @@ impl ClaimPlan {
                     .insert(*client, Apart { since: *latest, served: self.turn, is_idle: false });
             }
         } else {
-            self.floor = Some(at);
+            self.floor = Some(until);
         }
 
         let free = free.saturating_sub(jobs.len());
@@ -303,7 +303,7 @@ impl ClaimPlan {
                 is_more |=
                     self.hold_limit == HoldLimit::None || self.allowance(scan.client, free) > 0;
             } else if self.hold_limit == HoldLimit::LeaveAsMuchFree && 2 * held >= free {
-                *apart = Apart { since: Some(at), served: self.turn, is_idle: true };
+                *apart = Apart { since: Some(until), served: self.turn, is_idle: true };
             } else {
                 self.apart.remove(&scan.client);
             }

@@ -159,7 +159,7 @@ impl<'a> Looks<'a> {
         for (queue, waiting) in self.queues.iter().zip(waiting) {
             if let Some(waiting) = waiting {
                 self.context.wakeups.committed(queue, waiting.run_at, waiting.delay);
-                self.context.wakeups.seen(queue, waiting.delay);
+                self.context.wakeups.seen(queue, Instant::now() + waiting.delay);
             }
         }
         if self.context.third_parties.is_stale() {

@@ -38,6 +38,8 @@ pub struct Wanted {
     pub worker: String,
     /// What is looked at, and how much of it is taken.
     pub scans: ClaimScans,
+    /// Only what has been due for this long is claimed.
+    pub lag: Duration,
     /// Whether to look when the next job falls due that is not due yet.
     pub seeks_next: bool,
     /// What the worker knows of, where there may be other leases: after a statement that was not
@@ -102,10 +104,11 @@ impl Batch for Claims {
 #[derive(Debug)]
 pub struct Claim {
     pub jobs: Vec<ClaimedJob>,
-    /// When it was made, by the database's clock; `None` where the queue is paused.
-    pub at: Option<DateTime<Utc>>,
-    /// How long until the next job of the queue falls due, of those that were not due yet; `None`
-    /// where none waits or it was not asked for.
+    /// It looked at what is due until then, by the database's clock; `None` where the queue is
+    /// paused.
+    pub until: Option<DateTime<Utc>>,
+    /// How long until the next job of the queue can be claimed, of those that are due after that;
+    /// `None` where none waits or it was not asked for.
     pub next_due: Option<Duration>,
 }
 
@@ -127,6 +130,7 @@ struct Scans {
     apart_most: Vec<i64>,
     apart_positions: Vec<i64>,
     apart_counts: Vec<i64>,
+    lag: Vec<f64>,
 }
 
 impl Scans {
@@ -140,6 +144,7 @@ impl Scans {
         let excluded: Vec<String> = scans.excluded.iter().map(Uuid::to_string).collect();
         self.excluded.push(format!("{{{}}}", excluded.join(",")));
         self.seeks_next.push(wanted.seeks_next);
+        self.lag.push(wanted.lag.as_secs_f64());
         self.stragglers.extend(scans.stragglers.iter().cloned());
         for (position, apart) in scans.apart.iter().enumerate() {
             self.apart_queues.push(wanted.queue);
@@ -159,11 +164,13 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
     let rows = sqlx::query!(
         r#"
         WITH wanted AS MATERIALIZED (
-            SELECT *
+            -- For what is scheduled time passes later, while jobs are slow.
+            SELECT wanted.*, now() - make_interval(secs => lag) AS until
             FROM unnest(
                 $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[],
-                $7::bool[]
-            ) AS wanted (queue, worker, most, most_of_others, since, excluded, seeks_next)
+                $7::bool[], $15::float8[]
+            ) AS wanted
+                (queue, worker, most, most_of_others, since, excluded, seeks_next, lag)
             WHERE NOT EXISTS (SELECT FROM queue_pauses WHERE queue_pauses.queue = wanted.queue)
                 -- A worker that was taken for dead gets nothing, while its jobs are being rescued.
                 AND NOT EXISTS (
@@ -178,8 +185,8 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
                     -- From the floor on: while a snapshot is held, the entries of older jobs stay
                     -- in the index though they have ended. What is older and waits nevertheless is
                     -- found by the watcher.
-                    AND run_at >= COALESCE(wanted.since, now() - interval '10 s')
-                    AND run_at <= now()
+                    AND run_at >= COALESCE(wanted.since, wanted.until - interval '10 s')
+                    AND run_at <= wanted.until
                     AND client_id <> ALL (wanted.excluded::uuid[])
                 ORDER BY run_at
                 LIMIT wanted.most_of_others
@@ -188,7 +195,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             ) AS due
         ), shares AS (
             -- What the others leave, split evenly.
-            SELECT apart.queue, apart.client_id, apart.since, LEAST(apart.most, (
+            SELECT apart.queue, apart.client_id, apart.since, wanted.until, LEAST(apart.most, (
                 wanted.most + apart.clients - 1 - apart.position
                 - (SELECT count(*) FROM others WHERE others.queue = wanted.queue)
             ) / apart.clients) AS most
@@ -203,8 +210,8 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
                 SELECT id
                 FROM apalis.jobs
                 WHERE job_type = shares.queue AND status = 'Pending'
-                    AND run_at >= COALESCE(shares.since, now() - interval '10 s')
-                    AND run_at <= now() AND client_id = shares.client_id
+                    AND run_at >= COALESCE(shares.since, shares.until - interval '10 s')
+                    AND run_at <= shares.until AND client_id = shares.client_id
                 ORDER BY run_at
                 LIMIT GREATEST(shares.most, 0)
                 FOR UPDATE SKIP LOCKED
@@ -229,17 +236,17 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             ))
             RETURNING *
         ), next AS (
-            SELECT wanted.queue, CASE WHEN wanted.seeks_next THEN (
+            SELECT wanted.queue, wanted.until, CASE WHEN wanted.seeks_next THEN (
                 SELECT run_at
                 FROM apalis.jobs
-                WHERE job_type = wanted.queue AND status = 'Pending' AND run_at > now()
+                WHERE job_type = wanted.queue AND status = 'Pending' AND run_at > wanted.until
                 ORDER BY run_at
                 LIMIT 1
             ) END AS run_at
             FROM wanted
         )
         SELECT
-            next.queue AS "queue!", now() AS "at!: Time", id AS "id?", job AS "job?",
+            next.queue AS "queue!", next.until AS "until!: Time", id AS "id?", job AS "job?",
             attempts AS "attempts?", max_attempts AS "max_attempts?", lock_by AS "lock_by?",
             lock_at AS "lock_at?: Time", idempotency_key AS "idempotency_key?",
             client_id AS "client_id?",
@@ -253,7 +260,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             metadata -> 'poll_since' AS poll_since, metadata -> 'traceparent' AS traceparent,
             -- Epochs rather than a difference of times: run_at may be infinite.
             (extract(epoch FROM now()) - extract(epoch FROM claimed.run_at))::float8 AS late,
-            (extract(epoch FROM next.run_at) - extract(epoch FROM now()))::float8 AS next_due
+            (extract(epoch FROM next.run_at) - extract(epoch FROM next.until))::float8 AS next_due
         -- One row at least for each queue that is not paused.
         FROM next
         LEFT JOIN claimed ON claimed.job_type = next.queue
@@ -272,13 +279,14 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
         &scans.apart_most,
         &scans.apart_positions,
         &scans.apart_counts,
+        &scans.lag,
     )
     .fetch_all(&mut *conn)
     .await?;
     let mut jobs: HashMap<String, Vec<ClaimedJob>> = HashMap::new();
     let mut times: HashMap<String, (DateTime<Utc>, Option<Duration>)> = HashMap::new();
     for row in rows {
-        times.insert(row.queue.clone(), (row.at.at(), row.next_due.map(seconds)));
+        times.insert(row.queue.clone(), (row.until.at(), row.next_due.map(seconds)));
         let (Some(job_id), Some(worker), Some(locked_at)) = (row.id, row.lock_by, row.lock_at)
         else {
             continue;
@@ -311,7 +319,7 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
         let times = times.get(wanted.queue);
         Claim {
             jobs: jobs.remove(wanted.queue).unwrap_or_default(),
-            at: times.map(|(at, _)| *at),
+            until: times.map(|(until, _)| *until),
             next_due: times.and_then(|(_, next_due)| *next_due),
         }
     };

@@ -18,6 +18,12 @@
 //! than ends and falls while less is, so it settles where both are equal. A pause also makes the
 //! next batch larger, and each of its posts cheaper.
 //!
+//! There is a second way in which slow jobs make more work. A transaction that has not ended when
+//! its first poll and its first notification are due costs both, which delays those after it; so a
+//! short stall could leave a process late for good at a load that it otherwise carries. Therefore
+//! what is scheduled is claimed with a [`lag`](JobLatency::lag) while jobs take more than half of
+//! that time: for as long as they take longer, so that each transaction costs no more than usual.
+//!
 //! What slows jobs and posts alike, such as reports that use all cores, is not the posts' doing,
 //! and pausing them would gain the jobs little. So the two statements may always take as long as two
 //! batches of posts do.
@@ -42,6 +48,18 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 const LEAST: f64 = 0.25;
 /// A report that is older says nothing: there was nothing to do since, or the worker has ended.
 const FRESH: Duration = Duration::from_secs(2);
+/// A transaction takes two jobs, one after the other, where its third party answers at once: while
+/// more is posted than ends, each may take twice what it may without a pause of posts.
+const ENDED_WITHIN: u32 = 8;
+
+/// Scheduled jobs are claimed when they are due while jobs take no more than this part of the time
+/// that the first ones are away.
+const ON_TIME: f64 = 0.5;
+/// An outcome waits for the batch under way and for its own: for one and a half on average, and for
+/// two at most. With something to spare.
+const LONGEST_WAIT: f64 = 1.5;
+/// The greatest lag of scheduled jobs.
+const LONGEST_LAG: Duration = Duration::from_secs(10);
 
 /// What a job's run waits for in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +71,8 @@ pub enum Step {
 /// How long jobs wait for the database; shared by those who report it and those who go by it.
 #[derive(Debug, Clone)]
 pub struct JobLatency {
-    /// What jobs may take without a pause, however low it was before.
-    allowed: Duration,
+    /// How long after the accept the first scheduled jobs are due.
+    soon: Duration,
     recent: Arc<Mutex<RecentSteps>>,
 }
 
@@ -73,6 +91,15 @@ struct Recent {
     at: Instant,
 }
 
+/// What is known of the last moments; zero for what is not.
+struct Averages {
+    /// The two steps of a job together, and the lowest that they took.
+    job: Duration,
+    lowest: Duration,
+    /// A batch of posts.
+    posts: Duration,
+}
+
 impl Recent {
     /// What there was `before`, with another report.
     fn after(before: Option<Self>, latency: Duration, now: Instant) -> Self {
@@ -88,9 +115,9 @@ impl Recent {
 }
 
 impl JobLatency {
-    /// Jobs may take this long before posts wait for them.
-    pub fn new(allowed: Duration) -> Self {
-        Self { allowed, recent: Arc::default() }
+    /// The first poll and the first notification are due `soon` after the accept.
+    pub fn new(soon: Duration) -> Self {
+        Self { soon, recent: Arc::default() }
     }
 
     /// A step took this long, with its wait for a writer.
@@ -101,6 +128,12 @@ impl JobLatency {
             Step::Outcome => &mut steps.outcomes,
         };
         *recent = Some(Recent::after(*recent, latency, now));
+    }
+
+    /// How much later than they are due scheduled jobs are claimed.
+    pub fn lag(&self, now: Instant) -> Duration {
+        let late = self.averages(now).job.saturating_sub(self.soon.mul_f64(ON_TIME));
+        late.mul_f64(LONGEST_WAIT).min(LONGEST_LAG)
     }
 
     /// Whether jobs take longer than they may.
@@ -120,22 +153,24 @@ impl JobLatency {
 
     /// The part of their writer's time that posts have.
     fn part(&self, now: Instant) -> f64 {
-        let is_fresh = |recent: &Recent| now.saturating_duration_since(recent.at) < FRESH;
-        let (average, lowest, posts) = {
-            let steps = self.recent();
-            let fresh = [steps.claims, steps.outcomes].into_iter().flatten().filter(is_fresh);
-            let (average, lowest) = fresh
-                .fold((Duration::ZERO, Duration::ZERO), |(average, lowest), recent| {
-                    (average + recent.average, lowest + recent.lowest)
-                });
-            let posts = steps.posts.filter(is_fresh).map_or(Duration::ZERO, |posts| posts.average);
-            (average, lowest, posts)
-        };
-        if average.is_zero() {
+        let Averages { job, lowest, posts } = self.averages(now);
+        if job.is_zero() {
             return 1.0;
         }
         let normal = lowest.mul_f64(NORMAL).max(posts.mul_f64(STATEMENTS));
-        self.allowed.max(normal).div_duration_f64(average).clamp(LEAST, 1.0)
+        let allowed = self.soon / ENDED_WITHIN;
+        allowed.max(normal).div_duration_f64(job).clamp(LEAST, 1.0)
+    }
+
+    fn averages(&self, now: Instant) -> Averages {
+        let is_fresh = |recent: &Recent| now.saturating_duration_since(recent.at) < FRESH;
+        let steps = self.recent();
+        let both = [steps.claims, steps.outcomes].into_iter().flatten().filter(is_fresh);
+        let (job, lowest) = both.fold((Duration::ZERO, Duration::ZERO), |(job, lowest), recent| {
+            (job + recent.average, lowest + recent.lowest)
+        });
+        let posts = steps.posts.filter(is_fresh).map_or(Duration::ZERO, |posts| posts.average);
+        Averages { job, lowest, posts }
     }
 
     fn recent(&self) -> MutexGuard<'_, RecentSteps> {
@@ -147,7 +182,7 @@ impl JobLatency {
 mod tests {
     use super::*;
 
-    const ALLOWED: Duration = Duration::from_millis(25);
+    const SOON: Duration = Duration::from_millis(200);
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -169,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_longer_jobs_take_the_longer_is_the_pause() {
-        let latency = JobLatency::new(ALLOWED);
+        let latency = JobLatency::new(SOON);
         let batch = ms(10);
         let now = report(&latency, ms(5), Instant::now());
         assert_eq!(latency.pause_after(batch, now), Duration::ZERO);
@@ -188,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_distant_database_is_no_reason_to_pause() {
-        let latency = JobLatency::new(ALLOWED);
+        let latency = JobLatency::new(SOON);
         let now = report(&latency, ms(120), Instant::now());
         let now = report(&latency, ms(200), now);
         assert_eq!(latency.pause_after(ms(60), now), Duration::ZERO);
@@ -196,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_slows_posts_as_much_as_jobs_is_no_reason_to_pause() {
-        let latency = JobLatency::new(ALLOWED);
+        let latency = JobLatency::new(SOON);
         let now = report(&latency, ms(5), Instant::now());
         // Four reports read all tables.
         let now = report(&latency, ms(120), now);
@@ -212,7 +247,7 @@ mod tests {
 
     #[test]
     fn claims_that_find_nothing_hide_no_slow_outcomes() {
-        let latency = JobLatency::new(ALLOWED);
+        let latency = JobLatency::new(SOON);
         let start = report(&latency, ms(5), Instant::now());
         for step in 0..500 {
             let now = start + ms(step);
@@ -227,11 +262,69 @@ mod tests {
 
     #[test]
     fn jobs_that_run_no_more_delay_nobody() {
-        let latency = JobLatency::new(ALLOWED);
+        let latency = JobLatency::new(SOON);
         let now = report(&latency, ms(5), Instant::now());
         let now = report(&latency, ms(400), now);
         assert!(latency.pause_after(ms(10), now + FRESH / 2) > Duration::ZERO);
         assert_eq!(latency.pause_after(ms(10), now + FRESH), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_scheduled_lags_by_what_jobs_take_longer() {
+        let latency = JobLatency::new(SOON);
+        let now = report(&latency, ms(90), Instant::now());
+        assert_eq!(latency.lag(now), Duration::ZERO);
+        let now = report(&latency, ms(400), now);
+        let lag = latency.lag(now);
+        assert!((ms(440)..=ms(451)).contains(&lag), "{lag:?}");
+        assert_eq!(latency.lag(now + FRESH), Duration::ZERO, "nothing is known");
+        let now = report(&latency, Duration::from_secs(3_600), now);
+        assert_eq!(latency.lag(now), LONGEST_LAG);
+    }
+
+    /// Seven tenths of what the database can do are posted, for half a minute, and after five
+    /// seconds it does nothing for one second. A transaction that has not ended when its first poll
+    /// and notification are claimed costs twice as much. Returns how long the last ones took.
+    fn stall(lags: bool) -> Duration {
+        const STEP: Duration = Duration::from_millis(1);
+        const COST: f64 = 0.000_470;
+        let (latency, start) = (JobLatency::new(SOON), Instant::now());
+        // When each was accepted, what it costs yet, and whether it costs more than usual.
+        let mut waiting = std::collections::VecDeque::<(Instant, f64, bool)>::new();
+        let (mut arrived, mut took) = (0.0, Duration::ZERO);
+        for step in 0..30_000 {
+            let now = start + STEP * step;
+            arrived += 0.7 * STEP.as_secs_f64() / COST;
+            while arrived >= 1.0 {
+                arrived -= 1.0;
+                waiting.push_back((now, COST, false));
+            }
+            let claimed_after = SOON + if lags { latency.lag(now) } else { Duration::ZERO };
+            for (at, cost, costs_more) in &mut waiting {
+                if !*costs_more && now - *at >= claimed_after {
+                    (*cost, *costs_more) = (*cost + COST, true);
+                }
+            }
+            let is_stalled = (5_000..6_000).contains(&step);
+            let mut left = if is_stalled { 0.0 } else { STEP.as_secs_f64() };
+            while let Some((at, cost, _)) = waiting.front_mut() {
+                let done = cost.min(left);
+                (*cost, left) = (*cost - done, left - done);
+                if *cost > 0.0 {
+                    break;
+                }
+                took = now - *at;
+                report_job(&latency, took, now);
+                waiting.pop_front();
+            }
+        }
+        took
+    }
+
+    #[test]
+    fn a_stall_is_caught_up_with() {
+        assert!(stall(true) < ms(20), "{:?}", stall(true));
+        assert!(stall(false) > ms(2_000), "late for good: {:?}", stall(false));
     }
 
     /// One database, shared in equal parts by the writer of posts and the two of the jobs, for as
@@ -243,23 +336,23 @@ mod tests {
         const JOBS: f64 = 0.000_340;
         const STEP: Duration = Duration::from_millis(1);
         const BATCH: f64 = 64.0;
-        let (latency, start) = (JobLatency::new(ALLOWED), Instant::now());
+        let (latency, start) = (JobLatency::new(SOON), Instant::now());
         let (mut accepted, mut ended, mut longest) = (0.0, 0.0, Duration::ZERO);
-        let (mut behind, mut written) = (0.0, 0.0);
+        let (mut lag, mut written) = (0.0, 0.0);
         let (mut batch_began, mut pause_until) = (start, start);
         for step in 0..15_000 {
             let now = start + STEP * step;
-            let (posts_run, jobs_run) = (now >= pause_until, behind > 0.0);
+            let (posts_run, jobs_run) = (now >= pause_until, lag > 0.0);
             let (posts, jobs) = match (posts_run, jobs_run) {
                 (true, true) => (1.0 / 3.0, 2.0 / 3.0),
                 (true, false) => (1.0, 0.0),
                 (false, _) => (0.0, 1.0),
             };
-            let done = (jobs * STEP.as_secs_f64() / JOBS).min(behind);
+            let done = (jobs * STEP.as_secs_f64() / JOBS).min(lag);
             let new = posts * STEP.as_secs_f64() / POST;
-            behind += new - done;
+            lag += new - done;
             written += new;
-            let took = Duration::from_secs_f64(behind * JOBS + 0.005);
+            let took = Duration::from_secs_f64(lag * JOBS + 0.005);
             report_job(&latency, took, now);
             if written >= BATCH {
                 written = 0.0;
@@ -287,6 +380,6 @@ mod tests {
 
         let (accepted, ended, longest) = overload(false);
         let case = format!("{accepted:.0}/s accepted, {ended:.0}/s ended, {longest:?}");
-        assert!(ended < 0.95 * accepted && longest > ms(500), "jobs fall behind: {case}");
+        assert!(ended < 0.95 * accepted && longest > ms(500), "jobs fall lag: {case}");
     }
 }

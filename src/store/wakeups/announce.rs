@@ -247,7 +247,7 @@ mod tests {
         let delay = Duration::from_millis(1);
         announcer.announce("update_status", Utc::now(), delay);
         assert_eq!(announced(), 0);
-        wakeups.due("update_status").await;
+        wakeups.due("update_status", || Duration::ZERO).await;
         announcer.announce("notify_client", Utc::now(), delay);
         assert_eq!(announced(), 1, "nobody awaits it here");
         announcer.announce("update_status", Utc::now(), Duration::ZERO);

@@ -25,6 +25,9 @@ use crate::domain::claim_plan::Straggler;
 /// database when the last one that was kept has come.
 const MAX_TIMES: usize = 10_000;
 
+/// While jobs are claimed with a lag, it is asked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// The wake-ups of all queues of this process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Wakeups {
@@ -85,38 +88,41 @@ impl Wakeups {
     /// Jobs of `queue` may be due after `delay`; call this after the commit. As it is not known
     /// which, the watcher looks, too.
     pub fn hint(&self, queue: &str, delay: Duration) {
-        self.report(queue, delay, |_, _| {});
+        self.report(queue, delay, |_| {});
         self.shared.look.notify_one();
     }
 
     /// A claim of `queue` may give more than the last one.
     pub fn retry(&self, queue: &str) {
-        self.report(queue, Duration::ZERO, |_, _| {});
+        self.report(queue, Duration::ZERO, |_| {});
     }
 
     /// A job of `queue` was committed that is due after `delay`.
     pub fn committed(&self, queue: &str, run_at: DateTime<Utc>, delay: Duration) {
-        self.report(queue, delay, |state, _| state.reports.lower(run_at));
+        self.report(queue, delay, |state| state.reports.lower(run_at));
     }
 
-    /// The next job of `queue` is due after `delay`; what comes after it is not known.
-    pub fn seen(&self, queue: &str, delay: Duration) {
-        self.report(queue, delay, |state, due| state.is_unknown_from(due));
+    /// The next job of `queue` is `due` then; what comes after it is not known.
+    pub fn seen(&self, queue: &str, due: Instant) {
+        self.report_at(queue, due, |state| state.is_unknown_from(due));
     }
 
     /// The watcher found these.
     pub fn found(&self, queue: &str, stragglers: Vec<Straggler>) {
-        self.report(queue, Duration::ZERO, |state, _| {
+        self.report(queue, Duration::ZERO, |state| {
             state.backlog.has_stragglers = !stragglers.is_empty();
             state.reports.stragglers = Some(stragglers);
         });
     }
 
-    fn report(&self, queue: &str, delay: Duration, change: impl FnOnce(&mut SignalState, Instant)) {
+    fn report(&self, queue: &str, delay: Duration, change: impl FnOnce(&mut SignalState)) {
+        self.report_at(queue, Instant::now() + delay, change);
+    }
+
+    fn report_at(&self, queue: &str, due: Instant, change: impl FnOnce(&mut SignalState)) {
         let Some(signal) = self.shared.queues.get(queue) else { return };
-        let due = Instant::now() + delay;
         let mut state = signal.state();
-        change(&mut state, due);
+        change(&mut state);
         state.times.insert(due);
         if state.times.len() > MAX_TIMES {
             state.times.pop_last();
@@ -131,9 +137,9 @@ impl Wakeups {
         }
     }
 
-    /// Returns when a job of `queue` is likely due. Returns whether it is unknown when the next one
-    /// is: then the claim that follows must look.
-    pub async fn due(&self, queue: &str) -> bool {
+    /// Returns when a job of `queue` is likely due, and later by the `lag` of that moment. Returns
+    /// whether it is unknown when the next one is: then the claim that follows must look.
+    pub async fn due(&self, queue: &str, lag: impl Fn() -> Duration) -> bool {
         let Some(signal) = self.shared.queues.get(queue) else {
             return std::future::pending().await;
         };
@@ -141,11 +147,12 @@ impl Wakeups {
             let changed = signal.changed.notified();
             let next = {
                 let mut state = signal.state();
-                let now = Instant::now();
-                if state.times.first().is_some_and(|next| *next <= now) {
-                    return state.take_due(now);
+                let (now, lag) = (Instant::now(), lag());
+                let next = state.times.first().map(|due| *due + lag);
+                if next.is_some_and(|next| next <= now) {
+                    return state.take_due(now.checked_sub(lag).unwrap_or(now));
                 }
-                state.times.first().copied()
+                next.map(|next| if lag.is_zero() { next } else { next.min(now + LOOK_AGAIN) })
             };
             match next {
                 Some(next) => tokio::select! {
@@ -221,12 +228,16 @@ mod tests {
 
     const QUEUE: &str = "queue";
 
+    fn on_time() -> Duration {
+        Duration::ZERO
+    }
+
     #[tokio::test]
     async fn a_hint_given_before_the_wait_is_not_lost() {
         let wakeups = Wakeups::new([QUEUE]);
         wakeups.hint(QUEUE, Duration::ZERO);
-        wakeups.due(QUEUE).await;
-        assert!(wakeups.due(QUEUE).now_or_never().is_none(), "one hint wakes once");
+        wakeups.due(QUEUE, on_time).await;
+        assert!(wakeups.due(QUEUE, on_time).now_or_never().is_none(), "one hint wakes once");
     }
 
     #[tokio::test]
@@ -236,10 +247,31 @@ mod tests {
         wakeups.committed(QUEUE, now, Duration::from_millis(40));
         wakeups.committed(QUEUE, now, Duration::from_millis(20));
         let start = Instant::now();
-        wakeups.due(QUEUE).await;
+        wakeups.due(QUEUE, on_time).await;
         assert!(start.elapsed() >= Duration::from_millis(20));
-        wakeups.due(QUEUE).await;
+        wakeups.due(QUEUE, on_time).await;
         assert!(start.elapsed() >= Duration::from_millis(40));
+    }
+
+    #[tokio::test]
+    async fn waits_for_as_long_as_the_lag_lasts() {
+        let wakeups = Wakeups::new([QUEUE]);
+        let (start, ends) = (Instant::now(), Duration::from_millis(60));
+        wakeups.committed(QUEUE, Utc::now(), Duration::ZERO);
+        let lag = || match start.elapsed() < ends {
+            true => Duration::from_secs(60),
+            false => Duration::ZERO,
+        };
+        wakeups.due(QUEUE, lag).await;
+        assert!(start.elapsed() >= ends);
+        // Not yet due by a clock that lags, and so not forgotten.
+        wakeups.committed(QUEUE, Utc::now(), Duration::ZERO);
+        wakeups.committed(QUEUE, Utc::now(), Duration::from_millis(30));
+        let lag = Duration::from_millis(20);
+        wakeups.due(QUEUE, || lag).await;
+        assert!(start.elapsed() >= ends + lag);
+        wakeups.due(QUEUE, || lag).await;
+        assert!(start.elapsed() >= ends + lag + Duration::from_millis(10));
     }
 
     #[tokio::test]
@@ -248,7 +280,7 @@ mod tests {
         wakeups.hint(QUEUE, Duration::from_secs(60));
         let waiting = tokio::spawn({
             let wakeups = wakeups.clone();
-            async move { wakeups.due(QUEUE).await }
+            async move { wakeups.due(QUEUE, on_time).await }
         });
         tokio::task::yield_now().await;
         wakeups.hint(QUEUE, Duration::ZERO);
@@ -271,11 +303,11 @@ mod tests {
     async fn after_what_was_seen_the_next_is_unknown() {
         let wakeups = Wakeups::new([QUEUE]);
         wakeups.committed(QUEUE, Utc::now(), Duration::ZERO);
-        assert!(!wakeups.due(QUEUE).await);
-        wakeups.seen(QUEUE, Duration::from_millis(5));
-        assert!(wakeups.due(QUEUE).await);
+        assert!(!wakeups.due(QUEUE, on_time).await);
+        wakeups.seen(QUEUE, Instant::now() + Duration::from_millis(5));
+        assert!(wakeups.due(QUEUE, on_time).await);
         wakeups.committed(QUEUE, Utc::now(), Duration::ZERO);
-        assert!(!wakeups.due(QUEUE).await, "it was looked for");
+        assert!(!wakeups.due(QUEUE, on_time).await, "it was looked for");
     }
 
     #[tokio::test]
@@ -286,7 +318,7 @@ mod tests {
             let delay = Duration::from_millis(20) + Duration::from_micros(index);
             wakeups.committed(QUEUE, now, delay);
         }
-        while !wakeups.due(QUEUE).await {}
-        assert!(wakeups.due(QUEUE).now_or_never().is_none());
+        while !wakeups.due(QUEUE, on_time).await {}
+        assert!(wakeups.due(QUEUE, on_time).now_or_never().is_none());
     }
 }

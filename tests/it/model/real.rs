@@ -55,8 +55,9 @@ use super::{
 };
 use crate::support::{TestApp, World, job_rows::die, transaction, world::set};
 
-/// Longer than a job takes here: no post pauses for one.
-const LONGEST_JOB: Duration = Duration::from_secs(10);
+/// When the first jobs are scheduled, as far as the writers know: no job takes a part of it here, so
+/// that nothing pauses or lags for one.
+const SCHEDULED: Duration = Duration::from_secs(80);
 /// Longer than a walk takes: nothing falls due, or dies, by itself.
 const NEVER: &str = "1h";
 const SETTINGS: [(&str, &str); 8] = [
@@ -94,7 +95,7 @@ impl Real {
         let wakeups = Wakeups::default();
         let queues = KINDS.iter().map(|kind| kind.as_str().to_owned()).collect();
         let metrics = Arc::new(Metrics::new("worker", Vec::new(), Arc::default()).unwrap());
-        let latency = JobLatency::new(LONGEST_JOB);
+        let latency = JobLatency::new(SCHEDULED);
         let clients =
             ThirdPartyClients::new(&config, |_| app.webhook_url(), |_, client| client).unwrap();
         let context = JobContext {
@@ -102,11 +103,12 @@ impl Real {
             pool: pool.clone(),
             claims: Coalescer::start(Claims { latency: latency.clone() }, 1, &pool, None),
             outcomes: Coalescer::start(
-                Outcomes { latency, direct_leases: Default::default() },
+                Outcomes { latency: latency.clone(), direct_leases: Default::default() },
                 1,
                 &pool,
                 None,
             ),
+            latency,
             direct_leases: Default::default(),
             reads: Coalescer::start(Reads, 1, &pool, None),
             lease_pool: pool.clone(),
@@ -263,7 +265,8 @@ impl Life<'_> {
         let due = sqlx::query(due).bind(self.id.to_string()).bind(queue);
         due.execute(&real.app.pool).await.unwrap();
         let scans = ClaimPlan::new(HoldLimit::None, 2).scans(2);
-        let wanted = Wanted { queue, worker, scans, seeks_next: false, holds: None };
+        let lag = Duration::ZERO;
+        let wanted = Wanted { queue, worker, scans, lag, seeks_next: false, holds: None };
         let claim = real.context.claims.submit(wanted).await.unwrap();
         let [claimed] = <[ClaimedJob; 1]>::try_from(claim.jobs).expect("one job is due");
         assert_eq!(claimed.transaction_id(), Some(self.id));
@@ -325,7 +328,7 @@ impl Life<'_> {
         let outcome = run.outcome.clone().unwrap();
         let ended = EndedRun { queue, job: run.claimed.clone(), outcome };
         let mut conn = self.real.app.pool.acquire().await.unwrap();
-        let latency = JobLatency::new(LONGEST_JOB);
+        let latency = JobLatency::new(SCHEDULED);
         let outcomes = Outcomes { latency, direct_leases: Default::default() };
         let mut after = HandOver::default();
         let written = outcomes.run(&mut conn, &[ended], Locked::Wait, &mut after).await;
