@@ -1,4 +1,4 @@
--- Which profiles were found to say what their third parties do.
+-- Which profiles were found to match what their third parties answer.
 SET LOCAL lock_timeout = '2s';
 
 CREATE TABLE passed_probes (
@@ -11,7 +11,7 @@ CREATE TABLE passed_probes (
     CONSTRAINT passed_probes_profile_length CHECK (char_length(profile) BETWEEN 1 AND 64)
 );
 
-COMMENT ON TABLE passed_probes IS 'Profiles that `quartet third-party probe` has found to be as their third parties answer: a row for each text of a profile. `quartet serve` warns of a profile without one.';
+COMMENT ON TABLE passed_probes IS 'Profiles with which `quartet third-party probe` has passed: a row for each text of a profile. `quartet serve` warns of a profile without one.';
 COMMENT ON COLUMN passed_probes.profile_hash IS 'SHA-256 of the profile''s text: one that is changed is to be probed again.';
 COMMENT ON COLUMN passed_probes.profile IS 'Its name.';
 COMMENT ON COLUMN passed_probes.is_live IS 'Whether one of these probes created a transaction; false for lookups alone.';

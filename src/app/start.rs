@@ -51,7 +51,8 @@ pub(super) async fn start(state: &ApiState, config: &Config) -> Result<(), AppEr
             // Nothing is judged by a clock that is not known yet.
             clock.set(store::postgres::clock::read(pool).await?);
             prepare_clients(pool, config).await?;
-            warn_of_unprobed(pool, config).await
+            warn_of_unprobed(pool, config).await;
+            Ok(())
         };
         match ready.await {
             Err(AppError::Store(error)) if error.met_anothers_session() => {
@@ -91,8 +92,14 @@ async fn diagnose(config: &Config, error: StoreError) -> Result<(), AppError> {
     }
 }
 
-async fn warn_of_unprobed(pool: &Database, config: &Config) -> Result<(), AppError> {
-    for Unprobed { third_party, profile } in probes::unprobed(pool, config).await? {
+/// Where it cannot be read which profiles passed, it says that: nothing else needs it.
+async fn warn_of_unprobed(pool: &Database, config: &Config) {
+    let unprobed = probes::unprobed(pool, config).await.unwrap_or_else(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "it cannot be read which profiles have passed a probe");
+        Vec::new()
+    });
+    for Unprobed { third_party, profile } in unprobed {
         tracing::warn!(
             %third_party,
             profile,
@@ -100,7 +107,6 @@ async fn warn_of_unprobed(pool: &Database, config: &Config) -> Result<(), AppErr
              probe` has not passed with it, or not since it was changed"
         );
     }
-    Ok(())
 }
 
 async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppError> {

@@ -87,8 +87,8 @@ pub(super) struct ClaimerParts {
 }
 
 impl ClaimerParts {
-    /// How much later than they are due this queue's jobs are claimed now. Only what is scheduled
-    /// for a while after the accept may turn out not to be needed.
+    /// How much later than they are due this queue's jobs are claimed now: those of the queues whose
+    /// first jobs may turn out not to be needed.
     fn lag(&self) -> Duration {
         let scheduled = [JobKind::UpdateStatus, JobKind::NotifyClient];
         match scheduled.iter().any(|kind| kind.as_str() == self.queue) {
@@ -281,7 +281,8 @@ impl Claimer {
             worker: self.parts.lease.worker().to_owned(),
             scans: scans.clone(),
             lag,
-            // What is due and left out has been waited for already: nothing else wakes for it.
+            // Jobs that are due but within the lag have used up their wake-up: without this, nothing
+            // would wake the worker for them.
             seeks_next: self.seeks_next || !lag.is_zero(),
             holds: known.clone(),
         };

@@ -1,7 +1,8 @@
 //! Which profiles were tried against their third parties.
 //!
 //! A probe that passes is recorded with the hash of the profile's text, so that a profile is to be
-//! probed again once it is changed. A third party on this machine is a simulation, and needs none.
+//! probed again once it is changed. A third party on this machine is a simulation: it needs no probe,
+//! and one of it shows nothing.
 
 use crate::{
     config::Config,

@@ -1,4 +1,4 @@
-//! The profiles that a probe has found to be as their third parties answer, `passed_probes`.
+//! The profiles with which a probe has passed, `passed_probes`.
 
 use sqlx::PgExecutor;
 

@@ -4,7 +4,7 @@
 //! **Where it starts.** While any snapshot is held in the database, the index entries of finished
 //! jobs cannot be removed, and a scan that starts at the oldest entry walks all of them. So a claim
 //! starts at the *floor*: all older jobs were claimed, as far as this process knows. A claim that
-//! takes everything that is due moves the floor to its own time. A job that is committed later with
+//! takes everything that is due moves the floor to the time until which it looked. A job that is committed later with
 //! an older `run_at` lowers it again ([`ClaimPlan::lower`]).
 //!
 //! **Who gets how much.** As long as claims take everything that is due, clients are not
@@ -252,9 +252,10 @@ impl ClaimPlan {
             && self.allowance(client, free) > 0
     }
 
-    /// Records what the scans of all that was due until `until` gave while `free` slots were free: the client and
-    /// `run_at` of each job, with `None` for a time before all others; every one is
-    /// [held](Self::hold) already. Returns whether another claim may give more at once.
+    /// Records what the scans returned while `free` slots were free: the client and `run_at` of each
+    /// job, with `None` for a time before all others; every one is [held](Self::hold) already. They
+    /// covered the jobs that were due at `until`. Returns whether another claim may give more at
+    /// once.
     pub fn claimed(
         &mut self,
         scans: &ClaimScans,

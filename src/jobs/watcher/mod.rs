@@ -170,7 +170,8 @@ impl<'a> Looks<'a> {
     }
 
     async fn look_for_stragglers(&mut self, conn: &mut PgConnection) -> Result<(), StoreError> {
-        self.stragglers.look(conn, &self.context.wakeups).await
+        let lag = self.context.latency.lag(Instant::now());
+        self.stragglers.look(conn, &self.context.wakeups, lag).await
     }
 }
 

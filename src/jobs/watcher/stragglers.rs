@@ -45,11 +45,13 @@ impl StragglerLooks {
         Instant::now() >= self.due_at
     }
 
-    /// Looks where that is due, and reports what it finds.
+    /// Looks where that is due, and reports what it finds. `lag`: for how long claims leave due jobs
+    /// waiting.
     pub(super) async fn look(
         &mut self,
         conn: &mut PgConnection,
         wakeups: &Wakeups,
+        lag: Duration,
     ) -> Result<(), StoreError> {
         if !self.is_due() {
             return Ok(());
@@ -62,7 +64,8 @@ impl StragglerLooks {
             .map(|(queue, backlog)| StragglerRange { queue, before: backlog.from })
             .collect();
         let began = Instant::now();
-        let found = store::in_time(look::stragglers(conn, &ranges, self.reach, LIMIT)).await;
+        let found = look::stragglers(conn, &ranges, self.reach, lag, LIMIT);
+        let found = store::in_time(found).await;
         let took = began.elapsed();
         let mut pause = took * COST_SHARE;
         match found {

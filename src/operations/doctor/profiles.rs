@@ -27,7 +27,8 @@ pub(super) async fn check(pool: &Database, config: &Config) -> Vec<Finding> {
                 "nothing shows that {third_party} answers as its profile {profile} says: no probe \
                  has passed with it, or none since it was changed"
             ),
-            format!("`quartet third-party probe {profile}`, with the same settings"),
+            "run `quartet third-party probe` with the profile's name or file, with DATABASE_URL, and \
+             with this third party's settings as QUARTET_THIRD_PARTY__…",
         )
     };
     unprobed.iter().map(finding).collect()

@@ -164,7 +164,8 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
     let rows = sqlx::query!(
         r#"
         WITH wanted AS MATERIALIZED (
-            -- For what is scheduled time passes later, while jobs are slow.
+            -- `until`: what was due then is claimed. While jobs are slow, scheduled ones wait for
+            -- the lag on top.
             SELECT wanted.*, now() - make_interval(secs => lag) AS until
             FROM unnest(
                 $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[],

@@ -22,7 +22,9 @@
 //! its first poll and its first notification are due costs both, which delays those after it; so a
 //! short stall could leave a process late for good at a load that it otherwise carries. Therefore
 //! what is scheduled is claimed with a [`lag`](JobLatency::lag) while jobs take more than half of
-//! that time: for as long as they take longer, so that each transaction costs no more than usual.
+//! that time, so that each transaction costs no more than usual. The lag is one and a half times
+//! what exceeds that half. Where the database is so far away that jobs always take so long, it is
+//! always there.
 //!
 //! What slows jobs and posts alike, such as reports that use all cores, is not the posts' doing,
 //! and pausing them would gain the jobs little. So the two statements may always take as long as two
@@ -52,12 +54,13 @@ const FRESH: Duration = Duration::from_secs(2);
 /// more is posted than ends, each may take twice what it may without a pause of posts.
 const ENDED_WITHIN: u32 = 8;
 
-/// Scheduled jobs are claimed when they are due while jobs take no more than this part of the time
-/// that the first ones are away.
+/// There is no lag while jobs take no more than this part of the delay from the accept to the first
+/// scheduled job.
 const ON_TIME: f64 = 0.5;
-/// An outcome waits for the batch under way and for its own: for one and a half on average, and for
-/// two at most. With something to spare.
-const LONGEST_WAIT: f64 = 1.5;
+/// The lag, as a multiple of what exceeds that part. A job takes a third longer than on average at
+/// worst, because an outcome waits for one to two batches: for the rest of the one under way, and
+/// for its own.
+const LAG_OF_EXCESS: f64 = 1.5;
 /// The greatest lag of scheduled jobs.
 const LONGEST_LAG: Duration = Duration::from_secs(10);
 
@@ -133,7 +136,7 @@ impl JobLatency {
     /// How much later than they are due scheduled jobs are claimed.
     pub fn lag(&self, now: Instant) -> Duration {
         let late = self.averages(now).job.saturating_sub(self.soon.mul_f64(ON_TIME));
-        late.mul_f64(LONGEST_WAIT).min(LONGEST_LAG)
+        late.mul_f64(LAG_OF_EXCESS).min(LONGEST_LAG)
     }
 
     /// Whether jobs take longer than they may.
@@ -338,21 +341,21 @@ mod tests {
         const BATCH: f64 = 64.0;
         let (latency, start) = (JobLatency::new(SOON), Instant::now());
         let (mut accepted, mut ended, mut longest) = (0.0, 0.0, Duration::ZERO);
-        let (mut lag, mut written) = (0.0, 0.0);
+        let (mut behind, mut written) = (0.0, 0.0);
         let (mut batch_began, mut pause_until) = (start, start);
         for step in 0..15_000 {
             let now = start + STEP * step;
-            let (posts_run, jobs_run) = (now >= pause_until, lag > 0.0);
+            let (posts_run, jobs_run) = (now >= pause_until, behind > 0.0);
             let (posts, jobs) = match (posts_run, jobs_run) {
                 (true, true) => (1.0 / 3.0, 2.0 / 3.0),
                 (true, false) => (1.0, 0.0),
                 (false, _) => (0.0, 1.0),
             };
-            let done = (jobs * STEP.as_secs_f64() / JOBS).min(lag);
+            let done = (jobs * STEP.as_secs_f64() / JOBS).min(behind);
             let new = posts * STEP.as_secs_f64() / POST;
-            lag += new - done;
+            behind += new - done;
             written += new;
-            let took = Duration::from_secs_f64(lag * JOBS + 0.005);
+            let took = Duration::from_secs_f64(behind * JOBS + 0.005);
             report_job(&latency, took, now);
             if written >= BATCH {
                 written = 0.0;
@@ -380,6 +383,6 @@ mod tests {
 
         let (accepted, ended, longest) = overload(false);
         let case = format!("{accepted:.0}/s accepted, {ended:.0}/s ended, {longest:?}");
-        assert!(ended < 0.95 * accepted && longest > ms(500), "jobs fall lag: {case}");
+        assert!(ended < 0.95 * accepted && longest > ms(500), "jobs fall behind: {case}");
     }
 }

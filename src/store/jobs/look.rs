@@ -65,16 +65,17 @@ pub async fn recent(
 pub struct StragglerRange {
     pub queue: &'static str,
     /// The next claims find what was due from then on; `None` where they find nothing that has been
-    /// due for 2 s.
+    /// due for 2 s longer than their lag.
     pub before: Option<DateTime<Utc>>,
 }
 
 /// The oldest due jobs in each of `ranges` that were due at most `reach` ago, at most `limit` of
-/// each queue; of paused queues none.
+/// each queue; of paused queues none. `lag`: for how long claims leave due jobs waiting.
 pub async fn stragglers(
     executor: impl PgExecutor<'_>,
     ranges: &[StragglerRange],
     reach: Duration,
+    lag: Duration,
     limit: usize,
 ) -> Result<HashMap<String, Vec<Straggler>>, StoreError> {
     let queues: Vec<&str> = ranges.iter().map(|range| range.queue).collect();
@@ -87,7 +88,7 @@ pub async fn stragglers(
             SELECT id, client_id
             FROM apalis.jobs
             WHERE job_type = range.queue AND status = 'Pending'
-                AND run_at < COALESCE(range.before, now() - interval '2 s')
+                AND run_at < COALESCE(range.before, now() - make_interval(secs => 2 + $5::float8))
                 AND run_at >= CASE
                     WHEN $3::float8 < 1e9 THEN now() - make_interval(secs => $3)
                     ELSE '-infinity'
@@ -101,6 +102,7 @@ pub async fn stragglers(
         &before as _,
         reach.as_secs_f64(),
         limit as i64,
+        lag.as_secs_f64(),
     )
     .fetch_all(executor)
     .await?;

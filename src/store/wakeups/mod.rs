@@ -25,7 +25,7 @@ use crate::domain::claim_plan::Straggler;
 /// database when the last one that was kept has come.
 const MAX_TIMES: usize = 10_000;
 
-/// While jobs are claimed with a lag, it is asked for again after this.
+/// While jobs are claimed with a lag, the lag is read again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The wake-ups of all queues of this process. Cheap to clone.
@@ -50,6 +50,8 @@ struct QueueSignal {
 struct SignalState {
     /// When jobs are due that are known of.
     times: BTreeSet<Instant>,
+    /// A claim is to look now, whatever the lag: for something else than what falls due.
+    looks_now: bool,
     /// From then on more may be due than is known.
     unknown_from: Option<Instant>,
     reports: Reports,
@@ -88,13 +90,13 @@ impl Wakeups {
     /// Jobs of `queue` may be due after `delay`; call this after the commit. As it is not known
     /// which, the watcher looks, too.
     pub fn hint(&self, queue: &str, delay: Duration) {
-        self.report(queue, delay, |_| {});
+        self.report(queue, delay, |state| state.looks_now |= delay.is_zero());
         self.shared.look.notify_one();
     }
 
     /// A claim of `queue` may give more than the last one.
     pub fn retry(&self, queue: &str) {
-        self.report(queue, Duration::ZERO, |_| {});
+        self.report(queue, Duration::ZERO, |state| state.looks_now = true);
     }
 
     /// A job of `queue` was committed that is due after `delay`.
@@ -112,6 +114,7 @@ impl Wakeups {
         self.report(queue, Duration::ZERO, |state| {
             state.backlog.has_stragglers = !stragglers.is_empty();
             state.reports.stragglers = Some(stragglers);
+            state.looks_now = true;
         });
     }
 
@@ -130,15 +133,16 @@ impl Wakeups {
                 state.is_unknown_from(last);
             }
         }
-        let is_next = state.times.first() == Some(&due);
+        let is_next = state.looks_now || state.times.first() == Some(&due);
         drop(state);
         if is_next {
             signal.changed.notify_one();
         }
     }
 
-    /// Returns when a job of `queue` is likely due, and later by the `lag` of that moment. Returns
-    /// whether it is unknown when the next one is: then the claim that follows must look.
+    /// Waits until a job of `queue` has likely been due for the current `lag`, or a claim is to look
+    /// for another reason. Returns whether it is unknown when the next one is due: then the claim
+    /// that follows must look.
     pub async fn due(&self, queue: &str, lag: impl Fn() -> Duration) -> bool {
         let Some(signal) = self.shared.queues.get(queue) else {
             return std::future::pending().await;
@@ -149,7 +153,7 @@ impl Wakeups {
                 let mut state = signal.state();
                 let (now, lag) = (Instant::now(), lag());
                 let next = state.times.first().map(|due| *due + lag);
-                if next.is_some_and(|next| next <= now) {
+                if std::mem::take(&mut state.looks_now) || next.is_some_and(|next| next <= now) {
                     return state.take_due(now.checked_sub(lag).unwrap_or(now));
                 }
                 next.map(|next| if lag.is_zero() { next } else { next.min(now + LOOK_AGAIN) })
@@ -272,6 +276,23 @@ mod tests {
         assert!(start.elapsed() >= ends + lag);
         wakeups.due(QUEUE, || lag).await;
         assert!(start.elapsed() >= ends + lag + Duration::from_millis(10));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fall_due_waits_for_no_lag() {
+        let (wakeups, lag) = (Wakeups::new([QUEUE]), || Duration::from_secs(60));
+        wakeups.committed(QUEUE, Utc::now(), Duration::ZERO);
+        assert!(wakeups.due(QUEUE, lag).now_or_never().is_none());
+        let waiting = tokio::spawn({
+            let wakeups = wakeups.clone();
+            async move { wakeups.due(QUEUE, lag).await }
+        });
+        tokio::task::yield_now().await;
+        wakeups.retry(QUEUE);
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+        wakeups.found(QUEUE, Vec::new());
+        assert!(wakeups.due(QUEUE, lag).now_or_never().is_some());
+        assert!(wakeups.due(QUEUE, lag).now_or_never().is_none(), "it wakes once");
     }
 
     #[tokio::test]

@@ -3,7 +3,13 @@
 
 use std::{collections::HashMap, fs};
 
-use quartet::sandbox::{Profile as Faults, Sandbox, SandboxConfig};
+use quartet::{
+    config::Config,
+    operations::probes,
+    sandbox::{Profile as Faults, Sandbox, SandboxConfig},
+    store::{self, Target},
+};
+use sqlx::Connection;
 
 use super::*;
 use crate::support::{
@@ -482,10 +488,15 @@ async fn a_profile_that_has_passed_no_probe_is_warned_of() {
     assert!(server_warns().await);
 
     let args = ["third-party", "probe", "paystack", "--json"];
-    let differs = paystack(|asked| (asked.method == "GET").then(|| not_found("anything"))).await;
-    assert!(!run(&args, &at(&differs), "").await.success);
-    assert_eq!(doctor(&with("paystack")).await, "warning", "that one did not pass");
     Probed::of(run(&args, &at(&peer), "").await).expect(&[]);
+    let here = doctor(&with("paystack")).await;
+    assert_eq!(here, "warning", "one of a simulation shows nothing of the real one");
+
+    let config = Config::load(with("paystack"), None).unwrap();
+    let profile = config.third_party.profile.unwrap().profile;
+    let pool = Target::new(world.database_url(), false).unwrap();
+    let pool = store::connect(&pool, 1, BOUND, &Arc::default());
+    probes::record(&pool, &profile.hash(), profile.name(), false).await.unwrap();
     assert_eq!(doctor(&with("paystack")).await, "ok");
     assert!(!server_warns().await);
 
@@ -494,4 +505,9 @@ async fn a_profile_that_has_passed_no_probe_is_warned_of() {
     let shown = run(&["third-party", "show", "paystack"], &[], "").await;
     fs::write(&changed, format!("# Changed.\n{}", shown.expect())).unwrap();
     assert_eq!(doctor(&with(changed.to_str().unwrap())).await, "warning");
+
+    // It starts all the same.
+    let mut owner = sqlx::PgConnection::connect(world.database_url()).await.unwrap();
+    sqlx::query("ALTER TABLE passed_probes RENAME TO elsewhere").execute(&mut owner).await.unwrap();
+    assert!(!server_warns().await);
 }
