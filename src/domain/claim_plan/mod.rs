@@ -4,8 +4,8 @@
 //! **Where it starts.** While any snapshot is held in the database, the index entries of finished
 //! jobs cannot be removed, and a scan that starts at the oldest entry walks all of them. So a claim
 //! starts at the *floor*: all older jobs were claimed, as far as this process knows. A claim that
-//! takes everything that is due moves the floor to the time until which it looked. A job that is committed later with
-//! an older `run_at` lowers it again ([`ClaimPlan::lower`]).
+//! takes everything that is due moves the floor to the time until which it looked. A job that is
+//! committed later with an older `run_at` lowers it again ([`ClaimPlan::lower`]).
 //!
 //! **Who gets how much.** As long as claims take everything that is due, clients are not
 //! distinguished. When a claim is full, the client that holds most is set *apart*: the scan for the
