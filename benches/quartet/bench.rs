@@ -124,7 +124,11 @@ impl Run {
 
     /// Load on the first process.
     pub fn load(&self) -> Load {
-        Load { address: self.serves[0].address(), ledger: self.stubs.ledger.clone() }
+        Load {
+            address: self.serves[0].address(),
+            ledger: self.stubs.ledger.clone(),
+            third_party: None,
+        }
     }
 
     fn cpu(&self) -> Result<Cpu, BenchError> {

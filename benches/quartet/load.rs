@@ -44,6 +44,8 @@ pub const SENT_AGAIN: &str = "A post that is refused (503) is sent again after i
 pub struct Load {
     pub address: SocketAddr,
     pub ledger: Ledger,
+    /// The third party that the posts name; the client's own where it is `None`.
+    pub third_party: Option<&'static str>,
 }
 
 /// When a closed loop ends: whichever comes first.
@@ -272,7 +274,7 @@ impl Load {
         connection: &mut Connection,
         post: &mut Post,
     ) -> Result<Answered, BenchError> {
-        let request = accept_request(post.id);
+        let request = accept_request(post.id, self.third_party);
         let answer = connection.send(&request).await.doing("accept a transaction")?;
         post.tries += 1;
         let answered = now();
@@ -290,7 +292,7 @@ impl Load {
                 return Err(BenchError::Refused { what: "a post".to_owned(), status, body });
             }
         }
-        self.ledger.accepted(post.id, post.intended, answered);
+        self.ledger.accepted(post.id, self.third_party, post.intended, answered);
         Ok(Answered::Accepted(after))
     }
 }
@@ -299,10 +301,13 @@ fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T, BenchError> 
     ended.map_err(std::io::Error::other).doing("run a connection to its end")
 }
 
-fn accept_request(id: Uuid) -> Vec<u8> {
+fn accept_request(id: Uuid, third_party: Option<&str>) -> Vec<u8> {
     let headers = format!("authorization: Bearer {API_KEY}\r\ncontent-type: application/json\r\n");
-    let body =
-        format!(r#"{{"id":"{id}","amount":1250,"currency":"EUR","reference":"Invoice 117"}}"#);
+    let third_party = third_party.map(|name| format!(r#","third_party":"{name}""#));
+    let body = format!(
+        r#"{{"id":"{id}","amount":1250,"currency":"EUR","reference":"Invoice 117"{}}}"#,
+        third_party.unwrap_or_default()
+    );
     http::request("POST /v1/transactions", &headers, &body)
 }
 

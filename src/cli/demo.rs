@@ -19,7 +19,7 @@ use super::{
     stack::{Stack, StackOptions},
 };
 use crate::{
-    domain::JobKind,
+    domain::{JobKind, ThirdPartyName},
     sandbox::{Interface, SandboxConfig},
     store::{
         Database,
@@ -192,7 +192,7 @@ fn longest_life(stack: &Stack) -> Duration {
     let third_party = &stack.config.third_party;
     let one_try = third_party.lookup_timeout + third_party.timeout + third_party.create_backoff;
     let create = one_try * (third_party.create_retries + 2);
-    create.max(stack.config.poll.deadline)
+    create.max(stack.config.poll_deadline(&ThirdPartyName::default()))
 }
 
 /// The live view: a bar for the transactions and a line for each kind of job.

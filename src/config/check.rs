@@ -15,6 +15,29 @@ pub(super) struct Broken {
     pub(super) allowed: String,
 }
 
+/// The deadlines of third parties that end before the first poll.
+fn poll_deadlines(config: &Config) -> Vec<Broken> {
+    const FIRST: &str = "QUARTET_POLL__FIRST";
+    let longer = format!("longer than {FIRST} ({})", duration_text(config.poll.first));
+    let broken = config.all_third_parties().filter_map(|(name, third_party)| {
+        let deadline = third_party.poll_deadline.filter(|own| *own <= config.poll.first)?;
+        let deadline = duration_text(deadline);
+        let (variable, value, allowed) = match &config.third_parties.directory {
+            Some(directory) if !name.is_default() => (
+                "QUARTET_THIRD_PARTIES__DIRECTORY",
+                directory.display().to_string(),
+                format!(
+                    "must hold {name}.toml with a `poll_deadline` ({deadline}) that is {longer}"
+                ),
+            ),
+            _ => ("QUARTET_THIRD_PARTY__POLL_DEADLINE", deadline, format!("must be {longer}")),
+        };
+        let variable = Cow::Borrowed(variable);
+        Some(Broken { variable, other: Some(FIRST), value: Some(value), allowed })
+    });
+    broken.collect()
+}
+
 /// Every relation between settings that does not hold.
 pub(super) fn relations(config: &Config) -> Vec<Broken> {
     let Config { webhook, circuit, poll, notify, worker, retention, .. } = config;
@@ -87,6 +110,7 @@ pub(super) fn relations(config: &Config) -> Vec<Broken> {
         "at least twice",
         webhook.tolerance,
     );
+    broken.extend(poll_deadlines(config));
     if let Some(client) = &config.default_client
         && config.operator_tokens.contains(&client.api_key_hash)
     {

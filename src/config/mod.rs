@@ -260,6 +260,14 @@ impl Config {
         self.has_unnamed_third_party().then_some(unnamed).into_iter().chain(named)
     }
 
+    /// Time from acceptance after which transactions of this third party are polled no more.
+    pub fn poll_deadline(&self, third_party: &ThirdPartyName) -> Duration {
+        let named = self.third_parties.named.get(third_party).map(|named| &named.settings);
+        let unnamed = third_party.is_default().then_some(&self.third_party);
+        let own = named.or(unnamed).and_then(|settings| settings.poll_deadline);
+        own.unwrap_or(self.poll.deadline)
+    }
+
     /// The same configuration with the long waits divided by `speed`, for demonstrations: what
     /// takes minutes in production, in seconds. Each has a floor, below which only a value that
     /// was there already goes. The first polls and the first notification stay as they are.
@@ -286,6 +294,9 @@ impl Config {
             scale(&mut third_party.timeout, TIMEOUT);
             scale(&mut third_party.lookup_timeout, TIMEOUT);
             scale(&mut third_party.create_backoff, BACKOFF);
+            if let Some(deadline) = &mut third_party.poll_deadline {
+                scale(deadline, DEADLINE.max(poll.first * 2));
+            }
         }
         scale(&mut circuit.window, WINDOW);
         scale(&mut circuit.open_for, BACKOFF);

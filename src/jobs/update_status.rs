@@ -66,7 +66,9 @@ pub fn longest_run(config: &Config) -> Duration {
         longest_calls(third_party, third_party.lookup_timeout)
     });
     let (mut total, mut polls) = (lookup, 1);
-    while total < config.poll.deadline && polls < POLLS_ADDED {
+    let deadlines = config.all_third_parties().map(|(name, _)| config.poll_deadline(&name));
+    let deadline = deadlines.fold(config.poll.deadline, Duration::max);
+    while total < deadline && polls < POLLS_ADDED {
         let gap = schedule.gap(polls, 0.0);
         if gap >= SNOOZE_FROM {
             return total;
@@ -75,7 +77,7 @@ pub fn longest_run(config: &Config) -> Duration {
         polls += 1;
     }
     // After the deadline comes one poll more.
-    total.max(config.poll.deadline + SNOOZE_FROM + lookup)
+    total.max(deadline + SNOOZE_FROM + lookup)
 }
 
 fn schedule(config: &Config) -> PollSchedule {
@@ -151,7 +153,9 @@ pub async fn run(
             polls = polls.saturating_add(1);
             let why = "not asked: its id at the third party is not known";
             answers.add(polls, context.clock.now(), why, true);
-            let Some(left) = left else { break deadline_passed(&context, polls, answers) };
+            let Some(left) = left else {
+                break deadline_passed(&context, &current, polls, answers);
+            };
             let wait = schedule.gap(polls, rand::random()).min(left).max(SNOOZE_FROM);
             break postponed(wait, polls, answers);
         }
@@ -211,7 +215,7 @@ pub async fn run(
         {
             let wait = wait.max(retry_after.unwrap_or_default());
             if left.is_none() && job.claimed.probes >= FREE_PROBES {
-                break deadline_passed(&context, polls, answers);
+                break deadline_passed(&context, &current, polls, answers);
             }
             let probes = job.claimed.probes.saturating_add(1);
             break left_alone(&job, &current, wait, polls, probes, answers);
@@ -228,7 +232,9 @@ pub async fn run(
                 gap = gap.max(error.retry_after.unwrap_or_default());
             }
         }
-        let Some(left) = left else { break deadline_passed(&context, polls, answers) };
+        let Some(left) = left else {
+            break deadline_passed(&context, &current, polls, answers);
+        };
         let wait = gap.min(left);
         if wait >= SNOOZE_FROM {
             break postponed(wait, polls, answers);
@@ -301,7 +307,7 @@ async fn time_left(
 ) -> Result<Option<Duration>, StoreError> {
     let since = poll_since(job, transaction);
     let waited = context.clock.since(since);
-    let deadline = context.config.poll.deadline;
+    let deadline = context.config.poll_deadline(&transaction.third_party);
     let left = |deadline: Duration| deadline.checked_sub(waited).filter(|left| !left.is_zero());
     if let Some(left) = left(deadline) {
         return Ok(Some(left));
@@ -320,8 +326,14 @@ fn settled(status: ReportedStatus, polls: u32, rule: Option<String>) -> Outcome 
         .with_report(Status::from(status), SettledBy::Poll)
 }
 
-fn deadline_passed(context: &JobContext, polls: u32, answers: LastAnswers) -> Outcome {
-    let deadline = humantime::format_duration(context.config.poll.deadline);
+fn deadline_passed(
+    context: &JobContext,
+    transaction: &Transaction,
+    polls: u32,
+    answers: LastAnswers,
+) -> Outcome {
+    let deadline = context.config.poll_deadline(&transaction.third_party);
+    let deadline = humantime::format_duration(deadline);
     let last = answers.last().map(|last| match last.times {
         1 => format!("; the last one: {}", last.answer),
         times => format!("; the last {times}: {}", last.answer),

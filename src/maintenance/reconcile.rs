@@ -173,19 +173,23 @@ pub async fn sweep(
     report.not_configured =
         reconcile::open_elsewhere(pool, &configured, config.poll.deadline, request.since).await?;
     let circuits = circuit::get_all(pool).await?;
-    let is_asked = |name: &ThirdPartyName| circuit_open(&circuits.of(name)).is_none();
-    let (asked, left_alone): (Vec<_>, Vec<_>) = configured.into_iter().partition(is_asked);
+    let configured = configured.into_iter().map(|name| {
+        let deadline = config.poll_deadline(&name);
+        (name, deadline)
+    });
+    let (asked, left_alone): (Vec<_>, Vec<_>) =
+        configured.partition(|(name, _)| circuit_open(&circuits.of(name)).is_none());
     let scope = |third_parties, limit| Scope {
         third_parties,
-        deadline: config.poll.deadline,
         failed_within: config.retention.jobs + FAILED_MARGIN,
         since: request.since,
         limit,
     };
     // Where nothing is open at one that is left alone, this is the whole of what was asked for.
-    for name in &left_alone {
+    for third_party in &left_alone {
+        let (name, _) = third_party;
         let Some((reason, wait)) = circuit_open(&circuits.of(name)) else { continue };
-        let third_parties = std::slice::from_ref(name);
+        let third_parties = std::slice::from_ref(third_party);
         if reconcile::candidates(pool, &scope(third_parties, 1)).await?.is_empty() {
             continue;
         }
@@ -281,7 +285,7 @@ impl PartySweep<'_> {
                 Ok(_) => 0,
             };
             let terms = Terms {
-                deadline: config.poll.deadline,
+                deadline: config.poll_deadline(name),
                 recheck: config.reconcile.interval,
                 late: late_storing(config, settings),
                 retry_after: retry_after.unwrap_or_default(),

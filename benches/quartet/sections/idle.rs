@@ -41,7 +41,7 @@ pub async fn run(bench: &Bench) -> Result<Section, BenchError> {
         let ids = seed::accepted(&run.database, number..=number, FIRST_POLL_SECS).await?;
         let committed = now();
         for id in &ids {
-            run.stubs.ledger.accepted(*id, committed, committed);
+            run.stubs.ledger.accepted(*id, None, committed, committed);
         }
         let mut arrived = 0;
         wait_until("the job is picked up", BOUND, async || {

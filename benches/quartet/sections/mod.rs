@@ -17,6 +17,7 @@ mod punctuality;
 mod queue;
 mod scale;
 mod soak;
+mod third_parties;
 mod unauthenticated;
 
 /// A section that runs.
@@ -27,7 +28,7 @@ type Run = fn(&Bench) -> Running<'_>;
 
 /// Each by the name that `--only` takes. A section is one function, `pub async fn run(bench:
 /// &Bench) -> Result<Section, BenchError>`; here it gets its name.
-pub const ALL: [(&str, Run); 14] = [
+pub const ALL: [(&str, Run); 15] = [
     ("accept", |bench| Box::pin(accept::run(bench))),
     ("accept-busy", |bench| Box::pin(accept_busy::run(bench))),
     ("e2e", |bench| Box::pin(e2e::run(bench))),
@@ -37,6 +38,7 @@ pub const ALL: [(&str, Run); 14] = [
     ("pick-up", |bench| Box::pin(pick_up::run(bench))),
     ("queue", |bench| Box::pin(queue::run(bench))),
     ("scale", |bench| Box::pin(scale::run(bench))),
+    ("third-parties", |bench| Box::pin(third_parties::run(bench))),
     ("overload", |bench| Box::pin(overload::run(bench))),
     ("soak", |bench| Box::pin(soak::run(bench))),
     ("pressure", |bench| Box::pin(pressure::run(bench))),

@@ -114,7 +114,7 @@ async fn in_flight(bench: &Bench, section: &mut Section) -> Result<(), BenchErro
     let ids = seed::accepted(&run.database, 1..=last, FIRST_POLL_SECS).await?;
     let accepted = now();
     for id in ids {
-        run.stubs.ledger.accepted(id, accepted, accepted);
+        run.stubs.ledger.accepted(id, None, accepted, accepted);
     }
     run.wait_told(SLOW_DRAIN).await?;
     let measured = run.end(&began).await?;

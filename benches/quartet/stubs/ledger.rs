@@ -27,6 +27,8 @@ pub struct Lookup {
 /// One transaction, seen from outside.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Record {
+    /// The third party that the post named.
+    pub third_party: Option<&'static str>,
     /// When the accept was to be sent.
     pub intended: Moment,
     /// When it was answered 2xx.
@@ -85,10 +87,17 @@ impl Ledger {
     }
 
     /// An accept was answered 2xx.
-    pub fn accepted(&self, id: Uuid, intended: Moment, answered: Moment) {
+    pub fn accepted(
+        &self,
+        id: Uuid,
+        third_party: Option<&'static str>,
+        intended: Moment,
+        answered: Moment,
+    ) {
         let mut state = self.state();
         state.accepted += 1;
         let record = state.records.entry(id).or_default();
+        record.third_party = third_party;
         record.intended = intended;
         record.answered = answered;
     }

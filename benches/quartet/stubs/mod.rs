@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 use uuid::Uuid;
@@ -91,6 +91,9 @@ impl From<Ending> for Script {
 /// The running stubs; dropped, they end.
 pub struct Stubs {
     address: SocketAddr,
+    /// Of the further third party, which hangs while it is told to.
+    second_address: SocketAddr,
+    second_hangs: watch::Sender<bool>,
     pub ledger: Ledger,
     pub secret: Secret,
     webhooks: mpsc::UnboundedSender<webhooks::Order>,
@@ -100,23 +103,43 @@ pub struct Stubs {
 impl Stubs {
     /// Listens on a free port.
     pub async fn start(script: Script) -> Result<Self, BenchError> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.doing("listen for the stubs")?;
-        let address = listener.local_addr().doing("read the stubs' address")?;
+        let (listener, address) = listen().await?;
+        let (second_listener, second_address) = listen().await?;
+        let second_hangs = watch::Sender::new(false);
         let ledger = Ledger::default();
         let secret = Secret::generate();
         let (webhooks, orders) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(webhooks::send(orders, secret.clone(), ledger.clone()));
         let together = Arc::new(Semaphore::new(0));
-        let server =
-            Server { script, ledger: ledger.clone(), webhooks: webhooks.clone(), together };
+        let server = Server {
+            script,
+            ledger: ledger.clone(),
+            webhooks: webhooks.clone(),
+            together,
+            hangs: None,
+        };
+        let second = Server { hangs: Some(second_hangs.subscribe()), ..server.clone() };
         tasks.spawn(server.accept(listener));
-        Ok(Self { address, ledger, secret, webhooks, _tasks: tasks })
+        tasks.spawn(second.accept(second_listener));
+        let _tasks = tasks;
+        Ok(Self { address, second_address, second_hangs, ledger, secret, webhooks, _tasks })
     }
 
     /// Where the third party is.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where a further third party is, which has the same transactions.
+    pub fn second_base_url(&self) -> String {
+        format!("http://{}", self.second_address)
+    }
+
+    /// Makes the further third party hang: it takes requests and does nothing about them. Once it
+    /// hangs no more, it closes the connections that they came over.
+    pub fn hang_second(&self, hangs: bool) {
+        self.second_hangs.send_replace(hangs);
     }
 
     /// Where the client is told.
@@ -129,6 +152,12 @@ impl Stubs {
         // The receiver lives as long as the stubs.
         let _ = self.webhooks.send(webhooks::Order::To(address));
     }
+}
+
+async fn listen() -> Result<(TcpListener, SocketAddr), BenchError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.doing("listen for the stubs")?;
+    let address = listener.local_addr().doing("read the stubs' address")?;
+    Ok((listener, address))
 }
 
 #[derive(Deserialize)]
@@ -149,6 +178,8 @@ struct Server {
     webhooks: mpsc::UnboundedSender<webhooks::Order>,
     /// Closed once as many creates have arrived as are to be answered together.
     together: Arc<Semaphore>,
+    /// Whether it hangs now, if it ever does.
+    hangs: Option<watch::Receiver<bool>>,
 }
 
 /// What is answered.
@@ -198,6 +229,9 @@ impl Server {
         let mut inbox = Inbox::default();
         loop {
             while let Some(message) = inbox.next()? {
+                if self.hung().await {
+                    return Ok(());
+                }
                 let Reply { status, body, answers } =
                     self.reply(inbox.head(&message), inbox.body(&message));
                 match answers {
@@ -226,6 +260,15 @@ impl Server {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits while it hangs; whether it did.
+    async fn hung(&self) -> bool {
+        let Some(mut hangs) = self.hangs.clone() else { return false };
+        let hung = *hangs.borrow();
+        // Ends with an error when the stubs end.
+        let _ = hangs.wait_for(|hangs| !hangs).await;
+        hung
     }
 
     /// Waits as long as a create takes.

@@ -260,6 +260,22 @@ fn an_entry_that_cannot_be_read_is_not_passed_over() {
 }
 
 #[test]
+fn a_deadline_of_polls_is_longer_than_the_wait_for_the_first_one() {
+    let secret = [("QUARTET_THIRD_PARTIES__SECRETS__A__WEBHOOK", SECRET)];
+    let with = |deadline: &str| {
+        let text = format!("base_url = 'http://a'\npoll_deadline = '{deadline}'");
+        load(&directory(&[("a.toml", &text)]), &secret)
+    };
+    let config = with("3d").unwrap();
+    assert_eq!(config.poll_deadline(&name("a")).as_secs(), 3 * 24 * 60 * 60);
+    assert_eq!(config.poll_deadline(&name("other")), config.poll.deadline);
+    let error = with("200ms").unwrap_err();
+    let must = "must hold a.toml with a `poll_deadline` (200ms) that is longer than \
+                QUARTET_POLL__FIRST (200ms)";
+    assert!(error.contains(must), "{error}");
+}
+
+#[test]
 fn an_empty_directory_has_no_third_party() {
     let error = load(&directory(&[]), &[]).unwrap_err();
     assert!(error.contains("there is no third party"), "{error}");

@@ -30,6 +30,8 @@ pub struct ThirdParty {
     pub create_backoff: Duration,
     /// How long after its answer a create that was not confirmed may still be stored.
     pub late_storing: Duration,
+    /// Time from acceptance after which polling stops, where it is not that of all others.
+    pub poll_deadline: Option<Duration>,
     /// Maximum number of concurrent creates, and of polls, in one process.
     pub max_in_flight: u32,
     /// Maximum number of calls in a time, of all processes together.
@@ -122,6 +124,12 @@ impl ThirdParty {
                 "How long after its answer the third party may still store a create that it did not \
                  confirm, `CREATE_BACKOFF` where that is longer; reconciliation compares what ended \
                  until then",
+            ),
+            poll_deadline: settings.optional(
+                "QUARTET_THIRD_PARTY__POLL_DEADLINE",
+                positive_duration,
+                "Time from acceptance after which polling stops and a dead letter is opened; \
+                 longer than `QUARTET_POLL__FIRST`. Unset, `QUARTET_POLL__DEADLINE` holds",
             ),
             max_in_flight: settings.read(
                 "QUARTET_THIRD_PARTY__MAX_IN_FLIGHT",

@@ -31,10 +31,9 @@ const IN_QUESTION: [DeadLetterKind; 2] =
 /// What is looked up.
 #[derive(Debug, Clone)]
 pub struct Scope<'a> {
-    /// Those that may be asked now: what is open at others must not use up the limit.
-    pub third_parties: &'a [ThirdPartyName],
-    /// From here on a pending transaction is late.
-    pub deadline: Duration,
+    /// Those that may be asked now, each with the age from which on a pending transaction is late:
+    /// what is open at others must not use up the limit.
+    pub third_parties: &'a [(ThirdPartyName, Duration)],
     /// A sweep looks at those that failed, or that an operator decided, within this; at older ones
     /// only where a dead letter is open.
     pub failed_within: Duration,
@@ -56,16 +55,24 @@ pub async fn candidates(
     executor: impl PgExecutor<'_>,
     scope: &Scope<'_>,
 ) -> Result<Vec<Candidate>, StoreError> {
-    let third_parties: Vec<&str> = scope.third_parties.iter().map(ThirdPartyName::as_str).collect();
+    let asked = scope.third_parties.iter();
+    let (third_parties, deadlines): (Vec<&str>, Vec<f64>) =
+        asked.map(|(name, deadline)| (name.as_str(), deadline.as_secs_f64())).unzip();
     let found = sqlx::query!(
         r#"
         -- Each branch is an index range over what is open or recent, never over history: now()
         -- rather than clock_timestamp(), which is no index condition.
-        WITH matter AS (
+        WITH asked AS (
+            SELECT third_party, now() - make_interval(secs => deadline) AS late_from
+            FROM unnest($5::text[], $1::float8[]) AS each (third_party, deadline)
+        ), matter AS (
             SELECT id AS transaction_id, false AS is_due, third_party
             FROM transactions
+            JOIN asked USING (third_party)
             WHERE status = 'pending'
-                AND created_at < now() - make_interval(secs => $1)
+                AND created_at < late_from
+                -- What no third party is late with is not read.
+                AND created_at < (SELECT max(late_from) FROM asked)
                 AND created_at >= COALESCE($3, '-infinity'::timestamptz)
             UNION ALL
             SELECT id, false, third_party
@@ -126,7 +133,7 @@ pub async fn candidates(
         ORDER BY next_check_at NULLS FIRST, transaction_id
         LIMIT $4
         "#,
-        scope.deadline.as_secs_f64(),
+        &deadlines,
         scope.failed_within.as_secs_f64(),
         scope.since,
         scope.limit,

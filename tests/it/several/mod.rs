@@ -3,6 +3,7 @@
 
 mod budget;
 mod clients;
+mod deadlines;
 mod isolation;
 mod missing;
 mod reconcile;
@@ -132,6 +133,14 @@ impl Several {
             ("QUARTET_THIRD_PARTIES__DIRECTORY", self.directory.path().display().to_string()),
             ("QUARTET_DEFAULT_CLIENT__OTHER_THIRD_PARTIES", "acme,pay".to_owned()),
         ]
+    }
+
+    /// These settings and those of the third parties.
+    fn with(&self, mut settings: Vec<(String, String)>) -> Vec<(String, String)> {
+        for (name, value) in self.settings() {
+            set(&mut settings, name, value);
+        }
+        settings
     }
 
     fn app(&self) -> AppBuilder {
@@ -266,10 +275,7 @@ async fn reconciliation_asks_each_about_its_own() {
     })
     .await;
     several.acme.1.set(acme, "completed");
-    let mut settings = app.settings();
-    for (name, value) in several.settings() {
-        set(&mut settings, name, value);
-    }
+    let settings = several.with(app.settings());
     let args = ["reconcile", "--since", "1h", "--json"];
     wait_until("a sweep has looked at both", BOUND, async || {
         // The periodic one may hold the lease.

@@ -15,10 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{BOUND, Several, post};
-use crate::support::{
-    command::{Ended, run},
-    world::set,
-};
+use crate::support::command::{Ended, run};
 
 #[tokio::test]
 async fn an_answer_about_anothers_transaction_settles_nothing() {
@@ -90,10 +87,7 @@ async fn what_is_open_at_one_that_cannot_be_asked_does_not_starve_the_others() {
             open_until = excluded.open_until, open_for = excluded.open_for,
             reason = excluded.reason, trips = 1";
     sqlx::query(open).execute(&app.pool).await.unwrap();
-    let mut with = several.world.settings();
-    for (name, value) in several.settings() {
-        set(&mut with, name, value);
-    }
+    let with = several.with(several.world.settings());
     let swept = run(&sweep, &with, "").await;
     let said = report(&swept);
     assert_eq!(said["items"][0]["transaction_id"], json!(unnamed), "{said}");
