@@ -172,7 +172,7 @@ impl Runner {
                     return run;
                 }
                 Ok(Written::LeaseLost) => {
-                    tracing::info!("the job was ended or taken over meanwhile: nothing written");
+                    tracing::debug!("the job was ended or taken over meanwhile: nothing written");
                     return RunOutcome::LeaseLost;
                 }
                 Err(error) if error.is_unavailable() => {

@@ -20,7 +20,7 @@ pub(in crate::store) const BY_INDEX: &[(&str, &str)] =
 /// From this number of requests on a batch shows that more are coming.
 const SEVERAL: usize = 3;
 /// After a batch of several, the next one of its writer begins no sooner than this after it began.
-const SPACING: Duration = Duration::from_millis(3);
+const SPACING: Duration = Duration::from_millis(5);
 
 /// The pause after a batch of this many requests that took this long, of a kind that comes in
 /// numbers: the next batch is larger for it, and each of its requests cheaper. A request that comes
