@@ -68,9 +68,13 @@ fn decode(mut body: Vec<u8>, codings: &str) -> Result<Vec<u8>, BodyError> {
         return Err(BodyError::Coding(excerpt(&codings.join(", "), 60)));
     }
     for coding in codings.iter().rev() {
+        // A wrong header: a proxy left it behind, or it names a charset.
+        if is_plain_json(&body) {
+            return Ok(body);
+        }
         let failed = || BodyError::Coding(excerpt(coding, 60));
         let decoded = match coding.as_str() {
-            // What a proxy decoded already, leaving the header, is no gzip any more.
+            // The same of what is no JSON: a gateway's page.
             "gzip" | "x-gzip" if !body.starts_with(&[0x1f, 0x8b]) => continue,
             "gzip" | "x-gzip" => bounded(MultiGzDecoder::new(&body[..])),
             // By the standard with zlib's frame; some send it without.
@@ -92,6 +96,15 @@ fn decode(mut body: Vec<u8>, codings: &str) -> Result<Vec<u8>, BodyError> {
         body = decoded.map_err(|error| error.unwrap_or_else(failed))?;
     }
     Ok(body)
+}
+
+/// Whether the bytes are JSON as it stands, whatever coding is named for them. The second character
+/// tells apart what is compressed, which may begin with a brace as well.
+fn is_plain_json(body: &[u8]) -> bool {
+    let text = peer_answer::text(body, None);
+    let mut characters = text.chars().filter(|character| !character.is_whitespace());
+    matches!(characters.next(), Some('{' | '['))
+        && characters.next().is_none_or(|character| character.is_ascii())
 }
 
 /// All that comes out, up to the bound. `Err(None)`: it cannot be decoded.
@@ -183,6 +196,40 @@ mod tests {
             let decoded = decode(coded, coding);
             assert_eq!(decoded.as_deref().ok(), Some(&body[..]), "{coding}: {decoded:?}");
         }
+    }
+
+    #[test]
+    fn json_that_is_not_coded_is_read_whatever_coding_is_named() {
+        let utf16 = "\u{feff}{\"a\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for body in [
+            br#"{"status":"completed"}"#.to_vec(),
+            "\u{feff}\r\n {}".as_bytes().to_vec(),
+            b"[ ]".to_vec(),
+            utf16,
+        ] {
+            for coding in ["UTF-8", "none", "br", "zstd", "deflate", "gzip", "compress"] {
+                let decoded = decode(body.clone(), coding);
+                assert_eq!(decoded.as_deref().ok(), Some(&body[..]), "{coding}: {decoded:?}");
+            }
+            // A proxy may undo one of several.
+            for codings in ["br, gzip", "utf-8, gzip"] {
+                let decoded = decode(gzip(&body), codings);
+                assert_eq!(decoded.as_deref().ok(), Some(&body[..]), "{codings}: {decoded:?}");
+            }
+        }
+        for coding in ["UTF-8", "none", "br"] {
+            let decoded = decode(b"<html>".to_vec(), coding);
+            assert!(matches!(decoded, Err(BodyError::Coding(_))), "{coding}: {decoded:?}");
+        }
+    }
+
+    /// Raw deflate of a byte-order mark and an object begins with a brace.
+    #[test]
+    fn what_is_compressed_is_not_taken_for_json() {
+        let coded = b"\x7b\xbf\x7b\x7f\xb5\x52\xa2\x92\x95\x61\x2d\x00".to_vec();
+        assert_eq!(coded[0], b'{');
+        let decoded = decode(coded, "deflate");
+        assert_eq!(decoded.as_deref().ok(), Some("\u{feff}{\"a\":1}".as_bytes()), "{decoded:?}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ async fn spawn(peer: &Scripted, settings: &[(&str, &str)]) -> TestApp {
 async fn answers_that_mean_completed_settle_however_they_are_written() {
     let peer = Scripted::start().await;
     let app = spawn(&peer, &[]).await;
-    let cases: [(&str, Make); 13] = [
+    let cases: [(&str, Make); 15] = [
         ("capitals", |id| ok("", about(id, r#""status":"COMPLETED""#).as_bytes())),
         ("mixed case with spaces", |id| ok("", about(id, r#""status":" Completed ""#).as_bytes())),
         ("a UTF-8 mark", |id| ok("", format!("\u{feff}{}", completed(id, "")).as_bytes())),
@@ -72,6 +72,12 @@ async fn answers_that_mean_completed_settle_however_they_are_written() {
         ("gzip", |id| ok("Content-Encoding: gzip\r\n", &gzip(&completed(id, "")))),
         ("gzip that a proxy has decoded", |id| {
             ok("Content-Encoding: gzip\r\n", completed(id, "").as_bytes())
+        }),
+        ("Brotli that a proxy has decoded", |id| {
+            ok("Content-Encoding: br\r\n", completed(id, "").as_bytes())
+        }),
+        ("a charset for a coding", |id| {
+            ok("Content-Encoding: UTF-8\r\n", completed(id, "").as_bytes())
         }),
     ];
     let ids = cases.map(|(name, make)| {
