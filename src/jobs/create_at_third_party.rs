@@ -312,7 +312,7 @@ impl CreateRun<'_> {
         Ok(rejected(reason))
     }
 
-    /// 401 or 403 for the create: the credentials' fault, unless the others are taken.
+    /// 401, 403 or 407 for the create: the credentials' fault, unless the others are taken.
     async fn refused(
         &self,
         history: &History,

@@ -1,4 +1,4 @@
-//! Whether a refusal (401 or 403) is about our credentials or about one transaction.
+//! Whether a refusal (401, 403 or 407) is about our credentials or about one transaction.
 //!
 //! Refused credentials are no transaction's fault: the third party's queues are held, no attempt
 //! and no deadline is used, until a call is answered otherwise. A refusal of one transaction alone

@@ -177,9 +177,9 @@ fn bodies() -> Vec<String> {
     bodies
 }
 
-const CODES: [u16; 25] = [
-    200, 201, 202, 204, 206, 300, 302, 304, 400, 401, 402, 403, 404, 405, 408, 409, 410, 422, 425,
-    429, 500, 501, 502, 503, 504,
+const CODES: [u16; 27] = [
+    200, 201, 202, 204, 206, 300, 302, 304, 400, 401, 402, 403, 404, 405, 407, 408, 409, 410, 421,
+    422, 425, 429, 500, 501, 502, 503, 504,
 ];
 
 /// What is known after a create: the meaning, the status, whether something was strange, whether it

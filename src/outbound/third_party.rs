@@ -61,9 +61,10 @@ pub struct ThirdPartyClient {
     clock: DatabaseClock,
 }
 
-/// The status codes that are about who asks, and not about what is asked for.
+/// The status codes that are about who asks, and not about what is asked for. The last one is from
+/// a proxy on the way.
 fn is_unauthorized(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    matches!(status.as_u16(), 401 | 403 | 407)
 }
 
 #[derive(Serialize)]
@@ -276,7 +277,10 @@ impl ThirdPartyClient {
                 Ok(report.unwrap_or_else(|error| StatusReport::unusable(error.reason)))
             }
             StatusCode::CONFLICT => Err(CreateError::AlreadyExists(StatusReport::default())),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            // 421: the server that answered is not the third party's.
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::MISDIRECTED_REQUEST
+            | StatusCode::SERVICE_UNAVAILABLE => {
                 let retry_after = retry_after(&response, &self.clock);
                 Err(CreateError::Busy {
                     reason: answer::describe(response).await,

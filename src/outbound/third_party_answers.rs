@@ -43,8 +43,8 @@ pub enum CreateError {
     /// It was not sent: it found no place on a connection, or that broke before.
     #[error("not sent: {reason}")]
     NotSent { reason: String },
-    /// 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also mean
-    /// that the answer was lost.
+    /// 421, 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also
+    /// mean that the answer was lost.
     #[error("busy: {reason}")]
     Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
     /// 409: it exists there already.
@@ -53,7 +53,7 @@ pub enum CreateError {
     /// Something exists there, and we do not know what.
     #[error("unclear: {reason}")]
     Unclear { reason: String },
-    /// 401 or 403: our credentials were refused, and likely not this transaction.
+    /// 401, 403 or 407: our credentials were refused, and likely not this transaction.
     #[error("the credentials were refused: {reason}")]
     Unauthorized { reason: String },
     /// Another 4xx: never.
@@ -129,7 +129,7 @@ pub struct LookupError {
 pub enum LookupErrorKind {
     /// It seems to be down, as in [`CreateError::is_outage`].
     Outage,
-    /// It refused our credentials: 401 or 403.
+    /// It refused our credentials (401, 403), or a proxy on the way did (407).
     Unauthorized,
     /// It answers, but this answer cannot be used.
     Unusable,

@@ -122,7 +122,7 @@ impl CreateAnswer {
 impl LookupAnswer {
     /// Whether our credentials were refused.
     pub fn is_unauthorized(&self) -> bool {
-        self.means == LookupMeans::NoAnswer && matches!(self.code, 401 | 403)
+        self.means == LookupMeans::NoAnswer && matches!(self.code, 401 | 403 | 407)
     }
 
     /// Whether the third party as a whole seems to be down.

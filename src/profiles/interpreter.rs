@@ -2,9 +2,9 @@
 //!
 //! The first rule that matches decides. A rule whose test cannot be read (the body broke off, is no
 //! JSON, has the key twice) neither matches nor fails to: it stops the search, and the answer then
-//! proves nothing. Without a rule, the code decides alone: a create's 401 and 403 are `blocked`,
-//! 429, 503 and 425 `later`, other 4xx but 408 `refused`, and everything else `ambiguous`; a lookup
-//! has `no answer`.
+//! proves nothing. Without a rule, the code decides alone: a create's 401, 403 and 407 are
+//! `blocked`, 421, 425, 429 and 503 `later`, other 4xx but 408 `refused`, and everything else
+//! `ambiguous`; a lookup has `no answer`.
 
 use std::time::Duration;
 
@@ -258,8 +258,10 @@ fn first_match<'a, M>(
 /// What a create's code means where no rule matches.
 fn create_default(code: u16) -> CreateMeans {
     match code {
-        401 | 403 => CreateMeans::Blocked,
-        425 | 429 | 503 => CreateMeans::Later,
+        // 407 is from a proxy on the way, 421 from a server that is not meant: the third party has
+        // not seen the request.
+        401 | 403 | 407 => CreateMeans::Blocked,
+        421 | 425 | 429 | 503 => CreateMeans::Later,
         // The server gave up waiting for the request; whether it acted on it is not said.
         408 => CreateMeans::Ambiguous,
         400..=499 => CreateMeans::Refused,

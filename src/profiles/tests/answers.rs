@@ -46,7 +46,9 @@ fn the_code_alone_decides_where_no_rule_matches() {
         (400, CreateMeans::Refused),
         (401, CreateMeans::Blocked),
         (403, CreateMeans::Blocked),
+        (407, CreateMeans::Blocked),
         (408, CreateMeans::Ambiguous),
+        (421, CreateMeans::Later),
         (422, CreateMeans::Refused),
         (425, CreateMeans::Later),
         (429, CreateMeans::Later),
@@ -57,7 +59,7 @@ fn the_code_alone_decides_where_no_rule_matches() {
         assert_eq!(create(BY_ID, code, Ok("{}")).means, means, "{code}");
         assert_eq!(lookup(BY_ID, code, "", None).means, LookupMeans::NoAnswer, "{code}");
     }
-    let lost: Vec<u16> = [200, 429, 503, 504]
+    let lost: Vec<u16> = [200, 407, 421, 429, 503, 504]
         .into_iter()
         .filter(|code| create(BY_ID, *code, Ok("")).may_be_lost())
         .collect();

@@ -1,4 +1,4 @@
-//! 401 and 403 concern our credentials, unless they concern one transaction alone.
+//! 401, 403 and a proxy's 407 concern our credentials, unless they concern one transaction alone.
 
 use std::time::{Duration, Instant};
 
@@ -100,10 +100,12 @@ async fn refused_lookups_hold_the_third_partys_queues_without_a_cost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_creates_hold_the_third_partys_queues_without_a_cost() {
-    let app = spawn(&SETTINGS).await;
-    app.sandbox.third_party().set_create_default(CreateStep::rejected(401));
-    let ids = [post(&app).await, post(&app).await];
-    assert_held_and_released(&app, CircuitCause::CreateRefused, &ids, "401").await;
+    for code in [401, 407] {
+        let app = spawn(&SETTINGS).await;
+        app.sandbox.third_party().set_create_default(CreateStep::rejected(code));
+        let ids = [post(&app).await, post(&app).await];
+        assert_held_and_released(&app, CircuitCause::CreateRefused, &ids, &code.to_string()).await;
+    }
 }
 
 /// One transaction that the third party refuses to show comes to its own end, and holds nothing.
