@@ -41,7 +41,7 @@ mod tests {
         assert_eq!(waits[0], Duration::ZERO);
         for from in (0..waits.len()).step_by(500) {
             let until = waits[from] + second;
-            let within = waits.iter().filter(|wait| (waits[from]..until).contains(wait)).count();
+            let within = waits.iter().filter(|wait| (waits[from]..until).contains(*wait)).count();
             assert!(within <= MAX_POLLS as usize, "{within} from {from}");
         }
         assert_eq!(waits.len(), 60 * MAX_POLLS as usize + 1);
