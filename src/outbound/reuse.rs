@@ -113,9 +113,14 @@ struct TrustState {
 }
 
 impl Trust {
-    /// Whether the last answer was over HTTP/2.
+    /// Whether the last answer was over HTTP/2, and no new connection over it has failed since.
     pub fn is_http2(&self) -> bool {
         lock(&self.0).is_http2
+    }
+
+    /// A new connection over HTTP/2 alone failed: the peer may not speak it any more.
+    pub fn http2_failed(&self) {
+        lock(&self.0).is_http2 = false;
     }
 
     /// A call was answered.
@@ -260,5 +265,15 @@ mod tests {
         let _many: Vec<_> = (0..50).map(|_| trust.lease().unwrap()).collect();
         trust.broke();
         assert!(trust.lease().is_none());
+    }
+
+    #[test]
+    fn http2_that_failed_is_needed_again_for_creates_without_proof() {
+        let trust = Trust::default();
+        trust.answered(Version::HTTP_2, false, false);
+        trust.http2_failed();
+        assert!(!trust.is_http2() && trust.lease().is_none());
+        trust.answered(Version::HTTP_2, false, false);
+        assert!(trust.is_http2() && trust.lease().is_some());
     }
 }

@@ -6,6 +6,8 @@
 //! - A create is sent again only where it provably was not processed: none of its body was given
 //!   out, or the peer says so (RFC 9113 section 8.7: `REFUSED_STREAM`, or `GOAWAY` with a lower
 //!   stream id). What goes over a used connection at all is decided by [`Trust`].
+//! - Where a peer that spoke HTTP/2 gives no connection over it any more, what was not sent goes over
+//!   a new connection of whichever version the peer takes.
 //! - Each time that a request is sent takes a time of the third party's budget, where it has one
 //!   ([`CallTurn`]); waiting for that is not the peer's time.
 //! - The time limit of a call begins when it starts to be sent ([`Progress`]): opening a connection
@@ -145,6 +147,11 @@ impl SendError {
         }
     }
 
+    /// Whether no connection could be opened, or a new one broke before it had answered.
+    fn is_new_connection(&self) -> bool {
+        matches!(self, Self::NoConnection(_) | Self::Broken { is_reused: false, .. })
+    }
+
     /// Whether it says nothing at all of the peer, neither that it answers nor that it does not.
     pub fn says_nothing(&self) -> bool {
         matches!(
@@ -246,7 +253,8 @@ impl Sender {
         loop {
             sends += 1;
             let time = turn.take().await.map_err(|OverBudget| SendError::OverBudget)?;
-            let sent = self.send_once(self.route(may_reuse), time, &request, is_create).await;
+            let (client, queue) = self.route(may_reuse);
+            let sent = self.send_once((client, queue), time, &request, is_create).await;
             let error = match sent {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
@@ -255,21 +263,34 @@ impl Sender {
                 (sends, missed) = (sends - 1, missed + 1);
                 continue;
             }
+            // The client that speaks HTTP/2 alone is the one with a queue.
+            let is_http2_failed = queue.is_some() && error.is_new_connection();
+            if is_http2_failed {
+                self.trust.http2_failed();
+            }
             // The time that it waited for the budget is not the peer's.
             let took = began.elapsed().saturating_sub(turn.waited() - waited);
             if sends >= MAX_SENDS || took > self.timeout {
                 return Err(error);
             }
             let cause = match error {
-                SendError::Refused(_) => SentAgain::NotProcessed,
+                SendError::Refused(_) => Some(SentAgain::NotProcessed),
                 SendError::Broken { is_reused: true, is_sent, .. } if !(is_create && is_sent) => {
-                    SentAgain::ConnectionBroke
+                    Some(SentAgain::ConnectionBroke)
+                }
+                // Nothing was sent, so that it is not sent again.
+                SendError::NoConnection(_) | SendError::Broken { is_sent: false, .. }
+                    if is_http2_failed =>
+                {
+                    None
                 }
                 error => return Err(error),
             };
-            self.count(cause);
+            if let Some(cause) = cause {
+                self.count(cause);
+            }
             // The last time not over a connection that may be ending.
-            if cause == SentAgain::ConnectionBroke || sends + 1 == MAX_SENDS {
+            if cause != Some(SentAgain::NotProcessed) || sends + 1 == MAX_SENDS {
                 may_reuse = false;
                 drop(lease.take());
             }

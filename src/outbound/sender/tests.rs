@@ -11,10 +11,12 @@ use std::{
 
 use futures_util::future::{BoxFuture, join_all};
 use hyper::{body::Bytes, http};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     super::{lease_guard, progress},
@@ -31,6 +33,7 @@ type Serve = fn(Peer, usize, TcpStream) -> BoxFuture<'static, ()>;
 /// A peer that serves each connection by hand.
 #[derive(Clone)]
 struct Peer {
+    scheme: &'static str,
     address: SocketAddr,
     /// The number of the connection and the method of each request that was read.
     seen: Arc<Mutex<Vec<(usize, String)>>>,
@@ -39,7 +42,8 @@ struct Peer {
 impl Peer {
     async fn start(serve: Serve) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let peer = Self { address: listener.local_addr().unwrap(), seen: Arc::default() };
+        let address = listener.local_addr().unwrap();
+        let peer = Self { scheme: "http", address, seen: Arc::default() };
         let serving = peer.clone();
         tokio::spawn(async move {
             for number in 0.. {
@@ -52,7 +56,7 @@ impl Peer {
     }
 
     fn url(&self) -> String {
-        format!("http://{}/", self.address)
+        format!("{}://{}/", self.scheme, self.address)
     }
 
     fn note(&self, connection: usize, method: &str) {
@@ -69,7 +73,7 @@ impl Peer {
     }
 
     /// Reads a request of HTTP/1 whole; `false` at the end of the connection.
-    async fn read(&self, number: usize, stream: &mut TcpStream) -> bool {
+    async fn read(&self, number: usize, stream: &mut (impl AsyncRead + Unpin)) -> bool {
         let mut read = Vec::new();
         loop {
             let head = read.windows(4).position(|end| end == b"\r\n\r\n");
@@ -103,7 +107,7 @@ async fn answer_once(peer: Peer, number: usize, mut stream: TcpStream, end: fn(&
     }
 }
 
-async fn answer_all(peer: Peer, number: usize, mut stream: TcpStream) {
+async fn answer_all(peer: Peer, number: usize, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     while peer.read(number, &mut stream).await {
         stream.write_all(OK.as_bytes()).await.unwrap();
     }
@@ -376,6 +380,67 @@ async fn refused_streams_are_sent_again_and_no_more_often_than_a_few_times() {
         assert!(reason.starts_with("the peer did not process it: "), "{reason}");
     }
     assert_eq!(peer.seen().len() as u32, 2 * MAX_SENDS);
+}
+
+fn tls(protocols: &[&str]) -> TlsAcceptor {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Serves one request of the first connection over HTTP/2, and every other connection over HTTP/1.1
+/// alone, which it knows by these names.
+async fn leave_http2(peer: Peer, number: usize, stream: TcpStream, http1: &'static [&'static str]) {
+    if number > 0 {
+        // It fails where HTTP/2 alone is asked for.
+        let Ok(stream) = tls(http1).accept(stream).await else { return };
+        return answer_all(peer, number, stream).await;
+    }
+    let stream = tls(&["h2"]).accept(stream).await.unwrap();
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let (request, respond) = connection.accept().await.unwrap().unwrap();
+    peer.note(number, request.method().as_str());
+    answer_ok(respond);
+    connection.graceful_shutdown();
+    while connection.accept().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_http2_no_more_is_reached_over_http1() {
+    let start = async |serve: Serve| {
+        let sender = sender(TIMEOUT, |http| http.tls_danger_accept_invalid_certs(true));
+        let peer = Peer { scheme: "https", ..Peer::start(serve).await };
+        assert_eq!(look_up(&sender, &peer).await.unwrap(), 200);
+        assert!(sender.trust.is_http2());
+        (peer, sender)
+    };
+    let serve: Serve = |peer, number, stream| {
+        Box::pin(async move { leave_http2(peer, number, stream, &["http/1.1"]).await })
+    };
+    for is_create in [true, false] {
+        let (peer, sender) = start(serve).await;
+        let answer = match is_create {
+            true => create(&sender, &peer).await,
+            false => look_up(&sender, &peer).await,
+        };
+        assert_eq!(answer.unwrap(), 200);
+        assert!(!sender.trust.is_http2());
+        assert_eq!(peer.connections(), [0, 2], "none over HTTP/2 alone");
+    }
+
+    // Without ALPN the peer does not refuse the connection, but cannot read what is sent over it.
+    let serve: Serve = |peer, number, stream| {
+        Box::pin(async move { leave_http2(peer, number, stream, &[]).await })
+    };
+    let (peer, sender) = start(serve).await;
+    let _ = look_up(&sender, &peer).await;
+    assert!(!sender.trust.is_http2());
+    assert_eq!(look_up(&sender, &peer).await.unwrap(), 200);
 }
 
 /// A create over the shared connection, as after an answer over HTTP/2.
