@@ -152,7 +152,7 @@ impl CreateRun<'_> {
         }
         if let Err(error) = &answer
             && error.is_unauthorized()
-            && party.credentials.are_refused(&party.client).await
+            && party.credentials.are_refused(error, &party.client).await
         {
             party.circuit.refuse(permit, CircuitCause::LookupRefused, &error.reason).await;
             return Ok(held(party, job.claimed.probes, error.reason.clone()).into());
@@ -249,8 +249,12 @@ impl CreateRun<'_> {
                 }
             }
         };
-        if let Err(CreateError::Unauthorized { reason }) = created {
-            return self.refused(history, permit, reason).await;
+        match created {
+            Err(CreateError::NoToken { reason }) => return Ok(self.hold(permit, reason).await),
+            Err(CreateError::Unauthorized { reason }) => {
+                return self.refused(history, permit, reason).await;
+            }
+            _ => {}
         }
         if !matches!(&created, Err(error) if error.says_nothing()) {
             if matches!(
@@ -278,7 +282,9 @@ impl CreateRun<'_> {
             Err(CreateError::Stale) => Outcome::snooze(backoff),
             Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
             Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
-            Err(CreateError::Unreachable { reason }) => Outcome::retry(backoff, reason),
+            Err(CreateError::Unreachable { reason } | CreateError::NoToken { reason }) => {
+                Outcome::retry(backoff, reason)
+            }
             Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
                 let delay = backoff.max(retry_after.unwrap_or_default());
                 if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
@@ -312,6 +318,13 @@ impl CreateRun<'_> {
         Ok(rejected(reason))
     }
 
+    /// Our credentials are refused for creates: holds them all, without an attempt.
+    async fn hold(&self, permit: Permit, reason: String) -> Outcome {
+        let Self { party, job, .. } = *self;
+        party.circuit.refuse(permit, CircuitCause::CreateRefused, &reason).await;
+        held(party, job.claimed.probes, reason)
+    }
+
     /// 401, 403 or 407 for the create: the credentials' fault, unless the others are taken.
     async fn refused(
         &self,
@@ -323,10 +336,7 @@ impl CreateRun<'_> {
         let backoff = party.settings.create_backoff;
         let before = job.claimed.probes;
         Ok(match party.credentials.judge_create(before, backoff) {
-            CreateRefusal::Credentials => {
-                party.circuit.refuse(permit, CircuitCause::CreateRefused, &reason).await;
-                held(party, before, reason)
-            }
+            CreateRefusal::Credentials => self.hold(permit, reason).await,
             CreateRefusal::Unclear => {
                 party.circuit.record(permit, None).await;
                 let count =

@@ -184,6 +184,7 @@ impl Created {
                 | CreateError::NotSent { .. }
                 | CreateError::Unreachable { .. }
                 | CreateError::Unauthorized { .. }
+                | CreateError::NoToken { .. }
                 | CreateError::Rejected { .. },
             ) => true,
             Err(CreateError::Busy { may_be_lost, .. }) => !may_be_lost,

@@ -10,13 +10,18 @@
 //! For a create there is no such harmless call. It is judged by the others: where none was taken
 //! lately the credentials are at fault. Where some were, the refused one waits and is tried again;
 //! refused a third time, while others are still taken, it is that transaction's.
+//!
+//! A refused OAuth2 token is never about one transaction, because the request for it names none.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::outbound::ThirdPartyClient;
+use crate::outbound::{
+    ThirdPartyClient,
+    third_party::{LookupError, LookupErrorKind},
+};
 
 /// How long the answer to a lookup of an unused id is believed.
 const VERDICT_LIFETIME: Duration = Duration::from_secs(1);
@@ -38,10 +43,13 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Whether lookups are refused whatever they ask for. Where an unused id cannot be looked up, they
-    /// are unless another call was taken lately: waiting does no harm, but one transaction that is
-    /// refused for itself must not stop all others.
-    pub async fn are_refused(&self, third_party: &ThirdPartyClient) -> bool {
+    /// Whether lookups are refused whatever they ask for, after one was with `error`. Where an unused
+    /// id cannot be looked up, they are unless another call was taken lately: waiting does no harm,
+    /// but one transaction that is refused for itself must not stop all others.
+    pub async fn are_refused(&self, error: &LookupError, third_party: &ThirdPartyClient) -> bool {
+        if error.kind == LookupErrorKind::NoToken {
+            return true;
+        }
         let mut verdict = self.verdict.lock().await;
         if let Some((at, refused)) = *verdict
             && at.elapsed() < VERDICT_LIFETIME
@@ -104,6 +112,21 @@ pub enum CreateRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_refused_token_is_the_credentials_fault_whatever_else_is_taken() {
+        let url = "http://127.0.0.1:9".to_owned();
+        let settings = [("QUARTET_THIRD_PARTY__BASE_URL".to_owned(), url)];
+        let config = Config::load(settings, None).unwrap();
+        let client = ThirdPartyClient::new(&config.third_party, &config.dns, String::new());
+        let (client, credentials) = (client.unwrap(), Credentials::default());
+        // An unused id was just looked up, and that was answered.
+        *credentials.verdict.lock().await = Some((Instant::now(), false));
+        let error = |kind| LookupError { reason: String::new(), retry_after: None, kind };
+        assert!(!credentials.are_refused(&error(LookupErrorKind::Unauthorized), &client).await);
+        assert!(credentials.are_refused(&error(LookupErrorKind::NoToken), &client).await);
+    }
 
     #[test]
     fn a_create_is_refused_for_itself_only_while_others_are_taken() {

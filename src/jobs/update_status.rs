@@ -194,8 +194,9 @@ pub async fn run(
         if answer.is_ok() {
             party.credentials.lookup_taken();
         }
-        if answer.as_ref().is_err_and(LookupError::is_unauthorized)
-            && party.credentials.are_refused(&party.client).await
+        if let Err(error) = &answer
+            && error.is_unauthorized()
+            && party.credentials.are_refused(error, &party.client).await
         {
             let cause = CircuitCause::LookupRefused;
             party.circuit.refuse(permit, cause, &said).await;

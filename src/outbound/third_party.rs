@@ -239,6 +239,7 @@ impl ThirdPartyClient {
             Ok(StatusReport { unusable: Some(reason), .. })
             | Err(
                 CreateError::Unauthorized { reason }
+                | CreateError::NoToken { reason }
                 | CreateError::Rejected { reason }
                 | CreateError::Unclear { reason },
             ) => {

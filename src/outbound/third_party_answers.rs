@@ -56,6 +56,9 @@ pub enum CreateError {
     /// 401, 403 or 407: our credentials were refused, and likely not this transaction.
     #[error("the credentials were refused: {reason}")]
     Unauthorized { reason: String },
+    /// We were refused a token, and the request for that names no transaction: it was not sent.
+    #[error("no token: {reason}")]
+    NoToken { reason: String },
     /// Another 4xx: never.
     #[error("rejected: {reason}")]
     Rejected { reason: String },
@@ -75,6 +78,7 @@ impl CreateError {
             Self::AlreadyExists(_)
             | Self::Unclear { .. }
             | Self::Unauthorized { .. }
+            | Self::NoToken { .. }
             | Self::Rejected { .. }
             | Self::NotSent { .. }
             | Self::Stale => false,
@@ -97,7 +101,7 @@ impl CreateError {
             Self::Busy { .. } => CreateResult::Busy,
             // It exists there, whatever it is.
             Self::AlreadyExists(_) | Self::Unclear { .. } => CreateResult::Exists,
-            Self::Unauthorized { .. } => CreateResult::Unauthorized,
+            Self::Unauthorized { .. } | Self::NoToken { .. } => CreateResult::Unauthorized,
             Self::Rejected { .. } => CreateResult::Rejected,
             Self::Stale => CreateResult::Stale,
         }
@@ -131,6 +135,8 @@ pub enum LookupErrorKind {
     Outage,
     /// It refused our credentials (401, 403), or a proxy on the way did (407).
     Unauthorized,
+    /// We were refused a token, and the request for that names no transaction.
+    NoToken,
     /// It answers, but this answer cannot be used.
     Unusable,
     /// Nothing: it was not asked, because it cannot be.
@@ -155,8 +161,9 @@ impl LookupError {
         self.kind == LookupErrorKind::Outage
     }
 
+    /// Whether our credentials were refused.
     pub fn is_unauthorized(&self) -> bool {
-        self.kind == LookupErrorKind::Unauthorized
+        matches!(self.kind, LookupErrorKind::Unauthorized | LookupErrorKind::NoToken)
     }
 
     /// Whether it says nothing of the third party.
@@ -171,7 +178,7 @@ impl LookupError {
     pub(super) fn result(&self) -> LookupResult {
         match self.kind {
             LookupErrorKind::Outage | LookupErrorKind::Unusable => LookupResult::NoAnswer,
-            LookupErrorKind::Unauthorized => LookupResult::Unauthorized,
+            LookupErrorKind::Unauthorized | LookupErrorKind::NoToken => LookupResult::Unauthorized,
             LookupErrorKind::NotAsked
             | LookupErrorKind::OverBudget
             | LookupErrorKind::Inconclusive => LookupResult::Queued,

@@ -207,24 +207,48 @@ pub struct TokenRequest {
     pub request: Request,
 }
 
+/// Why there is no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenError {
+    pub reason: String,
+    /// Whether our credentials were refused, as against an answer that is missing.
+    pub is_refused: bool,
+}
+
+/// The errors that refuse our credentials (RFC 6749 sections 4.1.2.1 and 5.2). The others are about
+/// the request or the server.
+const REFUSALS: [&str; 5] =
+    ["invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope", "access_denied"];
+
 /// Reads the answer to a token request (RFC 6749 section 5.1). The error never quotes it: it may
 /// hold a token.
-pub fn read_token(code: u16, body: Result<&str, &str>) -> Result<Token, String> {
+pub fn read_token(code: u16, body: Result<&str, &str>) -> Result<Token, TokenError> {
     if !(200..=299).contains(&code) {
-        return Err(format!("the token request was answered {code}"));
+        let reason = format!("the token request was answered {code}");
+        return Err(TokenError { reason, is_refused: matches!(code, 400 | 401 | 403) });
     }
-    let failed =
-        |why: &dyn std::fmt::Display| format!("the token request was answered {code}, but {why}");
+    let failed = |why: &dyn std::fmt::Display| TokenError {
+        reason: format!("the token request was answered {code}, but {why}"),
+        is_refused: false,
+    };
     let root = reading::root(body, false).map_err(|why| failed(&why))?;
     let field = |name: &str| {
         let pointer = Pointer::parse(name).map_err(|why| failed(&why))?;
-        let node = root.at(&pointer).map_err(|why| failed(&why))?;
+        let node = root.at(&pointer).map_err(|why| failed(&why))?.filter(|node| !node.is_null());
         node.map(|node| node.written(&pointer)).transpose().map_err(|why| failed(&why))
     };
     let is_visible = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    let text = field("/access_token")?
-        .filter(is_visible)
-        .ok_or_else(|| failed(&"the answer has no `access_token` that can be sent"))?;
+    let Some(text) = field("/access_token")?.filter(is_visible) else {
+        // Some answer a refusal with 200.
+        let error = field("/error").ok().flatten();
+        let refusal = REFUSALS.into_iter().find(|refusal| error.as_deref() == Some(*refusal));
+        return Err(match refusal {
+            Some(refusal) => {
+                TokenError { is_refused: true, ..failed(&format_args!("it says `{refusal}`")) }
+            }
+            None => failed(&"the answer has no `access_token` that can be sent"),
+        });
+    };
     // Some write the number as a text. What is no number is as good as none.
     let seconds = field("/expires_in")?.and_then(|text| text.trim().parse::<u32>().ok());
     let lives = seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));

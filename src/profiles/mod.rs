@@ -50,7 +50,7 @@ use uuid::Uuid;
 pub use self::{
     amount::AmountError,
     answer::{Answer, Call, CreateAnswer, DecidedBy, LookupAnswer, ReadStatus, Reading},
-    auth::{Token, TokenRequest, read_token},
+    auth::{Token, TokenError, TokenRequest, read_token},
     definition::{Definition, LookupBy, Rate, Repeat},
     error::{Fault, ProfileError},
     plan::{CreateStep, Sent},

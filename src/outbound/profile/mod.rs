@@ -2,7 +2,8 @@
 //! profile; sending them, tokens and certificates are here.
 //!
 //! - A 401 to a call with an OAuth2 token has the token renewed and the call made once more, which
-//!   uses no attempt: what is answered 401 was not processed.
+//!   uses no attempt: what is answered 401 was not processed. So has a 403, which some answer to a
+//!   token that was taken back, where the token has worked before.
 //! - Where there is no token the call is not made.
 //! - What an answer repeats of our secrets is taken out of what people read of it.
 
@@ -26,7 +27,7 @@ use self::{
     answers::{Answered, read_answer, reason, report},
     call_error::{CallError, unrendered},
     connections::{Connections, Senders},
-    tokens::{TokenError, TokenInUse, Tokens},
+    tokens::{TokenInUse, Tokens},
 };
 use super::{
     CallTurn, LeaseGuard, SetupError, answer, lease_guard,
@@ -40,12 +41,13 @@ use crate::{
     domain::{Content, DatabaseClock, Subject},
     profiles::{
         CreateMeans, Header, Inputs, LookupBy, LookupMeans, Profile, RenderError, Request,
-        SecretText, Signing, StoredRequest, ThirdParty, Token, Values, read_token,
+        SecretText, Signing, StoredRequest, ThirdParty, Token, TokenError, Values, read_token,
     },
     telemetry::Metrics,
 };
 
 const UNAUTHORIZED: u16 = 401;
+const FORBIDDEN: u16 = 403;
 /// Why a transaction is not looked up.
 const NO_ID: &str = "its id at the third party is not known";
 
@@ -174,8 +176,8 @@ impl ProfileClient {
         clock: &DatabaseClock,
     ) -> Result<StatusReport, CreateError> {
         let is_refused = |answered: &Answered| {
-            let read = || answered.read(|answer| self.profile.read_create(id, answer));
-            answered.code == UNAUTHORIZED && read().means == CreateMeans::Blocked
+            answered.read(|answer| self.profile.read_create(id, answer)).means
+                == CreateMeans::Blocked
         };
         let how = How::Create(&fence);
         let answered = self.call(&prepared.request, how, turn, is_refused, clock).await?;
@@ -214,8 +216,7 @@ impl ProfileClient {
         let read = |answered: &Answered| {
             answered.read(|answer| self.profile.read_lookup(&inputs, answer, subject.since_create))
         };
-        let is_refused =
-            |answered: &Answered| answered.code == UNAUTHORIZED && read(answered).is_unauthorized();
+        let is_refused = |answered: &Answered| read(answered).is_unauthorized();
         let answered = self.call(&request, How::Lookup, turn, is_refused, clock).await?;
         let read = read(&answered);
         let reason = reason(&read);
@@ -254,8 +255,9 @@ impl ProfileClient {
         }
     }
 
-    /// Makes a call with its credentials, and once more with a new token where `is_refused` says
-    /// that the token was refused. What asks for tokens is another service: it counts in no budget.
+    /// Makes a call with its credentials, and once more with a new token where the token was refused:
+    /// by a 401 or 403 of which `is_refused` says that it is about our credentials. What asks for
+    /// tokens is another service: it counts in no budget.
     async fn call(
         &self,
         request: &Request,
@@ -276,11 +278,15 @@ impl ProfileClient {
             let response = response.map_err(CallError::Send)?;
             let answered = read_answer(response, &values, &signed.headers, clock).await;
             let Some(token) = token else { return Ok(answered) };
-            if !is_refused(&answered) {
+            if !matches!(answered.code, UNAUTHORIZED | FORBIDDEN) || !is_refused(&answered) {
                 token.worked();
                 return Ok(answered);
             }
-            if is_renewed || !self.tokens.refused(&token) {
+            let may_renew = || match answered.code {
+                UNAUTHORIZED => self.tokens.refused(&token),
+                _ => token.doubt(),
+            };
+            if is_renewed || !may_renew() {
                 return Ok(answered);
             }
             is_renewed = true;
@@ -379,7 +385,6 @@ async fn ask_token(senders: &Senders, url: &str, request: &Request) -> Result<To
     let body = answer::text(response).await.map_err(|error| error.to_string());
     let body = body.as_deref().map_err(String::as_str);
     read_token(code, body)
-        .map_err(|reason| TokenError { reason, is_refused: matches!(code, 400 | 401 | 403) })
 }
 
 fn with_headers(mut builder: RequestBuilder, request: &Request) -> RequestBuilder {

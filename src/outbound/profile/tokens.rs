@@ -1,9 +1,11 @@
 //! The OAuth2 token of a third party: kept in this process, and renewed by one call at a time.
 //!
 //! A token is renewed before its end, by the first call that finds it due; the others go on with it
-//! while it is good. One that was refused is renewed at once, unless it never worked: then another
-//! one is not asked for sooner than [`RETRY_AFTER`]. A failure is remembered for as long, so that
-//! the calls that have waited for it do not all try again, one after the other.
+//! while it is good. One that was refused (401) is renewed at once, unless it never worked: then
+//! another one is not asked for sooner than [`RETRY_AFTER`]. One that has worked and was answered
+//! 403 is renewed at once too, and stays where that fails: the 403 may have been about what the call
+//! asked for. A failure is remembered for as long, so that the calls that have waited for it do not
+//! all try again, one after the other.
 
 use std::{
     sync::{
@@ -13,20 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::profiles::{SecretText, Token};
+use crate::profiles::{SecretText, Token, TokenError};
 
 /// How long a failure is remembered, and a token kept that was refused and never worked.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A token is used for this share of its life at least, however early it is to be renewed.
 const MIN_SHARE: f64 = 0.5;
-
-/// Why there is no token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TokenError {
-    pub reason: String,
-    /// Whether our credentials were refused, as against an answer that is missing.
-    pub is_refused: bool,
-}
 
 /// A token that is in use.
 #[derive(Debug, Clone)]
@@ -41,6 +35,8 @@ struct Issued {
     ends_at: Option<Instant>,
     /// A call with it was answered, and not with a refusal.
     has_worked: AtomicBool,
+    /// It had worked, and a call with it was answered 403.
+    is_doubted: AtomicBool,
 }
 
 impl TokenInUse {
@@ -53,12 +49,24 @@ impl TokenInUse {
         self.0.has_worked.store(true, Ordering::Relaxed);
     }
 
+    /// It was answered 403: the next call asks for another one. `false` where it never worked, so
+    /// that another one would not help.
+    pub fn doubt(&self) -> bool {
+        let has_worked = self.0.has_worked.load(Ordering::Relaxed);
+        self.0.is_doubted.store(has_worked, Ordering::Relaxed);
+        has_worked
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.0.is_doubted.load(Ordering::Relaxed)
+    }
+
     fn is_good(&self, now: Instant) -> bool {
         self.0.ends_at.is_none_or(|at| now < at)
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.0.renew_at.is_some_and(|at| now >= at)
+        self.is_doubted() || self.0.renew_at.is_some_and(|at| now >= at)
     }
 }
 
@@ -85,12 +93,12 @@ impl Tokens {
         let good = self.present().filter(|token| token.is_good(now));
         let _asking = match good {
             Some(token) if !token.is_due(now) => return Ok(token),
-            Some(token) => match self.asking.try_lock() {
+            Some(token) if !token.is_doubted() => match self.asking.try_lock() {
                 Ok(asking) => asking,
                 // Somebody renews it.
                 Err(_) => return Ok(token),
             },
-            None => self.asking.lock().await,
+            _ => self.asking.lock().await,
         };
         let now = Instant::now();
         let good = self.present().filter(|token| token.is_good(now));
@@ -146,6 +154,7 @@ impl Tokens {
             renew_at: token.lives.and_then(|life| until(renew_after(life))),
             ends_at: token.lives.and_then(until),
             has_worked: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
         }));
         *self.present.lock().unwrap_or_else(PoisonError::into_inner) = Some(issued.clone());
         issued
@@ -200,6 +209,31 @@ mod tests {
         let good = tokens.keep(token(0, NEVER), Instant::now() - NEVER / 2, NEVER);
         assert!(good.is_due(Instant::now()));
         assert_eq!(tokens.get(NEVER, fail).await.unwrap().text(), good.text());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_doubted_is_kept_until_there_is_another_one() {
+        let (tokens, asked) = (Tokens::default(), AtomicU32::new(0));
+        let ask = async || {
+            // The first one is a failure.
+            match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(TokenError { reason: "answered 500".to_owned(), is_refused: false }),
+                nth => Ok(token(nth, NEVER)),
+            }
+        };
+        let first = tokens.keep(token(0, NEVER), Instant::now(), Duration::ZERO);
+        assert!(!first.doubt(), "it never worked: another one would not either");
+        assert_eq!(tokens.get(Duration::ZERO, ask).await.unwrap().text(), first.text());
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        first.worked();
+        assert!(first.doubt());
+        assert_eq!(tokens.get(Duration::ZERO, ask).await.unwrap().text(), first.text());
+        *tokens.failed.lock().unwrap() = None;
+        let many = (0..10).map(|_| tokens.get(Duration::ZERO, ask));
+        for got in futures_util::future::join_all(many).await {
+            assert_eq!(got.unwrap().text().expose(), "token 1");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
     #[test]

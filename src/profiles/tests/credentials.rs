@@ -124,10 +124,38 @@ fn a_token_is_read_and_an_answer_without_one_is_not_quoted() {
         (200, "hush"),
         (401, r#"{"access_token":"hush"}"#),
     ] {
-        let why = read(code, body).unwrap_err();
+        let why = read(code, body).unwrap_err().reason;
         assert!(!why.contains("hush") && why.contains(&code.to_string()), "{why}");
     }
     assert!(!format!("{:?}", token("hush", None)).contains("hush"));
+}
+
+#[test]
+fn a_refusal_of_our_credentials_is_read_whatever_its_code_is() {
+    for (code, body, is_refused) in [
+        (400, "", true),
+        (401, "", true),
+        (403, "", true),
+        (404, "", false),
+        (500, r#"{"error":"invalid_client"}"#, false),
+        (200, r#"{"error":"invalid_client"}"#, true),
+        (200, r#"{"error":"unauthorized_client","access_token":null}"#, true),
+        (200, r#"{"error":"invalid_grant","access_token":""}"#, true),
+        (201, r#"{"error":"invalid_scope"}"#, true),
+        (200, r#"{"error":"access_denied","error_description":"hush"}"#, true),
+        (200, r#"{"error":"temporarily_unavailable"}"#, false),
+        (200, r#"{"error":"invalid_client","error":"invalid_client"}"#, false),
+        (200, r#"{"error":{"code":"invalid_client"}}"#, false),
+        (200, "{}", false),
+    ] {
+        let error = read_token(code, Ok(body)).unwrap_err();
+        assert_eq!(error.is_refused, is_refused, "{code} {body}: {error:?}");
+        assert!(!error.reason.contains("hush"), "{error:?}");
+    }
+    let error = read_token(200, Ok(r#"{"error":"invalid_client"}"#)).unwrap_err();
+    assert_eq!(error.reason, "the token request was answered 200, but it says `invalid_client`");
+    // A token is one, whatever stands beside it.
+    assert!(read_token(200, Ok(r#"{"access_token":"t","error":"invalid_client"}"#)).is_ok());
 }
 
 #[test]

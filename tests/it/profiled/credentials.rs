@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    BOUND, Momo, Paystack, WEBHOOK_SECRET, all_that_is_kept, app, assert_without_secrets,
+    BOUND, Momo, Paystack, Stripe, WEBHOOK_SECRET, all_that_is_kept, app, assert_without_secrets,
     create_attempts,
     peer::{Asked, Peer, Reply, TOKEN_PATH},
     post, process, settings, wait_final,
@@ -25,6 +25,8 @@ struct Issued {
     count: usize,
     good: Option<(String, Instant)>,
     refused_creates: usize,
+    /// The code that a token which is not good is answered with; `None`: 401.
+    refusal: Option<u16>,
 }
 
 impl Bank {
@@ -55,7 +57,8 @@ impl Bank {
             return None;
         }
         issued.refused_creates += usize::from(asked.method == "POST");
-        Some(Reply::Answer(401, json!({ "error": format!("{given} is not good") })))
+        let code = issued.refusal.unwrap_or(401);
+        Some(Reply::Answer(code, json!({ "error": format!("{given} is not good") })))
     }
 }
 
@@ -78,20 +81,23 @@ async fn momo(bank: &Bank, life: Duration) -> Peer {
 
 #[tokio::test]
 async fn a_token_that_was_taken_back_is_renewed_without_an_attempt() {
-    let (world, bank) = (World::new().await, Bank::default());
-    let peer = momo(&bank, Duration::from_secs(3_600)).await;
-    let app = app(&world, &peer, "mtn-momo").spawn().await;
-    for nth in 1..=3 {
-        let id = Uuid::now_v7();
-        post(&app.client(), id).await;
-        assert_eq!(wait_final(&app.client(), id).await["status"], "completed");
-        assert_eq!(create_attempts(&app.pool, id).await, 1);
-        assert_eq!(bank.count(), nth);
-        assert!(!all_that_is_kept(&app.pool, id).await.contains("hush"));
-        bank.revoke();
+    for code in [401, 403] {
+        let (world, bank) = (World::new().await, Bank::default());
+        bank.0.lock().unwrap().refusal = Some(code);
+        let peer = momo(&bank, Duration::from_secs(3_600)).await;
+        let app = app(&world, &peer, "mtn-momo").spawn().await;
+        for nth in 1..=3 {
+            let id = Uuid::now_v7();
+            post(&app.client(), id).await;
+            assert_eq!(wait_final(&app.client(), id).await["status"], "completed");
+            assert_eq!(create_attempts(&app.pool, id).await, 1);
+            assert_eq!(bank.count(), nth);
+            assert!(!all_that_is_kept(&app.pool, id).await.contains("hush"));
+            bank.revoke();
+        }
+        let open = "SELECT count(*) FROM circuits WHERE trips > 0";
+        assert_eq!(sqlx::query_scalar::<_, i64>(open).fetch_one(&app.pool).await.unwrap(), 0);
     }
-    let open = "SELECT count(*) FROM circuits WHERE trips > 0";
-    assert_eq!(sqlx::query_scalar::<_, i64>(open).fetch_one(&app.pool).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -159,6 +165,66 @@ async fn refused_credentials_hold_the_queue_and_are_in_no_log() {
     assert_without_secrets(&process);
     let kept = all_that_is_kept(&world.pool, id).await;
     assert!(!kept.contains("hush") && !kept.contains("YXBpX3VzZXJf"), "{kept}");
+}
+
+/// A refused token is no transaction's fault, although other creates were taken a moment ago and
+/// this third party cannot be looked up by our id.
+#[tokio::test]
+async fn a_refused_token_holds_creates_although_others_were_taken() {
+    let printed = run(&["third-party", "show", "stripe-payouts"], &[], "").await;
+    let auth = format!("kind = \"oauth2\"\ntoken_url = \"{TOKEN_PATH}\"");
+    let text = printed.expect().replace("kind = \"bearer\"", &auth);
+    assert!(text.contains(&auth));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("payouts.toml");
+    std::fs::write(&file, text).unwrap();
+
+    let (world, bank, payouts) = (World::new().await, Bank::default(), Stripe::default());
+    let good = Arc::new(Mutex::new(true));
+    let (tokens, is_good) = (bank.clone(), good.clone());
+    let peer = Peer::start(move |asked| match asked.path.as_str() {
+        // As some do, it refuses with 200.
+        TOKEN_PATH if !*is_good.lock().unwrap() => {
+            Reply::Answer(200, json!({ "error": "invalid_client" }))
+        }
+        TOKEN_PATH => tokens.issue(Duration::from_secs(3_600)),
+        _ => match (tokens.refuse(asked), asked.method.as_str()) {
+            (Some(refused), _) => refused,
+            (None, "POST") => payouts.create(asked),
+            (None, _) => payouts.look_up(asked),
+        },
+    })
+    .await;
+    let app = world
+        .app()
+        .set("QUARTET_THIRD_PARTY__PROFILE", file.display())
+        .set("QUARTET_THIRD_PARTY__BASE_URL", peer.url())
+        .set("QUARTET_THIRD_PARTY__SECRETS__CLIENT_ID", "api_user_1")
+        .set("QUARTET_THIRD_PARTY__SECRETS__CLIENT_SECRET", "api_hush_77")
+        .set("QUARTET_THIRD_PARTY__SECRETS__WEBHOOK", WEBHOOK_SECRET)
+        // Longer than the test: a create that waits for it does not end.
+        .set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "120s")
+        .set("QUARTET_CIRCUIT__OPEN_FOR", "500ms")
+        .set("QUARTET_CIRCUIT__MAX_OPEN_FOR", "1s")
+        .spawn()
+        .await;
+    let taken = Uuid::now_v7();
+    post(&app.client(), taken).await;
+    assert_eq!(wait_final(&app.client(), taken).await["status"], "completed");
+
+    *good.lock().unwrap() = false;
+    bank.revoke();
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    let path = format!("/v1/operator/transactions/{id}/explain");
+    wait_until("the credentials are named", BOUND, async || {
+        app.operator().get(&path).await.text.contains("credentials_refused")
+    })
+    .await;
+    assert_eq!(create_attempts(&app.pool, id).await, 0);
+    *good.lock().unwrap() = true;
+    assert_eq!(wait_final(&app.client(), id).await["status"], "completed");
+    assert_eq!(create_attempts(&app.pool, id).await, 1);
 }
 
 #[tokio::test]
