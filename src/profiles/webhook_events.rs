@@ -63,18 +63,41 @@ impl Profile {
     }
 }
 
-/// Whether two texts are the same decimal number, without a float: `12.5` and `12.50`.
+/// Most digits by which an exponent moves the point.
+const MAX_EXPONENT: isize = 30;
+
+/// Whether two texts are the same decimal number, without a float: `12.5` and `1.250E+1`.
 fn is_same_number(a: &str, b: &str) -> bool {
-    matches!((plain_decimal(a), plain_decimal(b)), (Some(a), Some(b)) if a == b)
+    matches!((decimal(a), decimal(b)), (Some(a), Some(b)) if a == b)
 }
 
-/// The digits before and behind the point, without zeros that say nothing. `None`: it is written in
-/// another way, or is negative.
-fn plain_decimal(text: &str) -> Option<(&str, &str)> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+/// The digits without zeros at either end, and the power of ten of the last one. `None`: it is
+/// written in another way, is negative, or its exponent is beyond [`MAX_EXPONENT`].
+fn decimal(text: &str) -> Option<(String, isize)> {
+    let (is_negative, text) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
     let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    (is_digits(whole) && is_digits(fraction))
-        .then(|| (whole.trim_start_matches('0'), fraction.trim_end_matches('0')))
+    let is_bounded = (-MAX_EXPONENT..=MAX_EXPONENT).contains(&exponent);
+    if !is_digits(whole) || !is_digits(fraction) || !is_bounded {
+        return None;
+    }
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_end_matches('0');
+    let zeros = digits.len() - significant.len();
+    let significant = significant.trim_start_matches('0');
+    if significant.is_empty() {
+        // Zero, whose sign and exponent say nothing.
+        return Some((String::new(), 0));
+    }
+    let exponent = exponent.checked_sub_unsigned(fraction.len())?.checked_add_unsigned(zeros)?;
+    (!is_negative).then(|| (significant.to_owned(), exponent))
 }
 
 #[cfg(test)]
@@ -90,11 +113,38 @@ mod tests {
 
     #[test]
     fn decimals_are_compared_as_numbers() {
-        for (a, b) in [("12.5", "12.50"), ("012.5", "12.500"), ("12", "12.00"), ("0", "0.0")] {
+        for (a, b) in [
+            ("12.5", "12.50"),
+            ("012.5", "12.500"),
+            ("12", "12.00"),
+            ("0", "0.0"),
+            ("1e1", "10"),
+            ("1E+3", "1000.00"),
+            ("1.0E+3", "1000.00"),
+            ("1250e-2", "12.5"),
+            ("+12.5", "12.50"),
+            ("5e-3", "0.005"),
+            ("1e30", "1000000000000000000000000000000"),
+            ("0E-8", "0.00"),
+            ("-0.0", "0.00"),
+        ] {
             assert!(is_same_number(a, b), "{a} {b}");
         }
-        for (a, b) in [("12.5", "12.05"), ("1250", "12.50"), ("-1", "1"), ("1e1", "10"), ("", "0")]
-        {
+        for (a, b) in [
+            ("12.5", "12.05"),
+            ("1250", "12.50"),
+            ("1e2", "10"),
+            ("1e-1", "1"),
+            ("-1", "1"),
+            ("-1e1", "-10"),
+            ("", "0"),
+            ("e1", "10"),
+            ("1e", "1"),
+            ("1e1.0", "10"),
+            ("+-1", "1"),
+            ("1e31", "10000000000000000000000000000000"),
+            ("0e99", "0"),
+        ] {
             assert!(!is_same_number(a, b), "{a} {b}");
         }
     }
@@ -127,6 +177,8 @@ mod tests {
         for (found, is) in [
             ("1250", "{amount:minor}"),
             ("12.5", "{amount:decimal}"),
+            ("1.25E+3", "{amount:minor}"),
+            ("1.25E+1", "{amount:decimal}"),
             ("EUR", "{currency}"),
             ("eur", "{currency:lower}"),
             ("anything", "{reference}"),
