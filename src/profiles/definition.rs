@@ -229,7 +229,8 @@ impl<'de> Deserialize<'de> for Where {
     }
 }
 
-/// `[status]`: the third party's words. Compared without case; another word means pending.
+/// `[status]`: the third party's words. Compared without case, and with numbers, `true` and `false`
+/// as they are written; another word means pending.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statuses {

@@ -63,10 +63,10 @@ impl Definition {
                     fields.note(" without a status");
                 }
             }
-            Read::Node(node, at) => match node.text(at) {
-                Ok(text) => {
-                    let word = text.as_deref().unwrap_or(node.raw());
-                    let status = self.status.read(word, text.is_some());
+            Read::Node(node, at) => match node.word(at) {
+                Ok(found) => {
+                    let word = found.as_deref().unwrap_or(node.raw());
+                    let status = self.status.read(word, found.is_some());
                     if status.meaning.is_none() {
                         fields.note(&format!(" with the unknown status `{}`", status.word));
                     }
@@ -137,10 +137,10 @@ fn read<'a, 'p>(
 }
 
 impl Statuses {
-    /// What a word means. Only a string can be a word.
-    pub(super) fn read(&self, word: &str, is_text: bool) -> ReadStatus {
+    /// What a word means. Whatever is no word, such as an object, has no meaning.
+    pub(super) fn read(&self, word: &str, is_word: bool) -> ReadStatus {
         let folded = fold(word);
-        let is_in = |list: &[String]| is_text && list.iter().any(|known| fold(known) == folded);
+        let is_in = |list: &[String]| is_word && list.iter().any(|known| fold(known) == folded);
         let meaning = if is_in(&self.completed) {
             Some(ReportedStatus::Completed)
         } else if is_in(&self.declined) {

@@ -4,7 +4,7 @@
 //! be readable, and its keys must stand once. What does not matter may be nested to any depth,
 //! since nothing here recurses; the client bounds an answer's length when it receives it.
 
-use serde_json::from_str;
+use serde_json::{Value, from_str};
 
 use super::{
     pointer::{Pointer, position},
@@ -135,6 +135,16 @@ impl<'a> Node<'a> {
         from_str(self.raw).map(Some).map_err(|_| Unusable::NoText(at.to_string()))
     }
 
+    /// The text of a string, or a number, `true` or `false` as it is written; `None` where it is
+    /// anything else, or no JSON.
+    pub(super) fn word(self, at: &Pointer) -> Result<Option<String>, Unusable> {
+        if self.is_string {
+            return self.text(at);
+        }
+        let is_word = matches!(from_str(self.raw), Ok(Value::Number(_) | Value::Bool(_)));
+        Ok(is_word.then(|| self.raw.to_owned()))
+    }
+
     /// The text of a string, or of anything else as it is written.
     pub(super) fn written(self, at: &Pointer) -> Result<String, Unusable> {
         Ok(self.text(at)?.unwrap_or_else(|| self.raw.to_owned()))
@@ -216,6 +226,28 @@ mod tests {
             assert_eq!(at(text, "/a"), Err(Unusable::Malformed(why)), "{text}");
         }
         assert!(matches!(at(r#"{"a":"\ud83d"}"#, "/a"), Err(Unusable::NoText(_))));
+    }
+
+    #[test]
+    fn a_word_is_a_text_a_number_or_a_truth_value() {
+        let word = |raw: &str| {
+            let pointer = Pointer::parse("/a").unwrap();
+            let text = format!("{{\"a\":{raw}}}");
+            root(Ok(&text), false).unwrap().at(&pointer).unwrap().unwrap().word(&pointer)
+        };
+        for (raw, found) in [
+            ("\"\\u0041\"", "A"),
+            ("2", "2"),
+            ("-1.50", "-1.50"),
+            ("true", "true"),
+            ("false", "false"),
+        ] {
+            assert_eq!(word(raw), Ok(Some(found.to_owned())), "{raw}");
+        }
+        for raw in ["null", "{}", "[2]", "paid", "True", "NaN", "2x", "02", "+2"] {
+            assert_eq!(word(raw), Ok(None), "{raw}");
+        }
+        assert!(matches!(word("\"\\ud83d\""), Err(Unusable::NoText(_))));
     }
 
     #[test]

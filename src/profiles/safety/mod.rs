@@ -124,5 +124,5 @@ fn words(statuses: &Statuses, faults: &mut Faults<'_>) {
 
 /// A status word as it is compared.
 pub(super) fn fold(word: &str) -> String {
-    word.trim().to_ascii_lowercase()
+    word.trim().to_lowercase()
 }

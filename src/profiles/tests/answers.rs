@@ -253,6 +253,39 @@ fn a_status_word_that_may_be_taken_back_is_marked() {
 }
 
 #[test]
+fn a_status_may_be_a_number_or_a_truth_value_and_has_no_case_in_any_alphabet() {
+    let text = with(
+        BY_ID,
+        "completed = [\"done\"]\ndeclined = [\"no\"]",
+        "completed = [\"2\", \"true\", \"payé\"]\ndeclined = [\"-1\", \"false\", \"Отказ\"]",
+    );
+    let completed = Some(ReportedStatus::Completed);
+    let declined = Some(ReportedStatus::Declined);
+    for (status, meaning) in [
+        ("2", completed),
+        ("\"2\"", completed),
+        ("true", completed),
+        ("\"TRUE\"", completed),
+        ("\"PAYÉ\"", completed),
+        ("-1", declined),
+        ("false", declined),
+        ("\"ОТКАЗ\"", declined),
+        ("2.0", None),
+        ("3", None),
+        ("null", None),
+        ("payé", None),
+        ("[2]", None),
+        ("{\"code\":2}", None),
+    ] {
+        let read = lookup(&text, 200, &format!(r#"{{"id":"{ID}","status":{status}}}"#), None);
+        assert_eq!((read.means, read.known_status()), (LookupMeans::Found, meaning), "{status}");
+        assert_eq!(read.strange.is_some(), meaning.is_none(), "{status}");
+        let read = create(&text, 201, Ok(&format!(r#"{{"status":{status}}}"#)));
+        assert_eq!((read.means, read.known_status()), (CreateMeans::Created, meaning), "{status}");
+    }
+}
+
+#[test]
 fn what_is_not_used_may_be_anything() {
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let body = format!(

@@ -191,6 +191,12 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
         (BY_ID, "[\"done\"]", "[]", "nothing would ever be completed"),
         (BY_ID, "[\"no\"]", "[\"no\", \" \"]", "is empty"),
         (BY_ID, "[\"no\"]", "[\"no\", \"Done\"]", "has one meaning"),
+        (
+            BY_ID,
+            "[\"done\"]\ndeclined = [\"no\"]",
+            "[\"payé\"]\ndeclined = [\"PAYÉ\"]",
+            "has one meaning",
+        ),
         (BY_ID, "[\"no\"]", "[\"no\"]\nreversible = [\"no\"]", "is not in `completed`"),
         // The rest of the language.
         (BY_ID, "profile = 1", "profile = 2", "'2' is not allowed: 1"),
