@@ -115,11 +115,8 @@ impl Extraction {
 
     /// `None`: the profile passes it over.
     fn event(&self, context: &Context<'_>) -> Option<Event> {
-        let holds = |condition: &Condition| {
-            let value = context.value(&condition.at.source);
-            value.is_ok_and(|value| value.is_some_and(|value| condition.is.contains(&value)))
-        };
-        if !self.only.iter().all(holds) || self.ignore.iter().any(holds) {
+        let is_used = self.is_used(context);
+        if is_used == Ok(false) {
             return None;
         }
         let event_id = self.event_id(context);
@@ -136,8 +133,30 @@ impl Extraction {
             (Ok(event_id), Err(problem)) => (event_id, Err(problem.clone())),
             (Err(problem), _) => (None, Err(problem)),
         };
+        let report = is_used.and(report);
         let claims = claims.unwrap_or_default();
         Some(Event { event_id, dedupe_key, order, claims, report })
+    }
+
+    /// Whether no condition passes the event over. An error: one of them cannot be read, so it may
+    /// be an event that counts.
+    fn is_used(&self, context: &Context<'_>) -> Result<bool, EventProblem> {
+        let only = self.only.iter().map(|condition| (condition, true));
+        let ignore = self.ignore.iter().map(|condition| (condition, false));
+        let mut unread = None;
+        for (Condition { at, is }, must_hold) in only.chain(ignore) {
+            match context.value(&at.source) {
+                Ok(value) => {
+                    if value.is_some_and(|value| is.contains(&value)) != must_hold {
+                        return Ok(false);
+                    }
+                }
+                Err(problem) => {
+                    unread.get_or_insert(problem.at(&at.text));
+                }
+            }
+        }
+        unread.map_or(Ok(true), Err)
     }
 
     /// What an event leaves out, it does not contradict.

@@ -152,6 +152,24 @@ async fn an_event_of_another_amount_settles_nothing_and_is_an_operators() {
     assert_eq!(wait_final(&app.client(), id).await["status"], "completed");
 }
 
+/// Which kind of event it is, the profile cannot tell: it may be the final word.
+#[tokio::test]
+async fn an_event_whose_kind_stands_twice_is_listed() {
+    let (world, peer) = (World::new().await, paystack().await);
+    let app = app(&world, &peer, "paystack").role(Role::Api).spawn().await;
+    let id = app.client().accept().await;
+    let body = transfer(id, "success").to_string();
+    let twice = body.replacen('{', r#"{"event":"transfer.success","#, 1);
+    let signature = mac(hmac::HMAC_SHA512, WEBHOOK_SECRET, &twice);
+    send_paystack(&app, &twice, &signature).await.expect(200);
+    assert_eq!(deliveries(&app.pool).await, 0);
+    wait_until("it is listed", BOUND, async || {
+        let rejected = rejected(&app.operator()).await;
+        rejected.get("bad_fields").is_some_and(|(_, detail)| detail.contains("`/event` stands"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_webhook_reaches_its_own_third_party_alone() {
     let (world, peer) = (World::new().await, paystack().await);

@@ -147,6 +147,36 @@ fn conditions_choose_events() {
 }
 
 #[test]
+fn an_event_whose_conditions_cannot_be_read_is_not_passed_over() {
+    let reports = |more: &str, event: &str| {
+        let section = format!("signature = {{ scheme = 'none' }}\nid = '/id'\n{more}");
+        reports(&section, &format!(r#"{{"id":"{OURS}",{event}}}"#))
+    };
+    let says = Ok(Report { about: ours(), status: None });
+    let field = |at: &str, fault| Err(EventProblem::Field { at: at.to_owned(), fault });
+    let only = "only = [{ at = '/k', is = 'a' }, { at = '/l', is = 'b' }]";
+    let ignore = "ignore = [{ at = '/k', is = 'x' }, { at = '/l', is = 'y' }]";
+    for both in [only, ignore] {
+        let repeated = field("/k", FieldFault::Repeated);
+        assert_eq!(reports(both, r#""k":"a","l":"b""#), [says.clone()]);
+        assert_eq!(reports(both, r#""k":"a","k":"a","l":"b""#), [repeated]);
+        let unreadable = field("/l", FieldFault::Unreadable);
+        assert_eq!(reports(both, r#""k":"a","l":"\ud83d""#), [unreadable]);
+        assert_eq!(reports(both, r#""k":{},"l":"b""#), [field("/k", FieldFault::Compound)]);
+        // The other condition passes it over, whatever this one says.
+        assert_eq!(reports(both, r#""k":"a","k":"a","l":"y""#), []);
+    }
+    let section = "signature = { scheme = 'none' }\nid = '/id'\n\
+                   only = { at = 'header:x-kind', is = 'a' }";
+    let lines: [(&str, &[u8]); 2] = [("X-Kind", b"a"), ("x-kind", b"a")];
+    let body = format!(r#"{{"id":"{OURS}"}}"#);
+    let incoming = post(&lines, body.as_bytes());
+    let events = receiver(section).verify(&incoming, &Keys::default(), time(0)).unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].report, Err(EventProblem::RepeatedHeader("x-kind".to_owned())));
+}
+
+#[test]
 fn what_an_event_claims_is_kept_and_must_be_readable() {
     let section = "signature = { scheme = 'none' }\nid = '/id'\n\
                    same = [{ at = '/amount', is = '{amount:minor}' },\
