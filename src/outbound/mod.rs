@@ -33,7 +33,7 @@ mod third_party_answers;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use reqwest::{
     RequestBuilder, Response,
     header::{DATE, RETRY_AFTER},
@@ -59,6 +59,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most bytes read of a peer's answer.
 const MAX_ANSWER: usize = 64 * 1024;
+/// The obsolete forms of a date, which a recipient must accept (RFC 9110 section 5.6.7).
+const OBSOLETE_DATES: [&str; 2] = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
 
 /// How long a name may take to be resolved, where a connection may take this long to open.
 fn name_limit(timeout: Duration) -> Duration {
@@ -112,8 +114,8 @@ fn traced(request: RequestBuilder) -> RequestBuilder {
 /// from the peer's own `Date`, where it sends one: its clock may differ from ours.
 fn retry_after(response: &Response, clock: &DatabaseClock) -> Option<Duration> {
     let text = |name| response.headers().get(name)?.to_str().ok().map(str::trim);
-    let date = text(DATE).and_then(|date| DateTime::parse_from_rfc2822(date).ok());
-    parse_retry_after(text(RETRY_AFTER)?, date.map_or_else(|| clock.now(), |date| date.to_utc()))
+    let now = text(DATE).and_then(parse_date).unwrap_or_else(|| clock.now());
+    parse_retry_after(text(RETRY_AFTER)?, now)
 }
 
 /// What `Retry-After` says, from the header's text, as of `now`; at most a day. `None`: it says
@@ -121,12 +123,18 @@ fn retry_after(response: &Response, clock: &DatabaseClock) -> Option<Duration> {
 pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let delay = match value.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = DateTime::parse_from_rfc2822(value).ok()?;
-            (date.to_utc() - now).to_std().unwrap_or_default()
-        }
+        Err(_) => (parse_date(value)? - now).to_std().unwrap_or_default(),
     };
     Some(delay.min(MAX_RETRY_AFTER))
+}
+
+/// A date in any form that HTTP has had.
+fn parse_date(value: &str) -> Option<DateTime<Utc>> {
+    if let Ok(date) = DateTime::parse_from_rfc2822(value) {
+        return Some(date.to_utc());
+    }
+    let obsolete = |form| NaiveDateTime::parse_from_str(value, form).ok();
+    OBSOLETE_DATES.into_iter().find_map(obsolete).map(|date| date.and_utc())
 }
 
 /// The cause of this type that a failed call is due to, if it is.
@@ -157,6 +165,10 @@ mod tests {
         assert_eq!(parse("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse("Mon, 23 Nov 2026 10:00:30 GMT"), Some(Duration::from_secs(30)));
         assert_eq!(parse("Mon, 23 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(parse("Monday, 23-Nov-26 10:00:30 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(parse("Mon Nov 23 10:00:30 2026"), Some(Duration::from_secs(30)));
+        assert_eq!(parse("Sun Nov  1 10:00:00 2026"), Some(Duration::ZERO));
+        assert_eq!(parse("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(parse("99999999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(parse("soon"), None);
         assert_eq!(parse("-1"), None);
