@@ -211,6 +211,15 @@ fn every_wrong_value_is_printed_with_its_variable() {
         ("QUARTET_RETENTION__DEAD_LETTERS", "0s"),
         ("QUARTET_RETENTION__INTERVAL", "5"),
         ("QUARTET_LOG", "quartet=loud"),
+        ("QUARTET_LOG", "warning"),
+        ("QUARTET_LOG", "info,debgu"),
+        ("QUARTET_LOG", "warn, info"),
+        ("QUARTET_LOG", "info;quartet=debug"),
+        ("QUARTET_LOG", "info,sqlx;quartet=debug"),
+        ("QUARTET_LOG", "quartt=debug"),
+        ("QUARTET_LOG", "quartet::jobs=debug"),
+        ("QUARTET_LOG", "[request]=debug"),
+        ("QUARTET_LOG", ","),
         ("QUARTET_LOG_FORMAT", "xml"),
         ("QUARTET_TRACES__ENDPOINT", "127.0.0.1:4318"),
         ("QUARTET_TRACES__SAMPLE_RATIO", "1.5"),
@@ -220,6 +229,32 @@ fn every_wrong_value_is_printed_with_its_variable() {
         let [problem] = error.problems() else { panic!("{variable}={value}: {error}") };
         assert_eq!(problem.variable, variable);
         assert!(problem.message.starts_with(&format!("{variable}: {value:?} ")), "{problem}");
+    }
+}
+
+#[test]
+fn a_log_filter_is_a_level_with_levels_of_targets() {
+    for filter in [
+        "off",
+        "ERROR",
+        "3",
+        "info,",
+        "quartet",
+        "quartet=debug",
+        "info,quartet=off",
+        "warn,quartet::jobs",
+        "info,quartet::jobs=trace,sqlx=warn,hyper_util=off",
+        "error,[request]=debug",
+        "error,quartet[job{queue=notify_client}]=trace",
+    ] {
+        assert_eq!(load(&[("QUARTET_LOG", filter)]).expect(filter).log.filter, filter);
+    }
+    for filter in ["verbose", "fatal", "debgu", "sqlx=debug"] {
+        let error = load(&[("QUARTET_LOG", filter)]).expect_err(filter).to_string();
+        assert!(
+            error.contains("must be a level (off, error, warn, info, debug or trace)"),
+            "{error}"
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
 use super::sections::Pooler;
@@ -283,10 +283,37 @@ pub fn name(text: &str) -> Result<String, String> {
     Err("must be at most 100 characters, without control characters".to_owned())
 }
 
-/// What `EnvFilter` understands.
+/// A filter that `EnvFilter` understands and that says how much of Quartet is logged. To `EnvFilter`
+/// a word that is no level, such as `warning`, is a target, and a filter of that target alone drops
+/// Quartet's errors.
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("must be a log filter such as info or info,quartet=debug".to_owned()),
+    let mut parts = text.split(',').filter(|part| !part.is_empty());
+    let is_of_quartet =
+        |part: &str| is_level(part) || part.split('=').next() == Some(LOG_TARGET_OF_QUARTET);
+    if EnvFilter::builder().parse(text).is_ok()
+        && parts.clone().all(is_log_directive)
+        && parts.any(is_of_quartet)
+    {
+        return Ok(text.to_owned());
     }
+    Err("must be a level (off, error, warn, info, debug or trace), with levels for single targets \
+         after commas, such as info or info,quartet=debug"
+        .to_owned())
+}
+
+/// The target that all of Quartet's own targets begin with.
+const LOG_TARGET_OF_QUARTET: &str = "quartet";
+
+/// A level, a target with its level or without, or something about spans.
+fn is_log_directive(part: &str) -> bool {
+    let (target, has_level) =
+        part.split_once('=').map_or((part, false), |(target, _)| (target, true));
+    let is_path = || target.chars().all(|c| c.is_ascii_alphanumeric() || "_:-".contains(c));
+    // Without its level only what cannot be a misspelt one is taken for a target.
+    let is_named = || has_level || target == LOG_TARGET_OF_QUARTET || target.contains("::");
+    is_level(part) || part.contains('[') || is_path() && is_named()
+}
+
+fn is_level(text: &str) -> bool {
+    text.parse::<LevelFilter>().is_ok()
 }
