@@ -1,6 +1,9 @@
 //! Parses the command line, runs the command, and reports what went wrong.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use mimalloc::MiMalloc;
 use quartet::cli::Cli;
@@ -14,7 +17,8 @@ async fn main() -> ExitCode {
     match Cli::read().run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", error.report());
+            // There is nowhere to report that this failed.
+            let _ = writeln!(io::stderr(), "{}", error.report());
             ExitCode::FAILURE
         }
     }

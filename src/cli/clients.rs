@@ -10,6 +10,7 @@ use url::Url;
 use super::{
     CliError, connect,
     operator::operator,
+    output,
     secrets::warn_of_plain,
     table::{Table, lines, time},
 };
@@ -171,14 +172,17 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             if json {
                 let rotated = json!({ "name": name, "api_key": key, "old_key_until": old_until });
                 println!("{rotated}");
-                return Ok(());
+            } else {
+                println!("API key (shown once): {key}");
+                match old_until {
+                    Some(until) => println!("The old one is accepted until {}.", time(until)),
+                    None => println!("Every older one is refused from now on."),
+                }
             }
-            println!("API key (shown once): {key}");
-            match old_until {
-                Some(until) => println!("The old one is accepted until {}.", time(until)),
-                None => println!("Every older one is refused from now on."),
-            }
-            Ok(())
+            output::check_secret(
+                format!("the API key of {name} is replaced"),
+                format!("run `quartet clients rotate-key {name:?}` again for another key"),
+            )
         }
         ClientsCommand::RotateSecret { name, overlap, signing_secret, json } => {
             let keys = &config.secrets.master_keys;
@@ -192,14 +196,17 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             if json {
                 let rotated = json!({ "name": name, "signing_secret": secret, "old_secret_until": old_until });
                 println!("{rotated}");
-                return Ok(());
+            } else {
+                println!("Signing secret (shown once): {secret}");
+                match old_until {
+                    Some(until) => println!("The old one signs as well until {}.", time(until)),
+                    None => println!("No older one signs any more."),
+                }
             }
-            println!("Signing secret (shown once): {secret}");
-            match old_until {
-                Some(until) => println!("The old one signs as well until {}.", time(until)),
-                None => println!("No older one signs any more."),
-            }
-            Ok(())
+            output::check_secret(
+                format!("the signing secret of {name} is replaced"),
+                format!("run `quartet clients rotate-secret {name:?}` again for another secret"),
+            )
         }
         ClientsCommand::Disable { name } => {
             if !clients::disable(&pool, &name, actor).await? {
@@ -264,7 +271,13 @@ async fn add(
         println!("API key:        {key}");
         println!("Signing secret: {secret}");
     }
-    Ok(())
+    output::check_secret(
+        format!("client {name} is registered"),
+        format!(
+            "run `quartet clients rotate-key {name:?}` for a new API key and `quartet clients \
+             rotate-secret {name:?}` for a new signing secret"
+        ),
+    )
 }
 
 async fn list(pool: &Database, json: bool) -> Result<(), CliError> {

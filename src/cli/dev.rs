@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     CliError,
     demo::{self, WHAT_IT_USES},
+    output,
     stack::{Stack, StackOptions},
 };
 use crate::sandbox::SandboxConfig;
@@ -52,9 +53,12 @@ pub(super) async fn run(
     match ids.transpose() {
         Ok(Some(ids)) => {
             println!("{}", banner(&stack, &ids));
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = stack.ended() => {}
+            // Nobody can use it without its keys.
+            if !output::has_failed() {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = stack.ended() => {}
+                }
             }
             stack.stop().await
         }

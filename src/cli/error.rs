@@ -80,6 +80,11 @@ pub enum CliError {
     NoAnswer,
     #[error("reading or writing failed")]
     Io(#[from] std::io::Error),
+    #[error("the output could not be written: {0}")]
+    Output(&'static std::io::Error),
+    /// The same where it had a secret that is printed only once.
+    #[error("{done}, but the output could not be written: {error}")]
+    SecretNotPrinted { done: String, remedy: String, error: &'static std::io::Error },
     #[error("the request to Quartet failed")]
     Request(#[from] reqwest::Error),
     #[error("output could not be written as JSON")]
@@ -101,7 +106,7 @@ impl CliError {
             }
             let text = error.to_string();
             if !(StoreError::is_bare(&text) && error.source().is_some()) {
-                said.push(text.split(" (os error").next().unwrap_or_default().to_owned());
+                said.push(without_code(&text));
             }
         }
         // An error that passes its source on says the same.
@@ -114,8 +119,17 @@ impl CliError {
     }
 }
 
-/// What an error of the database means.
+/// An error's text without the system's number for it.
+fn without_code(text: &str) -> String {
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// What an error means that comes with a remedy.
 fn explanation(error: &(dyn Error + 'static)) -> Option<Explanation> {
+    if let Some(error @ CliError::SecretNotPrinted { remedy, .. }) = error.downcast_ref() {
+        let found = without_code(&error.to_string());
+        return Some(Explanation { found, remedy: remedy.clone() });
+    }
     if let Some(CliError::Connect(ConnectFailure { found, remedy, .. })) = error.downcast_ref() {
         return Some(Explanation { found: found.clone(), remedy: remedy.clone() });
     }

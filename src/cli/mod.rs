@@ -1,16 +1,17 @@
 //! The command line: what each command takes, and its dispatch.
 
-/// `println!` of this module and those below: what others wrote cannot drive the terminal.
+/// `println!` of this module and those below: what others wrote cannot drive the terminal, and a
+/// failure to write does not panic ([`output`]).
 macro_rules! println {
-    ($($text:tt)*) => { ::std::println!("{}", $crate::domain::visible(&format!($($text)*))) };
+    ($($text:tt)*) => { $crate::cli::output::print(::std::format_args!($($text)*), "\n") };
 }
 /// `eprintln!`, likewise.
 macro_rules! eprintln {
-    ($($text:tt)*) => { ::std::eprintln!("{}", $crate::domain::visible(&format!($($text)*))) };
+    ($($text:tt)*) => { $crate::cli::output::print_error(::std::format_args!($($text)*)) };
 }
 /// `print!`, likewise.
 macro_rules! print {
-    ($($text:tt)*) => { ::std::print!("{}", $crate::domain::visible(&format!($($text)*))) };
+    ($($text:tt)*) => { $crate::cli::output::print(::std::format_args!($($text)*), "") };
 }
 
 mod args;
@@ -26,6 +27,7 @@ mod error;
 mod explain;
 mod jobs;
 mod operator;
+mod output;
 mod page;
 mod queues;
 mod reconcile;
@@ -136,6 +138,11 @@ impl Cli {
 
     /// Runs the command to its end.
     pub async fn run(self) -> Result<(), CliError> {
+        self.dispatch().await?;
+        output::check()
+    }
+
+    async fn dispatch(self) -> Result<(), CliError> {
         let stop = CancellationToken::new();
         let file = self.config;
         let load = |file: Option<PathBuf>| {

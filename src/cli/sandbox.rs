@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::CliError;
+use super::{CliError, output};
 use crate::sandbox::{Sandbox, SandboxArgs};
 
 pub(super) async fn run(args: SandboxArgs, stop: CancellationToken) -> Result<(), CliError> {
@@ -23,7 +23,10 @@ pub(super) async fn run(args: SandboxArgs, stop: CancellationToken) -> Result<()
     println!("QUARTET_NOTIFY__ALLOWED_NETWORKS={}", sandbox.address().ip());
     println!("QUARTET_DEFAULT_CLIENT__SIGNING_SECRET={}", config.client_secret.reveal());
     eprintln!("Statistics: {}/stats. Ctrl-C ends it.", sandbox.base_url());
-    stop.cancelled().await;
+    // Nobody can use it without its settings.
+    if !output::has_failed() {
+        stop.cancelled().await;
+    }
     let stats = serde_json::to_string_pretty(&sandbox.stats())?;
     sandbox.stop().await;
     println!("{stats}");

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod auth;
+mod broken_output;
 mod chaos;
 mod circuit;
 mod clocks;
