@@ -80,6 +80,8 @@ pub enum CliError {
     NoAnswer,
     #[error("reading or writing failed")]
     Io(#[from] std::io::Error),
+    #[error("signals cannot be handled")]
+    Signals(#[source] std::io::Error),
     #[error("the output could not be written: {0}")]
     Output(&'static std::io::Error),
     /// The same where it had a secret that is printed only once.

@@ -26,6 +26,7 @@ mod doctor;
 mod error;
 mod explain;
 mod jobs;
+mod migrate;
 mod operator;
 mod output;
 mod page;
@@ -37,6 +38,7 @@ mod secret_arg;
 mod secrets;
 mod serve;
 mod sign_webhook;
+mod signals;
 mod stack;
 mod table;
 mod third_party;
@@ -44,9 +46,9 @@ mod third_party;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
 
 pub use self::error::CliError;
+use self::signals::Signals;
 use crate::{
     config::{self, Config, Role},
     http,
@@ -130,6 +132,21 @@ enum Command {
     Openapi,
 }
 
+impl Command {
+    /// Whether it waits for the signals itself, to stop, give back or cancel what it has begun.
+    fn stops_by_itself(&self) -> bool {
+        matches!(
+            self,
+            Self::Demo(_)
+                | Self::Dev(_)
+                | Self::Serve { .. }
+                | Self::Migrate { .. }
+                | Self::Sandbox(_)
+                | Self::Reconcile(_)
+        )
+    }
+}
+
 impl Cli {
     /// Reads the command line; ends the process where that cannot be read, or asks for help.
     pub fn read() -> Self {
@@ -138,12 +155,14 @@ impl Cli {
 
     /// Runs the command to its end.
     pub async fn run(self) -> Result<(), CliError> {
+        if !self.command.stops_by_itself() {
+            tokio::spawn(Signals::listen()?.end_process());
+        }
         self.dispatch().await?;
         output::check()
     }
 
     async fn dispatch(self) -> Result<(), CliError> {
-        let stop = CancellationToken::new();
         let file = self.config;
         let load = |file: Option<PathBuf>| {
             let mut config = Config::load(config::environment(), file.as_deref())?;
@@ -151,16 +170,10 @@ impl Cli {
             Ok(config)
         };
         match self.command {
-            Command::Demo(args) => {
-                tokio::spawn(cancel_on_signal(stop.clone()));
-                demo::run(file, args, stop).await
-            }
-            Command::Dev(args) => {
-                tokio::spawn(cancel_on_signal(stop.clone()));
-                dev::run(file, args, stop).await
-            }
+            Command::Demo(args) => demo::run(file, args, Signals::listen()?.into_token()).await,
+            Command::Dev(args) => dev::run(file, args, Signals::listen()?.into_token()).await,
             Command::Serve { role } => {
-                tokio::spawn(cancel_on_signal(stop.clone()));
+                let stop = Signals::listen()?.into_token();
                 let config = Config::load_for(role, config::environment(), file.as_deref())?;
                 let telemetry = start_telemetry(&config)?;
                 let ended = serve::run(config, role, stop).await;
@@ -168,16 +181,11 @@ impl Cli {
                 ended
             }
             Command::Migrate { wait } => {
-                let config = load(file)?;
-                let report = |line: &str| eprintln!("{line}");
-                let url = session_url(&config)?;
-                diagnosis::connect(&Target::new(url, false)?).await?;
-                store::migrate_within(url, wait, &report).await?;
-                println!("The schema is up to date.");
-                Ok(())
+                let signals = Signals::listen()?;
+                migrate::run(&load(file)?, wait, signals).await
             }
             Command::Sandbox(args) => {
-                tokio::spawn(cancel_on_signal(stop.clone()));
+                let stop = Signals::listen()?.into_token();
                 let telemetry = telemetry::init("info", telemetry::LogFormat::Human, None)?;
                 let ended = sandbox::run(*args, stop).await;
                 telemetry.shutdown().await;
@@ -192,7 +200,7 @@ impl Cli {
             Command::Audit(args) => in_time(audit::run(&load(file)?, args)).await,
             Command::Explain(args) => in_time(explain::run(&load(file)?, args)).await,
             Command::Reconcile(args) => {
-                tokio::spawn(cancel_on_signal(stop.clone()));
+                let stop = Signals::listen()?.into_token();
                 reconcile::run(&load(file)?, args, stop).await
             }
             Command::Doctor(args) => doctor::run(file.as_deref(), args).await,
@@ -249,27 +257,5 @@ fn session_url(config: &Config) -> Result<&str, CliError> {
         (None, _) if database.pooler.shares_sessions() => Err(CliError::NoSessions),
         (None, Some(url)) => Ok(url.expose()),
         (None, None) => Err(CliError::NoDatabase),
-    }
-}
-
-/// Cancels `stop` at SIGINT or SIGTERM; a second signal ends the process at once.
-async fn cancel_on_signal(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
-        tracing::error!("signals cannot be handled");
-        return;
-    };
-    for first in [true, false] {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        if !first {
-            // As a shell reports a process that SIGINT ended.
-            std::process::exit(130);
-        }
-        stop.cancel();
     }
 }

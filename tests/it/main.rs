@@ -62,6 +62,7 @@ mod security_headers;
 mod settings;
 mod several;
 mod shutdown;
+mod signals;
 mod standard_webhooks;
 mod strange_rows;
 mod support;

@@ -1,6 +1,7 @@
 //! The migrations: on a database with data in it, again, and what they promise about the schema.
 
 use std::{
+    future,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -266,7 +267,7 @@ async fn a_long_transaction_is_not_waited_for_and_another_run_goes_on() {
         .await
         .unwrap();
     let wait = Duration::from_secs(3);
-    let refused = store::migrate_within(database.url(), wait, &|_| {});
+    let refused = store::migrate_within(database.url(), wait, &|_| {}, future::pending());
     let refused = tokio::time::timeout(Duration::from_secs(30), refused);
     let refused = refused.await.expect("it does not wait for long").unwrap_err().to_string();
     assert!(refused.contains("run `quartet migrate` again"), "{refused}");

@@ -14,12 +14,15 @@ use quartet::{
 };
 use uuid::Uuid;
 
-use crate::support::{
-    TestApp, World,
-    job_rows::{event_times, job_row},
-    process::ProcessBuilder,
-    spawn_api, transaction, wait_until,
-    world::API_KEY,
+use crate::{
+    signals::is_nohup,
+    support::{
+        TestApp, World,
+        job_rows::{event_times, job_row},
+        process::ProcessBuilder,
+        spawn_api, transaction, wait_until,
+        world::API_KEY,
+    },
 };
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -104,6 +107,32 @@ async fn jobs_beyond_the_grace_are_given_back_and_cost_no_attempt() {
     assert_eq!((row.status.as_str(), row.attempts), ("Pending", 0));
 
     third_party.set_status(id, Status::Declined);
+    end(&api, &[id]).await;
+    assert_eq!(third_party.creates_of(id), 1);
+}
+
+/// A terminal that is closed sends it, and sends it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_gives_jobs_back_as_a_termination_does() {
+    if is_nohup() {
+        return;
+    }
+    let api = spawn_api().await;
+    let third_party = api.sandbox.third_party();
+    let id = Uuid::now_v7();
+    third_party.script_creates_for(id, vec![CreateStep::hang(Some(Status::Completed))]);
+    let process = worker(&api, "500ms").set("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "2s");
+    let mut process = process.spawn().await;
+    post(&api, id).await;
+    wait_until("the create is under way", BOUND, async || third_party.creates_of(id) == 1).await;
+
+    let address = process.url().trim_start_matches("http://").to_owned();
+    process.signal(Signal::SIGHUP);
+    wait_until("it is stopping", BOUND, async || TcpStream::connect(&address).is_err()).await;
+    process.signal(Signal::SIGHUP);
+    assert_eq!(process.wait_ended(BOUND).await.code(), Some(0));
+    let row = job_row(&api.pool, id, CREATE).await;
+    assert_eq!((row.status.as_str(), row.attempts, &row.lock_by), ("Pending", 0, &None));
     end(&api, &[id]).await;
     assert_eq!(third_party.creates_of(id), 1);
 }

@@ -1,11 +1,17 @@
 //! `quartet migrate` never waits in silence, and not without end.
 
 use std::{
+    future,
     path::Path,
+    process::Stdio,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use quartet::store::{MigrateError, migrate_within};
 use sqlx::{Connection, Executor, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use tokio::join;
@@ -13,7 +19,11 @@ use tokio::join;
 use super::{Admin, BOUND};
 use crate::{
     migrations::{empty_database, released_database},
-    support::{postgres::TestDatabase, wait_until},
+    support::{
+        command::{QUARTET, command},
+        postgres::TestDatabase,
+        wait_until,
+    },
 };
 
 /// What a run said.
@@ -23,7 +33,7 @@ struct Lines(Arc<Mutex<Vec<String>>>);
 impl Lines {
     async fn migrate(&self, url: &str, wait: Duration) -> Result<(), MigrateError> {
         let report = |line: &str| self.0.lock().unwrap().push(line.to_owned());
-        migrate_within(url, wait, &report).await
+        migrate_within(url, wait, &report, future::pending()).await
     }
 
     /// Waits until it has said that it waits for this session.
@@ -95,6 +105,37 @@ async fn it_says_which_session_an_index_waits_for_and_gives_up() {
 
     holder.execute("COMMIT").await.unwrap();
     lines.migrate(database.url(), BOUND).await.unwrap();
+    assert_eq!(admin.texts(INVALID).await, [""; 0]);
+}
+
+/// What waits in the server would go on waiting there, with the locks that it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_cancels_the_statement_and_the_next_run_goes_on() {
+    const MIGRATES: &str =
+        "SELECT query FROM pg_stat_activity WHERE application_name = 'quartet migrate'
+            AND datname = current_database()";
+    let (database, _connection) = released_database().await;
+    let mut admin = Admin::of(database.url()).await;
+    let (mut holder, pid) = session(&database, SNAPSHOT).await;
+    let settings = [("DATABASE_URL".to_owned(), database.url().to_owned())];
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let mut migrate = command(QUARTET.as_ref(), &["migrate"], &settings);
+    migrate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.reopen().unwrap());
+    let mut migrate = migrate.spawn().unwrap();
+    let text = || std::fs::read_to_string(said.path()).unwrap();
+    wait_until("it says whom it waits for", BOUND, async || {
+        assert!(migrate.try_wait().unwrap().is_none(), "it ended: {}", text());
+        text().contains(&format!("the session {pid}"))
+    })
+    .await;
+    kill(Pid::from_raw(migrate.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    wait_until("it ends", BOUND, async || migrate.try_wait().unwrap().is_some()).await;
+    assert_eq!(migrate.wait().unwrap().code(), Some(143), "{}", text());
+    assert!(text().ends_with("run `quartet migrate` again to go on\n"), "{}", text());
+    wait_until("its sessions end", BOUND, async || admin.texts(MIGRATES).await.is_empty()).await;
+
+    holder.execute("COMMIT").await.unwrap();
+    Lines::default().migrate(database.url(), BOUND).await.unwrap();
     assert_eq!(admin.texts(INVALID).await, [""; 0]);
 }
 

@@ -19,7 +19,7 @@
 
 mod waits;
 
-use std::{fmt, time::Duration};
+use std::{fmt, future, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, PgConnection,
@@ -64,6 +64,8 @@ pub enum MigrateError {
         Listed(blockers)
     )]
     GaveUp { doing: String, blockers: Vec<Blocker> },
+    #[error("stopped; what was done so far stays")]
+    Stopped,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -90,15 +92,18 @@ impl From<sqlx::Error> for MigrateError {
 /// Brings the schema up to date. Waits for other sessions for [`DEFAULT_WAIT`] in all, and logs for
 /// which.
 pub async fn migrate(url: &str) -> Result<(), MigrateError> {
-    migrate_within(url, DEFAULT_WAIT, &|line| tracing::warn!("{line}")).await
+    let report = |line: &str| tracing::warn!("{line}");
+    migrate_within(url, DEFAULT_WAIT, &report, future::pending()).await
 }
 
 /// The same; gives up when it has waited for other sessions for `wait` in all. `report` is given a
-/// line whenever somebody should know why it takes long.
+/// line whenever somebody should know why it takes long. When `stop` is ready, the statement is
+/// cancelled, and what was not begun is left for the next run.
 pub async fn migrate_within(
     url: &str,
     wait: Duration,
     report: &(dyn Fn(&str) + Send + Sync),
+    stop: impl Future<Output = ()>,
 ) -> Result<(), MigrateError> {
     let options = session::migration_options(url)?;
     let mut connection = in_time(options.connect()).await?;
@@ -112,8 +117,14 @@ pub async fn migrate_within(
         .await?;
     let waits = Waits::new(options, pid, wait, report);
     let mut run = Run { connection, waits };
-    run.lock().await?;
-    let migrated = run.apply().await;
+    let migrated = tokio::select! {
+        migrated = run.migrate() => migrated,
+        () = stop => {
+            // Without that it would go on in the server, and keep its locks.
+            run.waits.cancel().await;
+            Err(MigrateError::Stopped)
+        }
+    };
     // Its end gives the lock back.
     let closed = run.connection.close().await;
     migrated?;
@@ -127,6 +138,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    async fn migrate(&mut self) -> Result<(), MigrateError> {
+        self.lock().await?;
+        self.apply().await
+    }
+
     /// Waits until nobody else migrates.
     async fn lock(&mut self) -> Result<(), MigrateError> {
         const DOING: &str = "the lock of `quartet migrate`";

@@ -166,7 +166,8 @@ impl<'a> Waits<'a> {
         progress.await.ok().flatten().unwrap_or_default()
     }
 
-    async fn cancel(&mut self) {
+    /// Cancels what the watched session does.
+    pub(super) async fn cancel(&mut self) {
         let pid = self.pid;
         let cancelled = async {
             let conn = self.second().await?;
