@@ -142,7 +142,14 @@ async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppErro
         let is_same = |stored: &str| {
             keys.open(&client.name, stored).is_ok_and(|secret| secret == client.signing_secret)
         };
-        store::clients::upsert(pool, &new, is_same, BY_CONFIGURATION).await?;
+        let is_disabled = store::clients::upsert(pool, &new, is_same, BY_CONFIGURATION).await?;
+        if is_disabled {
+            tracing::warn!(
+                client = client.name,
+                "the client of QUARTET_DEFAULT_CLIENT__NAME stays disabled: its key is refused \
+                 until QUARTET_DEFAULT_CLIENT__API_KEY is another one"
+            );
+        }
     }
     Ok(())
 }

@@ -139,6 +139,15 @@ fn warn_of_unknown<'a>(config: &Config, names: impl Iterator<Item = &'a ThirdPar
     }
 }
 
+/// Warns where the client is that of the settings, which the next start writes again.
+fn warn_of_settings(config: &Config, name: &str, what_to_do: &str) {
+    if config.default_client.as_ref().is_some_and(|client| client.name == name) {
+        eprintln!(
+            "warning: each start of a process sets {name} up from the settings: {what_to_do}"
+        );
+    }
+}
+
 pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), CliError> {
     let pool = connect(config).await?;
     let operator = operator(config);
@@ -168,6 +177,8 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             let hash = hash_token(&key);
             let rotated = clients::rotate_key(&pool, &name, &hash, overlap, actor).await?;
             let old_until = rotated.ok_or_else(|| unknown(&name))?;
+            let what_to_do = "change QUARTET_DEFAULT_CLIENT__API_KEY to the new key as well";
+            warn_of_settings(config, &name, what_to_do);
             let old_until = (!overlap.is_zero()).then_some(old_until);
             if json {
                 let rotated = json!({ "name": name, "api_key": key, "old_key_until": old_until });
@@ -191,6 +202,8 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
             let rotated =
                 secrets::rotate_secret(&pool, keys, &name, &secret, overlap, actor).await?;
             let old_until = rotated.ok_or_else(|| unknown(&name))?;
+            let what_to_do = "change QUARTET_DEFAULT_CLIENT__SIGNING_SECRET to the new one as well";
+            warn_of_settings(config, &name, what_to_do);
             let old_until = (!overlap.is_zero()).then_some(old_until);
             let secret = secret.reveal();
             if json {
@@ -213,6 +226,9 @@ pub(super) async fn run(config: &Config, command: ClientsCommand) -> Result<(), 
                 return Err(unknown(&name));
             }
             println!("{name} is disabled.");
+            let what_to_do = "take QUARTET_DEFAULT_CLIENT__… away as well, as a key in them that \
+                              is not its present one enables it again";
+            warn_of_settings(config, &name, what_to_do);
             Ok(())
         }
     }

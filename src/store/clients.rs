@@ -103,15 +103,16 @@ pub async fn add(
     Ok(id)
 }
 
-/// Adds the client or brings it up to date, and enables it. What that changed of one that was there
-/// goes into the audit; `is_same_secret` compares the signing secrets, which needs
-/// the master keys, because each sealing looks different.
+/// Adds the client or brings it up to date; returns whether it is disabled. A disabled one is
+/// enabled by another API key alone: the key that was disabled stays refused. What that changed of
+/// one that was there goes into the audit; `is_same_secret` compares the signing secrets, which
+/// needs the master keys, because each sealing looks different.
 pub async fn upsert(
     pool: &Database,
     new: &NewClient<'_>,
     is_same_secret: impl Fn(&str) -> bool,
     actor: Actor<'_>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let others = new.others();
     let mut tx = super::begin(pool).await?;
     let added = sqlx::query!(
@@ -130,26 +131,29 @@ pub async fn upsert(
     )
     .execute(&mut *tx)
     .await?;
-    if added.rows_affected() == 0 {
-        let changed = update(&mut tx, new, is_same_secret).await?;
-        if !changed.is_empty() {
-            let detail = Map::from_iter([
-                ("changed".to_owned(), changed.into()),
-                ("callback_url".to_owned(), new.callback_url.into()),
-            ]);
-            let action = OperatorAction::ConfigureClient;
-            audit::record_client(&mut tx, actor, action, new.name, detail).await?;
-        }
+    let (changed, is_disabled) = match added.rows_affected() {
+        0 => update(&mut tx, new, is_same_secret).await?,
+        _ => (Vec::new(), false),
+    };
+    if !changed.is_empty() {
+        let detail = Map::from_iter([
+            ("changed".to_owned(), changed.into()),
+            ("callback_url".to_owned(), new.callback_url.into()),
+        ]);
+        let action = OperatorAction::ConfigureClient;
+        audit::record_client(&mut tx, actor, action, new.name, detail).await?;
     }
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    Ok(is_disabled)
 }
 
-/// Brings a client that is there up to date, and enables it; returns what that changed.
+/// Brings a client that is there up to date; returns what that changed, and whether the client is
+/// disabled.
 async fn update(
     conn: &mut PgConnection,
     new: &NewClient<'_>,
     is_same_secret: impl Fn(&str) -> bool,
-) -> Result<Vec<&'static str>, StoreError> {
+) -> Result<(Vec<&'static str>, bool), StoreError> {
     let before = sqlx::query!(
         r#"
         SELECT api_key_hash, callback_url, signing_secret, third_party, other_third_parties,
@@ -163,13 +167,16 @@ async fn update(
     .fetch_one(&mut *conn)
     .await?;
     let others = new.others();
-    sqlx::query!(
+    let is_disabled = sqlx::query_scalar!(
         r#"
         UPDATE clients
         SET api_key_hash = $2, callback_url = $3, signing_secret = $4, updated_at = now(),
-            disabled_at = NULL, third_party = COALESCE($5, third_party),
+            -- The key that was disabled enables nothing, however often it is configured.
+            disabled_at = CASE WHEN api_key_hash = $2 THEN disabled_at END,
+            third_party = COALESCE($5, third_party),
             other_third_parties = COALESCE($6::text[], other_third_parties)
         WHERE name = $1
+        RETURNING disabled_at IS NOT NULL AS "is_disabled!"
         "#,
         new.name,
         new.api_key_hash,
@@ -178,20 +185,21 @@ async fn update(
         new.third_party.map(ThirdPartyName::as_str),
         others.as_deref() as Option<&[&str]>,
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
     let differs = [
         ("api_key", before.api_key_hash != new.api_key_hash),
         ("callback_url", before.callback_url != new.callback_url),
         ("signing_secret", !is_same_secret(&before.signing_secret)),
-        ("enabled", before.is_disabled),
+        ("enabled", before.is_disabled && !is_disabled),
         ("third_party", new.third_party.is_some_and(|name| *name.as_str() != before.third_party)),
         (
             "other_third_parties",
             new.others().is_some_and(|others| others != before.other_third_parties),
         ),
     ];
-    Ok(differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect())
+    let changed = differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what);
+    Ok((changed.collect(), is_disabled))
 }
 
 /// All clients, by name.

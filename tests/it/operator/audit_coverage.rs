@@ -248,6 +248,8 @@ async fn what_the_configuration_changes_of_its_client_is_audited() {
     assert_eq!(audit(&app).await, Vec::<Value>::new());
 
     command::run(&["clients", "disable", "default"], &app.settings(), "").await.expect();
+    app.sibling().role(Role::Api).spawn().await;
+    assert_eq!(newest(&app).await["action"], "disable_client");
     let secret = Secret::generate().reveal();
     for (variable, value, changed) in [
         ("API_KEY", "qk_another_0123456789", json!(["api_key", "enabled"])),
