@@ -44,6 +44,11 @@ pub enum AppError {
     #[error("the database schema is not up to date: run `quartet migrate`")]
     NotMigrated,
     #[error(
+        "QUARTET_DEFAULT_CLIENT__API_KEY belongs to the client {owner} already: give {client} a \
+         key of its own, or keep the name"
+    )]
+    KeyTaken { owner: String, client: String },
+    #[error(
         "a pooler between here and the database shares its sessions: set \
          QUARTET_DATABASE__POOLER=transaction, or have it keep sessions"
     )]

@@ -32,6 +32,9 @@ const DIAGNOSE_EVERY: Duration = Duration::from_secs(30);
 /// Who changes the default client, in the audit.
 const BY_CONFIGURATION: Actor<'static> = Actor { operator: "configuration", note: None };
 
+/// The constraint that keeps API keys unique.
+const KEY_TAKEN: &str = "clients_api_key_hash_key";
+
 /// What needs the database: it and its schema are checked, secrets that an earlier release stored
 /// in plain are sealed, and the default client is brought up to date.
 pub(super) async fn start(state: &ApiState, config: &Config) -> Result<(), AppError> {
@@ -142,7 +145,13 @@ async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppErro
         let is_same = |stored: &str| {
             keys.open(&client.name, stored).is_ok_and(|secret| secret == client.signing_secret)
         };
-        let is_disabled = store::clients::upsert(pool, &new, is_same, BY_CONFIGURATION).await?;
+        let upserted = store::clients::upsert(pool, &new, is_same, BY_CONFIGURATION).await;
+        let is_disabled = match upserted {
+            Err(error) if error.constraint() == Some(KEY_TAKEN) => {
+                return Err(key_taken(pool, &new, error).await?);
+            }
+            upserted => upserted?,
+        };
         if is_disabled {
             tracing::warn!(
                 client = client.name,
@@ -152,4 +161,17 @@ async fn prepare_clients(pool: &Database, config: &Config) -> Result<(), AppErro
         }
     }
     Ok(())
+}
+
+/// Why the default client cannot have its key: `error`, where nobody has the key any more.
+async fn key_taken(
+    pool: &Database,
+    new: &NewClient<'_>,
+    error: StoreError,
+) -> Result<AppError, StoreError> {
+    let owner = store::clients::name_of_api_key(pool, new.api_key_hash).await?;
+    Ok(match owner {
+        Some(owner) => AppError::KeyTaken { owner, client: new.name.to_owned() },
+        None => error.into(),
+    })
 }

@@ -106,7 +106,8 @@ pub async fn add(
 /// Adds the client or brings it up to date; returns whether it is disabled. A disabled one is
 /// enabled by another API key alone: the key that was disabled stays refused. What that changed of
 /// one that was there goes into the audit; `is_same_secret` compares the signing secrets, which
-/// needs the master keys, because each sealing looks different.
+/// needs the master keys, because each sealing looks different. The API key of another client
+/// violates `clients_api_key_hash_key`.
 pub async fn upsert(
     pool: &Database,
     new: &NewClient<'_>,
@@ -351,6 +352,16 @@ pub async fn find_by_api_key_hash(
         id: row.id,
         third_parties: ClientThirdParties::stored(row.third_party, row.other_third_parties),
     }))
+}
+
+/// The name of the client, enabled or not, whose present API key has this hash.
+pub async fn name_of_api_key(
+    executor: impl PgExecutor<'_>,
+    api_key_hash: &[u8],
+) -> Result<Option<String>, StoreError> {
+    Ok(sqlx::query_scalar!("SELECT name FROM clients WHERE api_key_hash = $1", api_key_hash)
+        .fetch_optional(executor)
+        .await?)
 }
 
 /// The client of this name, enabled or not.
