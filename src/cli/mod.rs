@@ -112,7 +112,7 @@ enum Command {
     /// Show, pause and resume the queues; needs DATABASE_URL
     #[command(subcommand)]
     Queues(queues::QueuesCommand),
-    /// Show the third party's circuit breaker; needs DATABASE_URL
+    /// Show the third parties' circuit breakers; needs DATABASE_URL
     Circuit(circuit::CircuitArgs),
     /// Show what operators did, newest first; needs DATABASE_URL
     Audit(audit::AuditArgs),

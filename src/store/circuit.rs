@@ -80,12 +80,25 @@ impl Circuits {
     pub fn of(&self, third_party: &ThirdPartyName) -> Circuit {
         self.0.get(row_of(third_party)).cloned().unwrap_or_default()
     }
+
+    /// The third parties whose circuit has ever opened. A row alone says nothing: the schema has
+    /// one for the third party without a name, whether there is such a third party or not.
+    pub fn opened(&self) -> impl Iterator<Item = ThirdPartyName> {
+        let opened = self.0.iter().filter(|(_, circuit)| circuit.trips > 0);
+        opened.map(|(row, _)| match row.as_str() {
+            DEFAULT_ROW => ThirdPartyName::default(),
+            name => name.to_owned().into(),
+        })
+    }
 }
 
-/// The name of the row, as it was when there was one third party.
+/// The row of the third party without a name, as it was when there was one third party. No name
+/// has a `_`.
+const DEFAULT_ROW: &str = "third_party";
+
+/// The name of the row.
 fn row_of(third_party: &ThirdPartyName) -> &str {
-    // No name has a `_`.
-    if third_party.is_default() { "third_party" } else { third_party }
+    if third_party.is_default() { DEFAULT_ROW } else { third_party }
 }
 
 /// The circuit of one third party.
@@ -264,4 +277,23 @@ pub async fn reopen(
     .execute(executor)
     .await?;
     Ok(reopened.rows_affected() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_opened_is_known_and_the_row_of_the_schema_is_not() {
+        let row = |name: &str, trips| (name.to_owned(), Circuit { trips, ..Circuit::default() });
+        let opened = |rows: [(String, Circuit); 2]| {
+            let mut names: Vec<_> = Circuits(rows.into()).opened().collect();
+            names.sort();
+            names
+        };
+        let acme = ThirdPartyName::from("acme".to_owned());
+        assert_eq!(opened([row("third_party", 0), row("acme", 1)]), [acme.clone()]);
+        let both = [acme, ThirdPartyName::default()];
+        assert_eq!(opened([row("third_party", 2), row("acme", 1)]), both);
+    }
 }

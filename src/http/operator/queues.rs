@@ -127,8 +127,9 @@ impl QueuesApi {
         third_party: Query<Option<String>>,
     ) -> poem::Result<GetCircuitResponse> {
         let third_party = third_party.0.map(ThirdPartyName::from).unwrap_or_default();
-        if !state.third_parties.contains(&third_party) && !third_party.is_default() {
-            return Err(Problem::not_found("there is no such third party here").into());
+        if !state.third_parties.contains(&third_party) {
+            let detail = "there is no such third party here: name one that is configured";
+            return Err(Problem::not_found(detail).into());
         }
         let circuit = state.within_limit(circuit::get(&state.pool, &third_party)).await?;
         Ok(GetCircuitResponse::Circuit(Json(circuit.into())))

@@ -151,16 +151,23 @@ async fn explain_says_the_same_as_the_api() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_circuit_and_a_dead_letters_story_are_shown_as_over_http() {
     let app = spawn_api_at_rest().await;
-    let closed = quartet(&app, &["circuit"]).await;
+    let one = ["circuit", "--third-party", "third-party"];
+    let closed = quartet(&app, &one).await;
     assert!(closed.expect().starts_with("closed"), "{closed:?}");
+    let closed = quartet(&app, &["circuit"]).await;
+    assert!(closed.expect().starts_with("third-party: closed"), "{closed:?}");
     let open = "UPDATE circuits SET opened_at = now(), open_until = now() + interval '1 hour',
         open_for = 60, reason = 'no answer', trips = 3";
     sqlx::query(open).execute(&app.pool).await.unwrap();
-    let open = quartet(&app, &["circuit"]).await;
+    let open = quartet(&app, &one).await;
     assert!(open.expect().starts_with("open") && open.stdout.contains("no answer"), "{open:?}");
     let answer = app.operator().get("/v1/operator/circuit").await;
-    let shown = quartet(&app, &["circuit", "--json"]).await.expect_json();
+    let shown = quartet(&app, &[&one[..], &["--json"]].concat()).await.expect_json();
     assert_eq!(&shown, answer.expect(200));
+    let mut named = shown;
+    named["third_party"] = "third-party".into();
+    let listed = quartet(&app, &["circuit", "--json"]).await.expect_json();
+    assert_eq!(listed, json!([named]));
 
     let id = app.client().accept().await;
     app.send_webhook(SendWebhook::new(id, "completed")).await;

@@ -1,12 +1,13 @@
 //! One that hangs, is down or refuses our credentials does not slow the others.
 
+use quartet::config::Role;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{BOUND, Several, post, to, wait_status};
+use super::{ACME_SECRET, BOUND, Several, post, to, wait_status};
 use crate::{
     profiled::peer::{Peer, Reply},
-    support::{TestApp, wait_for, wait_until},
+    support::{TestApp, command::run, wait_for, wait_until},
 };
 
 /// How long from accept to the end at the third party without a name, of the slowest of ten.
@@ -108,6 +109,53 @@ async fn one_that_is_down_opens_its_own_circuit() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+/// Every circuit that there is, and no other: where the name is wrong, nothing is closed.
+#[tokio::test]
+async fn the_circuit_of_a_third_party_that_there_is_not_is_no_closed_one() {
+    let several = Several::new().await;
+    several.write("acme/webhook", ACME_SECRET);
+    let opened = "INSERT INTO circuits (name, opened_at, open_until, open_for, reason, trips)
+        VALUES ('pay', now(), now() + interval '1 hour', 60, 'it answered 500', 1),
+            ('gone', now(), now() - interval '1 hour', 60, 'no answer', 2)";
+    sqlx::query(opened).execute(&several.world.pool).await.unwrap();
+    let directory = several.directory.path().display().to_string();
+    let settings = [
+        ("DATABASE_URL".to_owned(), several.world.database_url().to_owned()),
+        ("QUARTET_THIRD_PARTIES__DIRECTORY".to_owned(), directory),
+    ];
+    let circuit = async |args: &[&str]| run(&[&["circuit"], args].concat(), &settings, "").await;
+    let listed = circuit(&[]).await;
+    let lines: Vec<&str> = listed.expect().lines().collect();
+    assert_eq!(lines.len(), 3, "{listed:?}");
+    for (line, start) in lines.iter().zip(["pay: open", "gone: half_open", "acme: closed"]) {
+        assert!(line.starts_with(start), "{listed:?}");
+    }
+    assert!(lines[0].contains("it answered 500"), "{listed:?}");
+    let listed = circuit(&["--json"]).await.expect_json();
+    let names = listed.as_array().unwrap().iter().map(|circuit| &circuit["third_party"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["pay", "gone", "acme"]);
+    for (name, start) in [("pay", "open"), ("gone", "half_open"), ("acme", "closed")] {
+        let one = circuit(&["--third-party", name]).await;
+        assert!(one.expect().starts_with(start), "{one:?}");
+    }
+    let app = several
+        .app()
+        .role(Role::Api)
+        .set("QUARTET_THIRD_PARTY__BASE_URL", "")
+        .set("QUARTET_WEBHOOK__SECRETS", "")
+        .set("QUARTET_DEFAULT_CLIENT__THIRD_PARTY", "acme")
+        .spawn()
+        .await;
+    for name in ["acne", "third-party"] {
+        let wrong = circuit(&["--third-party", name]).await;
+        let said = wrong.expect_failure();
+        assert!(said.contains(&format!("there is no third party named {name}")), "{said}");
+        let path = format!("/v1/operator/circuit?third_party={name}");
+        app.operator().get(&path).await.expect_problem(404);
+    }
+    app.operator().get("/v1/operator/circuit").await.expect_problem(404);
 }
 
 #[tokio::test]
