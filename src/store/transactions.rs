@@ -371,7 +371,7 @@ pub struct Filter {
     pub created_after: Option<DateTime<Utc>>,
     /// Before.
     pub created_before: Option<DateTime<Utc>>,
-    pub third_party: Option<String>,
+    pub third_party: Option<ThirdPartyName>,
     pub cursor: Option<Cursor>,
 }
 

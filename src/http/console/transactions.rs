@@ -67,9 +67,11 @@ pub async fn list_transactions(
         return Ok(layout::see_other(&format!("/console/transactions/{id}")));
     }
     let client = query.uuid("client")?;
+    let invalid = |rule: String| PageError::invalid(format!("third_party {rule}"));
+    let third_party = query.get("third_party").map(ThirdPartyName::parse);
     let filter = Filter {
         status: query.word("status")?,
-        third_party: query.get("third_party").map(str::to_owned),
+        third_party: third_party.transpose().map_err(invalid)?,
         cursor: query.cursor()?,
         ..Filter::default()
     };

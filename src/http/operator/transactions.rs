@@ -16,14 +16,14 @@ use super::{
     schema::{Circuit, DeadLetter, Job, OperatorTransactionList},
 };
 use crate::{
-    domain::{JobKind, Status},
+    domain::{JobKind, Status, ThirdPartyName},
     http::{
         ApiState,
         api::transaction_schema::{Event, Transaction},
         api_enum::ApiEnum,
         middleware::auth::OperatorAuth,
         page::{self, Page},
-        problem::Problem,
+        problem::{FieldProblem, Problem},
     },
     operations::explain::{self, CauseKind, Snapshot, WaitsFor},
     store::{
@@ -151,11 +151,14 @@ impl OperatorTransactionsApi {
         cursor: Query<Option<String>>,
     ) -> poem::Result<ListOperatorTransactionsResponse> {
         let client_id = client_id(&state, client.0.as_deref()).await?;
+        let invalid =
+            |rule: String| Problem::invalid(vec![FieldProblem::parameter("third_party", rule)]);
+        let third_party = third_party.0.map(|name| ThirdPartyName::parse(&name).map_err(invalid));
         let filter = Filter {
             status: status.0.map(|status| status.0),
             created_after: created_after.0.map(page::storable),
             created_before: created_before.0.map(page::storable),
-            third_party: third_party.0,
+            third_party: third_party.transpose()?,
             cursor: page::after(cursor.0.as_deref())?,
         };
         let rows = page::rows(limit.0);

@@ -158,6 +158,8 @@ async fn wrong_filters_are_named() {
     for (path, text) in [
         ("/console/transactions?status=done", "status must be one of pending"),
         ("/console/transactions?id=1", "id must be a uuid"),
+        ("/console/transactions?third_party=mtn_momo", "third_party must be 1 to 64"),
+        ("/console/transactions?third_party=%00", "third_party must be 1 to 64"),
         ("/console/transactions?cursor=x", "cursor"),
         ("/console/dead-letters?kind=x", "kind must be one of exhausted"),
         ("/console/dead-letters?age=2d", "age must be one of 15m"),

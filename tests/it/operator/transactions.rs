@@ -49,5 +49,13 @@ async fn list_operator_transactions_filters_and_pages_over_all_clients() {
     assert_eq!((&item["version"], &item["settled_by"]), (&json!(2), &json!("webhook")));
     let answer = app.operator().get("/v1/operator/transactions?client=x&status=y").await;
     answer.expect_problem(422);
+    // A name that no third party can have is a slip; one that none has here is not.
+    for wrong in ["mtn_momo", "%00", "Acme"] {
+        let path = format!("/v1/operator/transactions?third_party={wrong}");
+        let answer = app.operator().get(&path).await;
+        answer.expect_problem(422);
+        assert_eq!(answer.faults(), ["third_party"], "{wrong}");
+    }
+    assert_eq!(list("third_party=mtn-momo").await.0, [json!(null); 0]);
     app.client().get("/v1/operator/transactions").await.expect_problem(403);
 }
