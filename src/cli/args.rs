@@ -16,7 +16,7 @@ use clap::{
 use uuid::Uuid;
 
 use super::Cli;
-use crate::config;
+use crate::{config, http::page::PageCursor};
 
 /// Reads the command line; ends the process where there is nothing to run.
 pub(super) fn read() -> Cli {
@@ -70,6 +70,12 @@ pub(super) fn transaction_id(text: &str) -> Result<Uuid, String> {
 /// A dead letter's id.
 pub(super) fn dead_letter_id(text: &str) -> Result<Uuid, String> {
     text.parse().map_err(|_| format!("{text} is no dead letter's id (a UUID)"))
+}
+
+/// Where a page of a list starts.
+pub(super) fn cursor<C: PageCursor>(text: &str) -> Result<C, String> {
+    let wrong = "must be the next_cursor of an earlier page, which --json prints";
+    C::from_text(text).ok_or_else(|| wrong.to_owned())
 }
 
 /// How long ago, however long.
@@ -137,6 +143,19 @@ mod tests {
         assert!(text.contains("abc is no transaction id (a UUID)"), "{text}");
         let error = Cli::try_parse_from(["quartet", "dead-letters", "show", "7"]).unwrap_err();
         assert!(error.to_string().contains("7 is no dead letter's id (a UUID)"), "{error}");
+    }
+
+    #[test]
+    fn a_page_of_a_list_has_an_entry_and_starts_at_a_cursor_of_ours() {
+        for list in [&["audit"][..], &["jobs", "list"], &["dead-letters", "list"]] {
+            for (option, value, part) in
+                [("--cursor", "x", "must be the next_cursor"), ("--limit", "0", "0 is not in 1..")]
+            {
+                let line = [&["quartet"], list, &[option, value]].concat();
+                let text = plain(Cli::try_parse_from(&line).unwrap_err()).to_string();
+                assert!(text.contains(part), "{line:?}: {text}");
+            }
+        }
     }
 
     #[test]

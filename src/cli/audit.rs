@@ -5,13 +5,16 @@ use uuid::Uuid;
 
 use super::{
     CliError, args, connect,
-    operator::print_json,
+    operator::{print_json, print_page},
     page::details,
     table::{Table, lines, shortened, time},
 };
 use crate::{
     config::Config,
-    http::operator::schema::ActionList,
+    http::{
+        operator::schema::ActionList,
+        page::{self, Page},
+    },
     store::audit::{self, Filter, Recorded},
 };
 
@@ -27,8 +30,12 @@ pub(super) struct AuditArgs {
     #[arg(long, value_name = "ID", value_parser = args::dead_letter_id)]
     dead_letter_id: Option<Uuid>,
     /// Most entries
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = page::default_limit(),
+        value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    /// Start after an earlier page: at its next_cursor, which --json prints
+    #[arg(long, value_parser = args::cursor::<i64>)]
+    cursor: Option<i64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,16 +45,16 @@ pub(super) async fn run(config: &Config, args: AuditArgs) -> Result<(), CliError
     let filter = Filter {
         transaction_id: args.transaction_id,
         dead_letter_id: args.dead_letter_id,
-        before: None,
+        before: args.cursor,
     };
-    let actions = audit::list(&connect(config).await?, filter, args.limit.into()).await?;
+    let rows = audit::list(&connect(config).await?, filter, page::rows(args.limit)).await?;
+    let page = Page::new(rows, args.limit, |row| row.id);
     if args.json {
-        let items = actions.into_iter().map(Into::into).collect();
-        print_json(&ActionList { items, next_cursor: None });
+        print_json(&ActionList::from(page));
         return Ok(());
     }
     let mut table = Table::new(["at, who", "action, about", "note, detail"]).unbroken(&[1]);
-    for action in actions {
+    for action in page.items {
         let note = action.note.as_deref().unwrap_or_default();
         table.add_row([
             lines([time(action.at), action.operator.clone()]),
@@ -55,7 +62,7 @@ pub(super) async fn run(config: &Config, args: AuditArgs) -> Result<(), CliError
             shortened(&lines([note.to_owned(), details(&action.detail)]), MAX_DETAIL),
         ]);
     }
-    println!("{table}");
+    print_page(&table, args.limit, page.next_cursor.as_deref());
     Ok(())
 }
 

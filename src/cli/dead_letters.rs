@@ -10,15 +10,20 @@ use uuid::Uuid;
 use super::{
     CliError, args, connect,
     dead_letter_page::{letters_table, previews_table, story_page},
-    operator::{note, operations, operations_with_third_party, operator, print_json, reason},
+    operator::{
+        note, operations, operations_with_third_party, operator, print_json, print_page, reason,
+    },
 };
 use crate::{
     config::Config,
     domain::{DeadLetterKind, DeadLetterState, Status},
-    http::operator::{
-        bulk_replay::BulkReplay,
-        dead_letters::story,
-        schema::{self, DeadLetterList},
+    http::{
+        operator::{
+            bulk_replay::BulkReplay,
+            dead_letters::story,
+            schema::{self, DeadLetterList},
+        },
+        page::{self, Page},
     },
     operations::replay::{BulkError, ItemOutcome, MAX_BULK, Preview, Selected, Selection},
     store::{
@@ -27,6 +32,7 @@ use crate::{
         clients,
         dead_letter_actions::DeadLetterError,
         dead_letters::{self, DeadLetter, Filter},
+        transactions::Cursor,
     },
 };
 
@@ -92,8 +98,12 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "DURATION", value_parser = args::age)]
     older_than: Option<Duration>,
     /// Most entries
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = page::default_limit(),
+        value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    /// Start after an earlier page: at its next_cursor, which --json prints
+    #[arg(long, value_parser = args::cursor::<Cursor>)]
+    cursor: Option<Cursor>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -178,14 +188,15 @@ async fn list(pool: &Database, args: ListArgs) -> Result<(), CliError> {
         transaction_id: args.transaction_id,
         client_id: client_id(pool, args.client.as_deref()).await?,
         opened_before: opened_before(pool, args.older_than).await?,
+        cursor: args.cursor,
         ..Filter::default()
     };
-    let letters = dead_letters::list(pool, &filter, args.limit.into()).await?;
+    let rows = dead_letters::list(pool, &filter, page::rows(args.limit)).await?;
+    let page = Page::new(rows, args.limit, |row| Cursor { at: row.opened_at, id: row.id });
     if args.json {
-        let items = letters.into_iter().map(Into::into).collect();
-        print_json(&DeadLetterList { items, next_cursor: None });
+        print_json(&DeadLetterList::from(page));
     } else {
-        println!("{}", letters_table(&letters));
+        print_page(&letters_table(&page.items), args.limit, page.next_cursor.as_deref());
     }
     Ok(())
 }

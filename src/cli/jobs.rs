@@ -5,17 +5,20 @@ use uuid::Uuid;
 
 use super::{
     CliError, args,
-    operator::{note, operations, operator, print_json},
+    operator::{note, operations, operator, print_json, print_page},
     page::{Page, attempts_table},
     table::{self, Table, lines, shortened},
 };
 use crate::{
     config::Config,
     domain::{JobKind, JobState},
-    http::operator::schema::{Job, JobList},
+    http::{
+        operator::schema::{Job, JobList},
+        page as pages,
+    },
     store::{
         audit::Actor,
-        jobs::job_list::{self, JobActionError, JobFilter, JobRow},
+        jobs::job_list::{self, JobActionError, JobCursor, JobFilter, JobRow},
     },
 };
 
@@ -33,8 +36,12 @@ pub(super) enum JobsCommand {
         #[arg(long, value_name = "ID", value_parser = args::transaction_id)]
         transaction_id: Option<Uuid>,
         /// Most entries
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = pages::default_limit(),
+            value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
+        /// Start after an earlier page: at its next_cursor, which --json prints
+        #[arg(long, value_parser = args::cursor::<JobCursor>)]
+        cursor: Option<JobCursor>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -75,14 +82,16 @@ pub(super) async fn run(config: &Config, command: JobsCommand) -> Result<(), Cli
     let (operations, operator) = (operations(config).await?, operator(config));
     let job = |row: JobRow| Job::new(row, operations.dead_after);
     match command {
-        JobsCommand::List { queue, state, transaction_id, limit, json } => {
-            let filter = JobFilter { queue, state, transaction_id, cursor: None };
-            let rows = job_list::list(&operations.pool, &filter, limit.into()).await?;
+        JobsCommand::List { queue, state, transaction_id, limit, cursor, json } => {
+            let filter = JobFilter { queue, state, transaction_id, cursor };
+            let rows = job_list::list(&operations.pool, &filter, pages::rows(limit)).await?;
+            let cursor = |row: &JobRow| job_list::cursor(row, state);
+            let pages::Page { items, next_cursor } = pages::Page::new(rows, limit, cursor);
             if json {
-                let items = rows.into_iter().map(job).collect();
-                print_json(&JobList { items, next_cursor: None });
+                let items = items.into_iter().map(job).collect();
+                print_json(&JobList { items, next_cursor });
             } else {
-                println!("{}", jobs_table(rows));
+                print_page(&jobs_table(items), limit, next_cursor.as_deref());
             }
         }
         JobsCommand::Show { id, json } => {

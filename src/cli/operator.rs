@@ -2,7 +2,10 @@
 
 use nix::unistd::{User, getuid};
 
-use super::{CliError, connect, table::shortened};
+use super::{
+    CliError, connect,
+    table::{Table, shortened},
+};
 use crate::{
     config::Config, http::operator::MAX_NOTE, jobs, operations::Operations,
     outbound::ThirdPartyClients,
@@ -72,4 +75,12 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
 /// Prints something of the API's as JSON, on one line.
 pub(super) fn print_json(value: &impl poem_openapi::types::ToJSON) {
     println!("{}", value.to_json_string());
+}
+
+/// Prints a page of a list, and on stderr where the next one starts.
+pub(super) fn print_page<const N: usize>(table: &Table<N>, limit: u32, next_cursor: Option<&str>) {
+    println!("{table}");
+    if let Some(cursor) = next_cursor {
+        eprintln!("The first {limit} are listed; there are more (--limit, or --cursor {cursor})");
+    }
 }

@@ -194,6 +194,40 @@ async fn a_count_is_of_all_that_match_and_says_what_the_limit_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_says_that_there_is_more_and_goes_on_at_its_cursor() {
+    let app = spawn_api_at_rest().await;
+    stopped(&app, 3).await;
+    for action in ["pause", "resume", "pause"] {
+        quartet(&app, &["queues", action, "notify_client"]).await.expect();
+    }
+    for list in
+        [&["dead-letters", "list"][..], &["jobs", "list", "--queue", "notify_client"], &["audit"]]
+    {
+        let page = async |more: &[&str]| {
+            let page = quartet(&app, &[list, more, &["--json"]].concat()).await.expect_json();
+            let items = page["items"].as_array().unwrap().clone();
+            (items, page["next_cursor"].as_str().map(str::to_owned))
+        };
+        let (whole, next) = page(&[]).await;
+        assert_eq!((whole.len(), next), (3, None), "{list:?}");
+        let (mut paged, next) = page(&["--limit", "2"]).await;
+        assert_eq!(paged.len(), 2, "{list:?}");
+        let (rest, next) = page(&["--limit", "2", "--cursor", &next.unwrap()]).await;
+        assert_eq!((rest.len(), next), (1, None), "{list:?}");
+        paged.extend(rest);
+        assert_eq!(paged, whole, "{list:?}");
+
+        let table = quartet(&app, &[list, &["--limit", "2"]].concat()).await;
+        table.expect();
+        let said = "The first 2 are listed; there are more (--limit, or --cursor ";
+        assert!(table.stderr.contains(said), "{table:?}");
+        let table = quartet(&app, &[list, &["--limit", "3"]].concat()).await;
+        table.expect();
+        assert!(!table.stderr.contains("there are more"), "{table:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_audit_names_the_systems_account_whatever_the_environment_says() {
     let app = spawn_api_at_rest().await;
     let newest = async |args: &[&str], environment: &[(&str, &str)]| {
