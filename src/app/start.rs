@@ -63,7 +63,7 @@ pub(super) async fn start(state: &ApiState, config: &Config) -> Result<(), AppEr
             }
             Err(AppError::Store(error)) => {
                 let is_due = |at: &Instant| at.elapsed() >= DIAGNOSE_EVERY;
-                if !error.is_unavailable() || diagnosed_at.as_ref().is_none_or(is_due) {
+                if !error.may_pass() || diagnosed_at.as_ref().is_none_or(is_due) {
                     diagnose(config, error).await?;
                     diagnosed_at = Some(Instant::now());
                 }
@@ -86,7 +86,7 @@ async fn diagnose(config: &Config, error: StoreError) -> Result<(), AppError> {
             tracing::warn!(what_to_do = remedy, "waiting for the database: {found}");
             Ok(())
         }
-        Ok(()) if error.is_unavailable() => {
+        Ok(()) if error.may_pass() => {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "waiting for the database");
             Ok(())

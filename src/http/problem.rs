@@ -332,7 +332,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(cause) => Self::unavailable()
-                .because(format!("the database is away: {}", with_causes(&cause))),
+                .because(format!("the database is unavailable: {}", with_causes(&cause))),
             StoreError::Query(cause) => Self::internal(&cause),
         }
     }

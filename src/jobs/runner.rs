@@ -1,8 +1,9 @@
 //! Runs one claimed job: decodes it, bounds its time, catches its panics, writes its outcome.
 //!
 //! Each handler runs in a task of its own, so that one that blocks or panics delays no other job.
-//! While the database is away, writing the outcome is retried until it succeeds or the lease is
-//! lost, so a peer's answer is not forgotten because of a lost connection.
+//! While the database is away, or refuses the role or the schema, writing the outcome is retried
+//! until it succeeds or the lease is lost, so a peer's answer is not forgotten because of that.
+//! Only an outcome whose own values or rows cannot be written is replaced by another one.
 
 use std::{
     any::Any,
@@ -30,7 +31,7 @@ use crate::{
     telemetry::traces,
 };
 
-/// Delay of a job whose handler found the database away.
+/// Delay of a job whose handler the database did not serve.
 const DATABASE_AWAY: Duration = Duration::from_secs(1);
 /// Waits between tries to write an outcome.
 const WRITE_RETRY: Backoff =
@@ -117,7 +118,7 @@ impl Runner {
     fn store_failed(&self, job: &ClaimedJob, error: &StoreError) -> Outcome {
         let cause = error as &dyn std::error::Error;
         if error.is_unavailable() {
-            tracing::warn!(error = cause, "the database was away");
+            tracing::warn!(error = cause, "the database did not serve the handler");
             return Outcome::snooze(DATABASE_AWAY);
         }
         tracing::error!(error = cause, "the handler's query failed");
@@ -180,8 +181,8 @@ impl Runner {
                     tracing::warn!(error, "the outcome could not be written yet");
                 }
                 Err(error) => {
-                    // The schema refuses the outcome: a defect of ours, or a row stranger than
-                    // this build knows. The job must not stay leased for ever because of it.
+                    // A value or a row is at fault: a defect of ours, or a row stranger than this
+                    // build knows. The job must not stay leased for ever because of it.
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         ?outcome,

@@ -297,7 +297,7 @@ impl PartySweep<'_> {
                     progress(report);
                 }
                 // One that cannot be written must not keep the others from their turn.
-                Err(error) if !error.is_unavailable() => {
+                Err(error) if error.may_concern_one() => {
                     let cause = &error as &dyn std::error::Error;
                     tracing::warn!(transaction_id = %id, error = cause, "not reconciled");
                     *refused = Some(error);

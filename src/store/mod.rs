@@ -43,6 +43,8 @@ pub mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
+
 pub(crate) use self::postgres::database::{in_time, in_time_of};
 pub use self::postgres::{
     clock::{clock_skew, now},
@@ -65,11 +67,12 @@ const REFUSED: &str = "the database refused the query";
 /// Why a query gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, restarting, overloaded or read-only. Trying again later may work;
+    /// The database does not serve this process: it is away, restarting, overloaded or read-only,
+    /// or it refuses the role or the schema. Trying again later may work, with the same values;
     /// whether a commit under way took place is unknown.
     #[error("{}", UNAVAILABLE)]
     Unavailable(#[source] sqlx::Error),
-    /// The query itself failed.
+    /// The query itself failed, because of its values or of a row that it met.
     #[error("{}", REFUSED)]
     Query(#[source] sqlx::Error),
 }
@@ -84,6 +87,24 @@ impl StoreError {
     /// Whether the same call may work later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether that may be over by itself, as a restart is. Else somebody has to change something
+    /// first: a right, a setting, the schema.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if may_pass(error))
+    }
+
+    /// Whether one of several requests that were made together may be the cause, or their number:
+    /// the others may work one by one.
+    pub fn may_concern_one(&self) -> bool {
+        match self {
+            Self::Query(_) => true,
+            Self::Unavailable(sqlx::Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| MAY_CONCERN_ONE.iter().any(|state| code.starts_with(state))),
+            Self::Unavailable(_) => false,
+        }
     }
 
     /// Whether the server has answered that it failed, so that nothing of it was written. All other
@@ -105,7 +126,7 @@ impl StoreError {
     /// Whether the session had prepared statements of another connection, or lacked those of this
     /// one: a pooler hands sessions on.
     pub fn met_anothers_session(&self) -> bool {
-        matches!(self, Self::Query(sqlx::Error::Database(error))
+        matches!(self, Self::Unavailable(sqlx::Error::Database(error))
             if error.code().is_some_and(|code| ["42P05", "26000"].contains(&code.as_ref())))
     }
 
@@ -131,7 +152,44 @@ const QUERY_CANCELED: &str = "57014";
 /// for a server that it has lost (58, XX).
 const UNKNOWN_RESULT: [&str; 5] = ["08", "57P", "40003", "58", "XX"];
 
+/// SQLSTATEs, by their first characters, that may have one row as their cause, or something else:
+/// not supported (0A000; also a plan whose tables were changed), temporary files beyond their limit
+/// (53400), raised by a trigger (P0), internal errors and corrupted data (XX).
+const MAY_CONCERN_ONE: [&str; 4] = ["0A000", "53400", "P0", "XX"];
+
+/// SQLSTATEs, by their first characters, that only a value or a row causes: cardinality (21), a
+/// value (22), a constraint (23), the depth or size of a value (54). The texts of our statements
+/// are checked when the project is built, so that a syntax error (42601) is one of a value, such as
+/// an `hstore`'s.
+const OF_ROW: [&str; 5] = ["21", "22", "23", "42601", "54"];
+
+/// Functions of the server that refuse all writes until the database is vacuumed, with a SQLSTATE
+/// (54000) that a value too large for an index has, too.
+const REFUSE_WRAPAROUND: [&str; 2] = ["GetNewTransactionId", "GetNewMultiXactId"];
+
+/// Whether the server blames the values of the query, or a row that it met. It blames none where it
+/// refuses the role, the database or the schema: then nothing may be concluded about a row.
+fn is_of_row(error: &(dyn DatabaseError + 'static)) -> bool {
+    let routine = error.try_downcast_ref::<PgDatabaseError>().and_then(|error| error.routine());
+    error.code().is_some_and(|code| {
+        OF_ROW.iter().any(|state| code.starts_with(state))
+            && !routine.is_some_and(|routine| REFUSE_WRAPAROUND.contains(&routine))
+    })
+}
+
 fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => !is_of_row(error.as_ref()),
+        // Settings that did not arrive, a type that is not in the schema, a session in another
+        // state than it should be.
+        sqlx::Error::Configuration(_)
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::BeginFailed => true,
+        error => may_pass(error),
+    }
+}
+
+fn may_pass(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -239,8 +297,47 @@ mod tests {
             assert!(answer(code).is_answer(), "{code}");
         }
         for code in ["23503", "22003", "42P01"] {
-            assert!(answer(code).is_answer() && !answer(code).is_unavailable(), "{code}");
+            assert!(answer(code).is_answer(), "{code}");
         }
+    }
+
+    #[test]
+    fn only_what_a_row_causes_is_blamed_on_a_row() {
+        for code in ["21000", "22P02", "23514", "42601", "54000", "54001", "54011", "54023"] {
+            let error = answer(code);
+            assert!(!error.is_unavailable() && error.may_concern_one(), "{code}");
+        }
+        // The role, the password, the database, a right, the schema; a pooler that lost a session.
+        let refused = [
+            "28000", "28P01", "3D000", "55000", "42501", "42P01", "42703", "42883", "3F000",
+            "26000", "42P05",
+        ];
+        for code in refused {
+            let error = answer(code);
+            assert!(error.is_unavailable() && !error.may_concern_one(), "{code}");
+            assert!(!error.may_pass(), "{code}: somebody has to change something");
+        }
+        for code in ["08006", "25006", "40001", "53100", "53300", "55P03", "57014", "57P01"] {
+            let error = answer(code);
+            assert!(error.is_unavailable() && !error.may_concern_one(), "{code}");
+            assert!(error.may_pass(), "{code}");
+        }
+        // The row may be the cause: it is tried again, and apart from others.
+        for code in ["0A000", "53400", "P0001", "XX000", "XX001"] {
+            assert!(answer(code).is_unavailable() && answer(code).may_concern_one(), "{code}");
+        }
+        assert!(answer("26000").met_anothers_session());
+    }
+
+    #[test]
+    fn a_session_that_is_not_as_it_should_be_is_no_rows_fault() {
+        let dropped = sqlx::Error::Configuration("a pooler drops settings".into());
+        let no_type = sqlx::Error::TypeNotFound { type_name: "hstore".to_owned() };
+        for error in [dropped, no_type, sqlx::Error::BeginFailed] {
+            let error = StoreError::from(error);
+            assert!(error.is_unavailable() && !error.may_pass(), "{error:?}");
+        }
+        assert!(!StoreError::from(sqlx::Error::RowNotFound).is_unavailable());
     }
 
     #[test]

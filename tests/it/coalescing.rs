@@ -67,6 +67,29 @@ async fn a_post_that_the_database_refuses_spoils_no_other() {
     assert_eq!(stored, 40, "the refused one left nothing");
 }
 
+/// As where `temp_file_limit` is too small for a batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posts_that_are_too_many_for_the_server_are_written_one_by_one() {
+    let app = spawn_api().await;
+    let limit = "
+        CREATE FUNCTION too_many() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF (SELECT count(*) FROM inserted) > 1 THEN
+                RAISE 'too many at once' USING ERRCODE = '53400';
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER too_many AFTER INSERT ON transactions
+            REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION too_many();";
+    sqlx::raw_sql(limit).execute(&app.pool).await.unwrap();
+    let client = app.client();
+    let posts = (0..40).map(async |_| {
+        let post = transaction(Uuid::now_v7());
+        client.post_transaction(&post).await.status
+    });
+    assert_eq!(join_all(posts).await, [202; 40]);
+}
+
 /// Of posts with one id that may be in one batch, one is accepted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_posts_with_one_id_in_a_batch_one_is_accepted() {

@@ -78,9 +78,9 @@ async fn bounded(
 
 /// A check that the database did not let be made.
 fn failed(check: &'static str, error: &StoreError) -> Finding {
-    let remedy = match error {
-        StoreError::Unavailable(_) => "see what the other findings say about the database",
-        StoreError::Query(_) => "see what the other findings say about rights and the schema",
+    let remedy = match error.may_pass() {
+        true => "see what the other findings say about the database",
+        false => "see what the other findings say about rights and the schema",
     };
     Finding::error(check, format!("cannot be checked: {}", diagnosis::cause(error)), remedy)
 }

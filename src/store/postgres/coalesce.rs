@@ -6,12 +6,12 @@
 //! writers pause after a batch of several, so that the next one is larger. So one request at a time
 //! is as fast as without it, and the busier the process is, the cheaper is each request.
 //!
-//! One request of a batch cannot spoil the others: a batch that the database refuses is done again
-//! one by one, and a request that somebody else's lock holds up is left for the next batch, and in
-//! the end done alone, on a connection of the pool. While the database is away a batch is tried
-//! again for as long as anybody waits for it, after waits that double and stay long until something
-//! is written; requests must be such that a second try, after a commit whose answer was lost, is
-//! harmless.
+//! One request of a batch cannot spoil the others: a batch that fails because of one of them, or of
+//! their number, is done again one by one, and a request that somebody else's lock holds up is left
+//! for the next batch, and in the end done alone, on a connection of the pool. While the database
+//! is away, or refuses the role or the schema, a batch is tried again for as long as anybody waits
+//! for it, after waits that double and stay long until something is written; requests must be such
+//! that a second try, after a commit whose answer was lost, is harmless.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -237,12 +237,8 @@ impl<B: Batch> Writer<B> {
                 Err(error) if is_lock_timeout(&error) => {
                     batch.into_iter().for_each(|waiting| self.alone(waiting));
                 }
-                Err(error) if error.is_unavailable() => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        requests = batch.len(),
-                        "not written yet"
-                    );
+                Err(error) if !error.may_concern_one() => {
+                    let pause = self.note_retry(&error, batch.len());
                     let (patient, impatient) = batch
                         .into_iter()
                         .partition(|waiting| waiting.asked.elapsed() < B::MAX_WAIT);
@@ -250,17 +246,31 @@ impl<B: Batch> Writer<B> {
                     for waiting in impatient {
                         waiting.answer(Err(unavailable("the database was away for too long")));
                     }
-                    tokio::time::sleep(self.retries.next_delay(rand::random())).await;
+                    tokio::time::sleep(pause).await;
                 }
-                Err(error) if batch.len() == 1 => {
-                    if let Some(waiting) = batch.pop() {
+                Err(error) => {
+                    // It may concern all of them after all: that must not run hot.
+                    let pause =
+                        error.is_unavailable().then(|| self.note_retry(&error, batch.len()));
+                    if batch.len() > 1 {
+                        // One of them is at fault, or they are too many.
+                        batches.extend(batch.into_iter().map(|waiting| vec![waiting]));
+                    } else if let Some(waiting) = batch.pop() {
                         waiting.answer(Err(error));
                     }
+                    if let Some(pause) = pause {
+                        tokio::time::sleep(pause).await;
+                    }
                 }
-                // One of them is at fault.
-                Err(_) => batches.extend(batch.into_iter().map(|waiting| vec![waiting])),
             }
         }
+    }
+
+    /// Logs that a batch of this many requests is to be tried again. Returns the wait before that.
+    fn note_retry(&mut self, error: &StoreError, requests: usize) -> Duration {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, requests, "not written yet");
+        self.retries.next_delay(rand::random())
     }
 
     /// Reports how long requests took that were done.
@@ -307,7 +317,7 @@ impl<B: Batch> Writer<B> {
         // A task of its own, which nobody drops half-way.
         tokio::spawn(async move {
             let done = async {
-                let mut conn = pool.acquire().await?;
+                let mut conn = pool.acquire().await.map_err(StoreError::Unavailable)?;
                 let requests = std::slice::from_ref(&waiting.request);
                 let answers = run(&*batch, conn.risk(), begin, requests, Locked::Wait).await?;
                 conn.is_clean();
@@ -346,7 +356,7 @@ async fn commit<B: Batch>(
     after: &mut B::AfterCommit,
 ) -> Result<Vec<Option<B::Answer>>, StoreError> {
     let Some(begin) = begin else { return batch.run(conn, requests, locked, after).await };
-    let mut tx = conn.begin_with(begin).await?;
+    let mut tx = conn.begin_with(begin).await.map_err(StoreError::Unavailable)?;
     let answers = batch.run(&mut tx, requests, locked, after).await?;
     tx.commit().await?;
     Ok(answers)

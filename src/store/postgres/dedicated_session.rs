@@ -47,9 +47,10 @@ impl Session {
             if !self.target.shares_sessions() {
                 self.target.configure(&mut conn).await?;
             }
-            Ok(conn)
+            Ok::<_, sqlx::Error>(conn)
         };
-        in_time_of(CONNECT_LIMIT, connect).await
+        // Whatever it is: no request is at fault.
+        in_time_of(CONNECT_LIMIT, connect).await.map_err(StoreError::Unavailable)
     }
 
     /// What must begin a transaction before anything else is done, where that is needed.

@@ -1,9 +1,12 @@
 //! Which errors mean that the database does not serve this process, and why.
 
-use crate::telemetry::{database_errors::DatabaseErrors, labels::DatabaseErrorCause};
+use crate::{
+    store::is_of_row,
+    telemetry::{database_errors::DatabaseErrors, labels::DatabaseErrorCause},
+};
 
 /// The cause, where the error is one that ends by itself or by an operator's hand; `None` where the
-/// database works and the statement is at fault, or another one's lock.
+/// database works and a row is at fault, or another one's lock.
 fn cause(error: &sqlx::Error) -> Option<DatabaseErrorCause> {
     use DatabaseErrorCause as Cause;
 
@@ -24,8 +27,9 @@ fn cause(error: &sqlx::Error) -> Option<DatabaseErrorCause> {
             code if ["08", "57"].iter().any(|class| code.starts_with(class)) => {
                 Some(Cause::Connection)
             }
-            code if ["53", "58"].iter().any(|class| code.starts_with(class)) => Some(Cause::Other),
-            _ => None,
+            // Another transaction's lock; and one of ours that was idle for too long.
+            code if code.starts_with("40") || ["25P03", "55P03"].contains(&code) => None,
+            _ => (!is_of_row(error.as_ref())).then_some(Cause::Other),
         },
         _ => None,
     }

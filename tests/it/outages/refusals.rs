@@ -1,15 +1,16 @@
-//! A database that answers, and refuses: it only reads, or it takes no more connections.
+//! A database that answers, and refuses: it only reads, it takes no more connections, or not this
+//! role, or the role lacks a right.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
-use quartet::dev::postgres::EmbeddedPostgres;
+use quartet::{dev::postgres::EmbeddedPostgres, sandbox::Status};
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    Callers, HEALED, accept_some, assert_all_end_well, assert_calm, pending_world, process_on,
-    send_webhook,
+    Callers, HEALED, accept_some, assert_all_end_well, assert_calm, assert_refused, pending_world,
+    process_on, send_webhook,
 };
-use crate::support::{line::Line, postgres::own_server, wait_until};
+use crate::support::{World, line::Line, postgres::own_server, wait_until};
 
 /// What Quartet needs to be allowed, as docs/database.md has it.
 const RIGHTS: &str = "
@@ -53,6 +54,25 @@ impl Refusing {
     fn url(&self) -> String {
         format!("postgres://relay@127.0.0.1:{}/postgres", self.postgres.port())
     }
+}
+
+/// Waits until all of `count` polls run, which they do between two polls as well.
+async fn wait_polled(world: &World, count: usize) {
+    let running = "SELECT count(*) FROM apalis.jobs
+        WHERE job_type = 'update_status' AND status = 'Running'";
+    wait_until("all are polled", HEALED, async || {
+        let running = sqlx::query_scalar::<_, i64>(running).fetch_one(&world.pool).await;
+        running.unwrap() == count as i64
+    })
+    .await;
+}
+
+/// Asserts that no refusal was held against a job.
+async fn assert_no_job_blamed(world: &World) {
+    let blamed = "SELECT (SELECT count(*) FROM failed_jobs),
+        (SELECT max(attempts)::bigint FROM apalis.jobs WHERE job_type = 'update_status')";
+    let blamed: (i64, i64) = sqlx::query_as(blamed).fetch_one(&world.pool).await.unwrap();
+    assert_eq!(blamed, (0, 1), "dead letters, and attempts of the polls");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,4 +161,65 @@ async fn a_database_that_takes_no_more_connections_is_asked_again_in_peace() {
     assert_all_end_well(&client, &world, &ids).await;
     // The third party may well send it by now.
     send_webhook(&callers.anonymous, &callers.secret, ids[0]).await.expect(200);
+}
+
+/// As while its password or `pg_hba.conf` is changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_sign_in_for_a_while_is_held_against_no_job() {
+    let mut server = Refusing::start().await;
+    let world = pending_world(&server.postgres.url("postgres")).await;
+    let line = Line::to(&server.url()).await;
+    let process = process_on(&world, &line).set("QUARTET_POLL__MAX_DELAY", "500ms");
+    let mut process = process.spawn().await;
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
+    let ids = accept_some(&client, &world).await;
+    wait_polled(&world, ids.len()).await;
+
+    server.run("ALTER ROLE relay NOLOGIN").await;
+    server.run(END_SESSIONS).await;
+    for _ in 0..2 {
+        callers.assert_writes_refused(ids[0]).await;
+        callers.assert_reads_refused(ids[0]).await;
+    }
+    assert_calm(&process, &line).await;
+    let refused = callers.metric(r#"quartet_database_errors_total{cause="other"}"#).await;
+    assert!(refused > 0.0, "the metrics say nothing");
+
+    server.run("ALTER ROLE relay LOGIN").await;
+    process.wait_ready().await;
+    assert_all_end_well(&client, &world, &ids).await;
+    assert_no_job_blamed(&world).await;
+}
+
+/// Reads, accepts and heartbeats go on, while claims and outcomes are refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_that_the_role_may_not_write_are_kept_until_it_may() {
+    let mut server = Refusing::start().await;
+    let world = pending_world(&server.postgres.url("postgres")).await;
+    let line = Line::to(&server.url()).await;
+    let process = process_on(&world, &line).set("QUARTET_POLL__MAX_DELAY", "500ms");
+    let process = process.spawn().await;
+    let (client, callers) = (process.client(), Callers::of(&process, &world).await);
+    let ids = accept_some(&client, &world).await;
+    wait_polled(&world, ids.len()).await;
+
+    server.run("REVOKE UPDATE ON apalis.jobs FROM relay").await;
+    let third_party = world.sandbox.third_party();
+    for id in &ids {
+        third_party.set_status(*id, Status::Completed);
+    }
+    let began = Instant::now();
+    let webhook = send_webhook(&callers.anonymous, &callers.secret, ids[0]).await;
+    assert_refused("a webhook", began, &webhook);
+    assert_eq!(client.get_transaction(ids[0]).await.expect(200)["status"], "pending");
+    assert_calm(&process, &line).await;
+    let refused = callers.metric(r#"quartet_database_errors_total{cause="other"}"#).await;
+    assert!(refused > 0.0, "the metrics say nothing");
+    let lookups = || ids.iter().map(|id| third_party.lookups_of(*id)).collect::<Vec<_>>();
+    let looked_up = lookups();
+
+    server.run("GRANT UPDATE ON apalis.jobs TO relay").await;
+    assert_all_end_well(&client, &world, &ids).await;
+    assert_eq!(lookups(), looked_up, "what a poll had found was forgotten");
+    assert_no_job_blamed(&world).await;
 }
