@@ -43,6 +43,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("IntervalStyle", "postgres"),
     ("array_nulls", "on"),
     ("transform_null_equals", "off"),
+    // A batch that does not fit writes temporary files, which the server may forbid.
+    ("work_mem", "16MB"),
     // Plans. Our statements are small: the compiler costs more than it saves.
     ("jit", "off"),
     ("plan_cache_mode", "auto"),

@@ -10,7 +10,7 @@ use super::{Admin, BOUND, Scratch, accept, faultless, name_of, patient};
 use crate::support::{Client, World, pgbouncer::PgBouncer, wait_until};
 
 /// What a DBA may set for a role, and what sessions of ours have nevertheless.
-const HOSTILE: [(&str, &str, &str); 26] = [
+const HOSTILE: [(&str, &str, &str); 27] = [
     ("synchronous_commit", "off", "on"),
     ("default_transaction_isolation", "serializable", "read committed"),
     ("transaction_isolation", "", "read committed"),
@@ -27,6 +27,7 @@ const HOSTILE: [(&str, &str, &str); 26] = [
     ("client_encoding", "LATIN1", "UTF8"),
     ("array_nulls", "off", "on"),
     ("transform_null_equals", "on", "off"),
+    ("work_mem", "64kB", "16MB"),
     ("jit", "on", "off"),
     ("plan_cache_mode", "force_custom_plan", "-"),
     ("join_collapse_limit", "1", "8"),
