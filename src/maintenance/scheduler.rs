@@ -69,10 +69,11 @@ async fn keep_floors(context: &MaintenanceContext) {
 
 async fn keep_running(context: &MaintenanceContext, task: MaintenanceTask) {
     let interval = interval(&context.config, task);
+    let lease = context.config.worker.dead_after;
     let mut failures = 0;
     loop {
         let free_in = tokio::select! {
-            free_in = maintenance::until_free(&context.pool, task) => free_in,
+            free_in = maintenance::until_free(&context.pool, task, lease) => free_in,
             () = context.stopping.cancelled() => return,
         };
         let free_in = match free_in {

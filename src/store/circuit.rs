@@ -5,6 +5,9 @@
 //! same change one makes it: a trip names the number of trips before it, and a probe's result the
 //! probe. A late change does nothing. A probe whose process never reports back is available
 //! to another one after `probe_until`.
+//!
+//! A time that is further ahead than any change sets it was written before the database's clock was
+//! set back. It counts as past.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,6 +19,9 @@ use super::{
     postgres::columns::{MaybeTime, Time},
 };
 use crate::domain::{CircuitCause, CircuitState, ThirdPartyName};
+
+/// No probe of another process lasts longer: what ends later was not set by the clock of now.
+const MAX_PROBE: Duration = Duration::from_secs(10 * 60);
 
 /// A third party's circuit, as last read.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,30 +121,29 @@ pub async fn get_all(executor: impl PgExecutor<'_>) -> Result<Circuits, StoreErr
         r#"
         SELECT
             name,
-            CASE
-                WHEN opened_at IS NULL THEN 'closed'
-                WHEN open_until > clock_timestamp() AND isfinite(open_until) THEN 'open'
-                ELSE 'half_open'
-            END AS "state!: CircuitState",
             opened_at AS "opened_at!: MaybeTime", open_until AS "open_until!: MaybeTime", open_for,
             reason, cause AS "cause: CircuitCause", trips, probe_by, probe_until AS "probe_until!: MaybeTime",
             changed_at AS "changed_at: Time",
-            -- What never ends has ended. An infinite time has no difference to another.
-            CASE WHEN isfinite(open_until)
-                THEN extract(epoch FROM open_until - clock_timestamp())::float8
-            END AS open_left,
-            CASE WHEN isfinite(probe_until)
-                THEN extract(epoch FROM probe_until - clock_timestamp())::float8
-            END AS probe_left
+            -- Epochs rather than a difference of times, which an infinite one has not.
+            extract(epoch FROM open_until)::float8
+                - extract(epoch FROM clock_timestamp())::float8 AS open_ahead,
+            extract(epoch FROM probe_until)::float8
+                - extract(epoch FROM clock_timestamp())::float8 AS probe_ahead
         FROM circuits
         "#
     )
     .fetch_all(executor)
     .await?;
     let circuits = rows.into_iter().map(|row| {
+        let opened_at: Option<DateTime<Utc>> = row.opened_at.into();
+        let open_left = time_left(row.open_ahead, row.open_for.unwrap_or_default());
         let circuit = Circuit {
-            state: row.state,
-            opened_at: row.opened_at.into(),
+            state: match opened_at {
+                None => CircuitState::Closed,
+                Some(_) if open_left.is_zero() => CircuitState::HalfOpen,
+                Some(_) => CircuitState::Open,
+            },
+            opened_at,
             open_until: row.open_until.into(),
             open_for: row.open_for.map(seconds),
             cause: row.cause,
@@ -146,8 +151,8 @@ pub async fn get_all(executor: impl PgExecutor<'_>) -> Result<Circuits, StoreErr
             trips: row.trips,
             probe: row.probe_by.zip(row.probe_until.into()).map(|(by, until)| Probe { by, until }),
             changed_at: row.changed_at.at(),
-            open_left: row.open_left.map(seconds).unwrap_or_default(),
-            probe_left: row.probe_left.map(seconds).unwrap_or_default(),
+            open_left,
+            probe_left: time_left(row.probe_ahead, MAX_PROBE.as_secs_f64()),
         };
         (row.name, circuit)
     });
@@ -159,6 +164,12 @@ impl Circuit {
     pub fn refuses_credentials(&self) -> bool {
         self.state != CircuitState::Closed && self.cause != CircuitCause::Outage
     }
+}
+
+/// The time left until a moment that is `ahead` seconds from now. One that is further ahead than
+/// `longest` was not set by this clock, and one that never comes is past.
+fn time_left(ahead: Option<f64>, longest: f64) -> Duration {
+    ahead.filter(|ahead| *ahead <= longest).map(seconds).unwrap_or_default()
 }
 
 /// A time span that may be far out of range, or no number.
@@ -215,15 +226,22 @@ pub async fn take_probe(
             changed_at = clock_timestamp()
         -- Of two at once the second waits for the row's lock, and then sees the first one's probe.
         WHERE name = $3
-            AND (open_until <= clock_timestamp() OR NOT isfinite(open_until))
+            -- As `get_all` reads it: what is too far ahead is past.
             AND (
-                probe_until IS NULL OR probe_until <= clock_timestamp() OR NOT isfinite(probe_until)
+                open_until <= clock_timestamp() OR NOT isfinite(open_until)
+                OR extract(epoch FROM open_until)::float8
+                    - extract(epoch FROM clock_timestamp())::float8 > open_for
+            )
+            AND (
+                probe_until IS NULL OR probe_until <= clock_timestamp()
+                OR probe_until > clock_timestamp() + make_interval(secs => $4)
             )
         RETURNING open_for AS "open_for!"
         "#,
         probe,
         longest.as_secs_f64(),
         row_of(third_party),
+        longest.max(MAX_PROBE).as_secs_f64(),
     )
     .fetch_optional(executor)
     .await?;
@@ -295,5 +313,20 @@ mod tests {
         assert_eq!(opened([row("third_party", 0), row("acme", 1)]), [acme.clone()]);
         let both = [acme, ThirdPartyName::default()];
         assert_eq!(opened([row("third_party", 2), row("acme", 1)]), both);
+    }
+
+    #[test]
+    fn an_end_that_lies_too_far_ahead_is_past() {
+        assert_eq!(time_left(Some(14.5), 15.0), Duration::from_millis(14_500));
+        for (ahead, longest) in [
+            (Some(6.0 * 3600.0), 15.0),
+            (Some(f64::INFINITY), 15.0),
+            (Some(f64::INFINITY), f64::NAN),
+            (Some(f64::NEG_INFINITY), 15.0),
+            (Some(-1.0), 15.0),
+            (None, 15.0),
+        ] {
+            assert_eq!(time_left(ahead, longest), Duration::ZERO, "{ahead:?} {longest}");
+        }
     }
 }

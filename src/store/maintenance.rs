@@ -3,7 +3,11 @@
 //!
 //! A row, not an advisory lock: it needs no session, so that it works through a pooler, and it
 //! shows who holds it. All times are the database's. A holder that is gone is replaced when its
-//! lease has ended; a holder that was replaced learns of it at its next renewal.
+//! lease has ended; a holder that was replaced learns of it at its next renewal. A lease that ends
+//! too far ahead was taken before the database's clock was set back, and holds nobody up.
+//!
+//! A row that is missing, as after a copy of some tables, is a task that is due: [`acquire`] writes
+//! it.
 
 use std::time::Duration;
 
@@ -16,6 +20,9 @@ use super::{
     postgres::columns::{Column, MaybeJson, MaybeTime, Time, readable},
 };
 use crate::domain::MaintenanceTask;
+
+/// No lease ends further ahead, unless one's own does.
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 
 /// A row of `maintenance_tasks`.
 #[derive(Debug, Clone)]
@@ -59,27 +66,31 @@ pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<TaskState>, Store
     }))
 }
 
-/// How long until `task` is due and nobody holds it; zero when it may be acquired now.
+/// How long until `task` is due and nobody holds it; zero when it may be acquired now, for `lease`.
 pub async fn until_free(
     executor: impl PgExecutor<'_>,
     task: MaintenanceTask,
+    lease: Duration,
 ) -> Result<Duration, StoreError> {
     let seconds = sqlx::query_scalar!(
         r#"
-        -- A lease without end is none, as in `acquire`. Epochs rather than a difference of times,
-        -- which an infinite one has not.
+        -- A lease that ends too far ahead is none, as in `acquire`. Epochs rather than a difference
+        -- of times, which an infinite one has not.
         SELECT (
-            extract(epoch FROM GREATEST(due_at, CASE WHEN isfinite(held_until) THEN held_until END))
+            extract(epoch FROM GREATEST(due_at, CASE
+                WHEN held_until <= clock_timestamp() + make_interval(secs => $2) THEN held_until
+            END))
             - extract(epoch FROM clock_timestamp())
         )::float8 AS "seconds!"
         FROM maintenance_tasks
         WHERE name = $1
         "#,
         task.as_str(),
+        lease.max(MAX_AHEAD).as_secs_f64(),
     )
-    .fetch_one(executor)
+    .fetch_optional(executor)
     .await?;
-    Ok(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+    Ok(seconds.map_or(Duration::ZERO, |left| Duration::from_secs_f64(left.clamp(0.0, 1e9))))
 }
 
 /// Who holds `task`, and until when unless the lease is renewed.
@@ -122,18 +133,26 @@ pub async fn acquire(
 ) -> Result<bool, StoreError> {
     let acquired = sqlx::query!(
         r#"
-        UPDATE maintenance_tasks
-        SET held_by = $2, held_until = clock_timestamp() + make_interval(secs => $3),
-            started_at = CASE WHEN $5 THEN started_at ELSE clock_timestamp() END
-        WHERE name = $1
-            AND (held_until IS NULL OR held_until <= clock_timestamp() OR NOT isfinite(held_until))
-            AND (NOT $4 OR due_at <= clock_timestamp())
+        INSERT INTO maintenance_tasks AS task (name, held_by, held_until, due_at, started_at)
+        VALUES (
+            $1, $2, clock_timestamp() + make_interval(secs => $3), clock_timestamp(),
+            CASE WHEN NOT $5 THEN clock_timestamp() END
+        )
+        ON CONFLICT (name) DO UPDATE
+        SET held_by = excluded.held_by, held_until = excluded.held_until,
+            started_at = COALESCE(excluded.started_at, task.started_at)
+        WHERE (
+                task.held_until IS NULL OR task.held_until <= clock_timestamp()
+                OR task.held_until > clock_timestamp() + make_interval(secs => $6)
+            )
+            AND (NOT $4 OR task.due_at <= clock_timestamp())
         "#,
         task.as_str(),
         holder,
         lease.as_secs_f64(),
         occasion == Occasion::Due,
         occasion == Occasion::DryRun,
+        lease.max(MAX_AHEAD).as_secs_f64(),
     )
     .execute(executor)
     .await?;

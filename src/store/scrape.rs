@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::PgExecutor;
 
-use super::{StoreError, wanted};
+use super::{StoreError, jobs::leases, wanted};
 use crate::domain::{DeadLetterKind, JobKind, ThirdPartyName};
 
 /// Open dead letters are counted up to this, for each kind, and transactions for each third party.
@@ -111,11 +111,13 @@ pub async fn workers_alive(
         FROM unnest($1::text[]) WITH ORDINALITY AS queue (name, position)
         LEFT JOIN apalis.workers ON worker_type = queue.name
             AND last_seen >= clock_timestamp() - make_interval(secs => $2)
+            AND last_seen <= clock_timestamp() + make_interval(secs => $3)
         GROUP BY queue.position
         ORDER BY queue.position
         "#,
         &queues,
         dead_after.as_secs_f64(),
+        leases::MAX_AHEAD.as_secs_f64(),
     )
     .fetch_all(executor)
     .await?;

@@ -376,6 +376,35 @@ async fn of_many_at_once_one_trips_and_one_probes() {
     assert_eq!(read(pool).await.trips, 2);
 }
 
+/// As a database leaves it whose clock was hours ahead and was set back.
+#[tokio::test]
+async fn an_opening_and_a_probe_that_end_too_far_ahead_hold_nothing_up() {
+    let world = World::new().await;
+    let pool = &world.pool;
+    let (name, open_for) = (&Default::default(), Duration::from_secs(15));
+    circuit::trip(pool, name, 0, open_for, CircuitCause::Outage, "test").await.unwrap();
+    assert_eq!(read(pool).await.state, CircuitState::Open);
+    let take = |by| circuit::take_probe(pool, name, by, Duration::from_secs(60));
+    assert_eq!(take("early").await.unwrap(), None);
+
+    let later = "UPDATE circuits SET open_until = now() + interval '6 hours'";
+    sqlx::query(later).execute(pool).await.unwrap();
+    let circuit = read(pool).await;
+    assert_eq!((circuit.state, circuit.open_left), (CircuitState::HalfOpen, Duration::ZERO));
+    let shown = "SELECT state FROM operator.circuit";
+    let shown: String = sqlx::query_scalar(shown).fetch_one(pool).await.unwrap();
+    assert_eq!(shown, CircuitState::HalfOpen.as_str());
+    assert_eq!(take("first").await.unwrap(), Some(open_for));
+    assert!(read(pool).await.probe_left > open_for);
+    assert_eq!(take("second").await.unwrap(), None, "one probe at a time");
+
+    let later = "UPDATE circuits SET probe_until = now() + interval '6 hours'";
+    sqlx::query(later).execute(pool).await.unwrap();
+    assert_eq!(read(pool).await.probe_left, Duration::ZERO);
+    assert_eq!(take("third").await.unwrap(), Some(open_for));
+    assert!(circuit::close(pool, name, "third").await.unwrap());
+}
+
 /// A third party that fails for some ids alone: their probes keep the circuit open, and yet each
 /// comes to an end in front of an operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use quartet::{
     config::Role,
     sandbox::{CallKind, CreateStep, Status},
+    store::{jobs::leases, scrape},
 };
 use uuid::Uuid;
 
@@ -78,6 +79,55 @@ async fn the_job_of_a_dead_worker_is_rescued_in_time_and_that_of_a_living_one_is
     api.wait_told(id, BOUND).await;
     api.wait_at_rest(BOUND).await;
     api.assert_invariants(&[id]).await;
+}
+
+/// As a worker looks that was killed before the database's clock was set back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_job_of_a_worker_that_was_seen_hours_ahead_is_rescued() {
+    let (api, id) = leased_to_gone("notify_client").await;
+    let alive = async || {
+        let alive = leases::count_alive(&api.pool, DEAD_AFTER).await.unwrap();
+        let scraped = scrape::workers_alive(&api.pool, DEAD_AFTER).await.unwrap();
+        let scraped = scraped.into_iter().map(|(_, workers)| workers).sum::<i64>();
+        assert_eq!(alive.iter().map(|queue| queue.workers).sum::<i64>(), scraped);
+        scraped
+    };
+    assert_eq!(alive().await, 1);
+    let ahead = "UPDATE apalis.workers SET last_seen = now() + interval '6 hours'";
+    sqlx::query(ahead).execute(&api.pool).await.unwrap();
+    assert_eq!(alive().await, 0);
+
+    let _worker = api.sibling().role(Role::Worker).spawn().await;
+    let row = wait_job(&api.pool, id, "notify_client", "Done", BOUND).await;
+    assert_eq!(row.attempts, 2, "the lost lease and the run");
+    park_all_but(&api.pool, id, None).await;
+    api.wait_told(id, BOUND).await;
+    api.wait_at_rest(BOUND).await;
+    api.assert_invariants(&[id]).await;
+}
+
+/// The same of one that lives: it has the time to renew itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_living_worker_that_was_seen_hours_ahead_keeps_its_jobs() {
+    let (api, id) = leased_to_gone("notify_client").await;
+    let worker = api.sibling().role(Role::Worker).set("QUARTET_WORKER__DEAD_AFTER", "10s");
+    let _worker = worker.spawn().await;
+    let ahead = "UPDATE apalis.workers SET last_seen = now() + interval '6 hours'";
+    sqlx::query(ahead).execute(&api.pool).await.unwrap();
+    wait_until("it counts as seen now", BOUND, async || {
+        let seen = "SELECT last_seen < now() + interval '1 hour' FROM apalis.workers
+            WHERE id = 'gone'";
+        sqlx::query_scalar::<_, bool>(seen).fetch_one(&api.pool).await.unwrap()
+    })
+    .await;
+    // Its own sign of life.
+    let renew = "UPDATE apalis.workers SET last_seen = now() + interval '1 minute'
+        WHERE id = 'gone' AND dead_at IS NULL";
+    let renewed = sqlx::query(renew).execute(&api.pool).await.unwrap().rows_affected();
+    assert_eq!(renewed, 1, "it was not taken for dead");
+    wait_renewals(&api, "notify_client", 5).await;
+    let row = job_row(&api.pool, id, "notify_client").await;
+    assert_eq!(row.lock_by.as_deref(), Some("gone"));
 }
 
 /// Rescues a create, and returns when each call arrived after the rescue.

@@ -75,6 +75,20 @@ async fn a_killed_holder_is_replaced_when_its_lease_ends() {
     app.rest(&ids).await;
 }
 
+/// As a holder leaves it that was killed before the database's clock was set back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_ends_hours_ahead_holds_nobody_up() {
+    let (app, ids) = with_stuck(1).await;
+    let hold = "UPDATE maintenance_tasks
+        SET held_by = 'gone', held_until = now() + interval '6 hours', due_at = now()";
+    sqlx::query(hold).execute(&app.pool).await.unwrap();
+    let _worker = app.sibling().role(Role::Worker).spawn().await;
+    let task = app.wait_task("reconcile", None).await;
+    assert_eq!(task.last_result.unwrap()["settled"], 1);
+    app.wait_task("retention", None).await;
+    app.rest(&ids).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_holder_that_was_replaced_stops() {
     let (app, ids) = with_stuck(3).await;

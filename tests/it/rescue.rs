@@ -49,7 +49,7 @@ async fn multiply(pool: &PgPool, first: Uuid) {
 async fn lease_all(pool: &PgPool) {
     let leased = format!(
         "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
-        SELECT 'gone-' || n, '{CREATE}', 'quartet', '', now() + interval '1 hour', now()
+        SELECT 'gone-' || n, '{CREATE}', 'quartet', '', now() + interval '1 minute', now()
         FROM generate_series(0, {last}) AS n;
         UPDATE apalis.jobs SET run_at = now() + interval '1 hour' WHERE status = 'Pending';
         UPDATE apalis.jobs

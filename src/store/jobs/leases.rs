@@ -18,6 +18,10 @@ use crate::store::{StoreError, postgres::columns::Time};
 /// where a worker is removed that a job is leased to.
 pub const WORKER_FOREIGN_KEY: &str = "fk_worker_lock_by";
 
+/// A worker that was seen further ahead was seen before the database's clock was set back. Not
+/// zero: after a failover another machine's clock may be somewhat behind.
+pub(in crate::store) const MAX_AHEAD: Duration = Duration::from_secs(60);
+
 /// Registers a worker of `queue`.
 pub async fn register(
     executor: impl PgExecutor<'_>,
@@ -169,12 +173,14 @@ pub async fn count_alive(
         SELECT worker_type AS queue, count(*) AS "workers!"
         FROM apalis.workers
         WHERE last_seen >= clock_timestamp() - make_interval(secs => $1)
+            AND last_seen <= clock_timestamp() + make_interval(secs => $2)
             AND worker_type IN (
                 'create_transaction', 'create_at_third_party', 'update_status', 'notify_client'
             )
         GROUP BY worker_type
         "#,
         dead_after.as_secs_f64(),
+        MAX_AHEAD.as_secs_f64(),
     )
     .fetch_all(executor)
     .await?)

@@ -8,6 +8,9 @@
 //! under way while it was marked is found by a later batch, because the worker's row stays until no
 //! job names it ([`remove`]).
 //!
+//! A worker that was seen in the future is one of before the database's clock was set back, living
+//! or dead. It counts as seen now, so that a living one has the time to renew itself.
+//!
 //! A crash half-way leaves a marked worker with some jobs; the next rescuer goes on with it.
 
 use std::time::Duration;
@@ -15,6 +18,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::leases;
 use crate::{
     domain::DeadLetterKind,
     store::{Database, StoreError, postgres::database::in_time_of},
@@ -41,7 +45,17 @@ pub async fn mark_dead(
 ) -> Result<Vec<String>, StoreError> {
     Ok(sqlx::query_scalar!(
         r#"
-        WITH marked AS (
+        WITH seen_ahead AS (
+            UPDATE apalis.workers
+            SET last_seen = clock_timestamp()
+            WHERE id = ANY (ARRAY(
+                SELECT id
+                FROM apalis.workers
+                WHERE worker_type = ANY ($1::text[]) AND dead_at IS NULL
+                    AND last_seen > clock_timestamp() + make_interval(secs => $5)
+                FOR NO KEY UPDATE SKIP LOCKED
+            ))
+        ), marked AS (
             UPDATE apalis.workers
             SET dead_at = clock_timestamp()
             WHERE id = ANY (ARRAY(
@@ -68,6 +82,7 @@ pub async fn mark_dead(
         own,
         dead_after.as_secs_f64(),
         recent.as_secs_f64(),
+        leases::MAX_AHEAD.as_secs_f64(),
     )
     .fetch_all(executor)
     .await?)

@@ -157,7 +157,7 @@ async fn the_circuit_and_a_dead_letters_story_are_shown_as_over_http() {
     let closed = quartet(&app, &["circuit"]).await;
     assert!(closed.expect().starts_with("third-party: closed"), "{closed:?}");
     let open = "UPDATE circuits SET opened_at = now(), open_until = now() + interval '1 hour',
-        open_for = 60, reason = 'no answer', trips = 3";
+        open_for = 3600, reason = 'no answer', trips = 3";
     sqlx::query(open).execute(&app.pool).await.unwrap();
     let open = quartet(&app, &one).await;
     assert!(open.expect().starts_with("open") && open.stdout.contains("no answer"), "{open:?}");

@@ -18,7 +18,7 @@ const RIGHTS: &str = "
     GRANT USAGE ON SCHEMA public, apalis, operator TO relay;
     GRANT SELECT ON ALL TABLES IN SCHEMA operator TO relay;
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, apalis TO relay;
-    GRANT USAGE ON ALL SEQUENCES IN SCHEMA public, apalis TO relay;";
+    GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public, apalis TO relay;";
 const END_SESSIONS: &str = "
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay'";
 

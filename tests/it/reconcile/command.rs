@@ -53,7 +53,7 @@ async fn the_command_prints_a_table_and_takes_the_same_lease() {
     assert!(wrong.expect_failure().contains("24h"), "{wrong:?}");
 
     let hold =
-        "UPDATE maintenance_tasks SET held_by = 'process 7', held_until = now() + interval '1 h'
+        "UPDATE maintenance_tasks SET held_by = 'process 7', held_until = now() + interval '1 min'
         WHERE name = 'reconcile'";
     sqlx::query(hold).execute(&app.pool).await.unwrap();
     let held = reconcile(&app, &["--since", "2h"]).await;

@@ -1,5 +1,6 @@
 //! What is promised does not depend on how the database, the role or the environment are set.
 
+mod copied;
 mod default_client;
 mod migrate;
 mod refusals;

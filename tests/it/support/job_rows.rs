@@ -56,12 +56,12 @@ pub async fn workers(pool: &PgPool, queue: &str, part: &str) -> Vec<String> {
     sqlx::query_scalar(query).bind(queue).bind(part).fetch_all(pool).await.unwrap()
 }
 
-/// Registers a worker that is no process, and gives it a job. It is seen until `last_seen` says
-/// otherwise.
+/// Registers a worker that is no process, and gives it a job. It lives for a minute, unless it
+/// [`die`]s.
 pub async fn lease_to(pool: &PgPool, worker: &str, transaction: Uuid, queue: &str) {
     let register =
         "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
-        VALUES ($1, $2, 'quartet', '', now() + interval '1 hour', now())";
+        VALUES ($1, $2, 'quartet', '', now() + interval '1 minute', now())";
     sqlx::query(register).bind(worker).bind(queue).execute(pool).await.unwrap();
     let lease = "UPDATE apalis.jobs SET status = 'Running', lock_by = $1, lock_at = now()
         WHERE idempotency_key = $2 AND job_type = $3";
