@@ -288,8 +288,11 @@ pub fn name(text: &str) -> Result<String, String> {
 /// Quartet's errors.
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
     let mut parts = text.split(',').filter(|part| !part.is_empty());
-    let is_of_quartet =
-        |part: &str| is_level(part) || part.split('=').next() == Some(LOG_TARGET_OF_QUARTET);
+    let is_of_quartet = |part: &str| {
+        let rest = part.strip_prefix(LOG_TARGET_OF_QUARTET);
+        is_level(part)
+            || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', ':', '[']))
+    };
     if EnvFilter::builder().parse(text).is_ok()
         && parts.clone().all(is_log_directive)
         && parts.any(is_of_quartet)

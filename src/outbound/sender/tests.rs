@@ -562,16 +562,20 @@ async fn what_waits_for_a_stream_is_not_let_in_by_others_that_end_together() {
             true => create_reusing_until_done(&sender, &peer).await,
             false => look_up(&sender, &peer).await,
         }));
-        let mut queued = 0;
+        let (mut queued, mut late) = (0, 0);
         for call in calls.await {
             match call {
                 Ok(200) => {}
                 // Some of the last ones, which had waited for the 20 seconds of a turn.
                 Err(SendError::Queued) => queued += 1,
+                // The system may stop the thread of the connection for so long that it has not
+                // opened the stream of a request when the next one asks for one.
+                Err(SendError::Late) => late += 1,
                 call => panic!("{call:?}"),
             }
         }
         assert!(queued < 20, "{queued} of 60 were not sent");
+        assert!(late <= 3, "{late} of 60 were let in while no stream was free");
     };
     tokio::join!(send_60(true), send_60(false));
 }
