@@ -310,7 +310,7 @@ mod tests {
             names
         };
         let acme = ThirdPartyName::from("acme".to_owned());
-        assert_eq!(opened([row("third_party", 0), row("acme", 1)]), [acme.clone()]);
+        assert_eq!(opened([row("third_party", 0), row("acme", 1)]), std::slice::from_ref(&acme));
         let both = [acme, ThirdPartyName::default()];
         assert_eq!(opened([row("third_party", 2), row("acme", 1)]), both);
     }

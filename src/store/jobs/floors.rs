@@ -21,7 +21,7 @@ pub async fn advance(executor: impl PgExecutor<'_>) -> Result<(), StoreError> {
         WITH added AS (
             INSERT INTO queue_floors (name)
             SELECT wanted.name FROM unnest($1::text[] || '{leased}'::text[]) AS wanted (name)
-            -- Without this the conflict would wait for whoever moves the floors.
+            -- Without this the conflict would wait for the process that moves the floors.
             WHERE NOT EXISTS (SELECT FROM queue_floors WHERE queue_floors.name = wanted.name)
             ON CONFLICT DO NOTHING
         )

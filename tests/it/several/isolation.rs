@@ -117,7 +117,7 @@ async fn the_circuit_of_a_third_party_that_there_is_not_is_no_closed_one() {
     let several = Several::new().await;
     several.write("acme/webhook", ACME_SECRET);
     let opened = "INSERT INTO circuits (name, opened_at, open_until, open_for, reason, trips)
-        VALUES ('pay', now(), now() + interval '1 hour', 60, 'it answered 500', 1),
+        VALUES ('pay', now(), now() + interval '1 hour', 3600, 'it answered 500', 1),
             ('gone', now(), now() - interval '1 hour', 60, 'no answer', 2)";
     sqlx::query(opened).execute(&several.world.pool).await.unwrap();
     let directory = several.directory.path().display().to_string();
