@@ -136,6 +136,7 @@ impl OperatorTransactionsApi {
         /// Only those of the client of this name.
         client: Query<Option<String>>,
         /// Only those of the third party of this name.
+        #[oai(validator(min_length = 1, max_length = 64, pattern = "^[a-z0-9]+(-[a-z0-9]+)*$"))]
         third_party: Query<Option<String>>,
         /// Only those accepted at this time or later (RFC 3339).
         created_after: Query<Option<DateTime<Utc>>>,
