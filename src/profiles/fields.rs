@@ -137,7 +137,7 @@ fn read<'a, 'p>(
 }
 
 impl Statuses {
-    /// What a word means. Whatever is no word, such as an object, has no meaning.
+    /// What a word means. Anything else, such as an object, has none.
     pub(super) fn read(&self, word: &str, is_word: bool) -> ReadStatus {
         let folded = fold(word);
         let is_in = |list: &[String]| is_word && list.iter().any(|known| fold(known) == folded);

@@ -16,6 +16,7 @@ use sqlx::PgExecutor;
 
 use super::{
     StoreError,
+    jobs::claims::seconds,
     postgres::columns::{MaybeTime, Time},
 };
 use crate::domain::{CircuitCause, CircuitState, ThirdPartyName};
@@ -170,11 +171,6 @@ impl Circuit {
 /// `longest` was not set by this clock, and one that never comes is past.
 fn time_left(ahead: Option<f64>, longest: f64) -> Duration {
     ahead.filter(|ahead| *ahead <= longest).map(seconds).unwrap_or_default()
-}
-
-/// A time span that may be far out of range, or no number.
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).unwrap_or_default()
 }
 
 /// Opens the circuit after its first `trips` openings; `false` where another process has done so.
