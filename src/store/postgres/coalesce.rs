@@ -45,8 +45,9 @@ const LOCK_TIMEOUT: &str = "200ms";
 /// SQLSTATE of a statement that waited too long for a lock.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// So long a request whose rows are locked is left for the next batch, before it is done alone.
-/// Most such locks are those of another batch, which is soon over.
+/// So long a request whose rows are locked is left for the next batch, before it is done alone. Most
+/// such locks are those of another batch, which is soon over, or it was left out for another request
+/// of its own batch that is about the same row.
 const SKIPPED: Duration = Duration::from_millis(200);
 /// How long a writer with nothing else to do waits for such a lock.
 const SKIPPED_WAIT: Duration = Duration::from_millis(3);
@@ -65,8 +66,8 @@ struct Waiting<B: Batch> {
     reply: oneshot::Sender<Result<B::Answer, StoreError>>,
     /// When it arrived.
     asked: Instant,
-    /// A batch has left it out.
-    was_skipped: bool,
+    /// When a batch first left it out.
+    skipped_at: Option<Instant>,
 }
 
 impl<B: Batch> Waiting<B> {
@@ -118,7 +119,7 @@ impl<B: Batch> Coalescer<B> {
         {
             congestion.came_first(asked);
         }
-        if self.waiting.send(Waiting { request, reply, asked, was_skipped: false }).await.is_err() {
+        if self.waiting.send(Waiting { request, reply, asked, skipped_at: None }).await.is_err() {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
@@ -206,19 +207,19 @@ impl<B: Batch> Writer<B> {
             }
             let (requests, rest): (Vec<_>, Vec<_>) = batch
                 .into_iter()
-                .map(|Waiting { request, reply, asked, was_skipped }| {
-                    (request, (reply, asked, was_skipped))
+                .map(|Waiting { request, reply, asked, skipped_at }| {
+                    (request, (reply, asked, skipped_at))
                 })
                 .unzip();
             let done = self.attempt(&requests).await;
             let mut batch: Vec<_> = requests
                 .into_iter()
                 .zip(rest)
-                .map(|(request, (reply, asked, was_skipped))| Waiting {
+                .map(|(request, (reply, asked, skipped_at))| Waiting {
                     request,
                     reply,
                     asked,
-                    was_skipped,
+                    skipped_at,
                 })
                 .collect();
             match done {
@@ -226,12 +227,17 @@ impl<B: Batch> Writer<B> {
                     self.retries.reset();
                     self.report(batch.iter().zip(&answers));
                     for (mut waiting, answer) in batch.into_iter().zip(answers) {
-                        waiting.was_skipped = answer.is_none();
-                        match answer {
-                            Some(answer) => waiting.answer(Ok(answer)),
-                            None if waiting.asked.elapsed() < SKIPPED => self.skipped.push(waiting),
-                            None => self.alone(waiting),
-                        }
+                        let Some(answer) = answer else {
+                            // Not since it was asked for: where batches take long, each that is left
+                            // out would be done alone, which costs as much as a batch.
+                            let since = *waiting.skipped_at.get_or_insert_with(Instant::now);
+                            match since.elapsed() < SKIPPED {
+                                true => self.skipped.push(waiting),
+                                false => self.alone(waiting),
+                            }
+                            continue;
+                        };
+                        waiting.answer(Ok(answer));
                     }
                 }
                 Err(error) if is_lock_timeout(&error) => {
@@ -276,7 +282,7 @@ impl<B: Batch> Writer<B> {
     /// Reports how long requests took that were done.
     fn report<'a>(&self, answered: impl Iterator<Item = (&'a Waiting<B>, &'a Option<B::Answer>)>) {
         let took = answered
-            .filter(|(waiting, answer)| answer.is_some() && !waiting.was_skipped)
+            .filter(|(waiting, answer)| answer.is_some() && waiting.skipped_at.is_none())
             .map(|(waiting, _)| waiting.asked.elapsed());
         let (total, count) =
             took.fold((Duration::ZERO, 0), |(total, count), took| (total + took, count + 1));
