@@ -3,10 +3,13 @@
 //!
 //! After an outage of the database every worker is stale, and after a suspension of the machine
 //! too: a process whose heartbeat failed, or succeeded later than `dead_after`, judges nobody until
-//! `dead_after` has passed since it renewed again, so that everybody can renew before. At the start
-//! it waits for one heartbeat.
+//! `dead_after` has passed since it renewed again, so that everybody can renew before. The same
+//! holds where the database's clock, by which workers are judged, was set. At the start it waits for
+//! one heartbeat.
 
 use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::BootInstant;
 
@@ -14,6 +17,10 @@ use crate::domain::BootInstant;
 #[derive(Debug)]
 pub struct Freshness {
     dead_after: Duration,
+    /// The database's clock was set if, since the last renewal, it has run by this much more or less
+    /// than ours: half of what a living worker has left when it is renewed.
+    step: Duration,
+    clock: Option<ClockReading>,
     /// When the last renewal that succeeded began.
     renewed_at: BootInstant,
     judges_from: Option<BootInstant>,
@@ -21,10 +28,47 @@ pub struct Freshness {
     grace: Duration,
 }
 
+/// What the database's clock said, between two moments here.
+#[derive(Debug, Clone, Copy)]
+struct ClockReading {
+    asked: BootInstant,
+    answered: BootInstant,
+    database: DateTime<Utc>,
+}
+
+impl ClockReading {
+    /// Whether the database's clock was set by more than `step` between the two.
+    fn is_set_since(&self, before: &Self, step: Duration) -> bool {
+        let delta = |time: Duration| TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+        let passed = self.database - before.database;
+        let (least, most) = (self.asked - before.answered, self.answered - before.asked);
+        passed > delta(most.saturating_add(step)) || passed + delta(step) < delta(least)
+    }
+}
+
 impl Freshness {
     /// At the start, when no worker is registered yet.
     pub fn new(heartbeat: Duration, dead_after: Duration, now: BootInstant) -> Self {
-        Self { dead_after, renewed_at: now, judges_from: None, grace: heartbeat }
+        let step = dead_after.saturating_sub(heartbeat) / 2;
+        let (clock, judges_from) = (None, None);
+        Self { dead_after, step, clock, renewed_at: now, judges_from, grace: heartbeat }
+    }
+
+    /// The database's clock said `database` between `asked` and `answered`. Returns whether it was
+    /// set meanwhile.
+    pub fn read_clock(
+        &mut self,
+        asked: BootInstant,
+        answered: BootInstant,
+        database: DateTime<Utc>,
+    ) -> bool {
+        let reading = ClockReading { asked, answered, database };
+        let before = self.clock.replace(reading);
+        let is_set = before.is_some_and(|before| reading.is_set_since(&before, self.step));
+        if is_set {
+            self.suspend_judgement();
+        }
+        is_set
     }
 
     /// The first worker was registered, by a statement that began at `began`.
@@ -94,6 +138,30 @@ mod tests {
         assert!(freshness.may_judge(start + HEARTBEAT + SECOND));
         freshness.renewed(start + HEARTBEAT, start + HEARTBEAT);
         assert!(freshness.may_judge(start + HEARTBEAT + SECOND), "as before");
+    }
+
+    #[test]
+    fn when_the_databases_clock_is_set_everybody_may_renew_first() {
+        let clock = DateTime::UNIX_EPOCH;
+        let minutes = TimeDelta::minutes(20);
+        for (set, waits) in [
+            (minutes, true),
+            (-minutes, true),
+            (TimeDelta::seconds(7), true),
+            (TimeDelta::seconds(4), false),
+            (TimeDelta::zero(), false),
+        ] {
+            let (mut freshness, start) = fresh();
+            assert!(!freshness.read_clock(start, start + SECOND, clock));
+            let at = start + 2 * HEARTBEAT;
+            let said = clock + TimeDelta::seconds(10) + set;
+            assert_eq!(freshness.read_clock(at, at + SECOND, said), waits, "{set}");
+            freshness.renewed(at, at + SECOND);
+            assert_eq!(!freshness.may_judge(at + 2 * SECOND), waits, "{set}");
+            assert!(freshness.is_fresh(at + SECOND), "its own leases go by another clock");
+            freshness.renewed(at + DEAD_AFTER, at + DEAD_AFTER);
+            assert!(freshness.may_judge(at + DEAD_AFTER + SECOND));
+        }
     }
 
     #[test]

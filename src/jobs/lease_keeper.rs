@@ -216,8 +216,14 @@ impl LeaseKeeper {
     async fn renew(&self) -> Result<(), StoreError> {
         let began = BootInstant::now();
         let names = self.workers();
-        let alive = leases::renew(&self.lease_pool, &names).await?;
-        let lost = self.state().renewed(&names, &alive, began, BootInstant::now());
+        let renewed = leases::renew(&self.lease_pool, &names).await?;
+        let now = BootInstant::now();
+        let mut state = self.state();
+        if renewed.at.is_some_and(|at| state.freshness.read_clock(began, now, at)) {
+            tracing::warn!("the database's clock was set: no worker is taken for dead for a while");
+        }
+        let lost = state.renewed(&names, &renewed.alive, began, now);
+        drop(state);
         for worker in lost {
             tracing::warn!(worker, "lease lost: the worker was taken for dead");
         }

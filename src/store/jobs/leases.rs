@@ -45,18 +45,29 @@ pub async fn register(
 pub async fn renew(
     executor: impl PgExecutor<'_>,
     workers: &[String],
-) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Renewed, StoreError> {
+    let rows = sqlx::query!(
         r#"
         UPDATE apalis.workers
         SET last_seen = clock_timestamp()
         WHERE id = ANY ($1::text[]) AND dead_at IS NULL
-        RETURNING id
+        RETURNING id, last_seen AS "last_seen!: Time"
         "#,
         workers
     )
     .fetch_all(executor)
-    .await?)
+    .await?;
+    let at = rows.first().map(|row| row.last_seen.at());
+    Ok(Renewed { alive: rows.into_iter().map(|row| row.id).collect(), at })
+}
+
+/// What a renewal found.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The workers that were not taken for dead.
+    pub alive: Vec<String>,
+    /// When that was, by the database's clock; `None` where there are none.
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// Removes a worker that holds no job any more.
