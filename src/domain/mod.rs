@@ -1,6 +1,7 @@
 //! The rules of Quartet without any input or output: statuses and their legal transitions, what a
 //! transaction's content is, the four kinds of job, the schedules of polls and retries, the circuit
-//! breaker's decisions, what a claim of due jobs looks at, which third parties a client may use, which addresses clients may name, the
+//! breaker's decisions, what a claim of due jobs looks at, who comes first among those
+//! who wait, which third parties a client may use, which addresses clients may name, the
 //! vocabularies of evidence and dead letters, how errors with their causes and text of others are
 //! displayed, and the clocks that all of it goes by. Imports nothing else of ours.
 
@@ -12,6 +13,7 @@ pub mod clock;
 pub mod dead_letter;
 pub mod egress;
 pub mod evidence;
+pub mod fair_queue;
 pub mod job;
 pub mod last_answers;
 pub mod maintenance;
@@ -29,6 +31,7 @@ pub use clock::{BootInstant, DatabaseClock};
 pub use dead_letter::{DeadLetterKind, DeadLetterState, Replay};
 pub use egress::{EgressDenied, EgressPolicy};
 pub use evidence::EvidenceKind;
+pub use fair_queue::FairQueue;
 pub use job::{JobKind, JobState, RunOutcome};
 pub use last_answers::LastAnswers;
 pub use maintenance::{Finding, MaintenanceTask};

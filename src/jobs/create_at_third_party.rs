@@ -83,11 +83,11 @@ pub async fn run(context: Arc<JobContext>, job: Job) -> Result<Outcome, StoreErr
             return Ok(missing.mark(outcome));
         }
     };
-    let turn = match party.client.turn() {
+    let turn = match party.client.turn(transaction.client_id) {
         Ok(turn) => turn,
         Err(wait) => return Ok(waiting(wait, job.claimed.probes, party.over_budget())),
     };
-    let _place = match party.creates.take() {
+    let _place = match party.creates.take(transaction.client_id) {
         Ok(place) => place,
         Err(wait) => return Ok(Outcome::snooze(wait)),
     };

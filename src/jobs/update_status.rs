@@ -159,14 +159,14 @@ pub async fn run(
             let wait = schedule.gap(polls, rand::random()).min(left).max(SNOOZE_FROM);
             break postponed(wait, polls, answers);
         }
-        let turn = match party.client.turn() {
+        let turn = match party.client.turn(current.client_id) {
             Ok(turn) => turn,
             Err(wait) => {
                 answers.add(polls, context.clock.now(), &party.over_budget(), true);
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);
             }
         };
-        let place = match party.polls.take() {
+        let place = match party.polls.take(current.client_id) {
             Ok(place) => place,
             Err(wait) => {
                 break left_alone(&job, &current, wait, polls, job.claimed.probes, answers);

@@ -129,10 +129,10 @@ impl ThirdPartyClient {
         Self { budget, ..self }
     }
 
-    /// A turn of a job in the third party's budget; or how long the job is to be postponed, because
-    /// too many calls wait.
-    pub fn turn(&self) -> Result<CallTurn, Duration> {
-        CallTurn::of_job(self.budget.as_ref(), self.metrics.as_ref())
+    /// A turn of a client's job in the third party's budget; or how long the job is to be postponed,
+    /// because too many calls of the client wait.
+    pub fn turn(&self, client_id: Uuid) -> Result<CallTurn, Duration> {
+        CallTurn::of_job(self.budget.as_ref(), self.metrics.as_ref(), client_id)
     }
 
     /// The same, counting its calls in `metrics` under this name.

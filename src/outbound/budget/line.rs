@@ -3,7 +3,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::domain::{BootInstant, CallRate};
+use uuid::Uuid;
+
+use crate::domain::{BootInstant, CallRate, FairQueue};
 
 /// When one call may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +23,16 @@ impl CallTime {
     }
 }
 
+/// Whose call it is: a client's, whose transaction it is about, or nobody's in particular, as those
+/// of operators and of reconciliation.
+pub(super) type Owner = Option<Uuid>;
+
 /// Which calls go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// The next call of a job that has made one: a create after its lookup, or the same call again.
     Next,
-    /// In the order in which they are asked for.
+    /// Clients take turns; the calls of one are in the order in which they are asked for.
     First,
 }
 
@@ -56,21 +62,21 @@ pub(super) struct Wanted {
 pub(super) struct Line<W> {
     times: VecDeque<CallTime>,
     next: VecDeque<W>,
-    first: VecDeque<W>,
+    first: FairQueue<Owner, W>,
 }
 
 impl<W> Default for Line<W> {
     fn default() -> Self {
-        Self { times: VecDeque::new(), next: VecDeque::new(), first: VecDeque::new() }
+        Self { times: VecDeque::new(), next: VecDeque::new(), first: FairQueue::default() }
     }
 }
 
 impl<W> Line<W> {
-    /// Waits behind those of the same order.
-    pub fn join(&mut self, order: Order, waiter: W) {
+    /// Waits behind those of the same order and owner.
+    pub fn join(&mut self, order: Order, owner: Owner, waiter: W) {
         match order {
             Order::Next => self.next.push_back(waiter),
-            Order::First => self.first.push_back(waiter),
+            Order::First => self.first.push(owner, waiter),
         }
     }
 
@@ -96,6 +102,16 @@ impl<W> Line<W> {
         self.next.len() + self.first.len()
     }
 
+    /// How many next calls wait, which go before all others.
+    pub fn next_calls(&self) -> usize {
+        self.next.len()
+    }
+
+    /// How many first calls of each owner wait.
+    pub fn first_calls(&self) -> impl Iterator<Item = (Owner, usize)> {
+        self.first.counts()
+    }
+
     /// How many times are there.
     pub fn times(&self) -> usize {
         self.times.len()
@@ -113,7 +129,7 @@ impl<W> Line<W> {
         if time.from > now {
             return Step::At(time.from);
         }
-        match self.next.pop_front().or_else(|| self.first.pop_front()) {
+        match self.next.pop_front().or_else(|| self.first.pop()) {
             Some(waiter) => {
                 self.times.pop_front();
                 Step::Grant(waiter, time)
@@ -170,9 +186,9 @@ mod tests {
         let now = BootInstant::now();
         let mut line = Line::default();
         for waiter in ["lookup 1", "lookup 2"] {
-            line.join(Order::First, waiter);
+            line.join(Order::First, None, waiter);
         }
-        line.join(Order::Next, "create");
+        line.join(Order::Next, None, "create");
         assert_eq!(line.step(now), Step::Empty);
         line.add(leased(now + MS, 3));
         assert_eq!(line.step(now), Step::At(now + MS));
@@ -188,11 +204,11 @@ mod tests {
     fn a_time_that_has_passed_is_lost() {
         let now = BootInstant::now();
         let mut line = Line::default();
-        line.join(Order::First, ());
+        line.join(Order::First, None, ());
         line.add(leased(now, 2));
         // The first one's window ends at 150 ms, the second one's at 175 ms.
         assert!(matches!(line.step(now + MS * 160), Step::Grant((), time) if time.from > now));
-        line.join(Order::First, ());
+        line.join(Order::First, None, ());
         line.add(leased(now, 1));
         assert_eq!(line.step(now + MS * 151), Step::Empty);
     }
@@ -204,14 +220,14 @@ mod tests {
         let wanted = |next, all| Wanted { next, all };
         assert_eq!(line.wanted(&rate), wanted(0, 0));
         for _ in 0..3 {
-            line.join(Order::First, ());
+            line.join(Order::First, None, ());
         }
-        line.join(Order::Next, ());
+        line.join(Order::Next, None, ());
         assert_eq!(line.wanted(&rate), wanted(1, 4));
         line.add(leased(now, 2));
         assert_eq!(line.wanted(&rate), wanted(0, 2));
         for _ in 0..100 {
-            line.join(Order::First, ());
+            line.join(Order::First, None, ());
         }
         assert_eq!(line.wanted(&rate), wanted(0, 8));
         line.add(leased(now, 10));
@@ -238,7 +254,7 @@ mod tests {
             let mut line = Line::default();
             let mut used = Vec::new();
             for (nth, (is_next, passes, leases)) in steps.into_iter().enumerate() {
-                line.join(if is_next { Order::Next } else { Order::First }, nth);
+                line.join(if is_next { Order::Next } else { Order::First }, None, nth);
                 end = end.max(now);
                 line.add(leased(end, leases));
                 end = end + MS * 25 * leases;

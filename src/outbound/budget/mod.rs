@@ -6,8 +6,9 @@
 //! fall into a quarter of a second. So an idle process takes none, and a busy one needs a few
 //! statements a second.
 //!
-//! - Those who wait are served in the order in which they asked. The next call of a job that has
-//!   made one goes before them: a create after its lookup, and a request that is sent again.
+//! - Clients that wait take turns, so that one with a backlog is behind itself alone; the calls of
+//!   one client are made in the order in which they were asked for. The next call of a job that has
+//!   made one goes before all of them: a create after its lookup, and a request that is sent again.
 //! - A time is used when it has come, or at most [`SEND_WINDOW`] later; then it is lost. It is
 //!   looked at again when the request is about to be sent, so that a process that was stopped for a
 //!   while sends nothing late.
@@ -23,6 +24,7 @@ mod line;
 mod turn;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -34,13 +36,16 @@ use tokio::sync::{Notify, oneshot};
 pub use self::turn::CallTurn;
 use self::{
     database_time::DatabaseTime,
-    line::{Line, Order, Step, Wanted, times},
+    line::{Line, Order, Owner, Step, Wanted, times},
 };
 pub(super) use self::{line::CallTime, turn::OverBudget};
 use crate::domain::{Backoff, BootInstant, CallRate, Retries, call_rate::SEND_WINDOW};
 
 /// A job whose first call would wait for longer does not begin.
 const ADMITTED_WAIT: Duration = Duration::from_millis(1_500);
+/// Nor does one of a client that has calls waiting, where all that wait would take longer: each other
+/// client that joins doubles, trebles, … the wait of those that are there.
+const ADMITTED_LINE: Duration = Duration::from_millis(2_500);
 /// How far ahead times are leased for first calls. Those that other processes have leased lie
 /// before them.
 const NEAR: Duration = Duration::from_secs(1);
@@ -109,29 +114,46 @@ type Waiter = oneshot::Sender<CallTime>;
 struct State {
     line: Line<Waiter>,
     time: DatabaseTime,
-    /// Runs that have begun and do not wait in the line yet.
-    admitted: usize,
+    /// Runs that have begun and do not wait in the line yet, of each owner.
+    admitted: HashMap<Owner, usize>,
     /// Where the times end that any process has leased, as far as is known here.
     end: BootInstant,
     /// How often this process has a call, while calls wait.
     pace: Duration,
     /// When the last one was given, if others waited.
     given_at: Option<BootInstant>,
-    /// When the next job that is postponed comes back.
-    back: BootInstant,
+    /// When the next job of an owner that is postponed comes back, where that is not past.
+    back: HashMap<Owner, BootInstant>,
     lease_from: BootInstant,
     /// Whether a task serves the line.
     is_served: bool,
 }
 
+/// What a call would wait for.
+struct Ahead {
+    wait: Duration,
+    /// Until all that wait now have had their turn.
+    line: Duration,
+    /// No other call of its owner waits.
+    is_first: bool,
+}
+
 /// The right to wait in the line.
 #[derive(Debug)]
-struct Admission(Arc<Shared>);
+struct Admission {
+    shared: Arc<Shared>,
+    owner: Owner,
+}
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.admitted = state.admitted.saturating_sub(1);
+        let mut state = self.shared.state();
+        match state.admitted.get_mut(&self.owner) {
+            Some(admitted) if *admitted > 1 => *admitted -= 1,
+            _ => {
+                state.admitted.remove(&self.owner);
+            }
+        }
     }
 }
 
@@ -141,11 +163,11 @@ impl CallBudget {
         let state = State {
             line: Line::default(),
             time: DatabaseTime::new(now),
-            admitted: 0,
+            admitted: HashMap::new(),
             end: now,
             pace: rate.gap(),
             given_at: None,
-            back: now,
+            back: HashMap::new(),
             lease_from: now,
             is_served: false,
         };
@@ -156,25 +178,30 @@ impl CallBudget {
         self.0.rate
     }
 
-    /// Leave to wait for a call; or how long a job is to be postponed, because it would wait for
-    /// too long.
-    fn admit(&self) -> Result<Admission, Duration> {
+    /// Leave to wait for a call; or how long a job of this owner is to be postponed, because it
+    /// would wait for too long.
+    fn admit(&self, owner: Owner) -> Result<Admission, Duration> {
         let now = BootInstant::now();
         let mut state = self.0.state();
-        let ahead = state.ahead(now);
-        if ahead <= ADMITTED_WAIT {
-            state.admitted += 1;
-            return Ok(Admission(self.0.clone()));
+        let Ahead { wait: ahead, line, is_first } = state.ahead(owner, now);
+        if ahead <= ADMITTED_WAIT && (is_first || line <= ADMITTED_LINE) {
+            *state.admitted.entry(owner).or_default() += 1;
+            return Ok(Admission { shared: self.0.clone(), owner });
         }
-        Err(state.postpone(now, ahead))
+        Err(state.postpone(owner, now, ahead))
     }
 
     /// Waits for a time, at most for `patience`.
-    async fn wait(&self, order: Order, patience: Duration) -> Result<CallTime, OverBudget> {
+    async fn wait(
+        &self,
+        order: Order,
+        owner: Owner,
+        patience: Duration,
+    ) -> Result<CallTime, OverBudget> {
         let (granted, time) = oneshot::channel();
         {
             let mut state = self.0.state();
-            state.line.join(order, granted);
+            state.line.join(order, owner, granted);
             if !std::mem::replace(&mut state.is_served, true) {
                 tokio::spawn(serve(Serving { shared: self.0.clone(), is_over: false }));
             }
@@ -195,20 +222,45 @@ impl Shared {
 }
 
 impl State {
-    /// How long one that asks now would wait.
-    fn ahead(&self, now: BootInstant) -> Duration {
-        let before = self.line.waiting() + self.admitted;
-        let Some(without) = before.checked_sub(self.line.times()) else { return Duration::ZERO };
-        let turns = u32::try_from(without).unwrap_or(u32::MAX);
-        (self.end - now).saturating_add(self.pace.saturating_mul(turns))
+    /// How many calls each owner waits for, or has leave to.
+    fn waiting(&self) -> HashMap<Owner, usize> {
+        let mut waiting = self.admitted.clone();
+        for (owner, count) in self.line.first_calls() {
+            *waiting.entry(owner).or_default() += count;
+        }
+        waiting
     }
 
-    /// When a job comes back that would wait for `ahead`.
-    fn postpone(&mut self, now: BootInstant, ahead: Duration) -> Duration {
-        let next = self.back.max(now) + self.pace.mul_f64(EARLY);
-        let wait = (next - now).max(ahead - ADMITTED_WAIT);
+    /// What one of this owner that asks now would wait for.
+    fn ahead(&self, owner: Owner, now: BootInstant) -> Ahead {
+        let waiting = self.waiting();
+        let own = waiting.get(&owner).copied().unwrap_or_default();
+        let others = waiting.iter().filter(|(other, _)| **other != owner);
+        // Each of the others has its turn between two of this owner.
+        let of_others: usize = others.map(|(_, count)| (*count).min(own + 1)).sum();
+        let after = |calls: usize| {
+            let Some(without) = calls.checked_sub(self.line.times()) else { return Duration::ZERO };
+            let turns = u32::try_from(without).unwrap_or(u32::MAX);
+            (self.end - now).saturating_add(self.pace.saturating_mul(turns))
+        };
+        let next = self.line.next_calls();
+        Ahead {
+            wait: after(next + own + of_others),
+            line: after(next + waiting.values().sum::<usize>()),
+            is_first: own == 0,
+        }
+    }
+
+    /// When a job of this owner comes back that would wait for `ahead`.
+    fn postpone(&mut self, owner: Owner, now: BootInstant, ahead: Duration) -> Duration {
+        self.back.retain(|_, back| *back > now);
+        let back = self.back.get(&owner).copied().unwrap_or(now);
+        let in_turn = self.back.len() + usize::from(!self.back.contains_key(&owner));
+        let in_turn = u32::try_from(in_turn).unwrap_or(u32::MAX);
+        let next = back + self.pace.saturating_mul(in_turn).mul_f64(EARLY);
+        let wait = (next - now).max(ahead.saturating_sub(ADMITTED_WAIT));
         if wait < POSTPONED.1 {
-            self.back = next;
+            self.back.insert(owner, next);
         }
         // Spread, so that those beyond the longest wait do not all come back at once.
         wait.clamp(POSTPONED.0, POSTPONED.1).mul_f64(1.0 + rand::random::<f64>() / 2.0)

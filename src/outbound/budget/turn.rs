@@ -5,7 +5,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Admission, CallBudget, CallTime, line::Order};
+use uuid::Uuid;
+
+use super::{
+    Admission, CallBudget, CallTime,
+    line::{Order, Owner},
+};
 use crate::{domain::BootInstant, telemetry::ThirdPartyMetrics};
 
 /// How long the first call of a job waits at most: longer than it was admitted for, since others
@@ -24,6 +29,7 @@ pub struct OverBudget;
 pub struct CallTurn {
     budget: Option<CallBudget>,
     metrics: Option<Arc<ThirdPartyMetrics>>,
+    owner: Owner,
     state: Mutex<TurnState>,
 }
 
@@ -36,15 +42,17 @@ struct TurnState {
 }
 
 impl CallTurn {
-    /// A turn of a job; or how long it is to be postponed.
+    /// A turn of a job of this client; or how long it is to be postponed.
     pub(in crate::outbound) fn of_job(
         budget: Option<&CallBudget>,
         metrics: Option<&Arc<ThirdPartyMetrics>>,
+        client_id: Uuid,
     ) -> Result<Self, Duration> {
         let Some(budget) = budget else { return Ok(Self::default()) };
-        match budget.admit() {
+        let owner = Some(client_id);
+        match budget.admit(owner) {
             Ok(admission) => {
-                let turn = Self::new(budget, metrics, PATIENCE);
+                let turn = Self::new(budget, metrics, owner, PATIENCE);
                 turn.state().admission = Some(admission);
                 Ok(turn)
             }
@@ -62,16 +70,17 @@ impl CallTurn {
         budget: Option<&CallBudget>,
         metrics: Option<&Arc<ThirdPartyMetrics>>,
     ) -> Self {
-        budget.map(|budget| Self::new(budget, metrics, LONG_PATIENCE)).unwrap_or_default()
+        budget.map(|budget| Self::new(budget, metrics, None, LONG_PATIENCE)).unwrap_or_default()
     }
 
     fn new(
         budget: &CallBudget,
         metrics: Option<&Arc<ThirdPartyMetrics>>,
+        owner: Owner,
         patience: Duration,
     ) -> Self {
-        let state = TurnState { patience, ..TurnState::default() };
-        Self { budget: Some(budget.clone()), metrics: metrics.cloned(), state: Mutex::new(state) }
+        let state = Mutex::new(TurnState { patience, ..TurnState::default() });
+        Self { budget: Some(budget.clone()), metrics: metrics.cloned(), owner, state }
     }
 
     /// Waits until a request may be sent, and says until when it may be; `None` where there is no
@@ -89,7 +98,7 @@ impl CallTurn {
         };
         drop(admission);
         let began = BootInstant::now();
-        let time = budget.wait(order, patience).await;
+        let time = budget.wait(order, self.owner, patience).await;
         let waited = began.elapsed();
         if let Some(metrics) = &self.metrics {
             metrics.waited_for_budget(waited);

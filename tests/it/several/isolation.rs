@@ -1,13 +1,16 @@
 //! One that hangs, is down or refuses our credentials does not slow the others.
 
+use std::{sync::Arc, time::Duration};
+
 use quartet::config::Role;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{ACME_SECRET, BOUND, Several, post, to, wait_status};
 use crate::{
     profiled::peer::{Peer, Reply},
-    support::{TestApp, command::run, wait_for, wait_until},
+    support::{TestApp, command::run, wait_for, wait_until, world::add_client},
 };
 
 /// How long from accept to the end at the third party without a name, of the slowest of ten.
@@ -179,4 +182,59 @@ async fn one_that_refuses_our_credentials_is_held_alone() {
     assert!(metrics.contains(r#"quartet_third_party_credentials_refused{third_party="acme"} 1"#));
     let unnamed = r#"quartet_third_party_credentials_refused{third_party="third-party"} 0"#;
     assert!(metrics.contains(unnamed), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_backlog_of_one_client_does_not_delay_another_at_the_same_third_party() {
+    const BACKLOG: usize = 200;
+
+    let several = Several::new().await;
+    // However many calls wait, it answers ten a second.
+    let answers = Arc::new(Semaphore::new(0));
+    let answered = answers.clone();
+    let slow = Peer::start(move |asked| match asked.method.as_str() {
+        "POST" => {
+            let status = json!({ "id": asked.json()["id"], "status": "completed" });
+            Reply::Held(answered.clone(), 202, status)
+        }
+        _ => Reply::Answer(404, json!({})),
+    })
+    .await;
+    several.write(
+        "acme.toml",
+        &format!(
+            "base_url = '{}'\ntimeout = '30s'\ncreate_backoff = '30s'\n\
+             secrets_directory = 'acme'\n",
+            slow.url()
+        ),
+    );
+    let app = several.app().set("QUARTET_WORKER__CONCURRENCY", "8");
+    let app = app.set("QUARTET_POLL__FIRST", "10m").set("QUARTET_POLL__DEADLINE", "1h");
+    let app = app.spawn().await;
+    let key = add_client(&app.pool, "other").await;
+    let allow = "UPDATE clients SET other_third_parties = '{acme}' WHERE name = 'other'";
+    sqlx::query(allow).execute(&app.pool).await.unwrap();
+    let other = app.anonymous().with_key(&key);
+    for _ in 0..BACKLOG {
+        post(&app, "acme").await;
+    }
+    let pace = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            tick.tick().await;
+            answers.add_permits(1);
+        }
+    });
+    for _ in 0..5 {
+        let id = Uuid::now_v7();
+        other.post_transaction(&to("acme", id)).await.expect(202);
+        wait_until("the other client's is created", BOUND, async || {
+            let created = slow.asked("POST", "/transaction");
+            created.iter().any(|asked| asked.json()["id"] == id.to_string())
+        })
+        .await;
+    }
+    let created = slow.asked("POST", "/transaction").len();
+    assert!(created < BACKLOG * 3 / 4, "after {created} of the backlog");
+    pace.abort();
 }
