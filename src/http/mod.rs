@@ -12,6 +12,7 @@ pub mod middleware;
 pub mod operator;
 pub mod page;
 pub mod problem;
+mod read_turns;
 pub mod route_list;
 pub mod server;
 pub mod tls;
@@ -47,6 +48,7 @@ use self::{
         strict_query::StrictQuery,
     },
     problem::Problem,
+    read_turns::{ReadTurns, Reader},
 };
 use crate::{
     config::{self, BaseUrl, Config, Role},
@@ -79,6 +81,8 @@ fn now() -> DateTime<Utc> {
 #[derive(Debug)]
 pub struct ApiState {
     pub pool: Database,
+    /// Who may read next.
+    read_turns: ReadTurns,
     /// One connection, for scrapes of the metrics alone: they take none from requests.
     pub scrape_pool: Database,
     pub plan: JobPlan,
@@ -159,6 +163,7 @@ impl ApiState {
         let tokens = config.operator_tokens.iter().map(|hash| *hash.expose());
         let public_url = config.http.public_url.as_ref();
         Self {
+            read_turns: ReadTurns::new(operations.pool.most_connections()),
             pool: operations.pool.clone(),
             scrape_pool,
             plan: operations.plan.clone(),
@@ -227,6 +232,19 @@ impl ApiState {
             Ok(result) => result.map_err(Into::into),
             Err(_) => Err(Problem::unavailable().because("the database took too long")),
         }
+    }
+
+    /// The same in the reader's turn.
+    async fn read<T, E: Into<Problem>>(
+        &self,
+        reader: Reader,
+        query: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Problem> {
+        let in_turn = async {
+            let _turn = self.read_turns.take(reader).await;
+            query.await
+        };
+        self.within_limit(in_turn).await
     }
 
     /// Restarts the request's database limit, after a wait that its caller asked for

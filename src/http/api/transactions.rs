@@ -21,7 +21,7 @@ use crate::{
         answers::answers,
         api_enum::ApiEnum,
         middleware::{
-            auth::{ClientAuth, PosterAuth},
+            auth::{Caller, ClientAuth, PosterAuth},
             body::StrictJson,
         },
         page::{self, Page},
@@ -184,7 +184,8 @@ impl TransactionsApi {
                     Problem::unauthorized(),
                 )));
             };
-            let existing = state.within_limit(transactions::get(&state.pool, id)).await?;
+            let existing =
+                state.read(client.0.reader(), transactions::get(&state.pool, id)).await?;
             match existing {
                 Some(existing) if posted.is_repeat_of(&existing) => {
                     let existing = Json(existing.into());
@@ -231,7 +232,7 @@ impl TransactionsApi {
         let (mut wait, longest) = WAIT_POLL;
         let (mut key_checked_at, mut has_waited) = (Instant::now(), false);
         loop {
-            let transaction = own_transaction(&state, client.0.id, id.0).await?;
+            let transaction = own_transaction(&state, &client.0, id.0).await?;
             let is_over = transaction.status.is_final() || Instant::now() >= deadline;
             // The key may be withdrawn, or its client disabled, while the request waits.
             if has_waited && (is_over || key_checked_at.elapsed() >= KEY_CHECK) {
@@ -281,7 +282,7 @@ impl TransactionsApi {
             cursor: page::after(cursor.0.as_deref())?,
         };
         let list = transactions::list(&state.pool, client.0.id, &filter, page::rows(limit.0));
-        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+        let page = Page::new(state.read(client.0.reader(), list).await?, limit.0, |row| Cursor {
             at: row.created_at,
             id: row.id,
         });
@@ -297,8 +298,8 @@ impl TransactionsApi {
         /// The id you posted.
         id: Path<Uuid>,
     ) -> poem::Result<ListEventsResponse> {
-        own_transaction(&state, client.0.id, id.0).await?;
-        let events = state.within_limit(evidence::list(&state.pool, id.0)).await?;
+        own_transaction(&state, &client.0, id.0).await?;
+        let events = state.read(client.0.reader(), evidence::list(&state.pool, id.0)).await?;
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))
     }
@@ -374,12 +375,12 @@ fn announce(state: &ApiState, accepted: &Accepted) {
 /// The client's transaction; another client's looks like none.
 async fn own_transaction(
     state: &ApiState,
-    client_id: Uuid,
+    client: &Caller,
     id: Uuid,
 ) -> Result<transactions::Transaction, Problem> {
     Span::current().record("transaction_id", display(id));
-    let transaction = state.within_limit(transactions::get(&state.pool, id)).await?;
+    let transaction = state.read(client.reader(), transactions::get(&state.pool, id)).await?;
     transaction
-        .filter(|transaction| transaction.client_id == client_id)
+        .filter(|transaction| transaction.client_id == client.id)
         .ok_or_else(|| Problem::not_found("you have no transaction with this id"))
 }

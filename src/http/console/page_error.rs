@@ -77,6 +77,6 @@ impl ApiState {
         &self,
         query: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, PageError> {
-        Ok(self.within_limit(query).await?)
+        Ok(self.read(None, query).await?)
     }
 }

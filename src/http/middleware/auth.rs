@@ -26,6 +26,7 @@ use crate::{
     http::{
         ApiState,
         problem::{FieldProblem, Problem},
+        read_turns::Reader,
     },
     secrets::hash_token,
     store::clients::{self, FoundClient},
@@ -71,6 +72,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whose reads these are.
+    pub(in crate::http) fn reader(&self) -> Reader {
+        Some(self.api_key_hash)
+    }
+
     /// Whether the key is the client's now.
     pub async fn is_still_known(&self, state: &ApiState) -> Result<bool, Problem> {
         Ok(self.refreshed(state).await?.is_some())
@@ -82,7 +88,7 @@ impl Caller {
         state: &ApiState,
     ) -> Result<Option<Arc<ClientThirdParties>>, Problem> {
         let found = clients::find_by_api_key_hash(&state.pool, &self.api_key_hash);
-        let found = state.within_limit(found).await?.filter(|found| found.id == self.id);
+        let found = state.read(self.reader(), found).await?.filter(|found| found.id == self.id);
         let Some(found) = found else {
             state.known_keys.forget(&self.api_key_hash);
             return Ok(None);
@@ -269,6 +275,7 @@ async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<KnownCl
             // It is never closed.
             None => state.known_keys.unknown.acquire().await.ok(),
         };
+        let _turn = state.read_turns.take(Some(*hash)).await;
         clients::find_by_api_key_hash(&state.pool, hash).await
     });
     let found = found.await?;

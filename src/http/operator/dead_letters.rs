@@ -152,7 +152,7 @@ impl DeadLettersApi {
             cursor: page::after(cursor.0.as_deref())?,
         };
         let list = dead_letters::list(&state.pool, &filter, page::rows(limit.0));
-        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+        let page = Page::new(state.read(None, list).await?, limit.0, |row| Cursor {
             at: row.opened_at,
             id: row.id,
         });
@@ -168,7 +168,7 @@ impl DeadLettersApi {
         /// Its id.
         id: Path<Uuid>,
     ) -> poem::Result<GetDeadLetterResponse> {
-        let story = state.within_limit(story(&state.pool, id.0)).await?;
+        let story = state.read(None, story(&state.pool, id.0)).await?;
         let story = story.ok_or(DeadLetterError::NotFound).map_err(Problem::from)?;
         Ok(GetDeadLetterResponse::Found(Json(story)))
     }

@@ -96,7 +96,7 @@ impl JobsApi {
             cursor: page::after(cursor.0.as_deref())?,
         };
         let list = job_list::list(&state.pool, &filter, page::rows(limit.0));
-        let page = Page::new(state.within_limit(list).await?, limit.0, |row| {
+        let page = Page::new(state.read(None, list).await?, limit.0, |row| {
             job_list::cursor(row, filter.state)
         });
         Ok(ListJobsResponse::Page(Json(page.map(|row| job(&state, row)).into())))
@@ -111,7 +111,7 @@ impl JobsApi {
         /// Its id.
         id: Path<String>,
     ) -> poem::Result<GetJobResponse> {
-        let row = state.within_limit(job_list::get(&state.pool, known(&id.0)?)).await?;
+        let row = state.read(None, job_list::get(&state.pool, known(&id.0)?)).await?;
         let row = row.ok_or(JobActionError::NotFound).map_err(Problem::from)?;
         Ok(GetJobResponse::Found(Json(job(&state, row))))
     }

@@ -153,7 +153,7 @@ impl MaintenanceApi {
     ) -> poem::Result<ListFindingsResponse> {
         let cursor = page::after(cursor.0.as_deref())?;
         let list = reconcile::findings(&state.pool, cursor, page::rows(limit.0));
-        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+        let page = Page::new(state.read(None, list).await?, limit.0, |row| Cursor {
             at: row.first_found_at,
             id: row.transaction_id,
         });
@@ -167,7 +167,7 @@ impl MaintenanceApi {
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
     ) -> poem::Result<ListTasksResponse> {
-        let tasks = state.within_limit(maintenance::list(&state.pool)).await?;
+        let tasks = state.read(None, maintenance::list(&state.pool)).await?;
         let items = tasks.into_iter().map(Into::into).collect();
         Ok(ListTasksResponse::Tasks(Json(TaskList { items, next_cursor: None })))
     }

@@ -80,7 +80,7 @@ impl QueuesApi {
         _operator: OperatorAuth,
         state: Data<&Arc<ApiState>>,
     ) -> poem::Result<ListQueuesResponse> {
-        let queues = state.within_limit(queues::list(&state.pool)).await?;
+        let queues = state.read(None, queues::list(&state.pool)).await?;
         let items = queues.into_iter().map(Into::into).collect();
         Ok(ListQueuesResponse::Queues(Json(QueueList { items, next_cursor: None })))
     }
@@ -131,7 +131,7 @@ impl QueuesApi {
             let detail = "there is no such third party here: name one that is configured";
             return Err(Problem::not_found(detail).into());
         }
-        let circuit = state.within_limit(circuit::get(&state.pool, &third_party)).await?;
+        let circuit = state.read(None, circuit::get(&state.pool, &third_party)).await?;
         Ok(GetCircuitResponse::Circuit(Json(circuit.into())))
     }
 
@@ -160,7 +160,7 @@ impl QueuesApi {
             before: page::after(cursor.0.as_deref())?,
         };
         let list = audit::list(&state.pool, filter, page::rows(limit.0));
-        let page = Page::new(state.within_limit(list).await?, limit.0, |row| row.id);
+        let page = Page::new(state.read(None, list).await?, limit.0, |row| row.id);
         Ok(ListActionsResponse::Page(Json(page.into())))
     }
 }

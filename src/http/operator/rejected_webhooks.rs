@@ -95,7 +95,7 @@ impl RejectedWebhooksApi {
     ) -> poem::Result<ListRejectedWebhooksResponse> {
         let after = page::after(cursor.0.as_deref())?;
         let list = rejected_webhooks::list(&state.pool, after, page::rows(limit.0));
-        let page = Page::new(state.within_limit(list).await?, limit.0, RejectedWebhooks::cursor);
+        let page = Page::new(state.read(None, list).await?, limit.0, RejectedWebhooks::cursor);
         Ok(ListRejectedWebhooksResponse::Page(Json(page.into())))
     }
 }

@@ -164,7 +164,7 @@ impl OperatorTransactionsApi {
         };
         let rows = page::rows(limit.0);
         let list = transaction_list::list(&state.pool, client_id, &filter, rows);
-        let page = Page::new(state.within_limit(list).await?, limit.0, |row| Cursor {
+        let page = Page::new(state.read(None, list).await?, limit.0, |row| Cursor {
             at: row.created_at,
             id: row.id,
         });
@@ -180,7 +180,7 @@ impl OperatorTransactionsApi {
         /// Its id.
         id: Path<Uuid>,
     ) -> poem::Result<ExplainTransactionResponse> {
-        let explained = state.within_limit(state.operations.explain(id.0)).await?;
+        let explained = state.read(None, state.operations.explain(id.0)).await?;
         let (snapshot, explanation) =
             explained.ok_or_else(|| Problem::not_found("there is no transaction with this id"))?;
         let dead_after = state.operations.dead_after;

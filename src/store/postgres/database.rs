@@ -107,6 +107,11 @@ impl Database {
         self.target.shares_sessions()
     }
 
+    /// How many connections it has at most.
+    pub fn most_connections(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
     /// The pool, for the metrics.
     pub fn named(&self, name: &'static str) -> NamedPool {
         NamedPool { name, pool: self.pool.clone() }

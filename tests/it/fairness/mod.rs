@@ -4,6 +4,7 @@
 mod callback_hosts;
 mod explained;
 mod names;
+mod reads;
 mod scrapes;
 mod slots;
 mod waiting_reads;
