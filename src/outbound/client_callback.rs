@@ -118,7 +118,9 @@ impl CallbackClient {
         let resolver = Arc::new(GuardedResolver::new(guard.clone(), lookup));
         let (peer, trust) = (CalledPeer::Client, Trust::default());
         let sender = Sender::new(peer, timeout, IDLE_TIMEOUT, trust, |http| {
-            http.no_proxy().dns_resolver(resolver.clone())
+            // Each call has a connection of its own: over HTTP/2 those of one client that hang would
+            // hold up those of all others whose callbacks lead to the same host.
+            http.no_proxy().http1_only().dns_resolver(resolver.clone())
         })?;
         Ok(Self { sender, guard, metrics: None, clock: DatabaseClock::default() })
     }
@@ -246,6 +248,18 @@ mod tests {
         answers: Vec<Vec<IpAddr>>,
         port: u16,
     ) -> (Result<(), NotifyError>, usize) {
+        let url = format!("http://rebinding.example:{port}/");
+        call_url(&url, Duration::from_millis(300), own, policy, answers).await
+    }
+
+    /// The same to any URL of that host.
+    async fn call_url(
+        url: &str,
+        timeout: Duration,
+        own: OwnAddresses,
+        policy: EgressPolicy,
+        answers: Vec<Vec<IpAddr>>,
+    ) -> (Result<(), NotifyError>, usize) {
         let asked = Arc::new(AtomicUsize::new(0));
         let (count, answers) = (asked.clone(), Arc::new(answers));
         let lookup: Lookup = Arc::new(move |name| {
@@ -254,7 +268,6 @@ mod tests {
             let addresses = answers[turn].iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
             Box::pin(std::future::ready(Ok(addresses)))
         });
-        let timeout = Duration::from_millis(300);
         let guard = EgressGuard::new(policy, own);
         let client = CallbackClient::with_lookup(timeout, guard, lookup).unwrap();
         let notification = Notification {
@@ -263,9 +276,8 @@ mod tests {
             version: 1,
             occurred_at: Utc::now(),
         };
-        let url = format!("http://rebinding.example:{port}/");
         let held = Arc::new(|| true);
-        let notified = client.notify(&url, &[Secret::generate()], &notification, held).await;
+        let notified = client.notify(url, &[Secret::generate()], &notification, held).await;
         (notified, asked.load(Ordering::SeqCst))
     }
 
@@ -345,5 +357,34 @@ mod tests {
     async fn a_name_without_an_address_is_no_answer() {
         let (notified, _) = call(EgressPolicy::default(), vec![vec![]], 80).await;
         assert!(matches!(notified, Err(NotifyError::Unreachable { .. })), "{notified:?}");
+    }
+
+    #[tokio::test]
+    async fn no_callback_shares_a_connection_by_http2() {
+        let (policy, allowed, _inside) = servers().await;
+        let port = allowed.local_addr().unwrap().port();
+        let url = format!("https://rebinding.example:{port}/");
+        let (called, hello) = tokio::join!(
+            call_url(
+                &url,
+                // Its connection is closed long before.
+                Duration::from_secs(30),
+                OwnAddresses::fixed([]),
+                policy,
+                vec![vec![ip("127.0.0.2")]],
+            ),
+            async {
+                let (mut stream, _) = allowed.accept().await.unwrap();
+                let mut hello = vec![0; 1_024];
+                let read = stream.read(&mut hello).await.unwrap();
+                hello.truncate(read);
+                hello
+            }
+        );
+        assert!(matches!(called.0, Err(NotifyError::Unreachable { .. })), "{:?}", called.0);
+        // The protocols that its TLS handshake offers (RFC 7301).
+        let offers = |protocol: &[u8]| hello.windows(protocol.len()).any(|part| part == protocol);
+        assert!(offers(b"\x08http/1.1"), "{hello:?}");
+        assert!(!offers(b"\x02h2"), "HTTP/2 has one connection for all");
     }
 }
