@@ -1,31 +1,33 @@
-//! How soon a claim follows those that found nothing.
+//! How soon a claim follows those that found little.
 //!
 //! What is due at a known time has often ended or been leased by then: a poll whose transaction is
-//! settled, a notification that the settlement has leased. Then a claim finds nothing, and under
-//! load there is another one to make at once. After a few of these in a row the next one waits a
-//! little, and looks for all that has fallen due meanwhile. A job that comes alone is never
-//! delayed.
+//! settled, a notification that the settlement has leased. Then a claim finds nothing, or the one job
+//! that is left, and under load there is another one to make at once. After a few of these in a row
+//! the next one waits a little, and looks for all that has fallen due meanwhile. A job that comes
+//! alone is never delayed, and nor is what a claim has left because it found too few slots free.
 
 use std::time::{Duration, Instant};
 
-/// Of claims that find nothing, one begins no sooner than this after the last.
+/// Of claims that find little, one begins no sooner than this after the last.
 const SPACING: Duration = Duration::from_millis(5);
 /// This many in a row follow each other at once.
 const AT_ONCE: u32 = 3;
+/// A claim that finds as many jobs does not find little.
+pub(super) const SEVERAL: usize = 3;
 
 /// The last claims of a worker.
 #[derive(Debug, Default)]
 pub(super) struct ClaimPace {
-    empty_in_a_row: u32,
+    small_in_a_row: u32,
     last_began: Option<Instant>,
 }
 
 impl ClaimPace {
     /// A claim that began at `began` has ended.
-    pub(super) fn claimed(&mut self, began: Instant, is_empty: bool) {
+    pub(super) fn claimed(&mut self, began: Instant, is_small: bool) {
         let in_a_row = self.last_began.is_some_and(|last| began - last < 2 * SPACING);
-        self.empty_in_a_row = match is_empty {
-            true if in_a_row => self.empty_in_a_row.saturating_add(1),
+        self.small_in_a_row = match is_small {
+            true if in_a_row => self.small_in_a_row.saturating_add(1),
             true => 1,
             false => 0,
         };
@@ -34,7 +36,7 @@ impl ClaimPace {
 
     /// When the next claim may begin; `None` where it need not wait.
     pub(super) fn next(&self) -> Option<Instant> {
-        let last_began = self.last_began.filter(|_| self.empty_in_a_row >= AT_ONCE)?;
+        let last_began = self.last_began.filter(|_| self.small_in_a_row >= AT_ONCE)?;
         Some(last_began + SPACING)
     }
 }
@@ -43,19 +45,19 @@ impl ClaimPace {
 mod tests {
     use super::*;
 
-    /// Claims at these milliseconds, of which each found something or not; when the next one may
+    /// Claims at these milliseconds, of which each found several jobs or not; when the next one may
     /// begin.
     fn next(claims: &[(u64, bool)]) -> Option<u64> {
         let start = Instant::now();
         let mut pace = ClaimPace::default();
-        for (at, found) in claims {
-            pace.claimed(start + Duration::from_millis(*at), !found);
+        for (at, several) in claims {
+            pace.claimed(start + Duration::from_millis(*at), !several);
         }
         pace.next().map(|at| (at - start).as_millis() as u64)
     }
 
     #[test]
-    fn many_claims_in_a_row_that_find_nothing_are_spaced() {
+    fn many_claims_in_a_row_that_find_little_are_spaced() {
         assert_eq!(next(&[]), None);
         assert_eq!(next(&[(0, false), (1, false)]), None);
         assert_eq!(next(&[(0, false), (1, false), (2, false)]), Some(7));
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_something_or_comes_alone_is_followed_at_once() {
+    fn what_finds_several_or_comes_alone_is_followed_at_once() {
         assert_eq!(next(&[(0, false), (1, false), (2, false), (7, true)]), None);
         assert_eq!(next(&[(0, false), (1, false), (2, false), (7, true), (8, false)]), None);
         assert_eq!(next(&[(0, false), (100, false), (200, false), (300, false)]), None);

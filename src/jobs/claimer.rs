@@ -21,7 +21,10 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{WorkerLease, claim_pace::ClaimPace};
+use super::{
+    WorkerLease,
+    claim_pace::{ClaimPace, SEVERAL},
+};
 use crate::{
     domain::{
         Backoff, JobKind, Retries,
@@ -219,8 +222,9 @@ impl Claimer {
             .map(|claimed| (self.parts.holds.hold(claimed), self.client_hold(claimed)))
             .collect();
         drop(pending);
-        self.pace.claimed(began, claim.jobs.is_empty());
         self.record(&scans, counted, lag, &claim);
+        let has_more = self.parts.more.load(Ordering::Acquire);
+        self.pace.claimed(began, claim.jobs.len() < SEVERAL && !has_more);
         let jobs = claim.jobs.into_iter().zip(holds);
         let handed = jobs.filter_map(|(claimed, (hold, client_hold))| {
             // There are as many permits as claimed rows at least.
