@@ -91,8 +91,9 @@ impl From<Ending> for Script {
 /// The running stubs; dropped, they end.
 pub struct Stubs {
     address: SocketAddr,
-    /// Of the further third party, which hangs while it is told to.
+    /// Where the second third party listens.
     second_address: SocketAddr,
+    /// Whether it lets its callers wait without an answer.
     second_hangs: watch::Sender<bool>,
     pub ledger: Ledger,
     pub secret: Secret,
