@@ -110,13 +110,4 @@ impl Order {
         let time = || DateTime::parse_from_rfc3339(text).ok().map(|time| Self::Time(time.into()));
         number.or_else(time)
     }
-
-    /// Whether this event is older than the other; `None` where they cannot be compared.
-    pub fn is_before(self, other: Self) -> Option<bool> {
-        match (self, other) {
-            (Self::Number(own), Self::Number(other)) => Some(own < other),
-            (Self::Time(own), Self::Time(other)) => Some(own < other),
-            _ => None,
-        }
-    }
 }
