@@ -310,7 +310,7 @@ mod tests {
         let wait = places.take_at(OTHER, late).unwrap_err();
         assert!(wait > 2 * SOON, "{wait:?}");
         drop(held);
-        // The other places are free for whoever asks, and the last one when it is back.
+        // The other places are free for all clients, and the last one when it is back.
         let back = late + wait;
         let all_at = |at| -> Vec<Place> {
             std::iter::from_fn(|| places.take_at(CLIENT, at).ok()).take(10).collect()

@@ -98,7 +98,7 @@ async fn a_job_does_not_begin_where_it_would_wait_for_long() {
     assert!(CallTurn::of_job(Some(&budget), None, CLIENT).is_ok());
 }
 
-/// One client has a backlog: as many jobs of it have begun as may, and all that came back were
+/// One client has a backlog: as many jobs of it have begun as may, and all that returned were
 /// postponed for minutes.
 #[tokio::test]
 async fn a_backlog_of_one_client_delays_no_other() {
