@@ -79,7 +79,8 @@ impl ClockReading {
         Self::of(asked, wall, BootInstant::now() - asked, database)
     }
 
-    fn of(
+    /// The same, answered after `round_trip`.
+    pub(crate) fn of(
         asked: BootInstant,
         wall: DateTime<Utc>,
         round_trip: Duration,
@@ -99,6 +100,15 @@ impl ClockReading {
     /// The time from question to answer.
     pub fn round_trip(&self) -> Duration {
         self.round_trip
+    }
+
+    /// Whether the database's clock was set since `before`: it has run by more than `step` more or
+    /// less than ours, as far as the round trips let one say.
+    pub fn is_set_since(&self, before: &Self, step: Duration) -> bool {
+        let delta = |time: Duration| TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+        let unsure = (self.round_trip + before.round_trip) / 2;
+        let off = self.database - before.database - delta(self.at - before.at);
+        off.abs() > delta(step.saturating_add(unsure))
     }
 }
 

@@ -6,14 +6,12 @@
 //! the next one waits a little, and looks for all that has fallen due meanwhile. A job that comes
 //! alone is never delayed, and nor is what a claim has left because it found too few slots free.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Of claims that find little, one begins no sooner than this after the last.
-const SPACING: Duration = Duration::from_millis(5);
+use crate::store::postgres::batch::{SEVERAL, SPACING};
+
 /// This many in a row follow each other at once.
 const AT_ONCE: u32 = 3;
-/// A claim that finds as many jobs does not find little.
-pub(super) const SEVERAL: usize = 3;
 
 /// The last claims of a worker.
 #[derive(Debug, Default)]
@@ -23,10 +21,10 @@ pub(super) struct ClaimPace {
 }
 
 impl ClaimPace {
-    /// A claim that began at `began` has ended.
-    pub(super) fn claimed(&mut self, began: Instant, is_small: bool) {
+    /// A claim that began at `began` found this many jobs, and maybe left others.
+    pub(super) fn claimed(&mut self, began: Instant, found: usize, has_more: bool) {
         let in_a_row = self.last_began.is_some_and(|last| began - last < 2 * SPACING);
-        self.small_in_a_row = match is_small {
+        self.small_in_a_row = match found < SEVERAL && !has_more {
             true if in_a_row => self.small_in_a_row.saturating_add(1),
             true => 1,
             false => 0,
@@ -43,15 +41,16 @@ impl ClaimPace {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    /// Claims at these milliseconds, of which each found several jobs or not; when the next one may
-    /// begin.
-    fn next(claims: &[(u64, bool)]) -> Option<u64> {
+    /// Claims at these milliseconds, each with how many jobs it found; when the next one may begin.
+    fn next(claims: &[(u64, usize)]) -> Option<u64> {
         let start = Instant::now();
         let mut pace = ClaimPace::default();
-        for (at, several) in claims {
-            pace.claimed(start + Duration::from_millis(*at), !several);
+        for (at, found) in claims {
+            pace.claimed(start + Duration::from_millis(*at), *found, false);
         }
         pace.next().map(|at| (at - start).as_millis() as u64)
     }
@@ -59,15 +58,22 @@ mod tests {
     #[test]
     fn many_claims_in_a_row_that_find_little_are_spaced() {
         assert_eq!(next(&[]), None);
-        assert_eq!(next(&[(0, false), (1, false)]), None);
-        assert_eq!(next(&[(0, false), (1, false), (2, false)]), Some(7));
-        assert_eq!(next(&[(0, false), (1, false), (2, false), (7, false)]), Some(12));
+        assert_eq!(next(&[(0, 0), (1, 2)]), None);
+        assert_eq!(next(&[(0, 0), (1, 2), (2, 1)]), Some(7));
+        assert_eq!(next(&[(0, 0), (1, 2), (2, 1), (7, 0)]), Some(12));
     }
 
     #[test]
     fn what_finds_several_or_comes_alone_is_followed_at_once() {
-        assert_eq!(next(&[(0, false), (1, false), (2, false), (7, true)]), None);
-        assert_eq!(next(&[(0, false), (1, false), (2, false), (7, true), (8, false)]), None);
-        assert_eq!(next(&[(0, false), (100, false), (200, false), (300, false)]), None);
+        assert_eq!(next(&[(0, 0), (1, 0), (2, 0), (7, 3)]), None);
+        assert_eq!(next(&[(0, 0), (1, 0), (2, 0), (7, 3), (8, 0)]), None);
+        assert_eq!(next(&[(0, 0), (100, 0), (200, 0), (300, 0)]), None);
+    }
+
+    #[test]
+    fn what_a_claim_has_left_is_claimed_at_once() {
+        let mut pace = ClaimPace::default();
+        (0..9).for_each(|_| pace.claimed(Instant::now(), 1, true));
+        assert_eq!(pace.next(), None);
     }
 }

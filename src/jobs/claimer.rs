@@ -21,10 +21,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    WorkerLease,
-    claim_pace::{ClaimPace, SEVERAL},
-};
+use super::{WorkerLease, claim_pace::ClaimPace};
 use crate::{
     domain::{
         Backoff, JobKind, Retries,
@@ -224,7 +221,7 @@ impl Claimer {
         drop(pending);
         self.record(&scans, counted, lag, &claim);
         let has_more = self.parts.more.load(Ordering::Acquire);
-        self.pace.claimed(began, claim.jobs.len() < SEVERAL && !has_more);
+        self.pace.claimed(began, claim.jobs.len(), has_more);
         let jobs = claim.jobs.into_iter().zip(holds);
         let handed = jobs.filter_map(|(claimed, (hold, client_hold))| {
             // There are as many permits as claimed rows at least.

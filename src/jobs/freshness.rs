@@ -9,9 +9,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-
-use crate::domain::BootInstant;
+use crate::domain::{BootInstant, clock::ClockReading};
 
 /// The state of the leases of one process. Pure: the time is the caller's.
 #[derive(Debug)]
@@ -28,24 +26,6 @@ pub struct Freshness {
     grace: Duration,
 }
 
-/// What the database's clock said, between two moments here.
-#[derive(Debug, Clone, Copy)]
-struct ClockReading {
-    asked: BootInstant,
-    answered: BootInstant,
-    database: DateTime<Utc>,
-}
-
-impl ClockReading {
-    /// Whether the database's clock was set by more than `step` between the two.
-    fn is_set_since(&self, before: &Self, step: Duration) -> bool {
-        let delta = |time: Duration| TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
-        let passed = self.database - before.database;
-        let (least, most) = (self.asked - before.answered, self.answered - before.asked);
-        passed > delta(most.saturating_add(step)) || passed + delta(step) < delta(least)
-    }
-}
-
 impl Freshness {
     /// At the start, when no worker is registered yet.
     pub fn new(heartbeat: Duration, dead_after: Duration, now: BootInstant) -> Self {
@@ -54,15 +34,8 @@ impl Freshness {
         Self { dead_after, step, clock, renewed_at: now, judges_from, grace: heartbeat }
     }
 
-    /// The database's clock said `database` between `asked` and `answered`. Returns whether it was
-    /// set meanwhile.
-    pub fn read_clock(
-        &mut self,
-        asked: BootInstant,
-        answered: BootInstant,
-        database: DateTime<Utc>,
-    ) -> bool {
-        let reading = ClockReading { asked, answered, database };
+    /// The database's clock was read. Returns whether it was set since the last time.
+    pub fn read_clock(&mut self, reading: ClockReading) -> bool {
         let before = self.clock.replace(reading);
         let is_set = before.is_some_and(|before| reading.is_set_since(&before, self.step));
         if is_set {
@@ -107,6 +80,8 @@ impl Freshness {
 
 #[cfg(test)]
 mod tests {
+    use chrono::{DateTime, TimeDelta};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -152,10 +127,11 @@ mod tests {
             (TimeDelta::zero(), false),
         ] {
             let (mut freshness, start) = fresh();
-            assert!(!freshness.read_clock(start, start + SECOND, clock));
+            let read = |at, database| ClockReading::of(at, clock, SECOND, database);
+            assert!(!freshness.read_clock(read(start, clock)));
             let at = start + 2 * HEARTBEAT;
             let said = clock + TimeDelta::seconds(10) + set;
-            assert_eq!(freshness.read_clock(at, at + SECOND, said), waits, "{set}");
+            assert_eq!(freshness.read_clock(read(at, said)), waits, "{set}");
             freshness.renewed(at, at + SECOND);
             assert_eq!(!freshness.may_judge(at + 2 * SECOND), waits, "{set}");
             assert!(freshness.is_fresh(at + SECOND), "its own leases go by another clock");

@@ -22,12 +22,13 @@ use std::{
     time::Duration,
 };
 
+use chrono::Utc;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{JobContext, freshness::Freshness};
 use crate::{
-    domain::BootInstant,
+    domain::{BootInstant, clock::ClockReading},
     outbound::LeaseGuard,
     store::{
         self, Database, StoreError,
@@ -214,12 +215,13 @@ impl LeaseKeeper {
     }
 
     async fn renew(&self) -> Result<(), StoreError> {
-        let began = BootInstant::now();
+        let (began, wall) = (BootInstant::now(), Utc::now());
         let names = self.workers();
         let renewed = leases::renew(&self.lease_pool, &names).await?;
         let now = BootInstant::now();
+        let reading = renewed.at.map(|at| ClockReading::answered(began, wall, at));
         let mut state = self.state();
-        if renewed.at.is_some_and(|at| state.freshness.read_clock(began, now, at)) {
+        if reading.is_some_and(|reading| state.freshness.read_clock(reading)) {
             tracing::warn!("the database's clock was set: no worker is taken for dead for a while");
         }
         let lost = state.renewed(&names, &renewed.alive, began, now);
