@@ -22,10 +22,10 @@ impl<K, T> Default for FairQueue<K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
+impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     /// Adds an item behind those of the same owner.
     pub fn push(&mut self, owner: K, item: T) {
-        let items = self.by_owner.entry(owner).or_default();
+        let items = self.by_owner.entry(owner.clone()).or_default();
         if items.is_empty() {
             self.turns.push_back(owner);
         }
@@ -74,9 +74,19 @@ impl<K: Copy + Eq + Hash, T> FairQueue<K, T> {
         self.count == 0
     }
 
+    /// How many owners have items.
+    pub fn owners(&self) -> usize {
+        self.by_owner.len()
+    }
+
+    /// How many items this owner has.
+    pub fn count_of(&self, owner: &K) -> usize {
+        self.by_owner.get(owner).map_or(0, VecDeque::len)
+    }
+
     /// How many items each owner has.
     pub fn counts(&self) -> impl Iterator<Item = (K, usize)> {
-        self.by_owner.iter().map(|(owner, items)| (*owner, items.len()))
+        self.by_owner.iter().map(|(owner, items)| (owner.clone(), items.len()))
     }
 }
 

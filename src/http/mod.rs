@@ -49,10 +49,11 @@ use self::{
     },
     problem::Problem,
     read_turns::{ReadTurns, Reader},
+    route_list::PROVIDER_WEBHOOKS,
 };
 use crate::{
     config::{self, BaseUrl, Config, Role},
-    domain::{DatabaseClock, ThirdPartyName},
+    domain::{DEFAULT_THIRD_PARTY, DatabaseClock, ThirdPartyName},
     operations::Operations,
     store::{
         Database, accept::Accepts, jobs::JobPlan, postgres::coalesce::Coalescer,
@@ -219,6 +220,16 @@ impl ApiState {
     fn of(request: &Request) -> &Self {
         // `routes` wraps every endpoint with `.data(state)`: it is always there.
         request.data::<Arc<Self>>().expect("routes() adds the state to every request")
+    }
+
+    /// The third party whose webhooks are sent to `path`; `None` where nobody's are.
+    fn webhook_sender(&self, path: &str) -> Option<ThirdPartyName> {
+        let named = self.named_webhooks.iter().find(|webhooks| webhooks.path() == path);
+        if let Some(webhooks) = named {
+            return Some(webhooks.third_party().clone());
+        }
+        let own = PROVIDER_WEBHOOKS.replace("{name}", DEFAULT_THIRD_PARTY);
+        (path == own).then(ThirdPartyName::default)
     }
 
     /// Waits for the database within the request's limit, which includes its earlier waits.

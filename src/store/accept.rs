@@ -102,6 +102,7 @@ impl Accepts {
 
 impl Batch for Accepts {
     type Request = Post;
+    type Owner = Uuid;
     type Answer = Option<Accepted>;
     type AfterCommit = HandOver;
 
@@ -109,6 +110,10 @@ impl Batch for Accepts {
     // Foreign keys are then checked by index from the first row on, when the tables are empty.
     const SESSION: &'static [(&'static str, &'static str)] =
         &[("enable_seqscan", "off"), ("jit", "off")];
+
+    fn owner(post: &Post) -> Uuid {
+        post.new.client_id
+    }
 
     fn most(&self) -> usize {
         if self.latency.is_slow(Instant::now()) { MAX_BATCH_WHILE_SLOW } else { Self::MAX_BATCH }

@@ -211,6 +211,7 @@ pub struct Reads;
 
 impl Batch for Reads {
     type Request = Uuid;
+    type Owner = ();
     type Answer = Option<Transaction>;
     type AfterCommit = ();
 
@@ -218,6 +219,8 @@ impl Batch for Reads {
     // A job that reads can wait for its next run.
     const MAX_WAIT: Duration = Duration::from_secs(2);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    fn owner(_: &Uuid) {}
 
     async fn run(
         &self,

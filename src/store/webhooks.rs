@@ -154,12 +154,17 @@ pub struct Webhooks {
 
 impl Batch for Webhooks {
     type Request = Webhook;
+    type Owner = ThirdPartyName;
     type Answer = Received;
     type AfterCommit = HandOver;
 
     const MAX_BATCH: usize = 200;
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    fn owner(webhook: &Webhook) -> ThirdPartyName {
+        webhook.third_party.clone()
+    }
 
     fn pause_after(&self, requests: usize, took: Duration) -> Duration {
         gathering_pause(requests, took)

@@ -40,6 +40,24 @@ impl NamedWebhooks {
         all.collect()
     }
 
+    /// The third party that sends them.
+    pub(in crate::http) fn third_party(&self) -> &ThirdPartyName {
+        match self {
+            Self::ByProfile(webhooks) => webhooks.third_party(),
+            Self::ByOwnContract { third_party, .. } => third_party,
+        }
+    }
+
+    /// The path that they are sent to.
+    pub(in crate::http) fn path(&self) -> String {
+        match self {
+            Self::ByProfile(webhooks) => webhooks.path(),
+            Self::ByOwnContract { third_party, .. } => {
+                PROVIDER_WEBHOOKS.replace("{name}", third_party)
+            }
+        }
+    }
+
     /// The same routes and this one.
     pub(in crate::http) fn add_to(&self, route: Route) -> Route {
         match self {
@@ -49,8 +67,7 @@ impl NamedWebhooks {
             Self::ByOwnContract { third_party, secrets } => {
                 let receive =
                     ReceiveNamed { third_party: third_party.clone(), secrets: secrets.clone() };
-                let path = PROVIDER_WEBHOOKS.replace("{name}", third_party);
-                route.at(path, poem::post(receive))
+                route.at(self.path(), poem::post(receive))
             }
         }
     }

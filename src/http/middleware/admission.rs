@@ -7,7 +7,8 @@
 //!   [`super::rate_limit`]), or waits for as many transactions as are its share (see
 //!   [`super::waiting_shares`]);
 //! - with 503, if `HTTP__MAX_IN_FLIGHT` requests of its kind are under way, or if posts (or
-//!   webhooks) wait too long to be written (`HTTP__MAX_QUEUE_DELAY`).
+//!   webhooks) wait too long to be written (`HTTP__MAX_QUEUE_DELAY`) and its client (or third party)
+//!   has its share of those that wait.
 //!
 //! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait
 //! for a final status, webhooks, operators. Webhooks end work, and so have a patience of their own.
@@ -103,6 +104,20 @@ struct Gate {
     refused: RefusedLog,
 }
 
+/// Why a request is not let in, and after how many seconds it should be sent again, where that is
+/// known.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    why: RejectReason,
+    retry_after: Option<u16>,
+}
+
+impl From<RejectReason> for Refusal {
+    fn from(why: RejectReason) -> Self {
+        Self { why, retry_after: None }
+    }
+}
+
 /// Held while a request is under way.
 enum Place<'a> {
     Plain(#[expect(dead_code, reason = "held, not read")] SemaphorePermit<'a>),
@@ -144,18 +159,15 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
         let kind = Kind::of(route(&request), &request);
         let counted = self.gate.count(&request);
         let unknown_key = self.gate.unknown_key(&request);
-        let refused = match counted {
-            Some((_, allowance)) if !allowance.is_allowed => Some(RejectReason::RateLimit),
-            _ if kind.is_some_and(|kind| self.gate.is_congested(kind)) => Some(RejectReason::Queue),
-            _ => None,
-        };
-        let place = match (refused, kind) {
-            (Some(why), _) => Err(why),
-            (None, Some(kind)) => self.gate.take_place(kind, &request).map(Some),
-            (None, None) => Ok(None),
+        let place = match (counted, kind) {
+            (Some((_, allowance)), _) if !allowance.is_allowed => {
+                Err(RejectReason::RateLimit.into())
+            }
+            (_, Some(kind)) => self.gate.let_in(kind, &request).map(Some),
+            (_, None) => Ok(None),
         };
         let mut response = match &place {
-            Err(why) => self.gate.refuse(*why),
+            Err(refusal) => self.gate.refuse(*refusal),
             Ok(_) => self.inner.call(request).await?,
         };
         if let Some(key) = unknown_key {
@@ -195,6 +207,13 @@ impl Gate {
     }
 
     /// A place among the requests of its kind, or why there is none for it.
+    fn let_in(&self, kind: Kind, request: &Request) -> Result<Place<'_>, Refusal> {
+        if let Some(retry_after) = self.congestion(kind, request) {
+            return Err(Refusal { why: RejectReason::Queue, retry_after: Some(retry_after) });
+        }
+        Ok(self.take_place(kind, request)?)
+    }
+
     fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, RejectReason> {
         if kind == Kind::WaitingRead {
             return match self.waiting.take(auth::key_hash(request)) {
@@ -207,15 +226,20 @@ impl Gate {
         place.map(Place::Plain).map_err(|_| RejectReason::InFlight)
     }
 
-    fn is_congested(&self, kind: Kind) -> bool {
+    /// Where the request would wait too long for a writer, or make others do so: after how many
+    /// seconds its caller should come back.
+    fn congestion(&self, kind: Kind, request: &Request) -> Option<u16> {
         match kind {
-            Kind::Post => self.state.accepts.is_full(),
-            Kind::Webhook => self.state.webhooks.is_full(),
-            Kind::Read | Kind::WaitingRead | Kind::Operator => false,
+            Kind::Post => self.state.accepts.refuse(|| auth::poster(&self.state, request)),
+            Kind::Webhook => {
+                let path = request.uri().path();
+                self.state.webhooks.refuse(|| self.state.webhook_sender(path))
+            }
+            Kind::Read | Kind::WaitingRead | Kind::Operator => None,
         }
     }
 
-    fn refuse(&self, why: RejectReason) -> Response {
+    fn refuse(&self, Refusal { why, retry_after }: Refusal) -> Response {
         self.state.metrics.refused(why);
         self.refused.note();
         let mut response = match why {
@@ -235,8 +259,12 @@ impl Gate {
             }
         }
         .into_response();
-        if why == RejectReason::WaitingShare {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_SHARE_AFTER);
+        let retry_after = match why {
+            RejectReason::WaitingShare => Some(RETRY_SHARE_AFTER),
+            _ => retry_after.map(HeaderValue::from),
+        };
+        if let Some(retry_after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after);
         }
         response.extensions_mut().insert(Shed);
         response

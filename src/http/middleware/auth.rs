@@ -196,6 +196,15 @@ pub(in crate::http) fn unknown_key(state: &ApiState, request: &Request) -> Optio
     (!is_known).then_some(hash)
 }
 
+/// Whose post a request is, as far as that is known here. An unknown key counts as a client of its own
+/// (the nil UUID) if it can be looked up at once.
+pub(in crate::http) fn poster(state: &ApiState, request: &Request) -> Option<Uuid> {
+    known_client(state, request).or_else(|| {
+        unknown_key(state, request)?;
+        (state.known_keys.unknown.available_permits() > 0).then_some(Uuid::nil())
+    })
+}
+
 /// Looks a key up, unless that was done meanwhile, so that its client is known from now on.
 pub(in crate::http) async fn learn(state: &ApiState, hash: &[u8; 32]) {
     if state.known_keys.find(hash).is_none() {
@@ -275,8 +284,7 @@ async fn find_client(state: &ApiState, hash: &[u8; 32]) -> Result<Option<KnownCl
             // It is never closed.
             None => state.known_keys.unknown.acquire().await.ok(),
         };
-        let _turn = state.read_turns.take(Some(*hash)).await;
-        clients::find_by_api_key_hash(&state.pool, hash).await
+        state.read(Some(*hash), clients::find_by_api_key_hash(&state.pool, hash)).await
     });
     let found = found.await?;
     if found.is_none() {

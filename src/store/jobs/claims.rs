@@ -57,6 +57,7 @@ pub struct Claims {
 
 impl Batch for Claims {
     type Request = Wanted;
+    type Owner = ();
     type Answer = Claim;
     type AfterCommit = ();
 
@@ -73,6 +74,8 @@ impl Batch for Claims {
         // The plan is the same for all that is wanted, and takes longer to make than to use.
         ("plan_cache_mode", "force_generic_plan"),
     ];
+
+    fn owner(_: &Wanted) {}
 
     fn answered(&self, took: Duration) {
         self.latency.report(Step::Claim, took, Instant::now());
@@ -287,7 +290,8 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
     let mut jobs: HashMap<String, Vec<ClaimedJob>> = HashMap::new();
     let mut times: HashMap<String, (DateTime<Utc>, Option<Duration>)> = HashMap::new();
     for row in rows {
-        times.insert(row.queue.clone(), (row.until.at(), row.next_due.map(seconds)));
+        let until = row.until.at();
+        times.insert(row.queue.clone(), (until, row.next_due.map(seconds)));
         let (Some(job_id), Some(worker), Some(locked_at)) = (row.id, row.lock_by, row.lock_at)
         else {
             continue;
@@ -304,7 +308,8 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
             waits: row.waits.and_then(|waits| waits.parse().ok()).unwrap_or_default(),
             probes: row.probes.and_then(|probes| probes.parse().ok()).unwrap_or_default(),
             answers: row.answers.as_deref().map(LastAnswers::parse).unwrap_or_default(),
-            poll_since: row.poll_since.and_then(|since| poll_since(&since)),
+            // `until` is the database's time, or earlier by the lag.
+            poll_since: row.poll_since.and_then(|since| poll_since(&since, until)),
             traceparent: row.traceparent,
             // Out of range for a job that an import made due at the beginning of time.
             late: row
@@ -327,10 +332,11 @@ async fn claim(conn: &mut PgConnection, wanted: &[&Wanted]) -> Result<Vec<Claim>
     Ok(wanted.iter().map(claim).collect())
 }
 
-/// Where the deadline counts from, as an earlier run wrote it: of these days, or it is not ours.
-fn poll_since(text: &str) -> Option<DateTime<Utc>> {
+/// Where the deadline counts from, as an earlier run wrote it: of these days by the database's
+/// clock, which says `now`, or it is not ours.
+fn poll_since(text: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let since: DateTime<Utc> = text.parse().ok()?;
-    let is_ours = since >= DateTime::UNIX_EPOCH && since < Utc::now() + TimeDelta::days(1);
+    let is_ours = since >= DateTime::UNIX_EPOCH && since < now + TimeDelta::days(1);
     is_ours.then_some(since)
 }
 
@@ -403,4 +409,28 @@ async fn release_unknown(
     .execute(executor)
     .await?;
     Ok(released.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_deadline_counts_from_is_judged_by_the_databases_time() {
+        // Far from the time of this process.
+        for now in ["2001-01-01T00:00:00Z", "2099-01-01T00:00:00Z"] {
+            let now: DateTime<Utc> = now.parse().unwrap();
+            for (since, is_ours) in [
+                (now - TimeDelta::days(30), true),
+                (now, true),
+                (now + TimeDelta::hours(23), true),
+                (now + TimeDelta::hours(25), false),
+                (DateTime::UNIX_EPOCH - TimeDelta::seconds(1), false),
+            ] {
+                let read = poll_since(&since.to_rfc3339(), now);
+                assert_eq!(read, is_ours.then_some(since), "{since} at {now}");
+            }
+            assert_eq!(poll_since("once", now), None);
+        }
+    }
 }

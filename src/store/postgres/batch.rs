@@ -2,7 +2,7 @@
 //!
 //! A [`super::coalesce::Coalescer`] gathers them.
 
-use std::time::Duration;
+use std::{hash::Hash, time::Duration};
 
 use sqlx::PgConnection;
 
@@ -17,10 +17,12 @@ use crate::store::StoreError;
 pub(in crate::store) const BY_INDEX: &[(&str, &str)] =
     &[("enable_seqscan", "off"), ("enable_nestloop", "off"), ("jit", "off")];
 
-/// From this number of requests on a batch shows that more are coming.
-const SEVERAL: usize = 3;
-/// After a batch of several, the next one of its writer begins no sooner than this after it began.
-const SPACING: Duration = Duration::from_millis(5);
+/// From this number of requests on a batch shows that more are coming, and a claim that finds as many
+/// jobs too.
+pub const SEVERAL: usize = 3;
+/// After a batch of several, the next one of its writer begins no sooner than this after it began; nor
+/// does a claim after some that found little.
+pub const SPACING: Duration = Duration::from_millis(5);
 
 /// The pause after a batch of this many requests that took this long, of a kind that comes in
 /// numbers: the next batch is larger for it, and each of its requests cheaper. A request that comes
@@ -54,6 +56,8 @@ pub(in crate::store) fn spread<Q, A>(
 /// What a coalescer does with a batch.
 pub trait Batch: Send + Sync + 'static {
     type Request: Send + Sync + 'static;
+    /// Owners take turns; `()` where that does not matter.
+    type Owner: Clone + Eq + Hash + Send + Sync + 'static;
     type Answer: Send + 'static;
     /// What is done once a batch is committed; `()` for nothing.
     type AfterCommit: AfterCommit;
@@ -68,6 +72,9 @@ pub trait Batch: Send + Sync + 'static {
     const MAX_WAIT: Duration = Duration::MAX;
     /// Settings of the writers' sessions.
     const SESSION: &'static [(&'static str, &'static str)];
+
+    /// Whose request it is.
+    fn owner(request: &Self::Request) -> Self::Owner;
 
     /// Most requests of the next batch.
     fn most(&self) -> usize {

@@ -2,9 +2,10 @@
 //!
 //! Most of what a small statement costs is the way to the database and its commit. A [`Coalescer`]
 //! gives many concurrent requests of one kind to a few writers, each with a connection of its own.
-//! A writer that is free takes whatever is there, and what arrives meanwhile is the next batch. Some
-//! writers pause after a batch of several, so that the next one is larger. So one request at a time
-//! is as fast as without it, and the busier the process is, the cheaper is each request.
+//! A writer that is free takes whatever is there, and what arrives meanwhile is the next batch; where
+//! that is more than a batch, owners take turns. Some writers pause after a batch of several, so that
+//! the next one is larger. So one request at a time is as fast as without it, and the busier the
+//! process is, the cheaper is each request.
 //!
 //! One request of a batch cannot spoil the others: a batch that fails because of one of them, or of
 //! their number, is done again one by one, and a request that somebody else's lock holds up is left
@@ -21,20 +22,19 @@ use std::{
 
 use futures_util::FutureExt;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     batch::{AfterCommit, Batch, Locked},
     database::in_time_of,
     dedicated_session::Session,
+    line::Line,
 };
 use crate::{
     domain::{Backoff, Retries},
     store::{Database, StoreError, postgres::congestion::Congestion},
 };
 
-/// Requests that may wait for a writer; more wait for room.
-const QUEUE_CAPACITY: usize = 4_096;
 /// Waits before a database that is away is tried again.
 const RETRY: Backoff =
     Backoff { base: Duration::from_millis(20), max_delay: Duration::from_secs(1) };
@@ -56,8 +56,30 @@ const SKIPPED_WAIT: Duration = Duration::from_millis(3);
 /// clone.
 #[derive(Debug)]
 pub struct Coalescer<B: Batch> {
-    waiting: mpsc::Sender<Waiting<B>>,
+    entrance: Arc<Entrance<B>>,
     congestion: Option<Arc<Congestion>>,
+}
+
+type WriterLine<B> = Line<<B as Batch>::Owner, Waiting<B>>;
+
+/// Where requests are put in; nothing comes any more once it is dropped.
+#[derive(Debug)]
+struct Entrance<B: Batch>(Arc<WriterLine<B>>);
+
+impl<B: Batch> Drop for Entrance<B> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Where writers take requests out; those that are left are not answered once it is dropped.
+struct Exit<B: Batch>(Arc<WriterLine<B>>);
+
+impl<B: Batch> Drop for Exit<B> {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.clear();
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +101,7 @@ impl<B: Batch> Waiting<B> {
 
 impl<B: Batch> Clone for Coalescer<B> {
     fn clone(&self) -> Self {
-        Self { waiting: self.waiting.clone(), congestion: self.congestion.clone() }
+        Self { entrance: self.entrance.clone(), congestion: self.congestion.clone() }
     }
 }
 
@@ -88,16 +110,16 @@ impl<B: Batch> Coalescer<B> {
     /// connections of `pool`.
     ///
     /// `longest_wait`: how long a request may wait, where more of them are refused
-    /// ([`Self::is_full`]).
+    /// ([`Self::refuse`]).
     pub fn start(batch: B, writers: u32, pool: &Database, longest_wait: Option<Duration>) -> Self {
         let settings = [&[("lock_timeout", LOCK_TIMEOUT)][..], B::SESSION].concat();
-        let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
-        let (batch, receiver) = (Arc::new(batch), Arc::new(Mutex::new(receiver)));
+        let line = Arc::new(Line::default());
+        let (batch, exit) = (Arc::new(batch), Arc::new(Exit(line.clone())));
         let congestion = longest_wait.map(|wait| Arc::new(Congestion::new(wait, Instant::now())));
         for _ in 0..writers {
             let writer = Writer {
                 batch: batch.clone(),
-                waiting: receiver.clone(),
+                exit: exit.clone(),
                 congestion: congestion.clone(),
                 session: Session::new(pool, settings.clone()),
                 pool: pool.clone(),
@@ -106,35 +128,37 @@ impl<B: Batch> Coalescer<B> {
             };
             tokio::spawn(writer.run());
         }
-        Self { waiting: sender, congestion }
+        Self { entrance: Arc::new(Entrance(line)), congestion }
     }
 
     /// Has `request` done, and waits for the answer. Whether a request whose caller stops waiting
     /// is still done is open.
     pub async fn submit(&self, request: B::Request) -> Result<B::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let asked = Instant::now();
-        if let Some(congestion) = &self.congestion
-            && self.waiting() == 0
-        {
-            congestion.came_first(asked);
-        }
-        if self.waiting.send(Waiting { request, reply, asked, skipped_at: None }).await.is_err() {
+        let (owner, asked) = (B::owner(&request), Instant::now());
+        let waiting = Waiting { request, reply, asked, skipped_at: None };
+        if !self.line().put(owner, waiting, asked) {
             return Err(writer_ended());
         }
         answer.await.unwrap_or_else(|_| Err(writer_ended()))
     }
 
-    /// Whether a request that arrived now would have to wait too long: requests arrive faster than
-    /// they are done.
-    pub fn is_full(&self) -> bool {
-        let congestion = self.congestion.as_ref();
-        congestion.is_some_and(|congestion| congestion.is_full(self.waiting(), Instant::now()))
+    /// Whether a request that arrived now would have to wait too long, because requests arrive
+    /// faster than they are done, or would make others wait that long: then it is to be refused, and
+    /// its caller to come back after as many seconds. `owner` says whose it is, if that is known.
+    pub fn refuse(&self, owner: impl FnOnce() -> Option<B::Owner>) -> Option<u16> {
+        let congestion = self.congestion.as_ref()?;
+        let (waiting, oldest) = self.line().standing()?;
+        let now = Instant::now();
+        let places = congestion.places(waiting, oldest, now)?;
+        if owner().is_some_and(|owner| !self.line().has_its_share(&owner, places)) {
+            return None;
+        }
+        Some(congestion.refuse(now))
     }
 
-    /// How many requests wait for a writer.
-    fn waiting(&self) -> usize {
-        self.waiting.max_capacity() - self.waiting.capacity()
+    fn line(&self) -> &WriterLine<B> {
+        &self.entrance.0
     }
 }
 
@@ -148,7 +172,7 @@ fn writer_ended() -> StoreError {
 
 struct Writer<B: Batch> {
     batch: Arc<B>,
-    waiting: Arc<Mutex<mpsc::Receiver<Waiting<B>>>>,
+    exit: Arc<Exit<B>>,
     congestion: Option<Arc<Congestion>>,
     session: Session,
     pool: Database,
@@ -187,13 +211,12 @@ impl<B: Batch> Writer<B> {
     /// Takes up to `room` of those that wait, and waits for the first one; 0 when nobody can ask
     /// any more.
     async fn take(&self, taken: &mut Vec<Waiting<B>>, room: usize) -> usize {
-        let mut waiting = self.waiting.lock().await;
-        let count = waiting.recv_many(taken, room).await;
-        if count > 0
-            && let (Some(congestion), Some(newest)) = (&self.congestion, taken.last())
-        {
-            congestion.taken(count, waiting.len(), newest.asked, Instant::now());
+        let Some(more) = self.exit.0.take(room).await else { return 0 };
+        let count = more.items.len();
+        if let Some(congestion) = &self.congestion {
+            congestion.taken(count, more.left, more.newest, Instant::now());
         }
+        taken.extend(more.items);
         count
     }
 

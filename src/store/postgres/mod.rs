@@ -11,6 +11,7 @@ pub(in crate::store) mod database;
 pub(in crate::store) mod dedicated_session;
 pub mod diagnosis;
 pub(in crate::store) mod error_cause;
+pub(in crate::store) mod line;
 pub(in crate::store) mod migrate;
 pub(in crate::store) mod migration_files;
 pub mod requirements;

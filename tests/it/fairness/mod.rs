@@ -1,9 +1,10 @@
 //! One client, one peer never stops the others: each case posts as two clients, of which one is in
-//! the way, and compares what the other one gets with what it gets alone, in the same run.
+//! the way; most compare what the other one gets with what it gets alone, in the same run.
 
 mod callback_hosts;
 mod explained;
 mod names;
+mod posts;
 mod reads;
 mod scrapes;
 mod slots;

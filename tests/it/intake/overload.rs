@@ -17,7 +17,7 @@ use sqlx::Connection;
 use uuid::Uuid;
 
 use super::refused;
-use crate::support::{World, postgres::own_server, transaction, wait_until};
+use crate::support::{World, postgres::own_server, transaction, wait_until, world};
 
 const BOUND: Duration = Duration::from_secs(20);
 const PLACES: usize = 2;
@@ -75,15 +75,7 @@ async fn posts_that_come_faster_than_they_are_written_are_refused() {
 
     let app = World::new().await.app().role(Role::Api);
     let app = app.set("QUARTET_HTTP__MAX_QUEUE_DELAY", "1ms").spawn().await;
-    let mut session = sqlx::PgConnection::connect(app.database_url()).await.unwrap();
-    for slow_inserts in [
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-         $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$",
-        "CREATE TRIGGER slow BEFORE INSERT ON transactions
-         FOR EACH STATEMENT EXECUTE FUNCTION slow()",
-    ] {
-        sqlx::query(slow_inserts).execute(&mut session).await.unwrap();
-    }
+    world::slow_accepts(&app.pool, Duration::from_millis(300)).await;
     let is_over = AtomicBool::new(false);
     let call = async || {
         let (client, mut turned_away) = (app.client(), Vec::new());
@@ -95,7 +87,8 @@ async fn posts_that_come_faster_than_they_are_written_are_refused() {
             }
             answer.expect_problem(503);
             assert!(answer.text.contains("too much to do"), "{}", answer.text);
-            answer.expect_retry_after();
+            let retry_after: u16 = answer.header("retry-after").parse().unwrap();
+            assert!((1..=90).contains(&retry_after), "{retry_after}");
             turned_away.push(id);
             is_over.store(true, Ordering::Relaxed);
         }
@@ -103,7 +96,7 @@ async fn posts_that_come_faster_than_they_are_written_are_refused() {
     };
     let calls = futures_util::future::join_all((0..CALLERS).map(|_| call()));
     let calls = tokio::time::timeout(BOUND, calls).await.expect("one is refused");
-    sqlx::query("DROP TRIGGER slow ON transactions").execute(&mut session).await.unwrap();
+    sqlx::query("DROP TRIGGER slow ON transactions").execute(&app.pool).await.unwrap();
     let client = app.client();
     for id in calls.into_iter().flatten() {
         client.get_transaction(id).await.expect_problem(404);

@@ -152,6 +152,19 @@ pub fn set(settings: &mut Vec<(String, String)>, variable: &str, value: impl ToS
     settings.push((variable.to_owned(), value.to_string()));
 }
 
+/// From now on each batch of posts takes this long, at least.
+pub async fn slow_accepts(pool: &PgPool, by: Duration) {
+    let function = format!(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_sleep({}); RETURN NULL; END $$",
+        by.as_secs_f64()
+    );
+    let trigger = "CREATE TRIGGER slow BEFORE INSERT ON transactions
+         FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    sqlx::query(sqlx::AssertSqlSafe(function)).execute(pool).await.unwrap();
+    sqlx::query(trigger).execute(pool).await.unwrap();
+}
+
 /// Registers another client, with the secret and URL of the default one; returns its API key.
 pub async fn add_client(pool: &PgPool, name: &str) -> String {
     let key = format!("qk_test_{name}");

@@ -65,6 +65,11 @@ impl ProviderWebhooks {
         &self.name
     }
 
+    /// The third party that sends them.
+    pub fn third_party(&self) -> &ThirdPartyName {
+        &self.third_party
+    }
+
     /// The path of its webhooks.
     pub fn path(&self) -> String {
         PROVIDER_WEBHOOKS.replace("{name}", self.name())

@@ -36,6 +36,7 @@ pub struct Outcomes {
 
 impl Batch for Outcomes {
     type Request = EndedRun;
+    type Owner = ();
     type Answer = Written;
     type AfterCommit = HandOver;
 
@@ -43,6 +44,8 @@ impl Batch for Outcomes {
     // Many statements, each of which may be slow.
     const LIMIT: Duration = Duration::from_secs(15);
     const SESSION: &'static [(&'static str, &'static str)] = BY_INDEX;
+
+    fn owner(_: &EndedRun) {}
 
     fn answered(&self, took: Duration) {
         self.latency.report(Step::Outcome, took, Instant::now());

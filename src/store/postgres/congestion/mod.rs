@@ -7,15 +7,17 @@
 //! shortest wait of an interval is longer than a request may wait, the queue stands.
 //!
 //! While it stands, it is brought down to the length that is written in most of that time, at the
-//! present pace (Little's law), and held there; what comes beyond it is refused. That is done
+//! present pace (Little's law), and held there; what comes beyond it is refused, unless its owner has
+//! less than its share of the queue (see [`super::line`]). That is done
 //! gently: a queue that shrinks by itself, as after a stall, refuses nobody. So callers who wait
 //! for their answer before they send the next request are slowed down, and refused only where they
-//! are more than that. It no longer stands after a second without a refusal or a long shortest
-//! wait.
+//! are more than that. It no longer stands after a second in which it was never that long, nor
+//! the shortest wait.
 //!
 //! Nothing that is in the queue is thrown out again: what is refused was never queued, and so never
 //! written.
 
+mod away;
 #[cfg(test)]
 mod pace_bound;
 #[cfg(test)]
@@ -26,12 +28,11 @@ mod simulation;
 mod tests;
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use self::away::Away;
 
 /// Over which the shortest wait is taken. CoDel's default.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -48,17 +49,14 @@ const LEAST_WAITING: f64 = 32.0;
 const HALVED: Duration = Duration::from_millis(350);
 /// Weight of the last interval in the pace.
 const SMOOTHING: f64 = 0.25;
+/// Most that wait, however fast they are taken: a caller may give up and leave its request there.
+const MOST_WAITING: usize = 4_096;
 /// Longest wait while no writer takes anything, as when the database is away for a moment.
 const STALLED: Duration = Duration::from_secs(1);
 
 /// How a queue stands.
 #[derive(Debug)]
-pub(super) struct Congestion {
-    epoch: Instant,
-    /// The one that waits longest arrived then or later; µs since `epoch`.
-    oldest: AtomicU64,
-    waits: Mutex<Waits>,
-}
+pub(super) struct Congestion(Mutex<Waits>);
 
 /// What the last intervals say.
 #[derive(Debug)]
@@ -72,6 +70,7 @@ struct Waits {
     /// Taken in a second, on average; `None` before the first interval is over.
     pace: Option<f64>,
     stands: Option<Standing>,
+    away: Away,
 }
 
 /// A queue that stands.
@@ -80,59 +79,51 @@ struct Standing {
     since: Instant,
     /// How many waited then.
     length: usize,
-    /// When waits were last long, or a request was refused.
+    /// When waits were last long, or as many waited as may.
     last_long: Instant,
 }
 
 impl Congestion {
     /// A queue in which a request may wait for `longest_wait`.
     pub(super) fn new(longest_wait: Duration, now: Instant) -> Self {
-        Self {
-            epoch: now,
-            oldest: AtomicU64::new(0),
-            waits: Mutex::new(Waits {
-                longest_wait,
-                began: now,
-                shortest: None,
-                taken: 0,
-                pace: None,
-                stands: None,
-            }),
-        }
+        Self(Mutex::new(Waits {
+            longest_wait,
+            began: now,
+            shortest: None,
+            taken: 0,
+            pace: None,
+            stands: None,
+            away: Away::new(now),
+        }))
     }
 
-    /// A request arrived, and none waited.
-    pub(super) fn came_first(&self, now: Instant) {
-        self.oldest.store(self.micros(now), Ordering::Relaxed);
-    }
-
-    /// A writer took `count` of those that wait, of which the last one arrived at `newest`, and
-    /// left `left`.
+    /// A writer took as many as `count`, and left `left`. If the oldest are always taken first, the
+    /// last of them arrived at `newest`.
     pub(super) fn taken(&self, count: usize, left: usize, newest: Instant, now: Instant) {
-        // Those that are left arrived later.
-        self.oldest.store(self.micros(newest), Ordering::Relaxed);
         let wait = now.saturating_duration_since(newest);
         self.waits().taken(count, left, wait, now);
     }
 
-    /// Whether no other request is taken, where this many wait.
-    pub(super) fn is_full(&self, waiting: usize, now: Instant) -> bool {
-        waiting > 0 && (self.age(now) > STALLED || self.waits().is_full(waiting, now))
+    /// How many may wait, where as many wait already, or more, since `oldest`; `None` where others
+    /// may.
+    pub(super) fn places(&self, waiting: usize, oldest: Instant, now: Instant) -> Option<f64> {
+        let is_stalled = now.saturating_duration_since(oldest) > STALLED;
+        if is_stalled || waiting >= MOST_WAITING {
+            return Some(0.0);
+        }
+        self.waits().places(waiting, now)
+    }
+
+    /// Refuses a request; returns after how many seconds its caller should come back.
+    pub(super) fn refuse(&self, now: Instant) -> u16 {
+        let mut waits = self.waits();
+        let pace = waits.pace.unwrap_or_default();
+        waits.away.send(pace, rand::random(), now)
     }
 
     fn waits(&self) -> MutexGuard<'_, Waits> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long ago the one that waits longest arrived, at most.
-    fn age(&self, now: Instant) -> Duration {
-        let oldest = self.oldest.load(Ordering::Relaxed);
-        Duration::from_micros(self.micros(now).saturating_sub(oldest))
-    }
-
-    fn micros(&self, at: Instant) -> u64 {
-        // 500,000 years of them fit.
-        at.saturating_duration_since(self.epoch).as_micros() as u64
+        // Nothing that is done under the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,16 +156,17 @@ impl Waits {
         (self.began, self.shortest, self.taken) = (now, None, 0);
     }
 
-    fn is_full(&mut self, waiting: usize, now: Instant) -> bool {
-        let (Some(standing), Some(pace)) = (self.stands, self.pace) else { return false };
+    fn places(&mut self, waiting: usize, now: Instant) -> Option<f64> {
+        let (standing, pace) = (self.stands?, self.pace?);
         let held = pace * self.longest_wait.as_secs_f64() * HELD;
         let halvings = now.saturating_duration_since(standing.since).div_duration_f64(HALVED);
         let above = (standing.length as f64 - held).max(0.0) * (-halvings).exp2();
-        let is_full = waiting as f64 >= (held + above).max(LEAST_WAITING);
-        if is_full {
-            // However short waits are that are held short by this.
-            self.stands = Some(Standing { last_long: now, ..standing });
+        let places = (held + above).max(LEAST_WAITING);
+        if (waiting as f64) < places {
+            return None;
         }
-        is_full
+        // However short waits are that are held short by this.
+        self.stands = Some(Standing { last_long: now, ..standing });
+        Some(places)
     }
 }

@@ -6,7 +6,10 @@
 //! are large, and so all waits look long. And the bound follows the present pace, not the most that
 //! is possible: it makes batches small, which makes them dear, which lowers the pace.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use super::simulation::Rule;
 
@@ -80,8 +83,8 @@ impl Rule for PaceBound {
         }
     }
 
-    fn is_full(&self, waiting: usize, now: Instant) -> bool {
-        if waiting > 0 && now.saturating_duration_since(self.oldest) > STALLED {
+    fn is_full(&self, waiting: &VecDeque<Instant>, now: Instant) -> bool {
+        if !waiting.is_empty() && now.saturating_duration_since(self.oldest) > STALLED {
             return true;
         }
         self.under_way >= LEAST && self.bound().is_some_and(|most| self.under_way >= most)

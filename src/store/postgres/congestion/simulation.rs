@@ -41,8 +41,8 @@ pub(super) fn capacity_of(batch: usize) -> f64 {
 pub(super) trait Rule {
     fn new(now: Instant) -> Self;
 
-    /// Whether no other request is taken, where this many wait.
-    fn is_full(&self, waiting: usize, now: Instant) -> bool;
+    /// Whether no other request is taken, where those wait that arrived at these times.
+    fn is_full(&self, waiting: &VecDeque<Instant>, now: Instant) -> bool;
 
     /// A request is taken, and this many waited before it.
     fn queued(&mut self, waiting: usize, now: Instant);
@@ -62,15 +62,12 @@ impl Rule for PresentRule {
         Self(Congestion::new(LONGEST_WAIT, now))
     }
 
-    fn is_full(&self, waiting: usize, now: Instant) -> bool {
-        self.0.is_full(waiting, now)
+    fn is_full(&self, waiting: &VecDeque<Instant>, now: Instant) -> bool {
+        let oldest = waiting.front();
+        oldest.is_some_and(|oldest| self.0.places(waiting.len(), *oldest, now).is_some())
     }
 
-    fn queued(&mut self, waiting: usize, now: Instant) {
-        if waiting == 0 {
-            self.0.came_first(now);
-        }
-    }
+    fn queued(&mut self, _: usize, _: Instant) {}
 
     fn taken(&mut self, batch: &[Instant], left: usize, now: Instant) {
         if let Some(newest) = batch.last() {
@@ -124,7 +121,7 @@ impl<R: Rule> Simulation<R> {
 
     /// Whether the request was taken.
     pub(super) fn request(&mut self) -> bool {
-        if self.rule.is_full(self.queue.len(), self.now) {
+        if self.rule.is_full(&self.queue, self.now) {
             self.seen.refused += 1;
             return false;
         }

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use super::{
-    STALLED,
+    MOST_WAITING, STALLED,
     pace_bound::PaceBound,
     simulation::{LONGEST_WAIT, PresentRule, Simulation, capacity, capacity_of, ms, seconds},
 };
@@ -133,7 +133,7 @@ fn nobody_is_let_in_behind_one_that_nobody_takes() {
     assert!(simulation.request());
     while simulation.elapsed() < STALLED {
         assert!(simulation.request());
-        simulation.tick();
+        (0..10).for_each(|_| assert_eq!(simulation.tick(), 0));
     }
     (0..10).for_each(|_| assert_eq!(simulation.tick(), 0));
     assert!(!simulation.request(), "{:?}", simulation.elapsed());
@@ -141,4 +141,13 @@ fn nobody_is_let_in_behind_one_that_nobody_takes() {
         simulation.tick();
     }
     assert!(simulation.request());
+}
+
+#[test]
+fn there_is_an_end_to_those_that_wait_however_fast_they_are_taken() {
+    let mut simulation = simulation();
+    simulation.stall(seconds(1));
+    simulation.tick();
+    (0..MOST_WAITING).for_each(|_| assert!(simulation.request()));
+    assert!(!simulation.request());
 }
