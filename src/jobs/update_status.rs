@@ -42,7 +42,7 @@ use crate::{
     store::{
         StoreError,
         jobs::outcomes::{Next, Outcome, SnoozeCount},
-        queues,
+        queues, sent_creates,
         transactions::Transaction,
     },
 };
@@ -187,7 +187,14 @@ pub async fn run(
             break left_alone(&job, &current, wait, polls, probes, answers);
         }
         polls = polls.saturating_add(1);
-        let (said, is_strange) = describe(&answer);
+        let contradiction = match &answer {
+            Ok(Lookup::Found(report)) => learn(&context, &current, report).await,
+            _ => None,
+        };
+        let (said, is_strange) = match &contradiction {
+            Some(why) => (why.clone(), true),
+            None => describe(&answer),
+        };
         if answers.add(polls, context.clock.now(), &said, is_strange) && is_strange {
             strange.push(json!({ "answer": said, "poll": polls }));
         }
@@ -222,6 +229,7 @@ pub async fn run(
             break left_alone(&job, &current, wait, polls, probes, answers);
         }
         match answer {
+            Ok(Lookup::Found(_)) if contradiction.is_some() => {}
             Ok(Lookup::Found(report)) => match report.status {
                 Some(ReportedStatus::Pending) => seen_pending = seen_pending.saturating_add(1),
                 Some(status) => break settled(status, polls, report.rule),
@@ -255,6 +263,21 @@ pub async fn run(
     let seen = strange.into_iter().map(|detail| (EvidenceKind::PollStatus, detail));
     outcome.evidence.splice(0..0, seen);
     Ok(outcome)
+}
+
+/// Writes the third party's id where the transaction has none yet: a webhook may name that alone.
+/// Says why the answer cannot be used, as where it has another transaction's id.
+async fn learn(
+    context: &JobContext,
+    transaction: &Transaction,
+    report: &StatusReport,
+) -> Option<String> {
+    let named = report.provider_id.as_deref();
+    let provider_id = named.filter(|_| transaction.provider_id.is_none())?;
+    match sent_creates::learn_provider_id(&context.pool, transaction.id, provider_id).await {
+        Ok(learned) => learned.contradiction(provider_id),
+        Err(error) => Some(format!("its id there, {provider_id}, could not be stored: {error}")),
+    }
 }
 
 /// What a poll was answered, for an operator, and whether it could not be used.

@@ -287,11 +287,16 @@ impl PartySweep<'_> {
             let terms = Terms {
                 deadline: config.poll_deadline(name),
                 recheck: config.reconcile.interval,
-                late: late_storing(config, settings),
+                late: request.since.is_none().then(|| late_storing(config, settings)),
                 retry_after: retry_after.unwrap_or_default(),
                 dry_run: request.dry_run,
             };
-            match reconcile::record(pool, id, name, seen(answer), &terms).await {
+            let provider_id = match &answer {
+                Ok(Lookup::Found(report)) => report.provider_id.clone(),
+                _ => None,
+            };
+            let seen = seen(answer);
+            match reconcile::record(pool, id, name, seen, provider_id.as_deref(), &terms).await {
                 Ok(checked) => {
                     report.checked.push(checked);
                     progress(report);

@@ -152,9 +152,17 @@ pub(in crate::http) async fn read(
     request: &Request,
     body: &mut RequestBody,
 ) -> Result<Vec<u8>, Problem> {
+    read_at_most(request, body, ApiState::of(request).max_body).await
+}
+
+/// The same with another limit, in bytes.
+pub(in crate::http) async fn read_at_most(
+    request: &Request,
+    body: &mut RequestBody,
+    limit: usize,
+) -> Result<Vec<u8>, Problem> {
     check_content_coding(request)?;
     let state = ApiState::of(request);
-    let limit = state.max_body;
     let too_long = || {
         let detail = format!("the body is longer than {limit} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)

@@ -1,16 +1,22 @@
-//! Transactions with a create that got no answer, `ambiguous_creates`: until when, and how often,
-//! they are looked up after they have ended here.
+//! Transactions that are looked up again after they have ended here, `ambiguous_creates`: until
+//! when, and how often.
 //!
-//! A third party may store such a create minutes later, besides the one that it answered. So a
-//! final status is compared with what it shows for as long as that is possible, and once more after
-//! it.
+//! A third party may store a create that got no answer minutes later, besides the one that it
+//! answered. So a final status is compared with what it shows for as long as that is possible, and
+//! once more after it.
+//!
+//! The same is done with one that a webhook contradicts without proving anything, as where a payment
+//! is taken back: what the third party shows may change a little later as well.
 
 use std::time::Duration;
 
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use crate::store::StoreError;
+use crate::{domain::Status, store::StoreError};
+
+/// A hint without a word is about what a transaction has just ended with, until this much later.
+const SETTLED_JUST_NOW: Duration = Duration::from_secs(600);
 
 /// How long transactions are looked up again.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +27,58 @@ pub struct LateStoring {
     pub give_up_after: Duration,
 }
 
+/// Schedules a lookup, in the next sweep, for each transaction of this third party that has ended here
+/// and that a hint contradicts; each with the status that it says, or `None` where it has no word that
+/// is known. One without a word contradicts nothing soon after the end. But whatever is said about a
+/// transaction that failed here, or that an operator declined, says that it is there.
+pub async fn look_again(
+    executor: impl PgExecutor<'_>,
+    third_party: &str,
+    hints: &[(Uuid, Option<Status>)],
+) -> Result<(), StoreError> {
+    if hints.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = hints.iter().map(|(id, _)| *id).collect();
+    let said: Vec<Option<&str>> =
+        hints.iter().map(|(_, status)| status.map(Status::as_str)).collect();
+    sqlx::query!(
+        r#"
+        INSERT INTO ambiguous_creates (transaction_id)
+        SELECT id
+        FROM (
+            SELECT DISTINCT transactions.id
+            FROM unnest($1::uuid[], $2::text[]) AS hint (id, status)
+            JOIN transactions ON transactions.id = hint.id AND transactions.id = ANY ($1)
+            WHERE third_party = $3 AND CASE
+                WHEN transactions.status = 'pending' THEN false
+                WHEN hint.status = transactions.status THEN false
+                WHEN transactions.status = 'failed'
+                    OR transactions.status = 'declined' AND settled_by = 'operator' THEN true
+                WHEN hint.status IS NULL THEN settled_at < now() - make_interval(secs => $4)
+                ELSE hint.status <> 'pending'
+            END
+        ) AS contradicted
+        ORDER BY id
+        ON CONFLICT (transaction_id) DO UPDATE
+        -- A lookup that is under way may have been answered before: it does not end this.
+        SET ambiguous_at = excluded.ambiguous_at,
+            look_at = LEAST(ambiguous_creates.look_at, excluded.look_at)
+        -- However many hints there are, they are one within some seconds.
+        WHERE ambiguous_creates.ambiguous_at < excluded.ambiguous_at - interval '2 seconds'
+        "#,
+        &ids,
+        &said as _,
+        third_party,
+        SETTLED_JUST_NOW.as_secs_f64(),
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
 /// Notes that a transaction was looked up; `is_conclusive` when the answer will stay as it is,
-/// unless something is stored late. Nothing where it has no create without an answer.
+/// unless something is stored late. Nothing where it has no row.
 pub(super) async fn looked_up(
     executor: impl PgExecutor<'_>,
     transaction_id: Uuid,

@@ -10,7 +10,10 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-pub use self::{late::LateStoring, record::record};
+pub use self::{
+    late::{LateStoring, look_again},
+    record::record,
+};
 use super::{
     StoreError,
     postgres::columns::{AnyJson, Column, Time, readable},
@@ -342,8 +345,9 @@ pub struct Terms {
     pub deadline: Duration,
     /// The first gap between two checks; each further one is twice as long, up to 24 hours.
     pub recheck: Duration,
-    /// How long what had a create without an answer is looked up.
-    pub late: LateStoring,
+    /// How long what had a create without an answer is looked up. `None` on demand: the command line
+    /// may have other settings, and must not end the lookups.
+    pub late: Option<LateStoring>,
     /// No check before this has passed, where the third party asked for it.
     pub retry_after: Duration,
     pub dry_run: bool,

@@ -18,7 +18,7 @@ use crate::{
     store::{
         self, Database, StoreError,
         evidence::{self, NewEvidence},
-        settle,
+        sent_creates, settle,
         transactions::{self, Transaction},
     },
 };
@@ -27,12 +27,14 @@ const SOURCE: &str = "reconcile";
 
 /// Judges what was `seen` about a transaction at the third party that was `asked`, and writes what
 /// follows. Of a transaction of another third party that says nothing: it may have been accepted
-/// after it was decided which one to ask.
+/// after it was decided which one to ask. The third party's id is written where the transaction has
+/// none yet; an answer with another transaction's id is about that one, and so is no answer.
 pub async fn record(
     pool: &Database,
     transaction_id: Uuid,
     asked: &ThirdPartyName,
-    seen: Seen,
+    mut seen: Seen,
+    provider_id: Option<&str>,
     terms: &Terms,
 ) -> Result<Checked, StoreError> {
     let mut tx = store::begin(pool).await?;
@@ -46,6 +48,15 @@ pub async fn record(
     if !is_readable || is_anothers || current.is_some() && !locked {
         let (finding, action) = (Finding::Unanswered, Action::Skipped);
         return Ok(Checked { transaction_id, ours, seen, finding, action });
+    }
+    if let (Some(current), Some(provider_id)) = (&current, provider_id)
+        && current.provider_id.is_none()
+    {
+        let learned =
+            sent_creates::learn_provider_id(&mut *tx, transaction_id, provider_id).await?;
+        if let Some(why) = learned.contradiction(provider_id) {
+            seen = Seen::Unanswered(why);
+        }
     }
     let now = store::now(&mut *tx).await?;
     let here = current.as_ref().map(|current| {
@@ -84,13 +95,15 @@ pub async fn record(
     }
     if let Some(current) = &current {
         resolve_unknown(&mut tx, transaction_id).await?;
-        let is_conclusive = match &seen {
-            Seen::Absent => current.status.is_final(),
-            Seen::Found(Some(theirs)) => Status::from(*theirs).is_final(),
-            Seen::Found(None) | Seen::Unanswered(_) => false,
-        };
-        let recheck = terms.recheck.max(terms.retry_after);
-        late::looked_up(&mut *tx, transaction_id, is_conclusive, terms.late, recheck).await?;
+        if let Some(late) = terms.late {
+            let is_conclusive = match &seen {
+                Seen::Absent => current.status.is_final(),
+                Seen::Found(Some(theirs)) => Status::from(*theirs).is_final(),
+                Seen::Found(None) | Seen::Unanswered(_) => false,
+            };
+            let recheck = terms.recheck.max(terms.retry_after);
+            late::looked_up(&mut *tx, transaction_id, is_conclusive, late, recheck).await?;
+        }
     }
     if terms.dry_run {
         tx.rollback().await?

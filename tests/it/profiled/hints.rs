@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -149,14 +149,57 @@ async fn hints_of_several_events_poll_each_of_their_transactions() {
             .await;
     }
     is_executed.store(true, Ordering::SeqCst);
-    let events = [1, 2].map(|nth: u32| {
-        gocardless_event(nth, &format!("OB_{}", ids[nth as usize - 1]), "executed")
-    });
+    // As many as there are at most, most of them about what is not ours.
+    let events: Vec<Value> = (1..=250)
+        .map(|nth: u32| {
+            let ours = ids.get(nth as usize - 1);
+            let id = ours.map_or("OB_nobody".to_owned(), |id| format!("OB_{id}"));
+            let mut event = gocardless_event(nth, &id, "executed");
+            event["details"]["description"] = "x".repeat(300).into();
+            event
+        })
+        .collect();
     send_gocardless(&app.anonymous(), &events, WEBHOOK_SECRET).await.expect(200);
     for id in ids {
         let settled = wait_final(&app.client(), id).await;
         assert_eq!(settled["settled_by"], "poll");
     }
+}
+
+/// A payout that was paid, and is taken back days later: the webhook alone says so.
+#[tokio::test]
+async fn a_hint_that_contradicts_the_end_is_looked_up_and_a_conflict() {
+    let (world, momo) = (World::new().await, Momo::default());
+    let peer = momo_peer(&momo).await;
+    let app = app(&world, &peer, "mtn-momo").set("QUARTET_RECONCILE__INTERVAL", "100ms");
+    let app = app.spawn().await;
+    let id = Uuid::now_v7();
+    post(&app.client(), id).await;
+    wait_until("it is created", BOUND, async || !peer.asked("POST", Momo::CREATE).is_empty()).await;
+    momo.set(id, "SUCCESSFUL");
+    assert_eq!(wait_final(&app.client(), id).await["status"], "completed");
+
+    let hint = async |body: Value| {
+        let client = app.anonymous();
+        client.send(Method::PUT, "/v1/webhooks/mtn-momo", &[], body.to_string()).await.expect(200);
+        let looked_up = "SELECT count(*) FROM ambiguous_creates WHERE transaction_id = $1";
+        sqlx::query_scalar::<_, i64>(looked_up).bind(id).fetch_one(&app.pool).await.unwrap()
+    };
+    // It may be about the end that is known. This profile reads no word.
+    assert_eq!(hint(json!({ "externalId": id, "status": "FAILED" })).await, 0);
+    let later = "UPDATE transactions
+        SET created_at = created_at - interval '1 day', settled_at = settled_at - interval '1 day'
+        WHERE id = $1";
+    sqlx::query(later).bind(id).execute(&app.pool).await.unwrap();
+    momo.set(id, "FAILED");
+    assert_eq!(hint(json!({ "externalId": id })).await, 1);
+    app.make_task_due("reconcile").await;
+    let letter = wait_dead_letter(&app.operator(), id).await;
+    assert_eq!(
+        (&letter["kind"], &letter["detail"]["reported"]),
+        (&json!("status_conflict"), &json!("declined"))
+    );
+    assert_eq!(app.client().get_transaction(id).await.expect(200)["status"], "completed");
 }
 
 /// A MoMo that answers lookups of what it has once it is allowed to, with the status of when it was

@@ -191,7 +191,7 @@ async fn a_webhook_reaches_its_own_third_party_alone() {
         assert_eq!(refused.header("allow"), "POST");
     }
     assert_eq!(send(Method::HEAD, "/v1/webhooks/paystack").await.status, 405);
-    let long = format!("{body}{}", " ".repeat(70_000));
+    let long = format!("{body}{}", " ".repeat(300_000));
     send_paystack(&app, &long, &signature).await.expect_problem(413);
     assert_eq!(deliveries(&app.pool).await, 0);
     // Not one of those that the profile uses.

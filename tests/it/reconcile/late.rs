@@ -1,7 +1,10 @@
 //! Creates without an answer that are stored late, besides the one that was answered: what ended
 //! here is looked at again for as long as that is possible.
 
-use quartet::sandbox::{CreateStep, Status};
+use quartet::{
+    sandbox::{CreateStep, Status},
+    store::reconcile::look_again,
+};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -166,4 +169,54 @@ async fn what_was_created_with_an_answer_is_not_looked_at_again() {
     app.wait_at_rest(BOUND).await;
     app.make_task_due("reconcile").await;
     assert_swept_without(&app, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_has_what_it_contradicts_looked_up_again() {
+    use quartet::domain::Status::{Completed, Declined, Pending};
+
+    let app = quiet_app().await.spawn().await;
+    let (ended, old) = (app.client().accept().await, app.client().accept().await);
+    app.settle_by_webhook(&[ended, old]).await;
+    let pending = app.client().accept().await;
+    let later = "UPDATE transactions SET settled_at = settled_at - interval '11 minutes'
+        WHERE id = $1";
+    sqlx::query(later).bind(old).execute(&app.pool).await.unwrap();
+    let noted = async |third_party: &str, hint| {
+        look_again(&app.pool, third_party, &[hint]).await.unwrap();
+        let delete = "DELETE FROM ambiguous_creates RETURNING transaction_id";
+        sqlx::query_scalar::<_, Uuid>(delete).fetch_all(&app.pool).await.unwrap()
+    };
+    for (hint, is_noted) in [
+        ((ended, Some(Declined)), true),
+        ((ended, Some(Completed)), false),
+        ((ended, None), false),
+        ((old, None), true),
+        ((pending, Some(Declined)), false),
+        ((pending, None), false),
+        ((Uuid::now_v7(), None), false),
+    ] {
+        let noted = noted("third-party", hint).await;
+        assert_eq!(noted, if is_noted { vec![hint.0] } else { vec![] }, "{hint:?}");
+    }
+    assert_eq!(noted("another", (ended, Some(Declined))).await, [] as [Uuid; 0]);
+
+    // One that is being looked up when the hint arrives is looked up again.
+    let hint = [(ended, Some(Declined))];
+    look_again(&app.pool, "third-party", &hint).await.unwrap();
+    let before = "UPDATE ambiguous_creates
+        SET ambiguous_at = now() - interval '1 hour', look_at = now() + interval '1 hour'";
+    sqlx::query(before).execute(&app.pool).await.unwrap();
+    look_again(&app.pool, "third-party", &hint).await.unwrap();
+    let moved = "SELECT ambiguous_at > now() - interval '1 minute' AND look_at <= now()
+        FROM ambiguous_creates";
+    assert!(sqlx::query_scalar::<_, bool>(moved).fetch_one(&app.pool).await.unwrap());
+    // What failed here is contradicted by whatever says that it is there.
+    let fail = "UPDATE transactions SET status = 'failed', settled_by = 'creation_failure'
+        WHERE id = $1";
+    sqlx::query(fail).bind(ended).execute(&app.pool).await.unwrap();
+    for said in [None, Some(Pending), Some(Completed)] {
+        noted("third-party", (ended, said)).await;
+        assert_eq!(noted("third-party", (ended, said)).await, [ended], "{said:?}");
+    }
 }

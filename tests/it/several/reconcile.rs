@@ -27,13 +27,13 @@ async fn an_answer_about_anothers_transaction_settles_nothing() {
     let terms = Terms {
         deadline: BOUND,
         recheck: BOUND,
-        late: LateStoring { possible_for: BOUND, give_up_after: BOUND },
+        late: Some(LateStoring { possible_for: BOUND, give_up_after: BOUND }),
         retry_after: Duration::ZERO,
         dry_run: false,
     };
     let record = async |asked: &str, seen: Seen| {
         let asked = ThirdPartyName::parse(asked).unwrap();
-        reconcile::record(&pool, id, &asked, seen, &terms).await.unwrap().action
+        reconcile::record(&pool, id, &asked, seen, None, &terms).await.unwrap().action
     };
     let completed = || Seen::Found(Some(ReportedStatus::Completed));
     for asked in ["pay", "third-party"] {

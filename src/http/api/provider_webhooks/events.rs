@@ -3,7 +3,9 @@
 //! - A final word that is proved settles, through the same writer as every webhook: repeats are
 //!   recognised there, and events that wait together are written in one SQL transaction.
 //! - One that contradicts what the client posted settles nothing, and is an operator's.
-//! - An event that proves nothing, or has no final word, makes the transaction's poll due.
+//! - An event that proves nothing, or has no final word, makes the transaction's poll due. Where the
+//!   transaction has ended here otherwise, reconciliation looks it up again: a payment may have been
+//!   taken back.
 //! - One that names the third party's id alone, which no transaction has yet, is kept until one has
 //!   it ([`super::waiting`]). If nothing proves who sent it, it is not kept: the poll finds out.
 //! - One that cannot be used is kept among the rejected webhooks, and stops none of the others.
@@ -27,6 +29,7 @@ use crate::{
     store::{
         jobs::hinted_polls,
         provider_webhooks::{self, WaitingWebhook},
+        reconcile,
         rejected_webhooks::WebhookRejection,
         sent_creates, transactions,
         webhooks::{Compared, Comparison, Webhook},
@@ -56,6 +59,14 @@ pub(super) struct Reported {
     transaction_id: Uuid,
     /// The third party's id, where it names that too.
     provider_id: Option<String>,
+}
+
+/// What makes a poll due.
+#[derive(Debug)]
+struct Hint {
+    transaction_id: Uuid,
+    /// `None` where it has no word that is known.
+    status: Option<Status>,
 }
 
 /// Deals with the events of one webhook. An error means that it should be sent again.
@@ -126,15 +137,14 @@ pub(super) async fn apply(
     let (mut settling, mut hints) = (Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims, has_known_word } = said;
-        let is_final = Status::from(status).is_final();
-        if !is_final {
-            hints.push(transaction_id);
-        }
         // Without an id a repeat cannot be recognised: it settles nothing.
-        let Some(webhook_id) = webhook_id.filter(|_| settles) else {
-            if is_final {
-                hints.push(transaction_id);
-            }
+        let webhook_id = webhook_id.filter(|_| settles);
+        let final_status = Some(Status::from(status)).filter(|status| status.is_final());
+        if final_status.is_none() || webhook_id.is_none() {
+            let status = if has_known_word { Some(Status::from(status)) } else { None };
+            hints.push(Hint { transaction_id, status });
+        }
+        let Some(webhook_id) = webhook_id else {
             state.metrics.webhook(WebhookResult::Hint);
             continue;
         };
@@ -179,7 +189,7 @@ pub(super) async fn apply(
     if let Some(problem) = failed {
         return Err(problem);
     }
-    poll(state, webhooks, &hints).await
+    follow(state, webhooks, &hints).await
 }
 
 /// Writes the third party's id of a transaction that has none; says why that is not possible.
@@ -197,10 +207,23 @@ fn claimed(claims: &[Claim]) -> String {
     claims.iter().map(|Claim { at, found, .. }| format!("; {at} is {found:?}")).collect()
 }
 
-/// Makes the polls of these transactions due, as far as hints may.
-async fn poll(state: &ApiState, webhooks: &ProviderWebhooks, ids: &[Uuid]) -> Result<(), Problem> {
-    let movable = hinted_polls::movable(&state.pool, &webhooks.third_party, ids);
+/// Makes the polls of these transactions due, as far as hints may, and has those looked up again that
+/// have ended here and are said to have ended otherwise.
+async fn follow(
+    state: &ApiState,
+    webhooks: &ProviderWebhooks,
+    hints: &[Hint],
+) -> Result<(), Problem> {
+    let third_party = &webhooks.third_party;
+    let ids: Vec<Uuid> = hints.iter().map(|hint| hint.transaction_id).collect();
+    let movable = hinted_polls::movable(&state.pool, third_party, &ids);
     let movable = state.within_limit(movable).await?;
+    let others: Vec<(Uuid, Option<Status>)> = hints
+        .iter()
+        .map(|hint| (hint.transaction_id, hint.status))
+        .filter(|(id, _)| !movable.contains(id))
+        .collect();
+    state.within_limit(reconcile::look_again(&state.pool, third_party, &others)).await?;
     let now = Instant::now();
     let paced = movable.into_iter().map_while(|id| Some((id, webhooks.hint_pace.take(now)?)));
     let paced: Vec<(Uuid, Duration)> = paced.collect();
@@ -267,7 +290,8 @@ impl Reported {
             status: waiting.status,
             rule: waiting.rule,
             claims: Claim::read_all(&waiting.claims)?,
-            has_known_word: true,
+            // A hint waits without its word.
+            has_known_word: waiting.status != ReportedStatus::Pending,
         };
         Some(said.about(transaction_id, Some(waiting.provider_id)))
     }
