@@ -36,7 +36,7 @@ use super::{
     CalledThirdParty, Job, JobContext,
     circuit::{CircuitAdmission, FREE_PROBES, Permit},
     create_by_profile::{self, History},
-    create_run::CreateRun,
+    create_run::{CreateRun, ambiguous},
     credentials::CreateRefusal,
     transaction_missing,
 };
@@ -281,14 +281,14 @@ impl CreateRun<'_> {
             // may be past its own lookup.
             Err(CreateError::Stale) => Outcome::snooze(backoff),
             Err(CreateError::NotSent { .. }) => Outcome::snooze(queue_delay()),
-            Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, reason),
+            Err(CreateError::Ambiguous { reason, .. }) => ambiguous(backoff, None, reason),
             Err(CreateError::Unreachable { reason } | CreateError::NoToken { reason }) => {
                 Outcome::retry(backoff, reason)
             }
-            Err(CreateError::Busy { reason, retry_after, may_be_lost }) => {
-                let delay = backoff.max(retry_after.unwrap_or_default());
-                if may_be_lost { ambiguous(delay, reason) } else { Outcome::retry(delay, reason) }
-            }
+            Err(CreateError::Busy { reason, retry_after, may_be_lost, .. }) => match may_be_lost {
+                true => ambiguous(backoff, retry_after, reason),
+                false => Outcome::retry(backoff.max(retry_after.unwrap_or_default()), reason),
+            },
             Err(CreateError::Unauthorized { reason } | CreateError::Rejected { reason }) => {
                 return self.rejected_after(history, reason).await;
             }
@@ -310,10 +310,8 @@ impl CreateRun<'_> {
         }
         if evidence::has_ambiguous_create(&context.pool, transaction.id).await? {
             let backoff = party.settings.create_backoff;
-            return Ok(ambiguous(
-                backoff,
-                format!("an earlier create may exist, and this one {reason}"),
-            ));
+            let why = format!("an earlier create may exist, and this one {reason}");
+            return Ok(ambiguous(backoff, None, why));
         }
         Ok(rejected(reason))
     }
@@ -374,11 +372,6 @@ fn waiting(delay: Duration, probes: u32, answer: String) -> Outcome {
 /// do not all come back at once.
 fn queue_delay() -> Duration {
     QUEUE_DELAY.mul_f64(1.0 + rand::random::<f64>())
-}
-
-pub(super) fn ambiguous(delay: Duration, reason: String) -> Outcome {
-    let detail = json!({ "error": reason });
-    Outcome::retry(delay, reason).with_evidence(EvidenceKind::CreateAmbiguous, detail)
 }
 
 /// The third party has reported a final status, so it has it; or an operator has decided how it

@@ -10,9 +10,13 @@
 
 use std::time::Duration;
 
-use super::{CalledThirdParty, JobContext, create_run::CreateRun, longest_calls};
+use super::{
+    CalledThirdParty, JobContext,
+    create_run::{CreateRun, ambiguous},
+    longest_calls,
+};
 use crate::{
-    domain::DeadLetterKind,
+    domain::{DeadLetterKind, Subject},
     outbound::{
         profile::{PreparedCreate, ProfileClient},
         third_party::{CreateError, Lookup, LookupError, StatusReport},
@@ -135,7 +139,8 @@ fn prepare(
     client: &ProfileClient,
 ) -> Result<PreparedCreate, Box<Outcome>> {
     let CreateRun { context, party, transaction, .. } = *run;
-    let (id, subject) = (transaction.id, transaction.subject());
+    let id = transaction.id;
+    let subject = Subject { since_create: history.since_create(), ..transaction.subject() };
     if step != CreateStep::Repeat {
         let prepared = party.client.prepare(client, id, &subject);
         return prepared.map_err(|why| Box::new(unsendable(party, &why)));
@@ -217,7 +222,7 @@ pub(super) async fn learn(run: &CreateRun<'_>, report: &StatusReport) -> Option<
         Err(error) => {
             let backoff = party.settings.create_backoff;
             let why = format!("its id there, {provider_id}, could not be stored: {error}");
-            Some(super::create_at_third_party::ambiguous(backoff, why))
+            Some(ambiguous(backoff, None, why))
         }
     }
 }

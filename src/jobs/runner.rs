@@ -23,6 +23,7 @@ use crate::{
     domain::{Backoff, EvidenceKind, Retries, RunOutcome},
     store::{
         StoreError,
+        evidence::BACKOFF,
         jobs::{
             ClaimedJob, JobPayload,
             outcomes::{Due, EndedRun, Next, Outcome, Written},
@@ -132,10 +133,12 @@ impl Runner {
 
     fn crashed(&self, job: &ClaimedJob, text: String) -> Outcome {
         tracing::error!("{text}");
-        let outcome = Outcome::retry(self.crash_delay(job), text.clone());
+        let delay = self.crash_delay(job);
+        let outcome = Outcome::retry(delay, text.clone());
         match self.definition.crash_delay {
             CrashDelay::Ambiguous => {
-                outcome.with_evidence(EvidenceKind::CreateAmbiguous, json!({ "error": text }))
+                let detail = json!({ "error": text, BACKOFF: delay.as_secs_f64() });
+                outcome.with_evidence(EvidenceKind::CreateAmbiguous, detail)
             }
             CrashDelay::Backoff(_) => outcome,
         }

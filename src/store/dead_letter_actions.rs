@@ -244,9 +244,10 @@ async fn reactivate(
     }
 }
 
-/// Resolves an open dead letter. With a `status`, which must be final, the transaction gets it
-/// (unless it has it), polling ends, and the client is notified; this needs a dead letter that is
-/// about the status of a transaction that is here. Returns the closed dead letter.
+/// Resolves an open dead letter. With a `status`, which must be final, the transaction gets it,
+/// polling ends, and the client is notified. Where it has that status already, a create that waits
+/// is cancelled. This needs a dead letter that is about the status of a transaction that is here.
+/// Returns the closed dead letter.
 pub async fn resolve(
     pool: &Database,
     id: Uuid,
@@ -269,6 +270,10 @@ pub async fn resolve(
         let running = job_control::lock_of(&mut *opened.tx, transaction.id, create).await?;
         if matches!(running.as_deref(), Some("Running" | "Queued")) {
             return Err(DeadLetterError::CreateRunning);
+        }
+        if transaction.status == status {
+            // Its create was given up, and then replayed.
+            job_control::cancel_waiting(&mut *opened.tx, transaction.id, create).await?;
         }
         settle::set_by_operator(&mut opened.tx, transaction, status, plan).await?;
     }

@@ -11,6 +11,10 @@ use super::{
 };
 use crate::domain::EvidenceKind;
 
+/// In the detail of a create that may have gone through: how long its worker waits before the next
+/// try, in seconds. An operator's retry waits as long, whatever the settings there are.
+pub const BACKOFF: &str = "backoff_s";
+
 /// Something observed or decided, about to be written.
 #[derive(Debug, Clone)]
 pub struct NewEvidence {

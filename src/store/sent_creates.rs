@@ -81,7 +81,8 @@ pub async fn note(
         )
         ON CONFLICT (transaction_id) DO UPDATE
         SET last_sent_at = GREATEST(sent_creates.first_sent_at, excluded.last_sent_at)
-        RETURNING last_sent_at AS "sent_at: Time", first_sent_at = last_sent_at AS "is_first!"
+        -- A row that was there has an xmax. Its times may be the same, where the clock was set back.
+        RETURNING last_sent_at AS "sent_at: Time", xmax = 0 AS "is_first!"
         "#,
         transaction_id,
         request,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use quartet::{
     config::Role,
-    sandbox::{CreateStep, LookupStep, Reaction, SendWebhook, Status},
+    sandbox::{CallKind, CreateStep, LookupStep, Reaction, SendWebhook, Status},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -270,6 +270,31 @@ async fn replayed_poison_runs_once_its_payload_is_repaired() {
     app.wait_notified(id, 1).await;
     assert_eq!(app.operator().open_dead_letters(id).await, [] as [Value; 0]);
     app.settle_by_webhook(&[id]).await;
+}
+
+/// The client was notified of `failed`, and an operator confirms it while another create waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resolving_with_the_status_that_it_has_ends_a_create_that_was_replayed() {
+    let app = build().await.spawn().await;
+    let (id, letter) = given_up(&app, CreateStep::gateway_timeout_lost()).await;
+    let (status, _) = app.send_webhook(SendWebhook::new(id, "completed")).await;
+    assert_eq!(status, 200);
+    let conflict = wait_for("the conflict is in front of an operator", BOUND, async || {
+        let letters = app.operator().open_dead_letters(id).await;
+        letters.into_iter().find(|letter| letter["kind"] == "status_conflict")
+    })
+    .await;
+    let pause = format!("/v1/operator/queues/{CREATE}/pause");
+    app.operator().post(&pause, &json!({ "note": "test" })).await.expect(200);
+    replay(&app, &letter).await;
+    assert_eq!(app.job(CREATE, id).await.status, "Pending");
+
+    let path = conflict["id"].as_str().unwrap();
+    let resolve = json!({ "status": "failed", "note": "the third party says so" });
+    app.operator().act_on_dead_letter(path, "resolve", &resolve).await.expect(200);
+    assert_eq!(app.job(CREATE, id).await.status, "Killed");
+    let creates = app.call_kinds(id).iter().filter(|kind| **kind == CallKind::Create).count();
+    assert_eq!(creates, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -49,8 +49,14 @@ pub(in crate::store) async fn make_due(
         SET run_at = GREATEST(
             now(),
             (
-                -- No later than from now on, whatever the evidence says.
-                SELECT max(LEAST(at, now())) + make_interval(secs => $2) FROM transaction_events
+                -- Its worker knows the third party's backoff, and has written it down; others may have
+                -- another one in their settings. No later than from now on, whatever the evidence
+                -- says.
+                SELECT max(LEAST(at, now()) + make_interval(secs => GREATEST($2, CASE
+                    WHEN jsonb_typeof(detail -> 'backoff_s') = 'number'
+                    THEN LEAST((detail ->> 'backoff_s')::numeric, 31536000)::float8
+                END)))
+                FROM transaction_events
                 WHERE transaction_id = quartet_uuid(idempotency_key)
                     AND kind = 'create_ambiguous' AND job_type = 'create_at_third_party'
             )
@@ -101,6 +107,25 @@ pub(in crate::store) async fn cancel(
     sqlx::query!(
         "UPDATE apalis.jobs SET status = 'Killed', done_at = clock_timestamp() WHERE id = $1",
         id
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Ends one of a transaction's jobs, where it waits.
+pub(in crate::store) async fn cancel_waiting(
+    executor: impl PgExecutor<'_>,
+    transaction_id: Uuid,
+    kind: JobKind,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        UPDATE apalis.jobs SET status = 'Killed', done_at = clock_timestamp()
+        WHERE job_type = $1 AND idempotency_key = $2::uuid::text AND status = 'Pending'
+        "#,
+        kind.as_str(),
+        transaction_id,
     )
     .execute(executor)
     .await?;

@@ -149,7 +149,9 @@ pub async fn give_back(
         ), evidence AS (
             INSERT INTO transaction_events (transaction_id, kind, source, detail)
             SELECT transactions.id, 'create_ambiguous', 'lease',
-                '{"error": "the run ended before an answer came"}'
+                jsonb_build_object(
+                    'error', 'the run ended before an answer came', 'backoff_s', $5::float8
+                )
             FROM released
             JOIN transactions ON transactions.id = quartet_uuid(released.idempotency_key)
             WHERE job_type = 'create_at_third_party' AND released.id = ANY ($4)

@@ -288,7 +288,9 @@ pub async fn release(
         ), evidence AS (
             INSERT INTO transaction_events (transaction_id, kind, source, detail)
             SELECT transactions.id, 'create_ambiguous', 'lease',
-                '{"error": "the worker stopped before an answer came"}'
+                jsonb_build_object(
+                    'error', 'the worker stopped before an answer came', 'backoff_s', $3::float8
+                )
             FROM released
             JOIN transactions ON transactions.id = quartet_uuid(released.idempotency_key)
             WHERE job_type = 'create_at_third_party' AND released.id = ANY ($2::text[])

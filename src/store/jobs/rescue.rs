@@ -173,7 +173,9 @@ async fn take_batch(
                 status = 'Failed' AS used_up, last_result ->> 'Err' AS error
         ), ambiguous AS (
             INSERT INTO transaction_events (transaction_id, kind, source, detail)
-            SELECT transactions.id, 'create_ambiguous', $3, jsonb_build_object('error', taken.error)
+            SELECT transactions.id, 'create_ambiguous', $3, jsonb_build_object(
+                'error', taken.error, 'backoff_s', $2::float8
+            )
             FROM taken
             JOIN transactions ON transactions.id = taken.transaction_id
             WHERE job_type = 'create_at_third_party'

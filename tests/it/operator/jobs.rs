@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{BOUND, audit, job, nothing, post_as};
-use crate::support::{TestApp, contents, job_rows, jobs::quiet_app, spawn_api, wait_until};
+use crate::support::{
+    TestApp, command, contents, job_rows, jobs::quiet_app, spawn_api, wait_until,
+};
 
 async fn list(app: &TestApp, query: &str) -> Vec<Value> {
     let answer = app.operator().get(&format!("/v1/operator/jobs?{query}")).await;
@@ -258,6 +260,13 @@ async fn retry_job_waits_for_the_backoff_of_an_ambiguous_create() {
     let retried = act(&app, &waiting, "retry").await;
     assert_eq!(retried.expect(200)["state"], "scheduled");
     assert!(run_at(&retried.body) > chrono::Utc::now() + chrono::Duration::minutes(8));
+    // On the command line too, where that backoff is in no setting.
+    act(&app, &waiting, "cancel").await.expect(200);
+    let settings = [("DATABASE_URL".to_owned(), app.database_url().to_owned())];
+    let job_id = waiting["id"].as_str().unwrap();
+    let retried = command::run(&["jobs", "retry", job_id, "--json"], &settings, "").await;
+    let retried = retried.expect_json();
+    assert!(run_at(&retried) > chrono::Utc::now() + chrono::Duration::minutes(8), "{retried}");
     let creates = |kinds: &[quartet::sandbox::CallKind]| {
         kinds.iter().filter(|kind| **kind == quartet::sandbox::CallKind::Create).count()
     };
