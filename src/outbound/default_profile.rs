@@ -129,7 +129,7 @@ fn contents() -> Vec<Content> {
 #[tokio::test]
 async fn the_same_bytes_are_sent() {
     let (peer, profile, values) = (Peer::start().await, profile(), Values::default());
-    peer.answer(200, "{}");
+    peer.answer(200, r#"{"status":"pending"}"#);
     let same = |request: Request| {
         let (line, content_type, body) = peer.asked();
         assert_eq!(line, format!("{} {}", request.method, request.target()).to_ascii_lowercase());

@@ -46,7 +46,7 @@ pub enum CreateError {
     /// 421, 429 or 503, or not processed by its own word: not now. Behind a gateway, 503 may also
     /// mean that the answer was lost.
     #[error("busy: {reason}")]
-    Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool },
+    Busy { reason: String, retry_after: Option<Duration>, may_be_lost: bool, is_outage: bool },
     /// 409: it exists there already.
     #[error("it exists there already")]
     AlreadyExists(StatusReport),
@@ -72,9 +72,8 @@ impl CreateError {
     /// nowhere. A refusal is an answer, and so is 'not so fast' (429).
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Ambiguous { is_outage, .. } => *is_outage,
+            Self::Ambiguous { is_outage, .. } | Self::Busy { is_outage, .. } => *is_outage,
             Self::Unreachable { .. } => true,
-            Self::Busy { may_be_lost, .. } => *may_be_lost,
             Self::AlreadyExists(_)
             | Self::Unclear { .. }
             | Self::Unauthorized { .. }
@@ -213,7 +212,9 @@ impl From<SendError> for CreateError {
             // Without its body it counts for nothing, whatever of its head was read.
             SendError::Broken { is_sent: false, is_reused: true, .. } => Self::NotSent { reason },
             SendError::Broken { is_sent: false, .. } => Self::Unreachable { reason },
-            SendError::Refused(_) => Self::Busy { reason, retry_after: None, may_be_lost: false },
+            SendError::Refused(_) => {
+                Self::Busy { reason, retry_after: None, may_be_lost: false, is_outage: false }
+            }
             SendError::Late | SendError::Broken { is_sent: true, .. } => {
                 Self::Ambiguous { reason, is_outage }
             }

@@ -107,7 +107,8 @@ impl CreateAnswer {
     pub fn may_be_lost(&self) -> bool {
         match self.means {
             CreateMeans::Ambiguous => true,
-            CreateMeans::Later => self.code >= 500,
+            // 409: one with the same key is under way, which need not be of this process.
+            CreateMeans::Later => self.code >= 500 || self.code == 409,
             _ => false,
         }
     }

@@ -213,6 +213,8 @@ pub struct TokenError {
     pub reason: String,
     /// Whether our credentials were refused, as against an answer that is missing.
     pub is_refused: bool,
+    /// How long the answer asks to wait.
+    pub retry_after: Option<Duration>,
 }
 
 /// The errors that refuse our credentials (RFC 6749 sections 4.1.2.1 and 5.2). The others are about
@@ -221,15 +223,17 @@ const REFUSALS: [&str; 5] =
     ["invalid_client", "unauthorized_client", "invalid_grant", "invalid_scope", "access_denied"];
 
 /// Reads the answer to a token request (RFC 6749 section 5.1). The error never quotes it: it may
-/// hold a token.
+/// hold a token. How long it asks to wait is in its headers, which are not read here.
 pub fn read_token(code: u16, body: Result<&str, &str>) -> Result<Token, TokenError> {
     if !(200..=299).contains(&code) {
         let reason = format!("the token request was answered {code}");
-        return Err(TokenError { reason, is_refused: matches!(code, 400 | 401 | 403) });
+        let is_refused = matches!(code, 400 | 401 | 403);
+        return Err(TokenError { reason, is_refused, retry_after: None });
     }
     let failed = |why: &dyn std::fmt::Display| TokenError {
         reason: format!("the token request was answered {code}, but {why}"),
         is_refused: false,
+        retry_after: None,
     };
     let root = reading::root(body, false).map_err(|why| failed(&why))?;
     let field = |name: &str| {

@@ -194,6 +194,22 @@ fn get() -> Method {
     Method::Get
 }
 
+/// The margin of the times in a list's query, where a profile writes none.
+const TIME_MARGIN: Duration = Duration::from_secs(60 * 60);
+
+impl Lookup {
+    /// Gives the times in the query of a list a margin where they have none. The third party's
+    /// clock may differ from ours, and a transaction that its filter leaves out reads as absent.
+    pub(super) fn widen_times(&mut self) {
+        if self.items.is_none() {
+            return;
+        }
+        for (_, template) in &mut self.query.0 {
+            template.widen_times(TIME_MARGIN);
+        }
+    }
+}
+
 /// Which item of a list is ours: `{ at = "/reference", is = "{id}" }`, or `"/reference"` for the
 /// same.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,6 +29,9 @@ pub(super) struct Fields {
     pub(super) is_unproven: bool,
     /// A field cannot be read at all, as against a missing one.
     pub(super) is_unusable: bool,
+    /// It has neither our id nor the status that it must have, as where an answer is
+    /// `{"message":"maintenance"}`.
+    pub(super) says_nothing: bool,
     /// What is not as the profile says: `without a status`, `, but the answer is empty`.
     pub(super) strange: Option<String>,
 }
@@ -41,12 +44,14 @@ impl Definition {
         body: &Result<Node<'_>, Unusable>,
     ) -> Fields {
         let mut fields = Fields::default();
+        let mut is_about_ours = false;
         match read(&rule.reference, body) {
             Read::NotAsked => {}
             Read::Missing { is_allowed } => fields.is_about_other = !is_allowed,
             Read::Node(node, at) => match node.text(at) {
                 Ok(text) => {
-                    fields.is_about_other = !text.is_some_and(|text| is_same_id(&text, id));
+                    is_about_ours = text.is_some_and(|text| is_same_id(&text, id));
+                    fields.is_about_other = !is_about_ours;
                 }
                 Err(why) => fields.unusable(&why),
             },
@@ -56,6 +61,7 @@ impl Definition {
         if fields.is_about_other {
             fields.note(", but the answer is about another id");
         }
+        let mut has_status = rule.status.as_ref().is_none_or(|field| field.may_be_missing);
         match read(&rule.status, body) {
             Read::NotAsked => {}
             Read::Missing { is_allowed } => {
@@ -65,6 +71,7 @@ impl Definition {
             }
             Read::Node(node, at) => match node.word(at) {
                 Ok(found) => {
+                    has_status |= found.is_some();
                     let word = found.as_deref().unwrap_or(node.raw());
                     let status = self.status.read(word, found.is_some());
                     if status.meaning.is_none() {
@@ -76,6 +83,7 @@ impl Definition {
             },
             Read::Unusable(why) => fields.unusable(&why),
         }
+        fields.says_nothing = !has_status && !is_about_ours;
         match read(&rule.provider_id, body).text() {
             Ok(Some(text)) if is_usable_id(&text) => fields.provider_id = Some(text),
             Ok(None) if rule.provider_id.as_ref().is_none_or(|field| field.may_be_missing) => {}

@@ -91,23 +91,25 @@ impl Definition {
             (Some(items), LookupMeans::Found) => {
                 self.found_in_list(inputs, answer, nth, rule, (&body, items))
             }
-            _ => self.found(inputs.id, answer, nth, rule, &body),
+            _ => self.found(inputs.id, answer, nth, rule, (&body, false)),
         };
         self.settled(read, since_post, answer)
     }
 
+    /// `is_ours`: the body was compared with our id before.
     fn found(
         &self,
         id: Uuid,
         answer: &Answer<'_>,
         nth: usize,
         rule: &Rule<LookupMeans>,
-        body: &Result<Node<'_>, Unusable>,
+        (body, is_ours): (&Result<Node<'_>, Unusable>, bool),
     ) -> LookupAnswer {
         let fields = self.fields(rule, id, body);
         let means = match rule.means {
             LookupMeans::Found if fields.is_about_other => LookupMeans::NotOurs,
             LookupMeans::Found if fields.is_unusable => LookupMeans::NoAnswer,
+            LookupMeans::Found if fields.says_nothing && !is_ours => LookupMeans::NoAnswer,
             means => means,
         };
         self.by_rule(Call::Lookup, means, nth, rule, fields, answer)
@@ -143,7 +145,7 @@ impl Definition {
             }
         }
         match ours[..] {
-            [item] => self.found(inputs.id, answer, nth, rule, &Ok(item)),
+            [item] => self.found(inputs.id, answer, nth, rule, (&Ok(item), true)),
             [_, _, ..] => {
                 let why = format!(" with {} transactions that have our id", ours.len());
                 read(LookupMeans::Unclear, Some(&why))

@@ -108,7 +108,7 @@ impl Profile {
     /// Reads the text of a file. `file` is its name, for errors.
     pub fn parse(file: &str, text: &str) -> Result<Self, ProfileError> {
         let mut faults = Faults::new(file, text);
-        let definition: Definition = match toml::from_str(text) {
+        let mut definition: Definition = match toml::from_str(text) {
             Ok(definition) => definition,
             Err(error) => {
                 faults.add_toml(&error);
@@ -117,6 +117,7 @@ impl Profile {
         };
         safety::check(&definition, &mut faults);
         faults.finish()?;
+        definition.lookup.widen_times();
         let credentials = Credentials::of(&definition.auth);
         Ok(Self { definition, credentials, hash: Sha256::digest(text).into() })
     }
@@ -167,12 +168,13 @@ impl Profile {
         self.definition.repeat_within()
     }
 
-    /// Whether what it does next depends on when its creates were sent.
+    /// Whether what it does next, or what it sends, depends on when its creates were sent.
     pub fn depends_on_sent_creates(&self) -> bool {
-        let Definition { create, lookup, .. } = &self.definition;
+        let Definition { create, lookup, sign, .. } = &self.definition;
         lookup.by == LookupBy::ProviderId
             || create.repeat == Repeat::NewTransaction
             || lookup.settle_after.is_some()
+            || sign.as_ref().is_some_and(|sign| sign.names_repeats())
     }
 
     /// Whether a create that got no answer is repeated, so that its request has to be kept.

@@ -81,9 +81,9 @@ impl Cases {
                 let (mut request, credentials) = (request?, credentials.clone()?);
                 if let Some(signer) = profile.signer() {
                     let base_url = profile.base_url().unwrap_or_default();
-                    let (now, nonce) = (inputs.now, "<nonce>");
-                    signer
-                        .sign(&mut request, &Signing { base_url, values: &values, now, nonce })?;
+                    let (now, nonce, is_repeat) = (inputs.now, "<nonce>", false);
+                    let with = Signing { base_url, values: &values, now, nonce, is_repeat };
+                    signer.sign(&mut request, &with)?;
                 }
                 Ok(show(&request, &request.target(), &credentials))
             })

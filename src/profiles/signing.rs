@@ -19,8 +19,8 @@ use super::{
 
 /// What may stand between braces.
 const ALLOWED: &str = "{method}, {path}, {target}, {body}, {header:NAME}, {timestamp}, {now}, \
-                       {date}, {nonce}, {var:NAME}, {secret:NAME} or, in a header, {signature}; a \
-                       brace itself is written twice";
+                       {date}, {nonce}, {repeat}, {var:NAME}, {secret:NAME} or, in a header, \
+                       {signature}; a brace itself is written twice";
 
 keywords! {
     /// The hash of an HMAC.
@@ -82,6 +82,8 @@ enum Part {
     /// As in the header `Date` (RFC 9110 section 5.6.7).
     Date,
     Nonce,
+    /// `true` or `false`.
+    Repeat,
     Var(String),
     Secret(String),
     Signature,
@@ -113,6 +115,7 @@ impl Part {
             "now" => Self::Now,
             "date" => Self::Date,
             "nonce" => Self::Nonce,
+            "repeat" => Self::Repeat,
             "signature" => Self::Signature,
             _ => match inner.split_once(':') {
                 Some(("header", name)) if is_header_name(name) => Self::Header(name.to_owned()),
@@ -168,9 +171,15 @@ pub(super) fn check(section: &SignSection, sent: [&Pairs; 3], faults: &mut Fault
 impl SignSection {
     /// Nothing of the request, nor of its time: anybody who saw one could sign another.
     fn signs_nothing(&self) -> bool {
-        let is_fixed =
-            |part: &Part| matches!(part, Part::Literal(_) | Part::Var(_) | Part::Secret(_));
+        let is_fixed = |part: &Part| {
+            matches!(part, Part::Literal(_) | Part::Repeat | Part::Var(_) | Part::Secret(_))
+        };
         self.signed.parts.iter().all(is_fixed)
+    }
+
+    /// Whether a request says if it is a repeat.
+    pub(super) fn names_repeats(&self) -> bool {
+        self.signed.has(&Part::Repeat) || self.headers.values().any(|text| text.has(&Part::Repeat))
     }
 
     /// The names of its variables and secrets, as other texts have them.
@@ -192,8 +201,11 @@ pub struct Signing<'a> {
     pub base_url: &'a str,
     pub values: &'a Values,
     pub now: DateTime<Utc>,
-    /// New for each request; visible ASCII characters.
+    /// The same for all creates of a transaction, because some third parties take it for their
+    /// idempotency key, and a new one for each other request. Visible ASCII characters.
     pub nonce: &'a str,
+    /// Whether it is a create, and an earlier one of the transaction may have gone through.
+    pub is_repeat: bool,
 }
 
 impl Signer for SignSection {
@@ -259,6 +271,7 @@ fn render(
                 out.extend(with.now.format("%a, %d %b %Y %H:%M:%S GMT").to_string().bytes());
             }
             Part::Nonce => out.extend(with.nonce.bytes()),
+            Part::Repeat => out.extend(with.is_repeat.to_string().bytes()),
             Part::Var(name) => {
                 let not_set = || RenderError::NotSet(format!("{{var:{name}}}"));
                 out.extend(with.values.vars.get(name).ok_or_else(not_set)?.bytes());

@@ -1,14 +1,17 @@
 //! Texts with placeholders, such as `/v2/payouts/{id}`. Read when a profile is loaded: a
 //! placeholder that does not exist is an error then, and never a text that is sent.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
+
+use super::period::Shift;
 
 /// What may stand between braces, for errors and documentation.
 const ALLOWED: &str = "{id}, {id:hex}, {amount:minor}, {amount:decimal}, {amount:number}, \
     {currency}, {currency:lower}, {reference}, {metadata}, {metadata.NAME}, {webhook_url}, \
-    {provider_id}, {created_at}, {now}, {var:NAME} or {secret:NAME}, each with a `?` before the \
+    {provider_id}, {created_at}, {now}, the last two also with a margin such as \
+    {created_at:-1h} or {now:+15m}, {var:NAME} or {secret:NAME}, each with a `?` before the \
     brace to leave the field out where there is nothing; a brace itself is written twice";
 
 /// Longest name of a variable or a secret.
@@ -56,10 +59,10 @@ pub(super) enum Source {
     WebhookUrl,
     /// The third party's id.
     ProviderId,
-    /// When the transaction was accepted, RFC 3339 in UTC to the second.
-    CreatedAt,
-    /// RFC 3339 in UTC to the second.
-    Now,
+    /// When the transaction was accepted, with a margin; RFC 3339 in UTC to the second.
+    CreatedAt(Option<Shift>),
+    /// With a margin; RFC 3339 in UTC to the second.
+    Now(Option<Shift>),
     /// From the deployment's settings.
     Var(String),
     /// From the deployment's secrets.
@@ -81,8 +84,10 @@ impl fmt::Display for Source {
             Self::MetadataEntry(name) => write!(f, "{{metadata.{name}}}"),
             Self::WebhookUrl => f.write_str("{webhook_url}"),
             Self::ProviderId => f.write_str("{provider_id}"),
-            Self::CreatedAt => f.write_str("{created_at}"),
-            Self::Now => f.write_str("{now}"),
+            Self::CreatedAt(None) => f.write_str("{created_at}"),
+            Self::CreatedAt(Some(shift)) => write!(f, "{{created_at:{shift}}}"),
+            Self::Now(None) => f.write_str("{now}"),
+            Self::Now(Some(shift)) => write!(f, "{{now:{shift}}}"),
             Self::Var(name) => write!(f, "{{var:{name}}}"),
             Self::Secret(name) => write!(f, "{{secret:{name}}}"),
         }
@@ -141,6 +146,19 @@ impl Template {
     pub(super) fn has_our_id(&self) -> bool {
         self.uses(|source| matches!(source, Source::Id | Source::IdHex))
     }
+
+    /// Gives this margin to the times that are written without one: before the transaction was
+    /// accepted, and after now.
+    pub(super) fn widen_times(&mut self, margin: Duration) {
+        for part in &mut self.parts {
+            let Part::Placeholder(placeholder) = part else { continue };
+            match &mut placeholder.source {
+                Source::CreatedAt(shift @ None) => *shift = Some(Shift::back(margin)),
+                Source::Now(shift @ None) => *shift = Some(Shift::ahead(margin)),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The parts of a text: what stands between braces, and what outside of them. A brace that is
@@ -198,16 +216,14 @@ fn placeholder(inner: &str) -> Result<Placeholder, String> {
         "metadata" => Source::Metadata,
         "webhook_url" => Source::WebhookUrl,
         "provider_id" => Source::ProviderId,
-        "created_at" => Source::CreatedAt,
-        "now" => Source::Now,
-        _ => match (
-            name.strip_prefix("metadata."),
-            name.strip_prefix("var:"),
-            name.strip_prefix("secret:"),
-        ) {
-            (Some(key), ..) if !key.is_empty() => Source::MetadataEntry(key.to_owned()),
-            (_, Some(name), _) => Source::Var(setting_name(name)?),
-            (.., Some(name)) => Source::Secret(setting_name(name)?),
+        "created_at" => Source::CreatedAt(None),
+        "now" => Source::Now(None),
+        _ => match (name.strip_prefix("metadata."), name.split_once(':')) {
+            (Some(key), _) if !key.is_empty() => Source::MetadataEntry(key.to_owned()),
+            (_, Some(("var", name))) => Source::Var(setting_name(name)?),
+            (_, Some(("secret", name))) => Source::Secret(setting_name(name)?),
+            (_, Some(("created_at", shift))) => Source::CreatedAt(Some(Shift::parse(shift)?)),
+            (_, Some(("now", shift))) => Source::Now(Some(Shift::parse(shift)?)),
             _ => return Err(unknown()),
         },
     };
@@ -256,7 +272,9 @@ mod tests {
             "webhook_url",
             "provider_id",
             "created_at",
+            "created_at:-1h",
             "now",
+            "now:+15m",
             "var:x_1",
             "secret:key",
         ] {
@@ -271,6 +289,10 @@ mod tests {
         for text in ["{foo}", "{}", "{Id}", "{id", "id}", "{metadata.}", "{secret:}", "{var:A}"] {
             let error = Template::parse(text).unwrap_err();
             assert!(error.contains("{id:hex}") || error.contains("a-z, 0-9"), "{text}: {error}");
+        }
+        for text in ["{created_at:}", "{created_at:1h}", "{now:-1}", "{now:soon}"] {
+            let error = Template::parse(text).unwrap_err();
+            assert!(error.contains("such as -1h"), "{text}: {error}");
         }
         assert_eq!(Template::parse("{{id}}").unwrap().literal(), Some("{id}"));
         assert_eq!(Template::parse("").unwrap().literal(), Some(""));

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     amount::{self, AmountError, Exponents},
+    period::Shift,
     template::{Part, Placeholder, Source, Template},
 };
 use crate::domain::Content;
@@ -199,7 +200,10 @@ impl<'a> Renderer<'a> {
     fn source(&self, source: &Source) -> Rendered<Value<'a>> {
         let Inputs { id, content, provider_id, created_at, now, webhook_url, values } = self.inputs;
         let currency = content.currency.as_deref();
-        let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let time = |at: DateTime<Utc>, shift: Option<Shift>| {
+            let at = shift.map_or(at, |shift| shift.apply(at));
+            at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        };
         let money = || content.amount.zip(currency);
         let text = match source {
             Source::Id => Some(id.to_string()),
@@ -224,8 +228,8 @@ impl<'a> Renderer<'a> {
             }
             Source::WebhookUrl => Some(webhook_url.to_owned()),
             Source::ProviderId => provider_id.map(str::to_owned),
-            Source::CreatedAt => Some(time(created_at)),
-            Source::Now => Some(time(now)),
+            Source::CreatedAt(shift) => Some(time(created_at, *shift)),
+            Source::Now(shift) => Some(time(now, *shift)),
             Source::Var(name) => values.vars.get(name).cloned(),
             Source::Secret(name) => values.secrets.get(name).map(|text| text.0.clone()),
         };

@@ -4,6 +4,7 @@
 use super::{
     Profile,
     answer::ReadStatus,
+    fields::is_same_id,
     values::{Inputs, RenderError, Value},
     webhook::{Claim, Report},
 };
@@ -54,10 +55,13 @@ impl Profile {
                 Ok(_) | Err(RenderError::Missing(_)) => return None,
                 Err(why) => return Some(format!("{at} cannot be compared: {why}")),
             };
-            let is = is.as_str();
             // References and the like are texts: "0012" is not "12".
-            let is_amount = is.starts_with("{amount");
-            let is_same = *found == own || is_amount && is_same_number(found, &own);
+            let is_amount = is.as_str().starts_with("{amount");
+            let is_id = is.only_placeholder().is_some() && is.has_our_id();
+            let is_same = *found == own
+                || is_amount && is_same_number(found, &own)
+                || is_id && is_same_id(found, inputs.id);
+            let is = is.as_str();
             (!is_same).then(|| format!("{at} is {found:?}, but the transaction's {is} is {own:?}"))
         })
     }
@@ -193,5 +197,39 @@ mod tests {
         }
         let nothing = Content { amount: None, currency: None, ..content };
         assert_eq!(contradiction(&nothing, "7", "{amount:minor}"), None);
+    }
+
+    #[test]
+    fn our_id_is_compared_as_a_uuid() {
+        let profile = Shipped::named("paystack").unwrap().profile().unwrap();
+        let id = Uuid::from_u128(0xabcd);
+        let content = Content { reference: Some(id.to_string()), ..Content::default() };
+        let contradiction = |found: &str, is: &str| {
+            let (found, is) = (found.to_owned(), Template::parse(is).unwrap());
+            let claim = Claim { at: "/at".to_owned(), found, is };
+            let inputs = Inputs {
+                id,
+                content: &content,
+                provider_id: None,
+                created_at: DateTime::UNIX_EPOCH,
+                now: DateTime::UNIX_EPOCH,
+                webhook_url: "",
+                values: &Values::default(),
+            };
+            profile.contradiction(&inputs, None, &[claim])
+        };
+        let (text, hex) = (id.to_string(), id.simple().to_string());
+        let upper = text.to_uppercase();
+        for found in [&text, &upper, &hex, &hex.to_uppercase()] {
+            for is in ["{id}", "{id:hex}"] {
+                assert_eq!(contradiction(found, is), None, "{found} {is}");
+            }
+        }
+        let other = Uuid::from_u128(0xabce).to_string();
+        for (found, is) in
+            [(&other, "{id}"), (&other, "{id:hex}"), (&upper, "{reference}"), (&upper, "x-{id}")]
+        {
+            assert!(contradiction(found, is).is_some(), "{found} {is}");
+        }
     }
 }

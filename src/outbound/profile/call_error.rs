@@ -19,11 +19,11 @@ impl From<CallError> for LookupError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Send(error) => error.into(),
-            CallError::Token(TokenError { reason, is_refused: true }) => {
+            CallError::Token(TokenError { reason, is_refused: true, .. }) => {
                 Self::new(LookupErrorKind::NoToken, reason)
             }
-            CallError::Token(TokenError { reason, .. }) => {
-                Self::new(LookupErrorKind::Outage, reason)
+            CallError::Token(TokenError { reason, retry_after, .. }) => {
+                Self { reason, retry_after, kind: LookupErrorKind::Outage }
             }
             CallError::Render(why) => unrendered(&why),
         }
@@ -44,7 +44,12 @@ impl From<CallError> for CreateError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Send(error) => error.into(),
-            CallError::Token(TokenError { reason, is_refused: true }) => Self::NoToken { reason },
+            CallError::Token(TokenError { reason, is_refused: true, .. }) => {
+                Self::NoToken { reason }
+            }
+            CallError::Token(TokenError { reason, retry_after: Some(wait), .. }) => {
+                Self::Busy { reason, retry_after: Some(wait), may_be_lost: false, is_outage: true }
+            }
             CallError::Token(TokenError { reason, .. }) => Self::Unreachable { reason },
             CallError::Render(why) if why.is_configuration() => {
                 Self::Unauthorized { reason: why.to_string() }
@@ -56,15 +61,34 @@ impl From<CallError> for CreateError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn token(is_refused: bool, retry_after: Option<Duration>) -> CallError {
+        CallError::Token(TokenError { reason: "no".to_owned(), is_refused, retry_after })
+    }
 
     #[test]
     fn a_refused_token_is_not_a_refusal_of_one_transaction() {
-        let token =
-            |is_refused| CallError::Token(TokenError { reason: "no".to_owned(), is_refused });
-        assert!(matches!(CreateError::from(token(true)), CreateError::NoToken { .. }));
-        assert_eq!(LookupError::from(token(true)).kind, LookupErrorKind::NoToken);
-        assert!(matches!(CreateError::from(token(false)), CreateError::Unreachable { .. }));
-        assert_eq!(LookupError::from(token(false)).kind, LookupErrorKind::Outage);
+        for retry_after in [None, Some(Duration::from_secs(7))] {
+            let refused = || token(true, retry_after);
+            assert!(matches!(CreateError::from(refused()), CreateError::NoToken { .. }));
+            assert_eq!(LookupError::from(refused()).kind, LookupErrorKind::NoToken);
+        }
+        let unanswered = || token(false, None);
+        assert!(matches!(CreateError::from(unanswered()), CreateError::Unreachable { .. }));
+        assert_eq!(LookupError::from(unanswered()).kind, LookupErrorKind::Outage);
+    }
+
+    #[test]
+    fn a_token_that_is_to_be_asked_for_later_postpones_the_call() {
+        let retry_after = Some(Duration::from_secs(7));
+        let busy = CreateError::from(token(false, retry_after));
+        assert!(busy.is_outage(), "{busy:?}");
+        let (reason, may_be_lost, is_outage) = ("no".to_owned(), false, true);
+        assert_eq!(busy, CreateError::Busy { reason, retry_after, may_be_lost, is_outage });
+        let error = LookupError::from(token(false, retry_after));
+        assert_eq!((error.kind, error.retry_after), (LookupErrorKind::Outage, retry_after));
     }
 }

@@ -32,6 +32,7 @@ use self::{
 use super::{
     CallTurn, LeaseGuard, SetupError, answer, lease_guard,
     progress::{self, Progress},
+    retry_after,
     sender::SendError,
     third_party_answers::{CreateError, Lookup, LookupError, LookupErrorKind, StatusReport},
     traced,
@@ -65,8 +66,11 @@ pub struct ProfileClient {
 /// A create that is ready to be sent.
 #[derive(Debug, Clone)]
 pub struct PreparedCreate {
+    id: Uuid,
     request: Request,
     base_url: String,
+    /// An earlier one may have gone through.
+    is_repeat: bool,
 }
 
 impl PreparedCreate {
@@ -90,10 +94,23 @@ pub enum RepeatError {
 /// How a request is sent.
 #[derive(Clone, Copy)]
 enum How<'a> {
-    /// Not once this says no.
-    Create(&'a LeaseGuard),
+    /// Not once the guard says no.
+    Create(&'a PreparedCreate, &'a LeaseGuard),
     /// It may be sent again.
     Lookup,
+}
+
+impl How<'_> {
+    /// The nonce of the request's signature, and whether the request is a repeat.
+    ///
+    /// Some third parties take the nonce of a create for its idempotency key, so that it must stay
+    /// the same for the transaction, and refuse one that was used in another call.
+    fn nonce(self) -> (Uuid, bool) {
+        match self {
+            Self::Create(prepared, _) => (prepared.id, prepared.is_repeat),
+            Self::Lookup => (Uuid::new_v4(), false),
+        }
+    }
 }
 
 impl ProfileClient {
@@ -144,7 +161,8 @@ impl ProfileClient {
     ) -> Result<PreparedCreate, RenderError> {
         let values = self.settings.values.get();
         let request = self.profile.create_request(&self.inputs(id, subject, &values, clock))?;
-        Ok(PreparedCreate { request, base_url: self.base_url.clone() })
+        let (base_url, is_repeat) = (self.base_url.clone(), subject.since_create.is_some());
+        Ok(PreparedCreate { id, request, base_url, is_repeat })
     }
 
     /// The first request once more, as [`PreparedCreate::to_bytes`] kept it. Its headers with
@@ -163,7 +181,7 @@ impl ProfileClient {
         }
         let now = self.prepare(id, subject, clock)?.request;
         request.headers.extend(now.headers.into_iter().filter(|header| header.is_secret));
-        Ok(PreparedCreate { request, base_url })
+        Ok(PreparedCreate { id, request, base_url, is_repeat: true })
     }
 
     /// Sends a create. Not sent once `fence` says no.
@@ -179,7 +197,7 @@ impl ProfileClient {
             answered.read(|answer| self.profile.read_create(id, answer)).means
                 == CreateMeans::Blocked
         };
-        let how = How::Create(&fence);
+        let how = How::Create(prepared, &fence);
         let answered = self.call(&prepared.request, how, turn, is_refused, clock).await?;
         let read = answered.read(|answer| self.profile.read_create(id, answer));
         let retry_after = answered.retry_after;
@@ -188,9 +206,12 @@ impl ProfileClient {
             CreateMeans::Created => Ok(report(read, &self.profile)),
             CreateMeans::Exists => Err(CreateError::AlreadyExists(report(read, &self.profile))),
             CreateMeans::Refused => Err(CreateError::Rejected { reason }),
-            CreateMeans::Later => {
-                Err(CreateError::Busy { reason, retry_after, may_be_lost: read.may_be_lost() })
-            }
+            CreateMeans::Later => Err(CreateError::Busy {
+                reason,
+                retry_after,
+                may_be_lost: read.may_be_lost(),
+                is_outage: read.is_outage(),
+            }),
             CreateMeans::Unclear => Err(CreateError::Unclear { reason }),
             CreateMeans::Blocked => Err(CreateError::Unauthorized { reason }),
             CreateMeans::Ambiguous => {
@@ -270,9 +291,9 @@ impl ProfileClient {
         let senders = self.connections.with(&values);
         let mut is_renewed = false;
         loop {
-            let token = self.token(&values, &senders).await.map_err(CallError::Token)?;
+            let token = self.token(&values, &senders, clock).await.map_err(CallError::Token)?;
             let text = token.as_ref().map(TokenInUse::text);
-            let signed = self.authenticated(request, &values, text, clock);
+            let signed = self.authenticated(request, how, &values, text, clock);
             let signed = signed.map_err(CallError::Render)?;
             let response = self.send(&senders, &signed, how, turn).await;
             let response = response.map_err(CallError::Send)?;
@@ -300,7 +321,7 @@ impl ProfileClient {
         how: How<'_>,
         turn: &CallTurn,
     ) -> Result<Response, SendError> {
-        let How::Create(may_be_sent) = how else {
+        let How::Create(_, may_be_sent) = how else {
             let make = |http: &Client, progress: Progress| {
                 traced(self.builder(http, request).body(progress::no_body(progress)))
             };
@@ -325,6 +346,7 @@ impl ProfileClient {
     fn authenticated(
         &self,
         request: &Request,
+        how: How<'_>,
         values: &Values,
         token: Option<&SecretText>,
         clock: &DatabaseClock,
@@ -332,9 +354,10 @@ impl ProfileClient {
         let mut request = request.clone();
         request.headers.extend(self.profile.credential_headers(values, token)?);
         if let Some(signer) = self.profile.signer() {
-            let nonce = Uuid::new_v4().simple().to_string();
-            let (base_url, now) = (self.base_url.as_str(), clock.now());
-            signer.sign(&mut request, &Signing { base_url, values, now, nonce: &nonce })?;
+            let (nonce, is_repeat) = how.nonce();
+            let (base_url, now, nonce) = (self.base_url.as_str(), clock.now(), nonce.to_string());
+            let with = Signing { base_url, values, now, nonce: &nonce, is_repeat };
+            signer.sign(&mut request, &with)?;
         }
         Ok(request)
     }
@@ -344,8 +367,13 @@ impl ProfileClient {
         &self,
         values: &Values,
         senders: &Senders,
+        clock: &DatabaseClock,
     ) -> Result<Option<TokenInUse>, TokenError> {
-        let failed = |why: RenderError| TokenError { reason: why.to_string(), is_refused: true };
+        let failed = |why: RenderError| TokenError {
+            reason: why.to_string(),
+            is_refused: true,
+            retry_after: None,
+        };
         let Some(asking) = self.profile.token_request(values).map_err(failed)? else {
             return Ok(None);
         };
@@ -353,7 +381,7 @@ impl ProfileClient {
             true => format!("{}{}", self.base_url, asking.url),
             false => asking.url.clone(),
         };
-        let ask = || ask_token(senders, &url, &asking.request);
+        let ask = || ask_token(senders, &url, &asking.request, clock);
         self.tokens.get(self.profile.renew_token_early(), ask).await.map(Some)
     }
 
@@ -369,7 +397,12 @@ impl ProfileClient {
 }
 
 /// Asks for a token.
-async fn ask_token(senders: &Senders, url: &str, request: &Request) -> Result<Token, TokenError> {
+async fn ask_token(
+    senders: &Senders,
+    url: &str,
+    request: &Request,
+    clock: &DatabaseClock,
+) -> Result<Token, TokenError> {
     let body = Bytes::from(request.body.clone());
     let make = |http: &Client, progress: Progress| {
         let always: LeaseGuard = Arc::new(|| true);
@@ -379,12 +412,13 @@ async fn ask_token(senders: &Senders, url: &str, request: &Request) -> Result<To
     let unanswered = |error: SendError| TokenError {
         reason: format!("the token request got no answer: {}", error.reason()),
         is_refused: false,
+        retry_after: None,
     };
     let response = senders.tokens.send(make).await.map_err(unanswered)?;
-    let code = response.status().as_u16();
+    let (code, retry_after) = (response.status().as_u16(), retry_after(&response, clock));
     let body = answer::text(response).await.map_err(|error| error.to_string());
     let body = body.as_deref().map_err(String::as_str);
-    read_token(code, body)
+    read_token(code, body).map_err(|error| TokenError { retry_after, ..error })
 }
 
 fn with_headers(mut builder: RequestBuilder, request: &Request) -> RequestBuilder {
@@ -413,3 +447,6 @@ pub(super) fn nothing(clock: &DatabaseClock) -> Subject {
         since_create: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,11 @@
 //! The calls of `quartet third-party probe`: those of the jobs, and lookups that are wrong on
 //! purpose, which must not read as an absence.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use uuid::Uuid;
 
@@ -27,6 +31,8 @@ pub struct Probe {
     client: ProfileClient,
     /// This machine's: there is no database.
     clock: DatabaseClock,
+    /// The transactions for which a create was sent.
+    sent: Mutex<BTreeSet<Uuid>>,
 }
 
 /// What is wrong with a lookup.
@@ -58,7 +64,7 @@ impl Probe {
     ) -> Result<Option<Self>, SetupError> {
         let Some(profile) = &settings.profile else { return Ok(None) };
         let client = ProfileClient::new(settings, dns, profile, webhook_url)?;
-        Ok(Some(Self { client, clock: DatabaseClock::default() }))
+        Ok(Some(Self { client, clock: DatabaseClock::default(), sent: Mutex::default() }))
     }
 
     pub fn profile(&self) -> &Profile {
@@ -74,7 +80,7 @@ impl Probe {
     pub async fn token(&self) -> Option<Result<(), String>> {
         let values = self.client.settings.values.get();
         let senders = self.client.connections.with(&values);
-        match self.client.token(&values, &senders).await {
+        match self.client.token(&values, &senders, &self.clock).await {
             Ok(None) => None,
             Ok(Some(_)) => Some(Ok(())),
             Err(error) => Some(Err(error.reason)),
@@ -99,7 +105,8 @@ impl Probe {
             let needs_token =
                 profile.token_request(&with).map_err(|why| why.to_string())?.is_some();
             let token = needs_token.then(|| SecretText::from(NOWHERE.to_owned()));
-            let signed = self.client.authenticated(&request, &with, token.as_ref(), &self.clock);
+            let (how, token) = (How::Lookup, token.as_ref());
+            let signed = self.client.authenticated(&request, how, &with, token, &self.clock);
             let signed = signed.map_err(|why| why.to_string())?;
             let senders = self.client.connections.with(&values);
             let sent = self.client.send(&senders, &signed, How::Lookup, &CallTurn::default()).await;
@@ -127,8 +134,10 @@ impl Probe {
         prepared: &PreparedCreate,
     ) -> Result<Replied<CreateMeans>, String> {
         let always: LeaseGuard = std::sync::Arc::new(|| true);
+        let is_first = self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let prepared = PreparedCreate { is_repeat: !is_first, ..prepared.clone() };
         let began = Instant::now();
-        let how = How::Create(&always);
+        let how = How::Create(&prepared, &always);
         let turn = CallTurn::default();
         let call = self.client.call(&prepared.request, how, &turn, |_| false, &self.clock).await;
         let answered = call.map_err(CallError::into_reason)?;

@@ -197,7 +197,9 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_remembered_and_takes_no_good_token_away() {
         let (tokens, asked) = (Tokens::default(), AtomicU32::new(0));
-        let error = TokenError { reason: "answered 500".to_owned(), is_refused: false };
+        let wait = Some(Duration::from_secs(7));
+        let reason = "answered 503".to_owned();
+        let error = TokenError { reason, is_refused: false, retry_after: wait };
         let fail = async || {
             asked.fetch_add(1, Ordering::SeqCst);
             Err(error.clone())
@@ -217,7 +219,10 @@ mod tests {
         let ask = async || {
             // The first one is a failure.
             match asked.fetch_add(1, Ordering::SeqCst) {
-                0 => Err(TokenError { reason: "answered 500".to_owned(), is_refused: false }),
+                0 => {
+                    let reason = "answered 500".to_owned();
+                    Err(TokenError { reason, is_refused: false, retry_after: None })
+                }
                 nth => Ok(token(nth, NEVER)),
             }
         };

@@ -71,7 +71,7 @@ fn in_create(create: &Create, faults: &mut Faults<'_>) {
     if without_headers().chain(headers()).any(|t| t.uses(|source| *source == Source::ProviderId)) {
         faults.add(&key, "{provider_id} cannot be sent: it is only known from the answer");
     }
-    if without_headers().any(|template| template.uses(|source| *source == Source::Now)) {
+    if without_headers().any(|template| template.uses(|source| matches!(source, Source::Now(_)))) {
         faults.add(
             &key,
             "{now} is only allowed in headers: the same create again must be the same bytes; \

@@ -67,6 +67,15 @@ fn the_code_alone_decides_where_no_rule_matches() {
 }
 
 #[test]
+fn a_create_that_is_still_running_may_go_through_and_is_no_outage() {
+    let rule = "means = \"exists\" },\n{ code = 409, means = \"later\" },";
+    let text = with(BY_ID, "means = \"exists\" },", rule);
+    let running = create(&text, 409, Ok("{}"));
+    assert_eq!(running.means, CreateMeans::Later);
+    assert!(running.may_be_lost() && !running.is_outage());
+}
+
+#[test]
 fn a_test_that_cannot_be_read_proves_nothing() {
     for body in [
         Ok(""),
@@ -149,6 +158,43 @@ fn an_answer_about_another_id_says_nothing_about_ours() {
     assert_eq!(lookup(BY_ID, 200, r#"{"status":"done"}"#, None).means, LookupMeans::NotOurs);
     let text = with(BY_ID, "reference = \"/id\"", "reference = \"/id?\"");
     assert_eq!(lookup(&text, 200, r#"{"status":"done"}"#, None).means, LookupMeans::Found);
+}
+
+/// A page that says nothing about the transaction must not end its create.
+#[test]
+fn a_lookup_that_has_neither_our_id_nor_a_status_has_no_answer() {
+    let own = crate::profiles::Shipped::named("quartet").unwrap().text;
+    for text in [own, BY_PROVIDER_ID] {
+        for body in [
+            "{}",
+            r#"{"message":"maintenance"}"#,
+            r#"{"status":null}"#,
+            r#"{"status":{"message":"maintenance"}}"#,
+        ] {
+            let read = lookup(text, 200, body, None);
+            assert_eq!(read.means, LookupMeans::NoAnswer, "{body}");
+            assert!(read.strange.is_some(), "{body}");
+        }
+        for status in ["\"done\"", "\"odd\"", "1", "false"] {
+            let body = format!(r#"{{"status":{status}}}"#);
+            assert_eq!(lookup(text, 200, &body, None).means, LookupMeans::Found, "{body}");
+        }
+    }
+    // Our id alone says that it is there.
+    let ours = format!(r#"{{"id":"{ID}"}}"#);
+    for text in [own, BY_ID] {
+        let read = lookup(text, 200, &ours, None);
+        assert_eq!((read.means, read.status), (LookupMeans::Found, None));
+    }
+    // A profile that says that the status may be missing is believed.
+    let found = "means = \"found\", status = \"/status";
+    let optional = with(BY_PROVIDER_ID, found, &format!("{found}?"));
+    assert_eq!(lookup(&optional, 200, "{}", None).means, LookupMeans::Found);
+    // An item of a list was compared with our id.
+    let bare = list(&[format!(r#"{{"reference":"{ID}"}}"#)]);
+    assert_eq!(lookup(IN_LIST, 200, &bare, None).means, LookupMeans::Found);
+    // A create's code says that it exists.
+    assert_eq!(create(own, 200, Ok("{}")).means, CreateMeans::Created);
 }
 
 #[test]

@@ -132,6 +132,8 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
             "only known from the answer",
         ),
         (BY_ID, "id = \"{id}\"", "id = \"{id}\", at = \"{now}\"", "the same bytes"),
+        (BY_ID, "id = \"{id}\"", "id = \"{id}\", at = \"{now:+1h}\"", "the same bytes"),
+        (IN_LIST, "{created_at}", "{created_at:1h}", "such as -1h"),
         (BY_ID, "/payments/{id}", "/payments/{reference}", "asks for no id"),
         (BY_ID, "/payments/{id}", "/payments/{provider_id}", "not known before a create"),
         (BY_ID, "/payments/{id}", "/payments/{id?}", "`?` is not allowed in a path"),
@@ -182,6 +184,7 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
             &[new, "\nrepeat_within = \"1h\""].concat().leak()[..],
             "no repeat is safe",
         ),
+        (BY_PROVIDER_ID, "repeat_within = \"1h\"", "repeat_within = \"20M\"", "its unit"),
         // Lists.
         (IN_LIST, "where = \"/reference\"\n", "", "a filter that the third party ignores"),
         (IN_LIST, "items = \"/data\"\n", "", "only used with `items`"),

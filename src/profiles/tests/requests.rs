@@ -94,7 +94,7 @@ fn a_query_is_encoded_and_a_header_refuses_what_could_end_it() {
     let request = profile(IN_LIST).lookup_request(&inputs(&content_, &values)).unwrap();
     assert_eq!(
         request.target(),
-        format!("/payments?reference={}&since=2026-01-01T00%3A00%3A00Z&limit=10", ID.simple())
+        format!("/payments?reference={}&since=2025-12-31T23%3A00%3A00Z&limit=10", ID.simple())
     );
     let header = "headers = { X-Note = \"{metadata.note?}\" }\nrepeat =";
     let profile = profile(&with(BY_ID, "repeat =", header));
@@ -112,6 +112,35 @@ fn a_query_is_encoded_and_a_header_refuses_what_could_end_it() {
     }
     let request = profile.create_request(&inputs(&content_, &values)).unwrap();
     assert!(request.headers.is_empty());
+}
+
+/// A difference between the two clocks must not read as an absence.
+#[test]
+fn the_times_of_a_list_have_a_margin() {
+    let (content, values) = (content(&[]), values(&[]));
+    let since = |text: &str| {
+        let request = profile(text).lookup_request(&inputs(&content, &values)).unwrap();
+        let found = request.query.into_iter().find(|(name, _)| name == "since");
+        found.map(|(_, value)| value)
+    };
+    for (written, in_list, elsewhere) in [
+        ("{created_at}", "2025-12-31T23:00:00Z", "2026-01-01T00:00:00Z"),
+        ("{now}", "2026-01-01T01:01:40Z", "2026-01-01T00:01:40Z"),
+        ("{created_at:-2d}", "2025-12-30T00:00:00Z", "2025-12-30T00:00:00Z"),
+        ("{now:+15m}", "2026-01-01T00:16:40Z", "2026-01-01T00:16:40Z"),
+        ("{created_at:-0s}", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+        (
+            "{created_at}/{now?}",
+            "2025-12-31T23:00:00Z/2026-01-01T01:01:40Z",
+            "2026-01-01T00:00:00Z/2026-01-01T00:01:40Z",
+        ),
+    ] {
+        let list = with(IN_LIST, "{created_at}", written);
+        assert_eq!(since(&list).as_deref(), Some(in_list), "{written}");
+        let by_id = format!("by = \"id\"\nquery = {{ since = \"{written}\" }}");
+        let single = with(BY_ID, "by = \"id\"", &by_id);
+        assert_eq!(since(&single).as_deref(), Some(elsewhere), "{written}");
+    }
 }
 
 #[test]

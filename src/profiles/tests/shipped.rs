@@ -1,7 +1,7 @@
 //! The profiles that come with the program.
 
 use super::{ID, content};
-use crate::profiles::{Inputs, SHIPPED, ThirdParty};
+use crate::profiles::{Inputs, SHIPPED, Shipped, ThirdParty};
 
 #[test]
 fn every_shipped_profile_passes_its_cases() {
@@ -32,6 +32,38 @@ fn a_case_that_differs_is_a_difference() {
             let expected = shipped.cases.matches(from).count();
             assert_eq!(checked.differences.len(), expected, "{}", shipped.name);
         }
+    }
+}
+
+/// Stripe's own table: an amount with the wrong number of digits pays a hundred times as much.
+#[test]
+fn stripe_is_sent_the_amounts_that_it_means() {
+    let profile = Shipped::named("stripe-payouts").unwrap().profile().unwrap();
+    let values = profile.names().masks();
+    let sent = |amount: i64, currency: &str| {
+        let mut content = content(&[]);
+        (content.amount, content.currency) = (Some(amount), Some(currency.to_owned()));
+        let request = profile.create_request(&super::inputs(&content, &values));
+        let body = String::from_utf8(request.map_err(|error| error.to_string())?.body).unwrap();
+        let fields = body.strip_prefix("amount=").unwrap();
+        Ok::<_, String>(fields.split('&').next().unwrap().to_owned())
+    };
+    let in_major_units = [
+        "BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "PYG", "RWF", "VND", "VUV", "XAF", "XOF",
+        "XPF",
+    ];
+    for currency in in_major_units {
+        assert_eq!(sent(1200, currency).as_deref(), Ok("1200"), "{currency}");
+    }
+    // ISO 4217 gives it two digits, so that 1200 are 12 ariary.
+    assert_eq!(sent(1200, "MGA").as_deref(), Ok("12"));
+    assert!(sent(1250, "MGA").unwrap_err().contains("cannot be written with 0 digits"));
+    // These have no minor unit, and Stripe counts them with two digits all the same.
+    for currency in ["ISK", "UGX"] {
+        assert_eq!(sent(1200, currency).as_deref(), Ok("120000"), "{currency}");
+    }
+    for currency in ["EUR", "HUF", "TWD", "MRU", "BHD", "JOD", "KWD", "OMR", "TND"] {
+        assert_eq!(sent(1200, currency).as_deref(), Ok("1200"), "{currency}");
     }
 }
 

@@ -1,13 +1,19 @@
 //! Requests that are signed by an HMAC.
 
-use super::{BY_ID, content, inputs, profile, values, with};
-use crate::profiles::{Profile, RenderError, Request, Signing, ThirdParty, Values};
+use chrono::DateTime;
+use serde_json::Value;
+
+use super::{BY_ID, ID, content, inputs, profile, values, with};
+use crate::profiles::{
+    Header, Profile, RenderError, Request, Signing, ThirdParty, Values, request::Method,
+};
 
 fn signed(text: &str, values: &Values, now: &str, nonce: &str) -> Result<Request, RenderError> {
     let (profile, content) = (profile(text), content(&[]));
     let mut request = profile.create_request(&inputs(&content, values))?;
     let (base_url, now) = ("https://api.example", now.parse().unwrap());
-    profile.signer().unwrap().sign(&mut request, &Signing { base_url, values, now, nonce })?;
+    let with = Signing { base_url, values, now, nonce, is_repeat: false };
+    profile.signer().unwrap().sign(&mut request, &with)?;
     Ok(request)
 }
 
@@ -91,6 +97,88 @@ headers = {{ X-Signature = "t={{timestamp}},v1={{signature}}" }}
     assert!(matches!(error, RenderError::Unsendable { .. }), "{error}");
 }
 
+const COINBASE: &str = r#"hash = "sha256"
+encoding = "hex"
+signed = "{timestamp}{method}{target}{body}"
+headers = { CB-ACCESS-TIMESTAMP = "{timestamp}", CB-ACCESS-SIGN = "{signature}" }
+"#;
+const MODULR: &str = r#"hash = "sha1"
+encoding = "base64-percent"
+signed = "date: {date}\nx-mod-nonce: {nonce}"
+[sign.headers]
+Date = "{date}"
+x-mod-nonce = "{nonce}"
+x-mod-retry = "{repeat}"
+Authorization = """Signature keyId="{var:key_id}",algorithm="hmac-sha1",\
+  headers="date x-mod-nonce",signature="{signature}\""""
+"#;
+const DLOCAL_PAYLOAD: &str = r#"hash = "sha256"
+encoding = "hex"
+signed = "{body}"
+headers = { Payload-Signature = "{signature}" }
+"#;
+
+/// `[sign]` for a recorded request; `None`: the language cannot say it, as where a time has
+/// milliseconds or the hash has no key.
+fn section(vector: &str) -> Option<&'static str> {
+    match vector {
+        "coinbase-legacy/post" | "coinbase-legacy/get" => Some(COINBASE),
+        "modulr/retry_false" | "modulr/retry_true" => Some(MODULR),
+        "dlocal/payload" => Some(DLOCAL_PAYLOAD),
+        "dlocal/v2" | "paysend/post" => None,
+        other => panic!("no section for {other}"),
+    }
+}
+
+/// Requests whose signatures were made by the providers' own libraries or rules.
+#[test]
+fn recorded_requests_are_signed_alike() {
+    let text = include_str!("../../../tests/provider_webhooks/vectors.json");
+    let file: Value = serde_json::from_str(text).unwrap();
+    let vectors = file["request_signing"].as_array().unwrap();
+    let mut compared = 0;
+    for vector in vectors {
+        let id = vector["id"].as_str().unwrap();
+        let Some(section) = section(id) else { continue };
+        let profile = profile(&format!("{BY_ID}[sign]\n{section}"));
+        let text = |name: &str| vector[name].as_str().unwrap_or_default();
+        let target = text("path_and_query");
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let mut request = Request {
+            method: if text("method") == "GET" { Method::Get } else { Method::Post },
+            path: path.to_owned(),
+            query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+            headers: Vec::new(),
+            content: None,
+            body: text("body").into(),
+        };
+        let mut values = values(&[("signing_key", text("secret"))]);
+        values.vars.insert("key_id".to_owned(), "quartet_key".to_owned());
+        let now = DateTime::from_timestamp(vector["now"].as_i64().unwrap(), 0).unwrap();
+        // Where there is a nonce, it is our id.
+        let (nonce, is_repeat) = (&ID.to_string(), id.ends_with("retry_true"));
+        let with = Signing { base_url: "", values: &values, now, nonce, is_repeat };
+        profile.signer().unwrap().sign(&mut request, &with).unwrap();
+        for Header { name, value, .. } in &request.headers {
+            assert_eq!(vector["headers"][name], value.as_str(), "{id}: {name}");
+        }
+        assert!(request.headers.iter().any(|header| header.is_secret), "{id}");
+        compared += 1;
+    }
+    assert_eq!((compared, vectors.len()), (5, 7));
+}
+
+#[test]
+fn a_create_is_noted_where_its_signature_says_whether_it_is_a_repeat() {
+    let section = "[sign]\nhash = \"sha256\"\nencoding = \"hex\"\nsigned = \"{nonce}\"\n\
+                   headers = { X-Signature = \"{signature}\" }\n";
+    let text = format!("{BY_ID}{section}");
+    assert!(!profile(&text).depends_on_sent_creates());
+    for (from, to) in [("{nonce}", "{nonce}{repeat}"), ("{signature}", "{repeat} {signature}")] {
+        assert!(profile(&with(&text, from, to)).depends_on_sent_creates(), "{to}");
+    }
+}
+
 #[test]
 fn what_would_prove_nothing_is_refused() {
     let section = "[sign]\nhash = \"sha256\"\nencoding = \"hex\"\nsigned = \"{body}\"\n\
@@ -100,6 +188,7 @@ fn what_would_prove_nothing_is_refused() {
     assert_eq!(Vec::from_iter(names.secrets), ["signing_key"]);
     for (from, to, why) in [
         ("\"{body}\"", "\"fixed {var:x}\"", "would prove nothing"),
+        ("\"{body}\"", "\"{repeat}\"", "would prove nothing"),
         ("\"{body}\"", "\"{body}{signature}\"", "not allowed in what is signed"),
         ("\"{signature}\"", "\"{timestamp}\"", "would not be sent"),
         ("X-Signature", "\"X Signature\"", "not a header's name"),

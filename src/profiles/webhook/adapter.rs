@@ -6,7 +6,7 @@ use super::{
     built::{Built, Proved, tolerance},
     faults::{Faults, Vars},
     interpreter::{Proof, SignatureRule, TimestampRule},
-    keys::KeyKind,
+    keys::{KeyKind, SecretEncoding},
     profile::{Content, MessageAlgorithm, SignatureSection, WebhookProfile},
     rfc9421::{CONTENT_DIGEST, DERIVED},
     signature_header::{Encoding, HeaderForm, Prefix},
@@ -60,7 +60,8 @@ pub fn paypal(
         fixed_header: Some(("paypal-auth-algo", "SHA256withRSA")),
     };
     let proof = Proved::Interpreted(Proof::Signature(Box::new(rule)));
-    let key_kind = KeyKind::Public { algorithms: vec![algorithm], prefix: String::new() };
+    let (algorithms, prefix) = (vec![algorithm], String::new());
+    let key_kind = KeyKind::Public { algorithms, is_hex: false, prefix };
     Some(Built::new(proof, key_kind))
 }
 
@@ -98,7 +99,8 @@ pub fn message_signature(profile: &WebhookProfile, faults: &mut Faults) -> Optio
             let problem = "must be `hmac-sha256` alone, or only algorithms with public keys";
             faults.add("signature.algorithms", problem);
         }
-        KeyKind::Public { algorithms: public, prefix }
+        let is_hex = section.secret_encoding == Some(SecretEncoding::Hex);
+        KeyKind::Public { algorithms: public, is_hex, prefix }
     };
     let signed_headers = cover.clone();
     let proof = Proved::MessageSignature { cover, algorithms, tolerance };

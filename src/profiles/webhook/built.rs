@@ -6,6 +6,7 @@ use super::{
     faults::Faults, interpreter::Proof, keys::KeyKind, profile::MessageAlgorithm,
     timestamp::DEFAULT_TOLERANCE,
 };
+use crate::domain::parse_duration;
 
 /// The longest tolerance: some third parties repeat a webhook for days with its first timestamp.
 const MAX_TOLERANCE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
@@ -36,7 +37,7 @@ impl Built {
 /// A duration such as `300s`.
 pub(super) fn tolerance(key: &str, text: Option<&String>, faults: &mut Faults) -> Option<Duration> {
     let Some(text) = text else { return Some(DEFAULT_TOLERANCE) };
-    let duration = humantime::parse_duration(text).ok();
+    let duration = parse_duration(text).ok();
     let duration = duration.filter(|duration| (Duration::ZERO..=MAX_TOLERANCE).contains(duration));
     faults.value(key, duration.ok_or("must be a duration such as `300s`, at most `31days`"))
 }

@@ -45,9 +45,10 @@ pub enum KeyKind {
         encoding: SecretEncoding,
         prefix: String,
     },
-    /// Of one of these algorithms.
+    /// Of one of these algorithms. What is no PEM is hex or base64.
     Public {
         algorithms: Vec<Algorithm>,
+        is_hex: bool,
         prefix: String,
     },
 }
@@ -67,7 +68,7 @@ pub enum KeyError {
     Hex,
     #[error("must be `user:password`")]
     Basic,
-    #[error("must be a public key in PEM, or its DER in base64")]
+    #[error("must be a public key in PEM, or its DER in base64 or hex, as the profile says")]
     PublicKey,
     #[error("must be a public key for {0}")]
     OtherAlgorithm(String),
@@ -122,8 +123,8 @@ impl KeyKind {
                 }
                 Form::Hmac(hmac::Key::new(*algorithm, &bytes))
             }
-            Self::Public { algorithms, prefix } => {
-                let der = if is_pem { pem(text) } else { bare_key(text, prefix) }?;
+            Self::Public { algorithms, is_hex, prefix } => {
+                let der = if is_pem { pem(text) } else { bare_key(text, *is_hex, prefix) }?;
                 if !algorithms.iter().any(|algorithm| fits(&der, *algorithm)) {
                     return Err(KeyError::OtherAlgorithm(names(algorithms)));
                 }
@@ -157,8 +158,12 @@ fn pem(text: &str) -> Result<Vec<u8>, KeyError> {
 }
 
 /// A public key without PEM: its DER, or the 32 bytes of an Ed25519 key.
-fn bare_key(text: &str, prefix: &str) -> Result<Vec<u8>, KeyError> {
-    let der = decode_secret(after_prefix(text, prefix)?).ok_or(KeyError::Base64(" or PEM"))?;
+fn bare_key(text: &str, is_hex: bool, prefix: &str) -> Result<Vec<u8>, KeyError> {
+    let text = after_prefix(text, prefix)?;
+    let der = match is_hex {
+        true => hex::decode(text).map_err(|_| KeyError::Hex)?,
+        false => decode_secret(text).ok_or(KeyError::Base64(" or PEM"))?,
+    };
     if der.len() == 32 {
         return Ok([ED25519_HEAD.as_slice(), &der].concat());
     }

@@ -214,11 +214,12 @@ fn key_kind(
             return Some((None, KeyKind::Hmac { algorithm, encoding, prefix }));
         }
     };
-    if section.secret_encoding.is_some_and(|encoding| encoding != SecretEncoding::Base64) {
-        let allowed = "must be `base64` for a public key; PEM is read too";
+    if section.secret_encoding == Some(SecretEncoding::Text) {
+        let allowed = "must be `base64` or `hex` for a public key; PEM is read too";
         faults.add("signature.secret_encoding", allowed);
     }
-    Some((Some(algorithm), KeyKind::Public { algorithms: vec![algorithm], prefix }))
+    let is_hex = section.secret_encoding == Some(SecretEncoding::Hex);
+    Some((Some(algorithm), KeyKind::Public { algorithms: vec![algorithm], is_hex, prefix }))
 }
 
 fn header_form(section: &SignatureSection, faults: &mut Faults) -> Option<HeaderForm> {

@@ -35,6 +35,8 @@ struct Scripted {
 struct State {
     created: Vec<Uuid>,
     answers: HashMap<Uuid, Vec<u8>>,
+    /// What is answered to lookups of what was not created; 404 where there is nothing.
+    early_answers: HashMap<Uuid, Vec<u8>>,
 }
 
 impl Scripted {
@@ -56,6 +58,19 @@ impl Scripted {
 
     fn answer(&self, id: Uuid, answer: Vec<u8>) {
         self.state.lock().unwrap().answers.insert(id, answer);
+    }
+
+    /// Answers lookups with this before the create.
+    fn answer_early(&self, id: Uuid, answer: Vec<u8>) {
+        self.state.lock().unwrap().early_answers.insert(id, answer);
+    }
+
+    fn forget_early_answers(&self) {
+        self.state.lock().unwrap().early_answers.clear();
+    }
+
+    fn has_created(&self, id: Uuid) -> bool {
+        self.state.lock().unwrap().created.contains(&id)
     }
 }
 
@@ -98,7 +113,11 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) -> Option<()> {
         let path = head.split(' ').nth(1)?;
         let id: Uuid = path.rsplit('/').next()?.parse().ok()?;
         let state = state.lock().unwrap();
-        match state.answers.get(&id).filter(|_| state.created.contains(&id)) {
+        let answers = match state.created.contains(&id) {
+            true => &state.answers,
+            false => &state.early_answers,
+        };
+        match answers.get(&id) {
             Some(answer) => answer.clone(),
             None => answer("404 Not Found", "", b""),
         }

@@ -10,7 +10,7 @@ use super::{Scripted, answer, ok, reason};
 use crate::support::{
     TestApp,
     jobs::{BOUND, quiet_app},
-    wait_for,
+    wait_for, wait_until,
 };
 
 type Make = fn(Uuid) -> Vec<u8>;
@@ -182,6 +182,40 @@ async fn the_deadline_names_the_last_answer() {
             polls.filter_map(|event| Some(event["detail"]["answer"].as_str()?.into())).collect();
         assert_eq!(polls.len(), 1, "{name}: {polls:?}");
         assert!(polls[0].contains(expected), "{name}: {polls:?}");
+    }
+}
+
+/// It says neither that the transaction is there, so that the create would end, nor that it is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_that_says_nothing_keeps_the_create_waiting() {
+    let peer = Scripted::start().await;
+    let settings = [
+        ("QUARTET_THIRD_PARTY__CREATE_BACKOFF", "200ms"),
+        ("QUARTET_THIRD_PARTY__CREATE_RETRIES", "1000"),
+        ("QUARTET_POLL__MAX_DELAY", "1s"),
+    ];
+    let app = spawn(&peer, &settings).await;
+    let bodies = ["{}", r#"{"message":"maintenance"}"#, r#"{"status":{"code":1}}"#];
+    let ids = bodies.map(|body| {
+        let id = Uuid::now_v7();
+        peer.answer_early(id, ok("", body.as_bytes()));
+        peer.answer(id, ok("", completed(id, "").as_bytes()));
+        (body, id)
+    });
+    for (_, id) in ids {
+        app.accept_as(id).await;
+    }
+    for (body, id) in ids {
+        wait_until("it is tried again", BOUND, async || {
+            app.job("create_at_third_party", id).await.attempts > 1
+        })
+        .await;
+        assert!(!peer.has_created(id), "{body}");
+    }
+    peer.forget_early_answers();
+    for (body, id) in ids {
+        assert_eq!(app.wait_told(id, BOUND).await["status"], "completed", "{body}");
+        assert!(peer.has_created(id), "{body}");
     }
 }
 

@@ -213,8 +213,8 @@ fn each_scheme_has_its_own_keys() {
         SIGNATURE.replace("{body}", "{timestamp}.{body}")
     );
     assert_fault(&repeated, HINT, "signature.signature_key", "must differ");
-    let public = SIGNATURE.replace("hmac', hash = 'sha256'", "ed25519', secret_encoding = 'hex'");
-    assert_fault(&public, HINT, "signature.secret_encoding", "`base64` for a public key");
+    let public = SIGNATURE.replace("hmac', hash = 'sha256'", "ed25519', secret_encoding = 'text'");
+    assert_fault(&public, HINT, "signature.secret_encoding", "`hex` for a public key");
 }
 
 #[test]

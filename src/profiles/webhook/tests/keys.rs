@@ -88,6 +88,32 @@ fn a_public_key_must_be_one_of_the_scheme() {
 }
 
 #[test]
+fn a_public_key_may_be_hex() {
+    let vector = vector("standard-webhooks-v1a/valid");
+    let base64 = vector.secrets[0].trim_start_matches("whpk_");
+    let text = hex::encode(crate::signature::decode_secret(base64).unwrap());
+    assert_eq!(text.len(), 64);
+    let section = "{ scheme = 'ed25519', encoding = 'base64', header = 'x', signed = '{body}', \
+                   secret_encoding = 'hex' }";
+    assert_eq!(read(section, &text), Ok(()));
+    assert_eq!(read(section, &text.to_uppercase()), Ok(()));
+    assert_eq!(read(section, base64), Err(KeyError::Hex));
+    assert!(matches!(read(section, &text[2..]), Err(KeyError::OtherAlgorithm(_))));
+    let pem = super::support::vector("rfc9421/valid").secrets[0].clone();
+    let other = read(section, &pem);
+    assert!(matches!(other, Err(KeyError::OtherAlgorithm(_))), "PEM is read too: {other:?}");
+    let adapter = "{ adapter = 'rfc9421', algorithms = ['ed25519'], secret_encoding = 'hex' }";
+    assert_eq!(read(adapter, &text), Ok(()));
+    // It verifies what the key in base64 does.
+    let mut profile = profile(&vector.scheme);
+    profile.signature.secret_encoding = Some(SecretEncoding::Hex);
+    profile.signature.secret_prefix = None;
+    let receiver = profile.receiver(&Vars::new()).unwrap();
+    let keys = keys(&receiver, [text.as_str()]);
+    assert!(vector.verify(&receiver, &keys).is_ok());
+}
+
+#[test]
 fn a_webhook_names_its_key() {
     let vector = vector("circle/rotated_receiver_holds_both");
     let receiver = vector.receiver();

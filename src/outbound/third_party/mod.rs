@@ -4,23 +4,25 @@
 //! ([`CreateError::Ambiguous`]); a lookup that was not answered says nothing
 //! ([`LookupError`]), least of all that the transaction is not there.
 
+mod report;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use hyper::body::Bytes;
-use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
+use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use self::report::read_report;
 pub use super::third_party_answers::{
     CreateError, Lookup, LookupError, LookupErrorKind, StatusReport,
 };
 use super::{
     CallTurn, LeaseCalls, LeaseGuard, SetupError, answer,
-    answer::BodyError,
     budget::CallBudget,
     call_span, lease_guard, name_limit,
     names::Names,
@@ -32,10 +34,7 @@ use super::{
 };
 use crate::{
     config,
-    domain::{
-        CallRate, Content, DatabaseClock, Subject,
-        peer_answer::{self, MAX_EXCERPT_CHARS, Report, excerpt},
-    },
+    domain::{CallRate, Content, DatabaseClock, Subject},
     profiles::{RenderError, webhook::Claim},
     telemetry::{
         Metrics, ThirdPartyMetrics,
@@ -287,6 +286,7 @@ impl ThirdPartyClient {
                     reason: answer::describe(response).await,
                     retry_after,
                     may_be_lost: status == StatusCode::SERVICE_UNAVAILABLE,
+                    is_outage: status == StatusCode::SERVICE_UNAVAILABLE,
                 })
             }
             _ if is_unauthorized(status) => {
@@ -395,37 +395,6 @@ impl ThirdPartyClient {
                 };
                 Err(LookupError { reason: answer::describe(response).await, retry_after, kind })
             }
-        }
-    }
-}
-
-/// What an answer of 2xx says about `id`. An error where it broke off or cannot be read.
-async fn read_report(
-    id: Uuid,
-    status: StatusCode,
-    response: Response,
-) -> Result<StatusReport, LookupError> {
-    let code = status.as_u16();
-    let text = answer::text(response).await.map_err(|error| {
-        let kind = match error {
-            BodyError::BrokeOff => LookupErrorKind::Outage,
-            _ => LookupErrorKind::Unusable,
-        };
-        LookupError::new(kind, format!("answered {code}, but {error}"))
-    })?;
-    let body = excerpt(&text, MAX_EXCERPT_CHARS);
-    match peer_answer::report(id, &text) {
-        Ok(Report { status: Some(status), .. }) => {
-            Ok(StatusReport { status: Some(status), ..StatusReport::default() })
-        }
-        Ok(Report { unknown: Some(word), .. }) => Ok(StatusReport::unusable(format!(
-            "answered {code} with the unknown status `{word}`: {body}"
-        ))),
-        Ok(_) => Ok(StatusReport::unusable(format!("answered {code} without a status: {body}"))),
-        Err(why) => {
-            let body = if body.is_empty() { body } else { format!(": {body}") };
-            let reason = format!("answered {code}, but the answer {why}{body}");
-            Err(LookupError::new(LookupErrorKind::Unusable, reason))
         }
     }
 }
