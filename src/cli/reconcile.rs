@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CliError, connect_many, operator::operator, table::Table};
 use crate::{
     config::Config,
-    domain::Finding,
+    domain::{Finding, parse_duration},
     jobs,
     maintenance::{
         reconcile::{Report, Request},
@@ -57,7 +57,7 @@ fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(Since::Time(time.to_utc()));
     }
-    let duration = humantime::parse_duration(text)
+    let duration = parse_duration(text)
         .map_err(|_| "must be a duration such as 24h, or a time such as 2026-11-24T09:00:00Z")?;
     let ago = TimeDelta::from_std(duration).ok();
     // The database's clock is not known yet, and no year ahead of this one.

@@ -20,6 +20,8 @@ use super::{
 
 /// Messages cut a longer value.
 const MAX_VALUE_CHARS: usize = 80;
+/// Keys of a third party's own file have this prefix here, and none in the file.
+const THIRD_PARTY_PREFIX: &str = "third_party.";
 
 /// One setting, as the reference describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,6 +272,12 @@ impl Settings {
         for key in self.file.keys().filter(|key| !keys.contains(*key)) {
             let variable = variable_of(key);
             if self.is_of_family(&variable) {
+                // A key in another spelling is not read.
+                let read = key_of(&variable);
+                if read != *key {
+                    let message = self.misspelt(key, &read);
+                    problems.push(Problem { variable, message });
+                }
                 continue;
             }
             let hint = nearest(&variable, &known)
@@ -284,6 +292,14 @@ impl Settings {
             problems.push(Problem { variable, message });
         }
         self.problems.append(&mut problems);
+    }
+
+    /// What to say of a key of the file that is read by another spelling, as in lower case.
+    fn misspelt(&self, key: &str, read: &str) -> String {
+        // The file of one third party has its settings at the top.
+        let section = if self.is_of_file { THIRD_PARTY_PREFIX } else { "" };
+        let [key, read] = [key, read].map(|key| key.strip_prefix(section).unwrap_or(key));
+        format!("`{key}` in {} is no setting; did you mean `{read}`?", self.file_name)
     }
 
     pub(super) fn docs(&self) -> &[SettingDoc] {

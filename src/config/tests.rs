@@ -267,6 +267,39 @@ fn a_missing_unit_is_named_as_the_reason() {
 }
 
 #[test]
+fn months_and_years_are_no_units() {
+    for (text, unit) in [
+        ("15M", "M"),
+        ("1h 15 M", "M"),
+        ("1.5M", "M"),
+        ("2months", "months"),
+        ("1y", "y"),
+        ("1year 2d", "year"),
+    ] {
+        let error = load(&[("QUARTET_POLL__DEADLINE", text)]).expect_err(text);
+        let [problem] = error.problems() else { panic!("{text}: {error}") };
+        let expected = format!("QUARTET_POLL__DEADLINE: {text:?} has the unit {unit}: months and");
+        assert!(problem.message.starts_with(&expected), "{problem}");
+        assert!(problem.message.contains("such as 200ms, 15m or 7d"), "{problem}");
+    }
+    for (text, seconds) in [("15m", 900), ("1h 30min", 5_400), ("2w", 14 * 24 * 3_600)] {
+        let deadline = load(&[("QUARTET_POLL__DEADLINE", text)]).expect(text).poll.deadline;
+        assert_eq!(deadline.as_secs(), seconds, "{text}");
+    }
+}
+
+#[test]
+fn messages_name_durations_that_are_allowed() {
+    for (jobs, named) in [("65d", "65days"), ("400d 2h", "400days 2h"), ("29d", "29days")] {
+        let settings = [("QUARTET_RETENTION__JOBS", jobs), ("QUARTET_RETENTION__EVIDENCE", "8d")];
+        let error = load(&settings).unwrap_err();
+        let expected = format!("must be at least QUARTET_RETENTION__JOBS ({named})");
+        assert!(error.problems()[0].message.ends_with(&expected), "{error}");
+        assert_eq!(duration(named), duration(jobs));
+    }
+}
+
+#[test]
 fn a_trace_endpoint_may_be_given_with_or_without_its_path() {
     assert_eq!(load(&[]).unwrap().traces.settings(), None);
     for given in ["http://collector:4318", "http://collector:4318/v1/traces"] {
@@ -428,6 +461,29 @@ fn unknown_names_are_refused_with_a_suggestion() {
         ),
         format!("`weather.rain` in {name} is no setting"),
     ];
+    let messages: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(messages, expected);
+}
+
+#[test]
+fn a_secret_or_variable_in_another_case_is_refused_rather_than_ignored() {
+    let file = File::new(
+        "case.toml",
+        "[third_party]\nprofile = \"paystack\"\n\
+         [third_party.secrets]\ntoken = \"sk_hidden_1\"\nToken = \"sk_hidden_2\"\n\
+         Webhook_Next = \"sk_hidden_3\"\n\
+         [third_party.vars]\nCountry = \"hidden\"\n\
+         [third_parties.secrets]\nmtn_momo__token = \"sk_hidden_4\"\n",
+    );
+    let error = file.load(&[]).unwrap_err();
+    let name = file.0.display();
+    let expected = [
+        ("third_parties.secrets.mtn_momo__token", "third_parties.secrets.mtn_momo.token"),
+        ("third_party.secrets.Token", "third_party.secrets.token"),
+        ("third_party.secrets.Webhook_Next", "third_party.secrets.webhook_next"),
+        ("third_party.vars.Country", "third_party.vars.country"),
+    ]
+    .map(|(key, read)| format!("`{key}` in {name} is no setting; did you mean `{read}`?"));
     let messages: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
     assert_eq!(messages, expected);
 }

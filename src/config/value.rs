@@ -12,6 +12,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
 use super::sections::Pooler;
+use crate::domain::parse_duration;
 
 /// No duration may be longer: sums with the present stay far from any overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -98,12 +99,7 @@ pub fn http_url(text: &str) -> Result<Url, String> {
 
 /// A duration, zero included. The error says what is allowed.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let with_unit = "must be a duration with its unit, such as 200ms, 15m or 7d";
-    // humantime reads a bare `0`; one rule for all numbers is easier to remember.
-    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(format!("has no unit; it {with_unit}"));
-    }
-    let duration = humantime::parse_duration(text).map_err(|_| with_unit.to_owned())?;
+    let duration = parse_duration(text)?;
     if duration > LONGEST { Err("must be at most 3650d".to_owned()) } else { Ok(duration) }
 }
 
@@ -125,9 +121,27 @@ fn at_least(text: &str, shortest: Duration) -> Parsed<Duration> {
     Ok(duration)
 }
 
-/// A duration as people write it.
+/// A duration as people write it, and as [`duration`] reads it.
 pub(super) fn duration_text(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
+    const DAY: u64 = 24 * 60 * 60;
+
+    // humantime has units for months from there on.
+    let days = duration.as_secs() / DAY;
+    if days < 30 {
+        return humantime::format_duration(duration).to_string();
+    }
+    match duration - Duration::from_secs(days * DAY) {
+        Duration::ZERO => format!("{days}days"),
+        rest => format!("{days}days {}", humantime::format_duration(rest)),
+    }
+}
+
+/// The text of a file without the byte-order mark that some editors begin it with.
+pub(super) fn without_byte_order_mark(text: String) -> String {
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// A whole number from `least` to `most`.

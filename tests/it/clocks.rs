@@ -6,10 +6,12 @@ use quartet::{
     config::Role,
     sandbox::{CreateStep, SendWebhook, Status},
 };
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{
-    World, exposition::Exposition, faketime, process::Process, transaction, wait_for, wait_until,
+    TestApp, World, exposition::Exposition, faketime, job_rows, process::Process,
+    spawn_api_at_rest, transaction, wait_for, wait_until,
 };
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -97,6 +99,72 @@ async fn a_process_20_minutes_behind_still_has_deadlines() {
     settles(&world, &process, id).await;
     world.wait_at_rest(BOUND).await;
     world.assert_invariants(&[id]).await;
+}
+
+/// The time from which a replayed deadline counts is the database's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_two_days_behind_polls_again_after_a_replay() {
+    let world = World::new().await;
+    let process = process_off_by(&world, "-2d", "3s").await;
+    let id = polled(&world, &process).await;
+    let letter = wait_for("the deadline passes", BOUND, async || {
+        process.operator().open_dead_letters(id).await.pop()
+    })
+    .await;
+    assert_eq!(letter["kind"], "deadline", "{letter}");
+
+    let third_party = world.sandbox.third_party();
+    let before = third_party.lookups_of(id);
+    let letter = letter["id"].as_str().unwrap();
+    let note = json!({ "note": "once more" });
+    process.operator().act_on_dead_letter(letter, "replay", &note).await.expect(200);
+    wait_until("it is polled again", BOUND, async || third_party.lookups_of(id) >= before + 3)
+        .await;
+    settles(&world, &process, id).await;
+    world.wait_at_rest(BOUND).await;
+    world.assert_invariants(&[id]).await;
+}
+
+/// What operators see of the creates: how many are due and run, and which.
+async fn creates(app: &TestApp) -> (i64, i64, bool, Vec<Value>) {
+    let figures = "SELECT due, running, oldest_due_age IS NOT NULL FROM operator.queues
+        WHERE queue = 'create_at_third_party'";
+    let (due, running, has_age): (i64, i64, bool) =
+        sqlx::query_as(figures).fetch_one(&app.pool).await.unwrap();
+    let mut listed = Vec::new();
+    for state in ["due", "running"] {
+        let path = format!("/v1/operator/jobs?queue=create_at_third_party&state={state}");
+        let answer = app.operator().get(&path).await;
+        let items = answer.expect(200)["items"].as_array().unwrap();
+        listed.extend(items.iter().map(|item| item["transaction_id"].clone()));
+    }
+    (due, running, has_age, listed)
+}
+
+/// As a failover to a server whose clock is an hour behind leaves them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floors_ahead_of_a_clock_that_was_set_back_hide_no_job_and_are_moved_again() {
+    let app = spawn_api_at_rest().await;
+    let (due, running) = (app.client().accept().await, app.client().accept().await);
+    job_rows::lease_to(&app.pool, "worker-1", running, "create_at_third_party").await;
+    let expected = (1, 1, true, vec![json!(due), json!(running)]);
+    assert_eq!(creates(&app).await, expected);
+
+    let set_back = "UPDATE queue_floors SET floor = now() + interval '1 hour',
+            swept_to = now() + interval '1 hour', swept_at = now() + interval '1 hour',
+            advanced_at = now() + interval '1 hour';
+        DELETE FROM queue_floor_resets;";
+    sqlx::raw_sql(set_back).execute(&app.pool).await.unwrap();
+    assert_eq!(creates(&app).await, expected);
+
+    sqlx::query("SELECT quartet_advance_floors()").execute(&app.pool).await.unwrap();
+    let ahead = "SELECT name FROM queue_floors WHERE floor > now() OR advanced_at > now()";
+    let ahead: Vec<String> = sqlx::query_scalar(ahead).fetch_all(&app.pool).await.unwrap();
+    assert_eq!(ahead, [""; 0]);
+    let moved = "SELECT count(*) FROM queue_floors WHERE isfinite(floor)";
+    let moved: i64 = sqlx::query_scalar(moved).fetch_one(&app.pool).await.unwrap();
+    assert_eq!(moved, 5);
+    assert_eq!(creates(&app).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,14 +41,16 @@ impl Notify {
                 "QUARTET_NOTIFY__FIRST",
                 "200ms",
                 duration,
-                "Delay from acceptance to the first notification of the client",
+                "Delay from acceptance to the first notification of the client. Written into the \
+                 job when the transaction is accepted: set it alike on all processes",
             ),
             max_attempts: settings.read(
                 "QUARTET_NOTIFY__MAX_ATTEMPTS",
                 "15",
                 count(1, 1_000),
                 "Maximum number of attempts to notify, including the first; then a dead letter is \
-                 opened",
+                 opened. Written into the job when the transaction is accepted: set it alike on all \
+                 processes",
             ),
             base: settings.read(
                 "QUARTET_NOTIFY__BASE",

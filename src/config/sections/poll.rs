@@ -29,7 +29,8 @@ impl Poll {
                 "QUARTET_POLL__FIRST",
                 "200ms",
                 duration,
-                "Delay from acceptance to the first poll",
+                "Delay from acceptance to the first poll. Written into the job when the transaction \
+                 is accepted: set it alike on all processes",
             ),
             second: settings.read(
                 "QUARTET_POLL__SECOND",

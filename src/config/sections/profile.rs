@@ -12,7 +12,7 @@ use std::{
 use super::super::{
     DEFAULT_THIRD_PARTY,
     settings::Settings,
-    value::{Parsed, directory},
+    value::{Parsed, directory, without_byte_order_mark},
 };
 use crate::profiles::{Names, Profile, SHIPPED, SecretText, Shipped, Values, WEBHOOK_SECRETS};
 
@@ -188,7 +188,8 @@ fn read_file(path: &Path) -> Result<Option<String>, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     }
-    fs::read_to_string(path).map(Some).map_err(|error| error.to_string())
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok(Some(without_byte_order_mark(text)))
 }
 
 /// The variables and secrets of a profile, as they are now. Secrets that are files are read again
@@ -383,6 +384,23 @@ mod tests {
         assert!(error.contains("must begin with `whsec_`") && !error.contains("hush"), "{error}");
         let error = load_for(Role::Api, &settings("pawapay", "t", "hush")).unwrap_err();
         assert!(error.contains("public key") && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_secret_or_a_profile() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let text = Shipped::named("paystack").unwrap().text;
+        let text = text.replace("name = \"paystack\"", "name = \"own\"");
+        fs::write(path("own.toml"), format!("\u{feff}{text}")).unwrap();
+        fs::write(path("token"), "\u{feff}sk_1\r\n").unwrap();
+        let config = load(&[(PROFILE, &path("own.toml")), (DIRECTORY, &path(""))]).unwrap();
+        let values = config.third_party.profile.unwrap().values;
+        assert_eq!(values.get().secrets["token"].expose(), "sk_1");
+        // A file with nothing else in it has no secret.
+        fs::write(path("token"), "\u{feff}\n").unwrap();
+        let error = load(&[(PROFILE, &path("own.toml")), (DIRECTORY, &path(""))]).unwrap_err();
+        assert!(error.contains("the file `token`"), "{error}");
     }
 
     #[test]

@@ -131,6 +131,18 @@ fn everything_that_is_wrong_is_named_with_its_file_at_once() {
 }
 
 #[test]
+fn a_key_in_another_case_is_named_as_it_stands_in_the_file() {
+    let text = "base_url = 'http://a'\n[Vars]\nCountry = 'x'\n[vars]\nX = 'y'\n";
+    let directory = directory(&[("a.toml", text)]);
+    let error = load(&directory, &[]).unwrap_err();
+    let file = directory.path().join("a.toml").display().to_string();
+    for (key, read) in [("Vars.Country", "vars.country"), ("vars.X", "vars.x")] {
+        let expected = format!("`{key}` in {file} is no setting; did you mean `{read}`?");
+        assert!(error.contains(&expected), "{expected}\n{error}");
+    }
+}
+
+#[test]
 fn a_profile_and_secrets_may_stand_beside_the_file() {
     let own =
         Shipped::named("paystack").unwrap().text.replace("name = \"paystack\"", "name = \"own\"");

@@ -109,7 +109,8 @@ impl ThirdParty {
                 "QUARTET_THIRD_PARTY__CREATE_RETRIES",
                 "3",
                 count(0, 1_000),
-                "Retries of a create after the first attempt",
+                "Retries of a create after the first attempt. Written into the job when the \
+                 transaction is accepted: set it alike on all processes",
             ),
             create_backoff: settings.read(
                 "QUARTET_THIRD_PARTY__CREATE_BACKOFF",

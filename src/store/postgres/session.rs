@@ -104,23 +104,33 @@ const WHERE_KNOWN: &[(&str, &str)] = &[
     ("restrict_nonsystem_relation_kind", ""),
 ];
 
-/// Sets `settings` where the session has others; `local` for this transaction alone. `path` is an
-/// expression.
+/// Sets `settings`; `local` for this transaction alone. `path` is an expression.
 ///
-/// Comparing costs less than setting, and this begins each transaction through a pooler.
-/// `synchronous_commit` is raised where it is weaker than `on`; what is stronger stays.
+/// What a session has not set itself follows the server's configuration while the session is open:
+/// a session sets all of them, those that have the right value as well. A transaction sets what
+/// differs, because comparing costs less than setting and this begins each transaction through a
+/// pooler; but always `synchronous_commit`, which counts at the commit. That is raised where it is
+/// weaker than `on`; what is stronger stays.
 fn set(settings: &[(&str, &str)], path: &str, local: bool) -> String {
     let list = |values: Vec<String>| format!("ARRAY[{}]", values.join(", "));
     let all = settings.iter().chain(WHERE_KNOWN);
     let (mut names, mut values): (Vec<_>, Vec<_>) =
         all.map(|(name, value)| (literal(name), literal(value))).unzip();
+    let present = format!("pg_catalog.current_setting('{COMMIT}')");
+    let commit = format!(
+        "CASE WHEN {present} IN ('off', 'local', 'remote_write') THEN '{}' ELSE {present} END",
+        DURABLE[0],
+    );
     names.extend([literal(SEARCH_PATH.0), literal(COMMIT)]);
-    values.extend([path.to_owned(), literal(DURABLE[0])]);
+    values.extend([path.to_owned(), commit]);
+    let is_set = match local {
+        true => format!("name = '{COMMIT}' OR pg_catalog.current_setting(name, true) <> value"),
+        // Null in a version that does not have it.
+        false => "pg_catalog.current_setting(name, true) IS NOT NULL".to_owned(),
+    };
     format!(
         "SELECT pg_catalog.set_config(name, value, {local}) FROM ROWS FROM \
-         (pg_catalog.unnest({}), pg_catalog.unnest({})) AS wanted (name, value) WHERE CASE name \
-         WHEN '{COMMIT}' THEN pg_catalog.current_setting(name) IN ('off', 'local', 'remote_write') \
-         ELSE pg_catalog.current_setting(name, true) <> value END",
+         (pg_catalog.unnest({}), pg_catalog.unnest({})) AS wanted (name, value) WHERE {is_set}",
         list(names),
         list(values),
     )
@@ -181,7 +191,14 @@ impl Target {
     pub fn place(&self) -> String {
         match self.options.get_socket() {
             Some(socket) => socket.display().to_string(),
-            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
+            None => {
+                let (host, port) = (self.options.get_host(), self.options.get_port());
+                match host.contains(':') {
+                    // An address of IPv6 has colons of its own.
+                    true => format!("[{host}]:{port}"),
+                    false => format!("{host}:{port}"),
+                }
+            }
         }
     }
 
@@ -252,8 +269,8 @@ impl Target {
     }
 }
 
-/// Sets what depends on the server. Answers whether it is a standby, and for how long a transaction
-/// may idle.
+/// Sets what depends on the server, so that it stays as it is for as long as the session is open.
+/// Answers whether the server is a standby, and for how long a transaction may idle.
 pub(in crate::store) async fn configure(
     conn: &mut PgConnection,
 ) -> Result<(bool, String), sqlx::Error> {
@@ -317,6 +334,23 @@ mod tests {
         target.path.set("public, \"it's\", pg_temp".to_owned()).unwrap();
         let begin = target.begin("", &[]).unwrap();
         assert!(begin.contains("'public, \"it''s\", pg_temp'"), "{begin}");
+    }
+
+    #[test]
+    fn a_session_sets_what_has_the_right_value_too_and_a_transaction_its_commit() {
+        let always = "name = 'synchronous_commit' OR ";
+        let (session, transaction) = (set(&[], PATH, false), set(&[], PATH, true));
+        assert!(session.ends_with("current_setting(name, true) IS NOT NULL"), "{session}");
+        assert!(transaction.contains(always) && !session.contains(always), "{transaction}");
+        assert!(session.contains("set_config(name, value, false)"), "{session}");
+        assert!(transaction.contains("set_config(name, value, true)"), "{transaction}");
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_named_with_its_port() {
+        let place = |url| Target::new(url, false).unwrap().place();
+        assert_eq!(place("postgres://quartet@[::1]:5433/quartet"), "[::1]:5433");
+        assert_eq!(place("postgres://quartet@db.example:5433/quartet"), "db.example:5433");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod copied;
 mod default_client;
+mod environment;
 mod migrate;
 mod refusals;
 mod restore;

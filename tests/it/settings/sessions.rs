@@ -2,12 +2,14 @@
 
 use quartet::{
     config::Role,
-    store::{self, Target},
+    store::{self, SqlTransaction, Target},
 };
 use uuid::Uuid;
 
 use super::{Admin, BOUND, Scratch, accept, faultless, name_of, patient};
-use crate::support::{Client, World, pgbouncer::PgBouncer, wait_until};
+use crate::support::{
+    Client, World, pgbouncer::PgBouncer, postgres::own_server, wait_for, wait_until,
+};
 
 /// What a DBA may set for a role, and what sessions of ours have nevertheless.
 const HOSTILE: [(&str, &str, &str); 27] = [
@@ -203,6 +205,67 @@ async fn a_commit_is_never_weaker_than_on_and_what_is_stronger_stays() {
         }
     }
     scratch.drop().await;
+}
+
+/// A setting of which Quartet does not care: whether a session has read the configuration again.
+const MARK: &str = "deadlock_timeout";
+
+/// Sets these for the whole server, and waits until that is in effect.
+async fn set_for_the_server(admin: &mut Admin, settings: &[(&str, &str)]) {
+    for (name, value) in settings {
+        admin.run(format!("ALTER SYSTEM SET {name} = '{value}'")).await;
+    }
+    admin.run("SELECT pg_reload_conf()").await;
+    for (name, value) in settings {
+        wait_until("the configuration is in effect", BOUND, async || {
+            admin.texts(&format!("SELECT current_setting('{name}')")).await == [*value]
+        })
+        .await;
+    }
+}
+
+/// What a session in a transaction has of `name`, once it has read the configuration in which
+/// [`MARK`] has this value.
+async fn after_reload(tx: &mut SqlTransaction, mark: &str, name: &str) -> String {
+    let query = "SELECT current_setting($1), current_setting($2)";
+    wait_for("the session has read the configuration", BOUND, async || {
+        let row = sqlx::query_as(query).bind(MARK).bind(name).fetch_one(&mut **tx).await;
+        let (marked, value): (String, String) = row.unwrap();
+        (marked == mark).then_some(value)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_is_open_keeps_its_settings_when_the_servers_are_changed() {
+    let server = own_server().await;
+    let url = server.url("postgres");
+    let mut admin = Admin::of(&url).await;
+    let bouncer = PgBouncer::start(&url, 1).await;
+    for (before, mark) in [("on", "1001ms"), ("remote_apply", "1003ms")] {
+        let usual = [("synchronous_commit", before), ("idle_session_timeout", "0")];
+        set_for_the_server(&mut admin, &usual).await;
+        let mut open = Vec::new();
+        for (url, shares_sessions) in [(url.as_str(), false), (bouncer.url(), true)] {
+            let target = Target::new(url, shares_sessions).unwrap();
+            let database = store::connect(&target, 1, BOUND, &Default::default());
+            let tx = store::begin_snapshot(&database).await.unwrap();
+            open.push((database, tx, shares_sessions));
+        }
+        let weak = [("synchronous_commit", "off"), ("idle_session_timeout", "1h"), (MARK, mark)];
+        set_for_the_server(&mut admin, &weak).await;
+        for (database, mut tx, shares_sessions) in open {
+            let commit = after_reload(&mut tx, mark, "synchronous_commit").await;
+            assert_eq!(commit, before, "through a pooler: {shares_sessions}");
+            if !shares_sessions {
+                assert_eq!(after_reload(&mut tx, mark, "idle_session_timeout").await, "0");
+            }
+            tx.rollback().await.unwrap();
+            database.close().await;
+        }
+    }
+    drop((admin, bouncer));
+    server.stop().await.unwrap();
 }
 
 /// A temporary table of another program in a session that the pooler shares.
