@@ -267,13 +267,15 @@ pub async fn resolve(
         };
         // Its answer is about to say what an operator can only guess.
         let create = JobKind::CreateAtThirdParty;
-        let running = job_control::lock_of(&mut *opened.tx, transaction.id, create).await?;
-        if matches!(running.as_deref(), Some("Running" | "Queued")) {
-            return Err(DeadLetterError::CreateRunning);
-        }
-        if transaction.status == status {
+        match job_control::lock_of(&mut *opened.tx, transaction.id, create).await? {
+            Some((_, job)) if matches!(job.as_str(), "Running" | "Queued") => {
+                return Err(DeadLetterError::CreateRunning);
+            }
             // Its create was given up, and then replayed.
-            job_control::cancel_waiting(&mut *opened.tx, transaction.id, create).await?;
+            Some((id, job)) if job == "Pending" && transaction.status == status => {
+                job_control::cancel(&mut *opened.tx, &id).await?;
+            }
+            _ => {}
         }
         settle::set_by_operator(&mut opened.tx, transaction, status, plan).await?;
     }

@@ -60,14 +60,13 @@ impl NamedWebhooks {
 
     /// The same routes and this one.
     pub(in crate::http) fn add_to(&self, route: Route) -> Route {
+        let path = self.path();
         match self {
-            Self::ByProfile(webhooks) => {
-                route.at(webhooks.path(), ReceiveProviderWebhook(webhooks.clone()))
-            }
+            Self::ByProfile(webhooks) => route.at(path, ReceiveProviderWebhook(webhooks.clone())),
             Self::ByOwnContract { third_party, secrets } => {
                 let receive =
                     ReceiveNamed { third_party: third_party.clone(), secrets: secrets.clone() };
-                route.at(self.path(), poem::post(receive))
+                route.at(path, poem::post(receive))
             }
         }
     }

@@ -25,7 +25,7 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -49,7 +49,7 @@ const WAIT: &str = "wait_seconds";
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A wait often ends within a second.
-const RETRY_SHARE_AFTER: HeaderValue = HeaderValue::from_static("1");
+const RETRY_SHARE_AFTER: u16 = 1;
 
 /// In the extensions of an answer: refused on purpose, which is logged in sum.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +114,8 @@ struct Refusal {
 
 impl From<RejectReason> for Refusal {
     fn from(why: RejectReason) -> Self {
-        Self { why, retry_after: None }
+        let retry_after = (why == RejectReason::WaitingShare).then_some(RETRY_SHARE_AFTER);
+        Self { why, retry_after }
     }
 }
 
@@ -259,12 +260,8 @@ impl Gate {
             }
         }
         .into_response();
-        let retry_after = match why {
-            RejectReason::WaitingShare => Some(RETRY_SHARE_AFTER),
-            _ => retry_after.map(HeaderValue::from),
-        };
-        if let Some(retry_after) = retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, retry_after);
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response.extensions_mut().insert(Shed);
         response

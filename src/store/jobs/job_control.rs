@@ -18,15 +18,15 @@ pub(in crate::store) async fn lock(
         .await?)
 }
 
-/// Locks one of a transaction's job rows until the SQL transaction ends; returns its status.
+/// Locks one of a transaction's job rows until the SQL transaction ends; returns its id and status.
 pub(in crate::store) async fn lock_of(
     executor: impl PgExecutor<'_>,
     transaction_id: Uuid,
     kind: JobKind,
-) -> Result<Option<String>, StoreError> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Option<(String, String)>, StoreError> {
+    let locked = sqlx::query!(
         r#"
-        SELECT status FROM apalis.jobs
+        SELECT id, status FROM apalis.jobs
         WHERE job_type = $1 AND idempotency_key = $2::uuid::text
         FOR NO KEY UPDATE
         "#,
@@ -34,7 +34,8 @@ pub(in crate::store) async fn lock_of(
         transaction_id,
     )
     .fetch_optional(executor)
-    .await?)
+    .await?;
+    Ok(locked.map(|job| (job.id, job.status)))
 }
 
 /// Makes a job that waits due now; a create that may have gone through, at the end of its backoff.
@@ -107,25 +108,6 @@ pub(in crate::store) async fn cancel(
     sqlx::query!(
         "UPDATE apalis.jobs SET status = 'Killed', done_at = clock_timestamp() WHERE id = $1",
         id
-    )
-    .execute(executor)
-    .await?;
-    Ok(())
-}
-
-/// Ends one of a transaction's jobs, where it waits.
-pub(in crate::store) async fn cancel_waiting(
-    executor: impl PgExecutor<'_>,
-    transaction_id: Uuid,
-    kind: JobKind,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        r#"
-        UPDATE apalis.jobs SET status = 'Killed', done_at = clock_timestamp()
-        WHERE job_type = $1 AND idempotency_key = $2::uuid::text AND status = 'Pending'
-        "#,
-        kind.as_str(),
-        transaction_id,
     )
     .execute(executor)
     .await?;

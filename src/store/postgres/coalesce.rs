@@ -2,8 +2,8 @@
 //!
 //! Most of what a small statement costs is the way to the database and its commit. A [`Coalescer`]
 //! gives many concurrent requests of one kind to a few writers, each with a connection of its own.
-//! A writer that is free takes whatever is there, and what arrives meanwhile is the next batch; where
-//! that is more than a batch, owners take turns. Some writers pause after a batch of several, so that
+//! A free writer takes all that waits, and what arrives meanwhile is the next batch; where that is
+//! more than a batch, owners take turns. Some writers pause after a batch of several, so that
 //! the next one is larger. So one request at a time is as fast as without it, and the busier the
 //! process is, the cheaper is each request.
 //!

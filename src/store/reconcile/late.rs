@@ -29,8 +29,8 @@ pub struct LateStoring {
 
 /// Schedules a lookup, in the next sweep, for each transaction of this third party that has ended here
 /// and that a hint contradicts; each with the status that it says, or `None` where it has no word that
-/// is known. One without a word contradicts nothing soon after the end. But whatever is said about a
-/// transaction that failed here, or that an operator declined, says that it is there.
+/// is known. One without a word contradicts nothing soon after the end. But any hint about a
+/// transaction that failed here, or that an operator declined, says that it exists there.
 pub async fn look_again(
     executor: impl PgExecutor<'_>,
     third_party: &str,

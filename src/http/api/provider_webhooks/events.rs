@@ -61,13 +61,8 @@ pub(super) struct Reported {
     provider_id: Option<String>,
 }
 
-/// What makes a poll due.
-#[derive(Debug)]
-struct Hint {
-    transaction_id: Uuid,
-    /// `None` where it has no word that is known.
-    status: Option<Status>,
-}
+/// What makes a poll of a transaction due, with its status; `None` where it has no word that is known.
+type Hint = (Uuid, Option<Status>);
 
 /// Deals with the events of one webhook. An error means that it should be sent again.
 pub(super) async fn receive(
@@ -137,12 +132,11 @@ pub(super) async fn apply(
     let (mut settling, mut hints) = (Vec::new(), Vec::new());
     for Reported { said, transaction_id, provider_id } in reported {
         let Said { webhook_id, status, rule, claims, has_known_word } = said;
+        let said = Status::from(status);
         // Without an id a repeat cannot be recognised: it settles nothing.
         let webhook_id = webhook_id.filter(|_| settles);
-        let final_status = Some(Status::from(status)).filter(|status| status.is_final());
-        if final_status.is_none() || webhook_id.is_none() {
-            let status = if has_known_word { Some(Status::from(status)) } else { None };
-            hints.push(Hint { transaction_id, status });
+        if !said.is_final() || webhook_id.is_none() {
+            hints.push((transaction_id, has_known_word.then_some(said)));
         }
         let Some(webhook_id) = webhook_id else {
             state.metrics.webhook(WebhookResult::Hint);
@@ -215,14 +209,10 @@ async fn follow(
     hints: &[Hint],
 ) -> Result<(), Problem> {
     let third_party = &webhooks.third_party;
-    let ids: Vec<Uuid> = hints.iter().map(|hint| hint.transaction_id).collect();
+    let ids: Vec<Uuid> = hints.iter().map(|(id, _)| *id).collect();
     let movable = hinted_polls::movable(&state.pool, third_party, &ids);
     let movable = state.within_limit(movable).await?;
-    let others: Vec<(Uuid, Option<Status>)> = hints
-        .iter()
-        .map(|hint| (hint.transaction_id, hint.status))
-        .filter(|(id, _)| !movable.contains(id))
-        .collect();
+    let others: Vec<Hint> = hints.iter().copied().filter(|(id, _)| !movable.contains(id)).collect();
     state.within_limit(reconcile::look_again(&state.pool, third_party, &others)).await?;
     let now = Instant::now();
     let paced = movable.into_iter().map_while(|id| Some((id, webhooks.hint_pace.take(now)?)));
