@@ -1,10 +1,12 @@
-//! Signing requests by an HMAC over a text that the profile writes (`[sign]`). Pure: the time and
-//! the nonce are given.
+//! Signing requests by an HMAC over a text that the profile writes, or by a plain hash of it
+//! (`[sign]`). Pure: the time and the nonce are given.
+
+use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, SecondsFormat, Utc};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use ring::hmac;
+use ring::{digest, hmac};
 use serde::{Deserialize, Deserializer, de};
 
 use super::{
@@ -18,12 +20,13 @@ use super::{
 };
 
 /// What may stand between braces.
-const ALLOWED: &str = "{method}, {path}, {target}, {body}, {header:NAME}, {timestamp}, {now}, \
-                       {date}, {nonce}, {repeat}, {var:NAME}, {secret:NAME} or, in a header, \
-                       {signature}; a brace itself is written twice";
+const ALLOWED: &str = "{method}, {method:lower}, {path}, {target}, {body}, {header:NAME}, \
+                       {timestamp}, {timestamp:ms}, {now}, {now:ms}, {date}, {nonce}, {repeat}, \
+                       {var:NAME}, {secret:NAME} or, in a header, {signature}; a brace itself is \
+                       written twice";
 
 keywords! {
-    /// The hash of an HMAC.
+    /// The hash, of an HMAC or alone.
     Hash {
         Sha1 = "sha1",
         Sha256 = "sha256",
@@ -35,9 +38,30 @@ keywords! {
     /// How a signature is written.
     Encoding {
         Hex = "hex",
+        HexUpper = "hex-upper",
         Base64 = "base64",
         /// Base64, percent-encoded.
         Base64Url = "base64-percent",
+    }
+}
+
+impl Hash {
+    fn hmac(self, key: &[u8], signed: &[u8]) -> Vec<u8> {
+        let algorithm = match self {
+            Self::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => hmac::HMAC_SHA256,
+            Self::Sha512 => hmac::HMAC_SHA512,
+        };
+        hmac::sign(&hmac::Key::new(algorithm, key), signed).as_ref().to_vec()
+    }
+
+    fn digest(self, signed: &[u8]) -> Vec<u8> {
+        let algorithm = match self {
+            Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => &digest::SHA256,
+            Self::Sha512 => &digest::SHA512,
+        };
+        digest::digest(algorithm, signed).as_ref().to_vec()
     }
 }
 
@@ -47,11 +71,17 @@ keywords! {
 pub struct SignSection {
     hash: Hash,
     encoding: Encoding,
-    #[serde(default = "default_key")]
-    key: Text,
+    /// Whether it is an HMAC; otherwise the hash of a text that has a secret in it.
+    #[serde(default = "always")]
+    keyed: bool,
+    key: Option<Text>,
     /// What is signed.
     signed: Text,
-    headers: std::collections::BTreeMap<String, Text>,
+    headers: BTreeMap<String, Text>,
+}
+
+fn always() -> bool {
+    true
 }
 
 fn default_key() -> Text {
@@ -68,6 +98,7 @@ struct Text {
 enum Part {
     Literal(String),
     Method,
+    MethodLower,
     /// Without the query.
     Path,
     /// With the query.
@@ -77,8 +108,12 @@ enum Part {
     Header(String),
     /// Unix seconds.
     Timestamp,
-    /// RFC 3339.
+    /// Unix milliseconds.
+    TimestampMs,
+    /// RFC 3339, to the second.
     Now,
+    /// RFC 3339, to the millisecond.
+    NowMs,
     /// As in the header `Date` (RFC 9110 section 5.6.7).
     Date,
     Nonce,
@@ -108,11 +143,14 @@ impl Part {
         let unknown = || format!("'{{{inner}}}' is not a placeholder here: {ALLOWED}");
         Ok(match inner {
             "method" => Self::Method,
+            "method:lower" => Self::MethodLower,
             "path" => Self::Path,
             "target" => Self::Target,
             "body" => Self::Body,
             "timestamp" => Self::Timestamp,
+            "timestamp:ms" => Self::TimestampMs,
             "now" => Self::Now,
+            "now:ms" => Self::NowMs,
             "date" => Self::Date,
             "nonce" => Self::Nonce,
             "repeat" => Self::Repeat,
@@ -141,11 +179,25 @@ impl<'de> Deserialize<'de> for Text {
 /// `sent` are the other headers of requests.
 pub(super) fn check(section: &SignSection, sent: [&Pairs; 3], faults: &mut Faults<'_>) {
     let key = Key::of("sign");
-    if !section.key.has_secret() {
-        faults.add(&key.then("key"), "must be {secret:NAME}: it is never written in a profile");
-    }
-    if section.key.parts.iter().any(|part| !matches!(part, Part::Secret(_))) {
-        faults.add(&key.then("key"), "only {secret:NAME} is allowed here");
+    match section.hmac_key() {
+        Some(hmac_key) => {
+            if !hmac_key.has_secret() {
+                let rule = "must be {secret:NAME}: it is never written in a profile";
+                faults.add(&key.then("key"), rule);
+            }
+            if hmac_key.parts.iter().any(|part| !matches!(part, Part::Secret(_))) {
+                faults.add(&key.then("key"), "only {secret:NAME} is allowed here");
+            }
+        }
+        None => {
+            if section.key.is_some() {
+                faults.add(&key.then("key"), "is not used where `keyed` is false");
+            }
+            if !section.signed.has_secret() {
+                let rule = "must have a {secret:NAME} where `keyed` is false: anybody could sign";
+                faults.add(&key.then("signed"), rule);
+            }
+        }
     }
     if section.signed.has(&Part::Signature) {
         faults.add(&key.then("signed"), "{signature} is not allowed in what is signed");
@@ -169,6 +221,11 @@ pub(super) fn check(section: &SignSection, sent: [&Pairs; 3], faults: &mut Fault
 }
 
 impl SignSection {
+    /// The key of the HMAC, where it is one.
+    fn hmac_key(&self) -> Option<Text> {
+        self.keyed.then(|| self.key.clone().unwrap_or_else(default_key))
+    }
+
     /// Nothing of the request, nor of its time: anybody who saw one could sign another.
     fn signs_nothing(&self) -> bool {
         let is_fixed = |part: &Part| {
@@ -184,7 +241,8 @@ impl SignSection {
 
     /// The names of its variables and secrets, as other texts have them.
     pub(super) fn templates(&self) -> Vec<Template> {
-        let texts = [&self.key, &self.signed].into_iter().chain(self.headers.values());
+        let key = self.hmac_key();
+        let texts = key.iter().chain([&self.signed]).chain(self.headers.values());
         let named = texts.flat_map(|text| &text.parts).filter_map(|part| match part {
             Part::Var(name) => Some(format!("{{var:{name}}}")),
             Part::Secret(name) => Some(format!("{{secret:{name}}}")),
@@ -216,17 +274,15 @@ impl Signer for SignSection {
             let value = utf8(render(text, request, with, "")?)?;
             request.headers.push(header(name, value, text.has_secret())?);
         }
-        let key = render(&self.key, request, with, "")?;
         let signed = render(&self.signed, request, with, "")?;
-        let algorithm = match self.hash {
-            Hash::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-            Hash::Sha256 => hmac::HMAC_SHA256,
-            Hash::Sha512 => hmac::HMAC_SHA512,
+        let bytes = match self.hmac_key() {
+            Some(key) => self.hash.hmac(&render(&key, request, with, "")?, &signed),
+            None => self.hash.digest(&signed),
         };
-        let tag = hmac::sign(&hmac::Key::new(algorithm, &key), &signed);
-        let base64 = || BASE64_STANDARD.encode(tag.as_ref());
+        let base64 = || BASE64_STANDARD.encode(&bytes);
         let signature = match self.encoding {
-            Encoding::Hex => tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            Encoding::Hex => hex::encode(&bytes),
+            Encoding::HexUpper => hex::encode_upper(&bytes),
             Encoding::Base64 => base64(),
             Encoding::Base64Url => utf8_percent_encode(&base64(), NON_ALPHANUMERIC).to_string(),
         };
@@ -249,6 +305,9 @@ fn render(
         match part {
             Part::Literal(literal) => out.extend(literal.bytes()),
             Part::Method => out.extend(request.method.as_str().bytes()),
+            Part::MethodLower => {
+                out.extend(request.method.as_str().to_ascii_lowercase().bytes());
+            }
             Part::Path => out.extend(request.path.bytes()),
             Part::Target => out.extend(request.target().bytes()),
             Part::Body => out.extend(&request.body),
@@ -264,8 +323,12 @@ fn render(
                 out.extend(value.ok_or_else(missing)?.bytes());
             }
             Part::Timestamp => out.extend(with.now.timestamp().to_string().bytes()),
+            Part::TimestampMs => out.extend(with.now.timestamp_millis().to_string().bytes()),
             Part::Now => {
                 out.extend(with.now.to_rfc3339_opts(SecondsFormat::Secs, true).bytes());
+            }
+            Part::NowMs => {
+                out.extend(with.now.to_rfc3339_opts(SecondsFormat::Millis, true).bytes());
             }
             Part::Date => {
                 out.extend(with.now.format("%a, %d %b %Y %H:%M:%S GMT").to_string().bytes());
