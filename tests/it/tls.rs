@@ -150,7 +150,9 @@ async fn a_renewed_certificate_is_used_without_a_restart() {
             assert_eq!(presented(&url, client(both)).await, first);
         }
     }
-    files.write(&renewed.cert.pem(), &renewed.signing_key.serialize_pem());
+    // As an editor on Windows writes them.
+    let marked = |text: String| format!("\u{feff}{text}");
+    files.write(&marked(renewed.cert.pem()), &marked(renewed.signing_key.serialize_pem()));
     let second = wait_for("the renewed certificate is presented", BOUND, async || {
         Some(presented(&url, client(both)).await).filter(|certificate| *certificate != first)
     })

@@ -134,11 +134,13 @@ fn refused(error: &TlsError) {
 
 fn read(settings: &Tls) -> Result<Files, TlsError> {
     let read = |variable, path: &Path| {
-        std::fs::read(path).map_err(|source| TlsError::Read {
+        let bytes = std::fs::read(path).map_err(|source| TlsError::Read {
             variable,
             path: path.to_owned(),
             source,
-        })
+        })?;
+        // After the byte-order mark of an editor the first line would not be seen.
+        Ok(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes).to_vec())
     };
     Ok(Files {
         certificate: read("QUARTET_HTTP__TLS_CERTIFICATE", &settings.certificate)?,
