@@ -93,6 +93,30 @@ dead_letter_kinds! {
 }
 
 impl DeadLetterKind {
+    /// What an operator does about one whose job is of `queue`.
+    pub fn advice(self, queue: Option<&str>) -> &'static str {
+        let notifies = queue == Some(JobKind::NotifyClient.as_str());
+        match (self, notifies) {
+            (Self::Exhausted, true) => "have the client's callback repaired, then replay",
+            (Self::Exhausted, false) => "replay when the third party answers: it looks up first",
+            (Self::Rejected, true) => "agree with the client, replay or discard",
+            (Self::Rejected, false) => "read the reason; discard, or replay once the cause is gone",
+            (Self::CreationFailure, _) => {
+                "look it up there, then resolve or discard; replay it only to have it created \
+                 after all"
+            }
+            (Self::Deadline, _) => {
+                "replay to poll again, or resolve with the status that the third party confirms"
+            }
+            (Self::StatusConflict, _) => {
+                "ask the third party which one is right, and resolve with that status; if it is \
+                 ours, resolve without one"
+            }
+            (Self::UnknownTransaction, _) => "replay once the id exists, else discard",
+            (Self::Poison, _) => "repair the cause, replay, or discard",
+        }
+    }
+
     /// Whether an operator may set the transaction's status when resolving one of this kind whose
     /// job is of `queue`: where the status itself is in question. Whether a client was notified, or
     /// a transaction is here at all, is no such question.

@@ -37,6 +37,7 @@ pub mod sent_creates;
 pub mod settle;
 pub mod summary;
 pub mod transaction_list;
+pub mod transaction_search;
 pub mod transactions;
 pub mod wakeups;
 pub mod webhooks;

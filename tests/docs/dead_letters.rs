@@ -39,6 +39,28 @@ fn the_page_of_errors_says_what_may_be_done_with_each_kind() {
 }
 
 #[test]
+fn the_guide_advises_as_the_console_does() {
+    let guide = read("docs/operators.md");
+    let mut seen = Vec::new();
+    for line in guide.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [what, _, _, advice] = cells[..] else { continue };
+        let (word, queue) = match what.split_once(" of ") {
+            Some((word, queue)) => (word, Some(queue)),
+            None => (what, None),
+        };
+        let Ok(kind) = word.trim_matches('`').parse::<DeadLetterKind>() else { continue };
+        assert_eq!(advice, kind.advice(queue), "docs/operators.md: what to do about {what}");
+        seen.push(kind.as_str());
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    let mut kinds = words();
+    kinds.sort_unstable();
+    assert_eq!(seen, kinds);
+}
+
+#[test]
 fn the_openapi_document_has_each_kind() {
     let document: Value = serde_json::from_str(&read("openapi/quartet.json")).unwrap();
     let schema = &document["components"]["schemas"][DeadLetterKind::NAME];

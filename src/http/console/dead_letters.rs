@@ -1,7 +1,7 @@
 //! Dead letters: filtered, and one with its whole story. What is done about them is in
 //! [`super::dead_letter_actions`].
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -20,17 +20,20 @@ use super::{
     session::Session,
 };
 use crate::{
-    domain::{DeadLetterKind, DeadLetterState},
+    domain::{DeadLetterKind, DeadLetterState, Replay},
     http::{
         self, ApiState,
         page::{self, Page},
     },
     store::{
+        StoreError,
         audit::{self, Recorded},
         clients::{self, Client},
         dead_letters::{self, DeadLetter, Filter},
         evidence,
-        transactions::Cursor,
+        transaction_list::TransactionRow,
+        transaction_search,
+        transactions::{self, Cursor},
     },
 };
 
@@ -55,6 +58,10 @@ struct ListPage {
     state: Option<DeadLetterState>,
     clients: Vec<Client>,
     rows: Vec<DeadLetter>,
+    /// What they are about, by its id.
+    transactions: HashMap<Uuid, TransactionRow>,
+    /// How many open ones match on all pages together.
+    matching: Option<usize>,
     next: Option<String>,
 }
 
@@ -87,6 +94,15 @@ impl ListPage {
     fn has_open(&self) -> bool {
         self.rows.iter().any(is_open)
     }
+
+    fn transaction_of(&self, letter: &DeadLetter) -> Option<&TransactionRow> {
+        self.transactions.get(&letter.transaction_id?)
+    }
+
+    /// How many match, where they are not all on this page.
+    fn beyond_page(&self) -> Option<&usize> {
+        self.matching.as_ref().filter(|matching| **matching > self.rows.len())
+    }
 }
 
 fn is_open(letter: &DeadLetter) -> bool {
@@ -117,14 +133,41 @@ pub async fn list_dead_letters(
     let read = async {
         let clients = clients::list(&state.pool).await?;
         let rows = dead_letters::list(&state.pool, &filter, page::rows(PAGE)).await?;
-        Ok((clients, rows))
+        let are_counted = in_state == Some(DeadLetterState::Open);
+        let matching = match are_counted && filter.transaction_id.is_none() {
+            true => Some(dead_letters::open_ids(&state.pool, &filter, 1).await?.0),
+            false => None,
+        };
+        let transactions = transactions_of(state, &rows).await?;
+        Ok((clients, rows, matching, transactions))
     };
-    let (clients, rows) = state.fetch(read).await?;
+    let (clients, rows, matching, transactions) = state.fetch(read).await?;
     let Page { items: rows, next_cursor } =
         Page::new(rows, PAGE, |row| Cursor { at: row.opened_at, id: row.id });
     let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::DeadLetters, "Dead letters").with_done(query);
-    layout::page(&ListPage { layout, query: query.clone(), state: in_state, clients, rows, next })
+    let query = query.clone();
+    layout::page(&ListPage {
+        layout,
+        query,
+        state: in_state,
+        clients,
+        rows,
+        transactions,
+        matching,
+        next,
+    })
+}
+
+/// The transactions that these are about, as far as they exist.
+async fn transactions_of(
+    state: &ApiState,
+    letters: &[DeadLetter],
+) -> Result<HashMap<Uuid, TransactionRow>, StoreError> {
+    let ids: Vec<Uuid> = letters.iter().filter_map(|letter| letter.transaction_id).collect();
+    let all = transactions::Filter::default();
+    let rows = transaction_search::rows(&state.pool, &ids, None, &all, page::rows(PAGE)).await?;
+    Ok(rows.into_iter().map(|row| (row.id, row)).collect())
 }
 
 fn opened_before(
@@ -145,9 +188,16 @@ fn opened_before(
 struct LetterPage {
     layout: Layout,
     letter: DeadLetter,
+    transaction: Option<TransactionRow>,
     attempts: Vec<Attempt>,
     timeline: Vec<Step>,
     actions: Vec<Recorded>,
+}
+
+/// What was reported in contradiction to a transaction's status.
+struct Reported<'a> {
+    status: &'a str,
+    by: &'a str,
 }
 
 impl LetterPage {
@@ -159,6 +209,20 @@ impl LetterPage {
         self.letter.kind.meaning()
     }
 
+    fn advice(&self) -> &'static str {
+        self.letter.kind.advice(self.letter.queue.as_deref())
+    }
+
+    fn can_be_replayed(&self) -> bool {
+        self.letter.kind.replay() != Replay::Nothing
+    }
+
+    fn reported(&self) -> Option<Reported<'_>> {
+        let detail = &self.letter.detail;
+        let (status, by) = (detail["reported"].as_str()?, detail["reported_by"].as_str()?);
+        Some(Reported { status, by })
+    }
+
     /// The job row as it was, and what else is known, as JSON.
     fn job(&self) -> Option<String> {
         self.letter.job.as_ref().map(format::pretty)
@@ -166,6 +230,10 @@ impl LetterPage {
 
     fn details(&self) -> Vec<(String, String)> {
         let pairs = self.letter.detail.as_object().into_iter().flatten();
+        // The two sides of a contradiction have places of their own.
+        let has_sides = self.reported().is_some();
+        let is_side = |name: &str| ["status", "reported", "reported_by"].contains(&name);
+        let pairs = pairs.filter(|(name, _)| !(has_sides && is_side(name.as_str())));
         pairs.map(|(name, value)| (name.replace('_', " "), format::plain(value))).collect()
     }
 }
@@ -187,16 +255,18 @@ pub async fn show_dead_letter(
         };
         let of_it = audit::Filter { dead_letter_id: Some(id), ..audit::Filter::default() };
         let actions = audit::list(pool, of_it, MAX_ACTIONS).await?;
-        Ok(Some((letter, evidence, actions)))
+        let about = transactions_of(state, std::slice::from_ref(&letter)).await?;
+        Ok(Some((letter, about.into_values().next(), evidence, actions)))
     };
     let found = state.fetch(read).await?;
-    let (letter, evidence, actions) = found.ok_or_else(not_found)?;
+    let (letter, transaction, evidence, actions) = found.ok_or_else(not_found)?;
     layout::page(&LetterPage {
         layout: Layout::new(session, Section::DeadLetters, format!("Dead letter: {}", letter.kind))
             .with_done(query),
         attempts: attempts(&letter.attempts),
         timeline: timeline(evidence),
         letter,
+        transaction,
         actions,
     })
 }

@@ -54,6 +54,11 @@ pub fn exact(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// The day of a time.
+pub fn day(at: DateTime<Utc>) -> String {
+    at.format("%A, %-d %B %Y").to_string()
+}
+
 /// A word of a fixed vocabulary, with a colour that goes with it; the word says it all without.
 #[derive(Debug, Clone, Copy)]
 pub struct Chip {

@@ -1,4 +1,4 @@
-//! Transactions: found by id, listed by status and client, and one with its whole story.
+//! Transactions: found by what an operator has of one, listed, and one with its whole story.
 
 use std::sync::Arc;
 
@@ -18,20 +18,25 @@ use super::{
     session::Session,
 };
 use crate::{
-    domain::{Status, ThirdPartyName},
+    domain::{JobKind, JobState, Status, ThirdPartyName},
     http::{
         ApiState,
         page::{self, Page},
     },
     operations::explain::{Explanation, Snapshot, WaitsFor},
     store::{
+        StoreError,
         clients::{self, Client},
+        jobs::job_list::JobRow,
         transaction_list::{self, TransactionRow},
+        transaction_search::{self, REFERENCES_SEARCHED},
         transactions::{Cursor, Filter, Transaction},
     },
 };
 
 const PAGE: u32 = 50;
+/// The field of the search.
+const SOUGHT: &str = "q";
 
 #[derive(Template)]
 #[template(path = "transactions.html")]
@@ -49,23 +54,33 @@ impl ListPage {
         Status::ALL
     }
 
+    fn sought(&self) -> Option<&str> {
+        self.query.get(SOUGHT)
+    }
+
     fn is_filtered(&self) -> bool {
         ["status", "client", "third_party", "cursor"]
             .iter()
             .any(|name| self.query.get(name).is_some())
     }
+
+    fn references_searched(&self) -> String {
+        format::number(REFERENCES_SEARCHED)
+    }
+
+    /// Whether a search may have found more than the page has.
+    fn is_cut(&self) -> bool {
+        self.sought().is_some() && self.rows.len() >= PAGE as usize
+    }
 }
 
-/// The list; a search by id leads to the transaction.
+/// The list. A search for the id of a transaction that is there leads to it.
 #[handler]
 pub async fn list_transactions(
     Data(state): Data<&Arc<ApiState>>,
     Data(session): Data<&Session>,
     Data(query): Data<&FormFields>,
 ) -> poem::Result<Response> {
-    if let Some(id) = query.uuid("id")? {
-        return Ok(layout::see_other(&format!("/console/transactions/{id}")));
-    }
     let client = query.uuid("client")?;
     let invalid = |rule: String| PageError::invalid(format!("third_party {rule}"));
     let third_party = query.get("third_party").map(ThirdPartyName::parse);
@@ -75,18 +90,47 @@ pub async fn list_transactions(
         cursor: query.cursor()?,
         ..Filter::default()
     };
+    let pool = &state.pool;
     let read = async {
-        let clients = clients::list(&state.pool).await?;
-        let rows = transaction_list::list(&state.pool, client, &filter, page::rows(PAGE)).await?;
+        let clients = clients::list(pool).await?;
+        let rows = match query.get(SOUGHT) {
+            Some(sought) => search(state, sought, client, &filter).await?,
+            None => transaction_list::list(pool, client, &filter, page::rows(PAGE)).await?,
+        };
         Ok((clients, rows))
     };
     let (clients, rows) = state.fetch(read).await?;
+    if let ([row], Some(Ok(id))) = (rows.as_slice(), query.get(SOUGHT).map(Uuid::try_parse))
+        && row.id == id
+    {
+        return Ok(layout::see_other(&format!("/console/transactions/{id}")));
+    }
     let Page { items: rows, next_cursor } =
         Page::new(rows, PAGE, |row| Cursor { at: row.created_at, id: row.id });
     let next = next_cursor.map(|cursor| query.with("cursor", &cursor));
     let layout = Layout::new(session, Section::Transactions, "Transactions");
     let third_parties = state.third_parties.clone();
     layout::page(&ListPage { layout, query: query.clone(), clients, third_parties, rows, next })
+}
+
+/// The transactions that a search finds, of those that the filters let pass. References are looked
+/// at where no id was meant.
+async fn search(
+    state: &ApiState,
+    sought: &str,
+    client: Option<Uuid>,
+    filter: &Filter,
+) -> Result<Vec<TransactionRow>, StoreError> {
+    // No text in the database has it.
+    if sought.contains('\0') {
+        return Ok(Vec::new());
+    }
+    let pool = &state.pool;
+    let mut ids = transaction_search::by_id(pool, sought, &state.third_parties).await?;
+    if ids.is_empty() {
+        ids = transaction_search::by_reference(pool, sought, filter.status).await?;
+    }
+    transaction_search::rows(pool, &ids, client, filter, i64::from(PAGE)).await
 }
 
 #[derive(Template)]
@@ -147,6 +191,21 @@ impl TransactionPage {
     fn time_to_final(&self) -> Option<String> {
         let took = self.transaction().settled_at? - self.transaction().created_at.at();
         Some(format::format_duration(took.to_std().unwrap_or_default()))
+    }
+
+    /// What an operator may have done at once, with the job that does it.
+    fn actions(&self) -> Vec<(&'static str, &JobRow)> {
+        let is_pending = self.transaction().status == Status::Pending;
+        let offer = |job: &JobRow| match job.queue {
+            _ if job.state == JobState::Running => None,
+            JobKind::UpdateStatus if is_pending => Some("Poll now"),
+            JobKind::NotifyClient if !self.is_notified() => Some("Notify the client now"),
+            JobKind::CreateTransaction
+            | JobKind::CreateAtThirdParty
+            | JobKind::UpdateStatus
+            | JobKind::NotifyClient => None,
+        };
+        self.known.jobs.iter().filter_map(|job| Some((offer(job)?, job))).collect()
     }
 
     /// What it waits for, with the colour of how urgent that is.

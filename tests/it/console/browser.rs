@@ -51,7 +51,7 @@ async fn an_operator_finds_a_transaction_and_sees_its_timeline() {
     sign_in(&browser, &app).await;
 
     browser.click("Transactions").await;
-    browser.fill("#id", &id.to_string()).await;
+    browser.fill("#q", &id.to_string()).await;
     browser.click("Search").await;
     browser.wait_text("It is completed and the client knows.").await;
     let timeline = browser.element(".timeline").await.text().await.unwrap();

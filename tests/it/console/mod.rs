@@ -5,5 +5,6 @@ mod browser;
 pub mod data;
 mod forms;
 mod pages;
+mod search;
 mod sessions;
 pub mod visitor;
