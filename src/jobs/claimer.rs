@@ -256,6 +256,10 @@ impl Claimer {
             let claimable = Instant::now() + delay;
             wakeups.seen(queue, claimable.checked_sub(lag).unwrap_or(claimable));
         }
+        if *queue == JobKind::CreateAtThirdParty.as_str() && claim.until.is_some() {
+            let least_late = claim.jobs.iter().map(|job| job.late).min().unwrap_or_default();
+            self.parts.latency.creates_claimed(least_late, Instant::now());
+        }
         let mut plan = self.plan();
         let more = match claim.until {
             Some(until) => {

@@ -20,7 +20,7 @@ use ulid::Ulid;
 
 use super::{CrashDelay, Job, JobContext, JobDefinition, Slot, poison, queue::LeasedJob};
 use crate::{
-    domain::{Backoff, EvidenceKind, Retries, RunOutcome},
+    domain::{Backoff, EvidenceKind, JobKind, Retries, RunOutcome},
     store::{
         StoreError,
         evidence::BACKOFF,
@@ -83,7 +83,13 @@ impl Runner {
                 Ok(payload) => self.handle(&leased, payload).await,
                 Err(reason) => poison(reason),
             };
-            self.write(&leased.claimed, outcome).await
+            let handled = began.elapsed();
+            let run = self.write(&leased.claimed, outcome).await;
+            if self.definition.queue == JobKind::CreateAtThirdParty.as_str() {
+                let now = Instant::now();
+                self.context.latency.create_ran(handled, now - began - handled, now);
+            }
+            run
         };
         let run = run.instrument(span.clone()).await;
         leased.end();

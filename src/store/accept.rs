@@ -119,8 +119,8 @@ impl Batch for Accepts {
         if self.latency.is_slow(Instant::now()) { MAX_BATCH_WHILE_SLOW } else { Self::MAX_BATCH }
     }
 
-    fn pause_after(&self, _: usize, took: Duration) -> Duration {
-        self.latency.pause_after(took, Instant::now())
+    fn pause_after(&self, posts: usize, took: Duration) -> Duration {
+        self.latency.pause_after(posts, took, Instant::now())
     }
 
     /// Also where the client has given up, and where its request has run into its limit.

@@ -24,7 +24,8 @@
 //! what is scheduled is claimed with a [`lag`](JobLatency::lag) while jobs take more than half of
 //! that time, so that each transaction costs no more than usual. The lag is one and a half times
 //! what exceeds that half. Where the database is so far away that jobs always take so long, it is
-//! always there.
+//! always there. Once more creates are due than have slots, it grows by how late they are, and fewer
+//! posts are written than creates end ([`super::create_backlog`]).
 //!
 //! What slows jobs and posts alike, such as reports that use all cores, is not the posts' doing,
 //! and pausing them would gain the jobs little. So the two statements may always take as long as two
@@ -34,6 +35,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use super::create_backlog::CreateBacklog;
 
 /// The average is over this time.
 const AVERAGED: Duration = Duration::from_millis(100);
@@ -85,6 +88,7 @@ struct RecentSteps {
     outcomes: Option<Recent>,
     /// Batches of posts, without the wait for a writer.
     posts: Option<Recent>,
+    creates: CreateBacklog,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -133,25 +137,45 @@ impl JobLatency {
         *recent = Some(Recent::after(*recent, latency, now));
     }
 
+    /// A claim gave creates of which the least late one was this late; zero where it gave none.
+    pub fn creates_claimed(&self, least_late: Duration, now: Instant) {
+        self.recent().creates.claimed(least_late, self.soon, now);
+    }
+
+    /// A create's run has ended: its outcome was known after `handled`, and written after `written`
+    /// more.
+    pub fn create_ran(&self, handled: Duration, written: Duration, now: Instant) {
+        self.recent().creates.ran(handled, written, now);
+    }
+
     /// How much later than they are due scheduled jobs are claimed.
     pub fn lag(&self, now: Instant) -> Duration {
         let late = self.averages(now).job.saturating_sub(self.soon.mul_f64(ON_TIME));
-        late.mul_f64(LAG_OF_EXCESS).min(LONGEST_LAG)
+        let behind = self.creates_behind(now).unwrap_or_default();
+        late.mul_f64(LAG_OF_EXCESS).saturating_add(behind).min(LONGEST_LAG)
     }
 
     /// Whether jobs take longer than they may.
     pub fn is_slow(&self, now: Instant) -> bool {
-        self.part(now) < 1.0
+        self.part(now) < 1.0 || self.creates_behind(now).is_some()
     }
 
-    /// Notes a batch of posts that took this long; returns how long the database is left to the jobs
-    /// after it.
-    pub fn pause_after(&self, took: Duration, now: Instant) -> Duration {
+    /// Notes a batch of as many posts that took this long; returns how long the database is left to
+    /// the jobs after it.
+    pub fn pause_after(&self, count: usize, took: Duration, now: Instant) -> Duration {
         {
             let posts = &mut self.recent().posts;
             *posts = Some(Recent::after(*posts, took, now));
         }
-        took.mul_f64(1.0 / self.part(now) - 1.0)
+        let share = took.mul_f64(1.0 / self.part(now) - 1.0);
+        match self.creates_behind(now) {
+            Some(_) => share.max(self.recent().creates.pause_after(count, took, now)),
+            None => share,
+        }
+    }
+
+    fn creates_behind(&self, now: Instant) -> Option<Duration> {
+        self.recent().creates.behind(self.soon, now)
     }
 
     /// The part of their writer's time that posts have.
@@ -210,18 +234,18 @@ mod tests {
         let latency = JobLatency::new(SOON);
         let batch = ms(10);
         let now = report(&latency, ms(5), Instant::now());
-        assert_eq!(latency.pause_after(batch, now), Duration::ZERO);
+        assert_eq!(latency.pause_after(64, batch, now), Duration::ZERO);
         let now = report(&latency, ms(24), now);
-        assert_eq!(latency.pause_after(batch, now), Duration::ZERO);
+        assert_eq!(latency.pause_after(64, batch, now), Duration::ZERO);
         let now = report(&latency, ms(50), now);
-        let pause = latency.pause_after(batch, now);
+        let pause = latency.pause_after(64, batch, now);
         assert!((ms(9)..ms(11)).contains(&pause), "{pause:?}");
         let now = report(&latency, Duration::from_secs(3_600), now);
-        assert_eq!(latency.pause_after(batch, now), ms(30), "a quarter is left for posts");
+        assert_eq!(latency.pause_after(64, batch, now), ms(30), "a quarter is left for posts");
         let now = report(&latency, ms(5), now);
         let now = report(&latency, ms(5), now);
         let now = report(&latency, ms(5), now);
-        assert_eq!(latency.pause_after(batch, now), Duration::ZERO, "as before");
+        assert_eq!(latency.pause_after(64, batch, now), Duration::ZERO, "as before");
     }
 
     #[test]
@@ -229,7 +253,7 @@ mod tests {
         let latency = JobLatency::new(SOON);
         let now = report(&latency, ms(120), Instant::now());
         let now = report(&latency, ms(200), now);
-        assert_eq!(latency.pause_after(ms(60), now), Duration::ZERO);
+        assert_eq!(latency.pause_after(64, ms(60), now), Duration::ZERO);
     }
 
     #[test]
@@ -239,12 +263,12 @@ mod tests {
         // Four reports read all tables.
         let now = report(&latency, ms(120), now);
         for batch in 0..10 {
-            latency.pause_after(ms(60), now + ms(batch * 60));
+            latency.pause_after(64, ms(60), now + ms(batch * 60));
         }
         let now = report(&latency, ms(120), now + ms(100));
-        assert_eq!(latency.pause_after(ms(60), now), Duration::ZERO);
+        assert_eq!(latency.pause_after(64, ms(60), now), Duration::ZERO);
         let now = report(&latency, ms(600), now);
-        let pause = latency.pause_after(ms(60), now);
+        let pause = latency.pause_after(64, ms(60), now);
         assert!(pause > ms(15), "jobs alone are slower now: {pause:?}");
     }
 
@@ -259,7 +283,7 @@ mod tests {
                 latency.report(Step::Outcome, ms(49), now);
             }
         }
-        let pause = latency.pause_after(ms(10), start + ms(500));
+        let pause = latency.pause_after(64, ms(10), start + ms(500));
         assert!((ms(9)..ms(11)).contains(&pause), "{pause:?}");
     }
 
@@ -268,8 +292,8 @@ mod tests {
         let latency = JobLatency::new(SOON);
         let now = report(&latency, ms(5), Instant::now());
         let now = report(&latency, ms(400), now);
-        assert!(latency.pause_after(ms(10), now + FRESH / 2) > Duration::ZERO);
-        assert_eq!(latency.pause_after(ms(10), now + FRESH), Duration::ZERO);
+        assert!(latency.pause_after(64, ms(10), now + FRESH / 2) > Duration::ZERO);
+        assert_eq!(latency.pause_after(64, ms(10), now + FRESH), Duration::ZERO);
     }
 
     #[test]
@@ -359,7 +383,7 @@ mod tests {
             report_job(&latency, took, now);
             if written >= BATCH {
                 written = 0.0;
-                let pause = latency.pause_after(now - batch_began, now);
+                let pause = latency.pause_after(64, now - batch_began, now);
                 pause_until = now + if paused { pause } else { Duration::ZERO };
                 batch_began = pause_until;
             }

@@ -5,6 +5,7 @@
 //! to its own later self) changes nothing.
 
 pub mod claims;
+mod create_backlog;
 pub mod floors;
 pub mod hinted_polls;
 pub mod holdups;
