@@ -256,9 +256,10 @@ impl Claimer {
             let claimable = Instant::now() + delay;
             wakeups.seen(queue, claimable.checked_sub(lag).unwrap_or(claimable));
         }
-        if *queue == JobKind::CreateAtThirdParty.as_str() && claim.until.is_some() {
+        if let (Ok(kind), Some(_)) = (queue.parse(), claim.until) {
             let least_late = claim.jobs.iter().map(|job| job.late).min().unwrap_or_default();
-            self.parts.latency.creates_claimed(least_late, Instant::now());
+            let beyond_lag = least_late.saturating_sub(lag);
+            self.parts.latency.claimed(kind, beyond_lag, Instant::now());
         }
         let mut plan = self.plan();
         let more = match claim.until {

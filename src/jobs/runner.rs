@@ -20,7 +20,7 @@ use ulid::Ulid;
 
 use super::{CrashDelay, Job, JobContext, JobDefinition, Slot, poison, queue::LeasedJob};
 use crate::{
-    domain::{Backoff, EvidenceKind, JobKind, Retries, RunOutcome},
+    domain::{Backoff, EvidenceKind, Retries, RunOutcome},
     store::{
         StoreError,
         evidence::BACKOFF,
@@ -85,9 +85,9 @@ impl Runner {
             };
             let handled = began.elapsed();
             let run = self.write(&leased.claimed, outcome).await;
-            if self.definition.queue == JobKind::CreateAtThirdParty.as_str() {
+            if let Ok(kind) = self.definition.queue.parse() {
                 let now = Instant::now();
-                self.context.latency.create_ran(handled, now - began - handled, now);
+                self.context.latency.ran(kind, handled, now - began - handled, now);
             }
             run
         };

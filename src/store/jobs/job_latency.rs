@@ -25,7 +25,7 @@
 //! that time, so that each transaction costs no more than usual. The lag is one and a half times
 //! what exceeds that half. Where the database is so far away that jobs always take so long, it is
 //! always there. Once more creates are due than have slots, it grows by how late they are, and fewer
-//! posts are written than creates end ([`super::create_backlog`]).
+//! posts are written than creates end ([`super::job_backlog`]).
 //!
 //! What slows jobs and posts alike, such as reports that use all cores, is not the posts' doing,
 //! and pausing them would gain the jobs little. So the two statements may always take as long as two
@@ -36,7 +36,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::create_backlog::CreateBacklog;
+use super::job_backlog::JobBacklog;
+use crate::domain::JobKind;
 
 /// The average is over this time.
 const AVERAGED: Duration = Duration::from_millis(100);
@@ -88,7 +89,25 @@ struct RecentSteps {
     outcomes: Option<Recent>,
     /// Batches of posts, without the wait for a writer.
     posts: Option<Recent>,
-    creates: CreateBacklog,
+    creates: JobBacklog,
+    notifications: JobBacklog,
+}
+
+impl RecentSteps {
+    /// Of the jobs that every transaction needs.
+    fn backlog(&mut self, queue: JobKind) -> Option<&mut JobBacklog> {
+        match queue {
+            JobKind::CreateAtThirdParty => Some(&mut self.creates),
+            JobKind::NotifyClient => Some(&mut self.notifications),
+            JobKind::CreateTransaction | JobKind::UpdateStatus => None,
+        }
+    }
+
+    /// Those that are behind.
+    fn behind(&self, soon: Duration, now: Instant) -> impl Iterator<Item = &JobBacklog> {
+        let all = [&self.creates, &self.notifications];
+        all.into_iter().filter(move |jobs| jobs.behind(soon, now).is_some())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -137,27 +156,31 @@ impl JobLatency {
         *recent = Some(Recent::after(*recent, latency, now));
     }
 
-    /// A claim gave creates of which the least late one was this late; zero where it gave none.
-    pub fn creates_claimed(&self, least_late: Duration, now: Instant) {
-        self.recent().creates.claimed(least_late, self.soon, now);
+    /// A claim gave jobs of this queue of which the least late one was this late; zero where it gave
+    /// none.
+    pub fn claimed(&self, queue: JobKind, least_late: Duration, now: Instant) {
+        if let Some(backlog) = self.recent().backlog(queue) {
+            backlog.claimed(least_late, self.soon, now);
+        }
     }
 
-    /// A create's run has ended: its outcome was known after `handled`, and written after `written`
-    /// more.
-    pub fn create_ran(&self, handled: Duration, written: Duration, now: Instant) {
-        self.recent().creates.ran(handled, written, now);
+    /// A run has ended: its outcome was known after `handled`, and written after `written` more.
+    pub fn ran(&self, queue: JobKind, handled: Duration, written: Duration, now: Instant) {
+        if let Some(backlog) = self.recent().backlog(queue) {
+            backlog.ran(handled, written, now);
+        }
     }
 
     /// How much later than they are due scheduled jobs are claimed.
     pub fn lag(&self, now: Instant) -> Duration {
         let late = self.averages(now).job.saturating_sub(self.soon.mul_f64(ON_TIME));
-        let behind = self.creates_behind(now).unwrap_or_default();
+        let behind = self.recent().creates.behind(self.soon, now).unwrap_or_default();
         late.mul_f64(LAG_OF_EXCESS).saturating_add(behind).min(LONGEST_LAG)
     }
 
     /// Whether jobs take longer than they may.
     pub fn is_slow(&self, now: Instant) -> bool {
-        self.part(now) < 1.0 || self.creates_behind(now).is_some()
+        self.part(now) < 1.0 || self.recent().behind(self.soon, now).next().is_some()
     }
 
     /// Notes a batch of as many posts that took this long; returns how long the database is left to
@@ -168,14 +191,9 @@ impl JobLatency {
             *posts = Some(Recent::after(*posts, took, now));
         }
         let share = took.mul_f64(1.0 / self.part(now) - 1.0);
-        match self.creates_behind(now) {
-            Some(_) => share.max(self.recent().creates.pause_after(count, took, now)),
-            None => share,
-        }
-    }
-
-    fn creates_behind(&self, now: Instant) -> Option<Duration> {
-        self.recent().creates.behind(self.soon, now)
+        let steps = self.recent();
+        let pauses = steps.behind(self.soon, now).map(|jobs| jobs.pause_after(count, took, now));
+        pauses.fold(share, Duration::max)
     }
 
     /// The part of their writer's time that posts have.

@@ -5,11 +5,11 @@
 //! to its own later self) changes nothing.
 
 pub mod claims;
-mod create_backlog;
 pub mod floors;
 pub mod hinted_polls;
 pub mod holdups;
 pub(in crate::store) mod job_control;
+mod job_backlog;
 pub mod job_latency;
 pub mod job_list;
 pub mod leases;

@@ -1,32 +1,34 @@
-//! Whether creates fall behind because of the database, and how many posts are accepted then.
+//! Whether jobs fall behind because of the database, and how many posts are accepted then.
 //!
 //! [`super::job_latency`] leaves jobs more of the database while claims and outcomes are slow. That
 //! is too little once more jobs are due than have slots, as after a pause or an outage: claims and
 //! outcomes take as long as full slots let them, however many wait. Each transaction that waits so
-//! long costs a poll and a notification more. So fewer end than are accepted, at a load that the
-//! process carries otherwise, and it would stay behind for good.
+//! long for its create costs a poll and a notification more. So fewer end than are accepted, at a
+//! load that the process carries otherwise, and it would stay behind for good.
 //!
-//! Creates are late as a whole when even the least late one of each claim is late, as in CoDel. That
-//! may be the third party's doing: slots are held while it is called, and no database is spared by
-//! refusing posts. So they are *behind* only if, besides, their runs wait longer for their outcome
-//! to be written than for all else. Then half as many posts are accepted as creates end, and the
-//! rest are refused in their turn ([`crate::store::postgres::coalesce`]), until creates are on time.
+//! The jobs of a queue are late as a whole when even the least late one of each claim is late, as in
+//! CoDel. That may be the third party's doing, or a client's: slots are held while they are called,
+//! and no database is spared by refusing posts. So jobs are *behind* only if, besides, their runs
+//! wait longer for their outcome to be written than for all else. Then half as many posts are
+//! accepted as jobs of that queue end, and the rest are refused in their turn
+//! ([`crate::store::postgres::coalesce`]), until they are on time. Two queues matter: every
+//! transaction needs a create, and a notification of how it ended.
 
 use std::time::{Duration, Instant};
 
-/// Posts that are accepted for each create that ends; the other half takes the backlog down.
+/// Posts that are accepted for each job that ends; the other half takes the backlog down.
 const POSTS_FOR_EACH: f64 = 0.5;
 /// What averages are over.
 const AVERAGED: Duration = Duration::from_secs(1);
 /// A report that is older says nothing: there was nothing to do since, or the worker has ended.
 const FRESH: Duration = Duration::from_secs(2);
-/// Longest pause after a batch of posts, however few creates end: less than what counts as a stall
+/// Longest pause after a batch of posts, however few jobs end: less than what counts as a stall
 /// of the writer.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// What is known of this process's creates.
+/// What is known of this process's jobs of one queue.
 #[derive(Debug, Default)]
-pub(super) struct CreateBacklog {
+pub(super) struct JobBacklog {
     /// How late the least late one of a claim was, but no more than twice what is late.
     late: Option<Average>,
     /// The same of the last claim, whatever it was.
@@ -75,8 +77,8 @@ impl Rate {
     }
 }
 
-impl CreateBacklog {
-    /// A claim gave creates of which the least late one was this late; zero where it gave none. Those
+impl JobBacklog {
+    /// A claim gave jobs of which the least late one was this late; zero where it gave none. Those
     /// that are no more than `soon` late are on time.
     pub fn claimed(&mut self, least_late: Duration, soon: Duration, now: Instant) {
         // A single one that is very late, as after a rescue, is no backlog.
@@ -91,7 +93,7 @@ impl CreateBacklog {
         self.ended.add(now);
     }
 
-    /// How late creates are because of the database; `None` where most are on time.
+    /// How late the jobs are because of the database; `None` where most are on time.
     pub fn behind(&self, soon: Duration, now: Instant) -> Option<Duration> {
         let fresh = |average: &Option<Average>| {
             average.filter(|average| now.saturating_duration_since(average.at) < FRESH)
@@ -101,7 +103,7 @@ impl CreateBacklog {
         (is_late && is_database).then_some(self.last)
     }
 
-    /// How long no post is written after a batch of as many that took this long, while creates are
+    /// How long no post is written after a batch of as many that took this long, while the jobs are
     /// behind.
     pub fn pause_after(&self, posts: usize, took: Duration, now: Instant) -> Duration {
         let pace = self.ended.at(now) * POSTS_FOR_EACH;
@@ -115,7 +117,10 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::store::jobs::job_latency::{JobLatency, Step};
+    use crate::{
+        domain::JobKind,
+        store::jobs::job_latency::{JobLatency, Step},
+    };
 
     const SOON: Duration = Duration::from_millis(200);
 
@@ -123,13 +128,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A thousand creates a second end for five seconds, claimed this late.
-    fn run(
-        backlog: &mut CreateBacklog,
-        from: Instant,
-        late: Duration,
-        run: [Duration; 2],
-    ) -> Instant {
+    /// A thousand jobs a second end for five seconds, claimed this late.
+    fn run(backlog: &mut JobBacklog, from: Instant, late: Duration, run: [Duration; 2]) -> Instant {
         for step in 0..5_000 {
             let now = from + ms(step);
             backlog.ran(run[0], run[1], now);
@@ -141,8 +141,8 @@ mod tests {
     }
 
     #[test]
-    fn half_as_many_posts_are_accepted_as_creates_end() {
-        let mut backlog = CreateBacklog::default();
+    fn half_as_many_posts_are_accepted_as_jobs_end() {
+        let mut backlog = JobBacklog::default();
         assert_eq!(backlog.behind(SOON, Instant::now()), None);
         let now = run(&mut backlog, Instant::now(), ms(3_000), [ms(10), ms(400)]);
         assert_eq!(backlog.behind(SOON, now), Some(ms(3_000)));
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(backlog.pause_after(500, ms(8), now), LONGEST_PAUSE);
         assert_eq!(backlog.pause_after(64, ms(800), now), Duration::ZERO);
         assert_eq!(backlog.behind(SOON, now + FRESH), None, "nothing is known");
-        assert_eq!(CreateBacklog::default().pause_after(1, ms(1), now), LONGEST_PAUSE);
+        assert_eq!(JobBacklog::default().pause_after(1, ms(1), now), LONGEST_PAUSE);
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
             (ms(90_000), [ms(5_000), ms(20)]),
             (ms(90_000), [ms(500), ms(400)]),
         ] {
-            let mut backlog = CreateBacklog::default();
+            let mut backlog = JobBacklog::default();
             let now = run(&mut backlog, Instant::now(), late, times);
             assert_eq!(backlog.behind(SOON, now), None, "{late:?} {times:?}");
         }
@@ -169,11 +169,32 @@ mod tests {
 
     #[test]
     fn one_that_was_given_back_late_is_no_backlog() {
-        let mut backlog = CreateBacklog::default();
+        let mut backlog = JobBacklog::default();
         let now = run(&mut backlog, Instant::now(), ms(2), [ms(10), ms(20)]);
         // Alone in its claim, as a job of a worker that was rescued.
         backlog.claimed(Duration::from_secs(600), SOON, now + ms(5));
         assert_eq!(backlog.behind(SOON, now + ms(5)), None);
+    }
+
+    #[test]
+    fn notifications_that_are_behind_count_as_creates_do() {
+        let latency = JobLatency::new(SOON);
+        let start = Instant::now();
+        for step in 0..3_000 {
+            let now = start + ms(step);
+            for kind in [JobKind::CreateAtThirdParty, JobKind::NotifyClient] {
+                let late = if kind == JobKind::NotifyClient { ms(20_000) } else { ms(1) };
+                latency.claimed(kind, late, now);
+                latency.ran(kind, ms(5), ms(300), now);
+            }
+            // What is not needed for a transaction's end may be as late as it is.
+            latency.claimed(JobKind::UpdateStatus, ms(20_000), now);
+        }
+        let now = start + ms(3_000);
+        assert!(latency.is_slow(now));
+        let pause = latency.pause_after(64, ms(4), now);
+        assert!((ms(120)..ms(140)).contains(&pause), "{pause:?}");
+        assert_eq!(latency.lag(now), Duration::ZERO, "they would be later still");
     }
 
     /// Seven tenths of what the database can do are posted. No job is claimed for a minute, and then
@@ -225,11 +246,11 @@ mod tests {
             }
             while ended >= 1.0 {
                 ended -= 1.0;
-                latency.create_ran(ms(15), written, now);
+                latency.ran(JobKind::CreateAtThirdParty, ms(15), written, now);
             }
             latency.report(Step::Claim, ms(5), now);
             latency.report(Step::Outcome, written, now);
-            latency.creates_claimed(late, now);
+            latency.claimed(JobKind::CreateAtThirdParty, late, now);
         }
         (late, accepted)
     }
