@@ -64,6 +64,7 @@ const READS: &[&str] = &[
     "console_sessions::is_signed_out",
     "dead_letters::count_open",
     "dead_letters::get",
+    "dead_letters::open_ids",
     "evidence::list",
     "jobs::job_list::cursor",
     "jobs::job_list::get",
@@ -85,6 +86,9 @@ const READS: &[&str] = &[
     "summary::progress",
     "summary::settled",
     "transaction_list::list",
+    "transaction_search::by_id",
+    "transaction_search::by_reference",
+    "transaction_search::rows",
 ];
 
 /// The functions of `src/store` that a file names.
