@@ -25,7 +25,7 @@
 //! that time, so that each transaction costs no more than usual. The lag is one and a half times
 //! what exceeds that half. Where the database is so far away that jobs always take so long, it is
 //! always there. Once more creates are due than have slots, it grows by how late they are, and fewer
-//! posts are written than creates end ([`super::job_backlog`]).
+//! posts are written than creates end (`job_backlog` beside this).
 //!
 //! What slows jobs and posts alike, such as reports that use all cores, is not the posts' doing,
 //! and pausing them would gain the jobs little. So the two statements may always take as long as two
