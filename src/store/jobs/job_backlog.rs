@@ -21,7 +21,7 @@ const POSTS_FOR_EACH: f64 = 0.5;
 /// What averages are over.
 const AVERAGED: Duration = Duration::from_secs(1);
 /// A report that is older says nothing: there was nothing to do since, or the worker has ended.
-const FRESH: Duration = Duration::from_secs(2);
+pub(super) const FRESH: Duration = Duration::from_secs(2);
 /// Longest pause after a batch of posts, however few jobs end: less than what counts as a stall
 /// of the writer.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -49,14 +49,14 @@ impl Average {
     /// What there was `before`, with another value.
     fn after(before: Option<Self>, value: Duration, now: Instant) -> Self {
         let Some(before) = before else { return Self { value, at: now } };
-        let kept = kept(before.at, now);
+        let kept = kept(AVERAGED, before.at, now);
         Self { value: before.value.mul_f64(kept) + value.mul_f64(1.0 - kept), at: now }
     }
 }
 
-/// How much of an average is left at `now`.
-fn kept(at: Instant, now: Instant) -> f64 {
-    (-now.saturating_duration_since(at).div_duration_f64(AVERAGED)).exp()
+/// How much is left at `now` of an average over this time.
+pub(super) fn kept(over: Duration, at: Instant, now: Instant) -> f64 {
+    (-now.saturating_duration_since(at).div_duration_f64(over)).exp()
 }
 
 /// How many there were in a second, of late.
@@ -73,7 +73,7 @@ impl Rate {
     }
 
     fn at(&self, now: Instant) -> f64 {
-        self.at.map_or(0.0, |at| self.rate * kept(at, now))
+        self.at.map_or(0.0, |at| self.rate * kept(AVERAGED, at, now))
     }
 }
 

@@ -36,7 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::job_backlog::JobBacklog;
+use super::job_backlog::{FRESH, JobBacklog, kept};
 use crate::domain::JobKind;
 
 /// The average is over this time.
@@ -52,8 +52,6 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The minimum share of its time that the writer spends on posts. Without it, other load on the
 /// database would make a process refuse posts that it can carry when it is alone.
 const LEAST: f64 = 0.25;
-/// A report that is older says nothing: there was nothing to do since, or the worker has ended.
-const FRESH: Duration = Duration::from_secs(2);
 /// A transaction takes two jobs, one after the other, where its third party answers at once: while
 /// more is posted than ends, each may take twice what it may without a pause of posts.
 const ENDED_WITHIN: u32 = 8;
@@ -133,7 +131,7 @@ impl Recent {
             return Self { average: latency, lowest: latency, at: now };
         };
         let elapsed = now.saturating_duration_since(before.at);
-        let kept = (-elapsed.div_duration_f64(AVERAGED)).exp();
+        let kept = kept(AVERAGED, before.at, now);
         let average = before.average.mul_f64(kept) + latency.mul_f64(1.0 - kept);
         let lowest = before.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
         Self { average, lowest: lowest.min(average), at: now }
