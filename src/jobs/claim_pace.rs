@@ -3,15 +3,18 @@
 //! What is due at a known time has often ended or been leased by then: a poll whose transaction is
 //! settled, a notification that the settlement has leased. Then a claim finds nothing, or the one job
 //! that is left, and under load there is another one to make at once. After a few of these in a row
-//! the next one waits a little, and looks for all that has fallen due meanwhile. A job that comes
-//! alone is never delayed, and nor is what a claim has left because it found too few slots free.
+//! the next one waits a little, as long as the outcomes of other jobs take to be written meanwhile,
+//! and looks for all that has fallen due by then. A job that comes alone is never delayed, and nor
+//! is what a claim has left because it found too few slots free.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::store::postgres::batch::{SEVERAL, SPACING};
 
 /// This many in a row follow each other at once.
 const AT_ONCE: u32 = 3;
+/// The longest time from one of the others to the next: a few times the shortest.
+const LONGEST_SPACING: Duration = Duration::from_millis(20);
 
 /// The last claims of a worker.
 #[derive(Debug, Default)]
@@ -23,7 +26,7 @@ pub(super) struct ClaimPace {
 impl ClaimPace {
     /// A claim that began at `began` found this many jobs, and maybe left others.
     pub(super) fn claimed(&mut self, began: Instant, found: usize, has_more: bool) {
-        let in_a_row = self.last_began.is_some_and(|last| began - last < 2 * SPACING);
+        let in_a_row = self.last_began.is_some_and(|last| began - last < 2 * LONGEST_SPACING);
         self.small_in_a_row = match found < SEVERAL && !has_more {
             true if in_a_row => self.small_in_a_row.saturating_add(1),
             true => 1,
@@ -32,17 +35,16 @@ impl ClaimPace {
         self.last_began = Some(began);
     }
 
-    /// When the next claim may begin; `None` where it need not wait.
-    pub(super) fn next(&self) -> Option<Instant> {
+    /// When the next claim may begin, while a batch of outcomes takes this long; `None` where it
+    /// need not wait.
+    pub(super) fn next(&self, outcome_batch: Duration) -> Option<Instant> {
         let last_began = self.last_began.filter(|_| self.small_in_a_row >= AT_ONCE)?;
-        Some(last_began + SPACING)
+        Some(last_began + outcome_batch.clamp(SPACING, LONGEST_SPACING))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Claims at these milliseconds, each with how many jobs it found; when the next one may begin.
@@ -52,7 +54,7 @@ mod tests {
         for (at, found) in claims {
             pace.claimed(start + Duration::from_millis(*at), *found, false);
         }
-        pace.next().map(|at| (at - start).as_millis() as u64)
+        pace.next(Duration::ZERO).map(|at| (at - start).as_millis() as u64)
     }
 
     #[test]
@@ -61,6 +63,15 @@ mod tests {
         assert_eq!(next(&[(0, 0), (1, 2)]), None);
         assert_eq!(next(&[(0, 0), (1, 2), (2, 1)]), Some(7));
         assert_eq!(next(&[(0, 0), (1, 2), (2, 1), (7, 0)]), Some(12));
+    }
+
+    #[test]
+    fn they_are_spaced_by_what_outcomes_take() {
+        let (mut pace, now) = (ClaimPace::default(), Instant::now());
+        (0..3).for_each(|_| pace.claimed(now, 0, false));
+        let spacing =
+            |ms| pace.next(Duration::from_millis(ms)).map(|next| (next - now).as_millis());
+        assert_eq!([0, 12, 500].map(spacing), [Some(5), Some(12), Some(20)]);
     }
 
     #[test]
@@ -74,6 +85,6 @@ mod tests {
     fn what_a_claim_has_left_is_claimed_at_once() {
         let mut pace = ClaimPace::default();
         (0..9).for_each(|_| pace.claimed(Instant::now(), 1, true));
-        assert_eq!(pace.next(), None);
+        assert_eq!(pace.next(Duration::ZERO), None);
     }
 }

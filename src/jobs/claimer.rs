@@ -151,7 +151,7 @@ impl Claimer {
             self.is_woken = true;
             self.plan().wake();
         }
-        if let Some(next) = self.pace.next() {
+        if let Some(next) = self.pace.next(self.parts.latency.outcome_batch(Instant::now())) {
             tokio::time::sleep_until(next.into()).await;
         }
         self.take_slots().await

@@ -18,6 +18,10 @@
 //! than ends and falls while less is, so it settles where both are equal. A pause also makes the
 //! next batch larger, and each of its posts cheaper.
 //!
+//! A small batch of posts is followed by a pause, too, while outcomes are written that take longer:
+//! the database is busy with those, and gains more from fewer batches than the posts lose by
+//! waiting. The pause is no longer than the batch was, so their latency doubles at most.
+//!
 //! There is a second way in which slow jobs make more work. A transaction that has not ended when
 //! its first poll and its first notification are due costs both, which delays those after it; so a
 //! short stall could leave a process late for good at a load that it otherwise carries. Therefore
@@ -37,7 +41,7 @@ use std::{
 };
 
 use super::job_backlog::{FRESH, JobBacklog, kept};
-use crate::domain::JobKind;
+use crate::{domain::JobKind, store::postgres::batch::SEVERAL};
 
 /// The average is over this time.
 const AVERAGED: Duration = Duration::from_millis(100);
@@ -52,9 +56,13 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The minimum share of its time that the writer spends on posts. Without it, other load on the
 /// database would make a process refuse posts that it can carry when it is alone.
 const LEAST: f64 = 0.25;
-/// A transaction takes two jobs, one after the other, where its third party answers at once: while
-/// more is posted than ends, each may take twice what it may without a pause of posts.
-const ENDED_WITHIN: u32 = 8;
+/// Where its third party answers at once, one job ends a transaction: its create. While more is
+/// posted than ends, that takes twice what it may without a pause of posts. So it ends within half
+/// of the time until its first poll is due, as [`ON_TIME`] has it.
+const ENDED_WITHIN: u32 = 4;
+/// From this number of posts on a batch is large: what it costs however small it is, is less than
+/// half of it.
+const LARGE: usize = 32;
 
 /// There is no lag while jobs take no more than this part of the delay from the accept to the first
 /// scheduled job.
@@ -87,6 +95,8 @@ struct RecentSteps {
     outcomes: Option<Recent>,
     /// Batches of posts, without the wait for a writer.
     posts: Option<Recent>,
+    /// Batches of several outcomes, likewise.
+    outcome_batches: Option<Recent>,
     creates: JobBacklog,
     notifications: JobBacklog,
 }
@@ -136,6 +146,16 @@ impl Recent {
         let lowest = before.lowest.mul_f64(elapsed.div_duration_f64(FORGOTTEN).min(1.0).exp2());
         Self { average, lowest: lowest.min(average), at: now }
     }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < FRESH
+    }
+}
+
+/// Zero where nothing is known of the last moments.
+fn average(recent: Option<Recent>, now: Instant) -> Duration {
+    let fresh = recent.filter(|recent| recent.is_fresh(now));
+    fresh.map_or(Duration::ZERO, |recent| recent.average)
 }
 
 impl JobLatency {
@@ -169,6 +189,19 @@ impl JobLatency {
         }
     }
 
+    /// A batch of as many outcomes was written within this time, without the wait for a writer.
+    pub fn wrote_outcomes(&self, count: usize, took: Duration, now: Instant) {
+        if count >= SEVERAL {
+            let batches = &mut self.recent().outcome_batches;
+            *batches = Some(Recent::after(*batches, took, now));
+        }
+    }
+
+    /// How long a batch of outcomes takes; zero where few are written.
+    pub fn outcome_batch(&self, now: Instant) -> Duration {
+        average(self.recent().outcome_batches, now)
+    }
+
     /// How much later than they are due scheduled jobs are claimed.
     pub fn lag(&self, now: Instant) -> Duration {
         let late = self.averages(now).job.saturating_sub(self.soon.mul_f64(ON_TIME));
@@ -188,10 +221,18 @@ impl JobLatency {
             let posts = &mut self.recent().posts;
             *posts = Some(Recent::after(*posts, took, now));
         }
-        let share = took.mul_f64(1.0 / self.part(now) - 1.0);
+        let share = took.mul_f64(1.0 / self.part(now) - 1.0).max(self.gathering(count, took, now));
         let steps = self.recent();
         let pauses = steps.behind(self.soon, now).map(|jobs| jobs.pause_after(count, took, now));
         pauses.fold(share, Duration::max)
+    }
+
+    /// How long the next posts gather, so that their batch is larger than the last one.
+    fn gathering(&self, count: usize, took: Duration, now: Instant) -> Duration {
+        if !(SEVERAL..LARGE).contains(&count) {
+            return Duration::ZERO;
+        }
+        self.outcome_batch(now).saturating_sub(took).min(took)
     }
 
     /// The part of their writer's time that posts have.
@@ -206,14 +247,13 @@ impl JobLatency {
     }
 
     fn averages(&self, now: Instant) -> Averages {
-        let is_fresh = |recent: &Recent| now.saturating_duration_since(recent.at) < FRESH;
+        let is_fresh = |recent: &Recent| recent.is_fresh(now);
         let steps = self.recent();
         let both = [steps.claims, steps.outcomes].into_iter().flatten().filter(is_fresh);
         let (job, lowest) = both.fold((Duration::ZERO, Duration::ZERO), |(job, lowest), recent| {
             (job + recent.average, lowest + recent.lowest)
         });
-        let posts = steps.posts.filter(is_fresh).map_or(Duration::ZERO, |posts| posts.average);
-        Averages { job, lowest, posts }
+        Averages { job, lowest, posts: average(steps.posts, now) }
     }
 
     fn recent(&self) -> MutexGuard<'_, RecentSteps> {
@@ -251,9 +291,9 @@ mod tests {
         let batch = ms(10);
         let now = report(&latency, ms(5), Instant::now());
         assert_eq!(latency.pause_after(64, batch, now), Duration::ZERO);
-        let now = report(&latency, ms(24), now);
+        let now = report(&latency, ms(49), now);
         assert_eq!(latency.pause_after(64, batch, now), Duration::ZERO);
-        let now = report(&latency, ms(50), now);
+        let now = report(&latency, ms(100), now);
         let pause = latency.pause_after(64, batch, now);
         assert!((ms(9)..ms(11)).contains(&pause), "{pause:?}");
         let now = report(&latency, Duration::from_secs(3_600), now);
@@ -262,6 +302,21 @@ mod tests {
         let now = report(&latency, ms(5), now);
         let now = report(&latency, ms(5), now);
         assert_eq!(latency.pause_after(64, batch, now), Duration::ZERO, "as before");
+    }
+
+    #[test]
+    fn posts_gather_while_outcomes_take_longer_and_no_longer_than_they_took() {
+        let (latency, now) = (JobLatency::new(SOON), Instant::now());
+        let pause = |count, took| latency.pause_after(count, ms(took), now);
+        assert_eq!(pause(8, 4), Duration::ZERO, "no outcomes are written");
+        latency.wrote_outcomes(SEVERAL - 1, ms(20), now);
+        assert_eq!(pause(8, 4), Duration::ZERO, "few outcomes are written");
+        latency.wrote_outcomes(SEVERAL, ms(20), now);
+        assert_eq!([pause(8, 4), pause(8, 15), pause(8, 20)], [ms(4), ms(5), ms(0)]);
+        assert_eq!(pause(SEVERAL - 1, 4), Duration::ZERO, "alone");
+        assert_eq!(pause(LARGE, 4), Duration::ZERO, "large enough");
+        let later = now + FRESH;
+        assert_eq!(latency.pause_after(8, ms(4), later), Duration::ZERO, "no longer");
     }
 
     #[test]
@@ -296,7 +351,7 @@ mod tests {
             let now = start + ms(step);
             latency.report(Step::Claim, ms(1), now);
             if step % 50 == 0 {
-                latency.report(Step::Outcome, ms(49), now);
+                latency.report(Step::Outcome, ms(99), now);
             }
         }
         let pause = latency.pause_after(64, ms(10), start + ms(500));

@@ -24,11 +24,20 @@ pub const SEVERAL: usize = 3;
 /// does a claim after some that found little.
 pub const SPACING: Duration = Duration::from_millis(5);
 
+/// From this number of requests on a batch is large: more of them would be little cheaper.
+const LARGE: usize = 64;
+/// The longest pause in which requests gather.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
 /// The pause after a batch of this many requests that took this long, of a kind that comes in
-/// numbers: the next batch is larger for it, and each of its requests cheaper. A request that comes
-/// alone is followed by no pause, nor is a batch that took long: meanwhile enough have come.
+/// numbers: the next batch is larger for it, and each of its requests cheaper. It is as long as the
+/// batch took, so that a request waits for no more than twice as long. A request that comes alone is
+/// followed by no pause, nor is a large batch.
 pub(in crate::store) fn gathering_pause(requests: usize, took: Duration) -> Duration {
-    if requests >= SEVERAL { SPACING.saturating_sub(took) } else { Duration::ZERO }
+    match requests {
+        SEVERAL..LARGE => took.min(LONGEST_PAUSE).max(SPACING.saturating_sub(took)),
+        _ => Duration::ZERO,
+    }
 }
 
 /// What becomes of a request whose rows somebody else has locked.
@@ -114,4 +123,16 @@ pub trait AfterCommit: Default + Send {
 
 impl AfterCommit for () {
     fn end(self, _: Result<(), &StoreError>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_gather_for_as_long_as_a_small_batch_took() {
+        let pause = |requests, ms| gathering_pause(requests, Duration::from_millis(ms)).as_millis();
+        assert_eq!([1, 4, 12, 500].map(|took| pause(8, took)), [4, 4, 12, 20]);
+        assert_eq!([SEVERAL - 1, LARGE].map(|requests| pause(requests, 12)), [0, 0]);
+    }
 }

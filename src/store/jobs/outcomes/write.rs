@@ -52,6 +52,7 @@ impl Batch for Outcomes {
     }
 
     fn pause_after(&self, requests: usize, took: Duration) -> Duration {
+        self.latency.wrote_outcomes(requests, took, Instant::now());
         gathering_pause(requests, took)
     }
 
