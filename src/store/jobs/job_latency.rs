@@ -45,14 +45,15 @@ use crate::{domain::JobKind, store::postgres::batch::SEVERAL};
 
 /// The average is over this time.
 const AVERAGED: Duration = Duration::from_millis(100);
-/// Latency is normal up to this many times the lowest of the last minute or so: where each commit
+/// Latency is normal up to this many times the lowest of the last minutes: where each commit
 /// crosses a network, jobs take long however little there is to do.
-const NORMAL: f64 = 4.0;
+const NORMAL: f64 = 2.0;
 /// Latency is normal up to what this number of batches of posts takes: a job's run has as many
 /// statements.
 const STATEMENTS: f64 = 2.0;
-/// In which the lowest latency is forgotten: it counts as twice as long after this time.
-const FORGOTTEN: Duration = Duration::from_secs(60);
+/// In which the lowest latency is forgotten: it counts as twice as long after this time. A time of
+/// too much to do is shorter, and must not become what is normal.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 /// The minimum share of its time that the writer spends on posts. Without it, other load on the
 /// database would make a process refuse posts that it can carry when it is alone.
 const LEAST: f64 = 0.25;
