@@ -9,12 +9,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::store::postgres::batch::{SEVERAL, SPACING};
+use crate::store::postgres::batch::{LONGEST_GATHERING, SEVERAL, SPACING};
 
 /// This many in a row follow each other at once.
 const AT_ONCE: u32 = 3;
-/// The longest time from one of the others to the next: a few times the shortest.
-const LONGEST_SPACING: Duration = Duration::from_millis(20);
 
 /// The last claims of a worker.
 #[derive(Debug, Default)]
@@ -26,7 +24,7 @@ pub(super) struct ClaimPace {
 impl ClaimPace {
     /// A claim that began at `began` found this many jobs, and maybe left others.
     pub(super) fn claimed(&mut self, began: Instant, found: usize, has_more: bool) {
-        let in_a_row = self.last_began.is_some_and(|last| began - last < 2 * LONGEST_SPACING);
+        let in_a_row = self.last_began.is_some_and(|last| began - last < 2 * LONGEST_GATHERING);
         self.small_in_a_row = match found < SEVERAL && !has_more {
             true if in_a_row => self.small_in_a_row.saturating_add(1),
             true => 1,
@@ -39,7 +37,7 @@ impl ClaimPace {
     /// need not wait.
     pub(super) fn next(&self, outcome_batch: Duration) -> Option<Instant> {
         let last_began = self.last_began.filter(|_| self.small_in_a_row >= AT_ONCE)?;
-        Some(last_began + outcome_batch.clamp(SPACING, LONGEST_SPACING))
+        Some(last_began + outcome_batch.clamp(SPACING, LONGEST_GATHERING))
     }
 }
 

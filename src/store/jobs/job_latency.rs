@@ -474,7 +474,7 @@ mod tests {
         let case = format!("{accepted:.0}/s accepted, {ended:.0}/s ended, {longest:?}");
         assert!((accepted - ended).abs() < 0.02 * capacity, "{case}");
         assert!(ended > 0.95 * capacity, "{case}");
-        // Two jobs one after the other, before the poll and the first notification are due.
+        // The create ends well before the poll and the first notification are due.
         assert!(longest < ms(200) / 2, "{case}");
 
         let (accepted, ended, longest) = overload(false);

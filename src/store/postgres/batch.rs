@@ -20,14 +20,14 @@ pub(in crate::store) const BY_INDEX: &[(&str, &str)] =
 /// From this number of requests on a batch shows that more are coming, and a claim that finds as many
 /// jobs too.
 pub const SEVERAL: usize = 3;
-/// After a batch of several, the next one of its writer begins no sooner than this after it began; nor
-/// does a claim after some that found little.
+/// After a small batch of several, the next one of its writer begins no sooner than this after it
+/// began; nor does a claim after some that found little.
 pub const SPACING: Duration = Duration::from_millis(5);
+/// The longest time in which requests gather after a batch, and what falls due after such a claim.
+pub const LONGEST_GATHERING: Duration = Duration::from_millis(20);
 
 /// From this number of requests on a batch is large: more of them would be little cheaper.
 const LARGE: usize = 64;
-/// The longest pause in which requests gather.
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The pause after a batch of this many requests that took this long, of a kind that comes in
 /// numbers: the next batch is larger for it, and each of its requests cheaper. It is as long as the
@@ -35,7 +35,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// followed by no pause, nor is a large batch.
 pub(in crate::store) fn gathering_pause(requests: usize, took: Duration) -> Duration {
     match requests {
-        SEVERAL..LARGE => took.min(LONGEST_PAUSE).max(SPACING.saturating_sub(took)),
+        SEVERAL..LARGE => took.min(LONGEST_GATHERING).max(SPACING.saturating_sub(took)),
         _ => Duration::ZERO,
     }
 }
