@@ -102,13 +102,14 @@ impl<M> Reading<M> {
 }
 
 impl CreateAnswer {
-    /// Whether the request may have gone through although it was not answered so: behind a gateway,
-    /// a 'later' with a 5xx may also mean that the answer was lost.
+    /// Whether the request may have gone through although it was not answered so: a 'later' may
+    /// also mean that the answer was lost behind a gateway, or that one with the same key is under
+    /// way, which need not be of this process.
     pub fn may_be_lost(&self) -> bool {
         match self.means {
             CreateMeans::Ambiguous => true,
-            // 409: one with the same key is under way, which need not be of this process.
-            CreateMeans::Later => self.code >= 500 || self.code == 409,
+            // With these codes nothing was done, even if a proxy sent them.
+            CreateMeans::Later => !matches!(self.code, 421 | 425 | 429),
             _ => false,
         }
     }

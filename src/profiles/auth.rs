@@ -11,8 +11,8 @@ use super::{
     error::{Faults, Key},
     pointer::Pointer,
     reading,
-    request::{Content, Header, Method, Request, is_header_name},
-    safety::requests::{headers, without_transaction},
+    request::{Content, Header, Method, Request, SET_BY_THE_PROGRAM, is_header_name, is_reserved},
+    safety::requests::{headers, not_twice, without_transaction},
     template::{Source, Template},
     values::{RenderError, Renderer, SecretText},
 };
@@ -76,6 +76,15 @@ impl Credentials {
                 client_secret: or(&section.client_secret, "{secret:client_secret}"),
                 scope: section.scope.clone(),
             }),
+        }
+    }
+
+    /// The name of the header that it adds to calls.
+    pub(super) fn header_name(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Bearer(_) | Self::Basic { .. } | Self::Oauth2(_) => Some("Authorization"),
+            Self::Header { name, .. } => Some(name),
         }
     }
 
@@ -162,10 +171,17 @@ pub(super) fn check(section: &AuthSection, faults: &mut Faults<'_>) {
         Credentials::Header { name, .. } if !is_header_name(&name) => {
             faults.add(&key.then("header"), "must be a header's name, such as X-API-Key");
         }
+        Credentials::Header { name, .. } if is_reserved(&name) => {
+            faults.add(&key.then("header"), SET_BY_THE_PROGRAM);
+        }
         Credentials::Oauth2(oauth2) => token_url(&oauth2.token_url, &key.then("token_url"), faults),
         _ => {}
     }
     headers(&section.headers, &key.then("headers"), faults);
+    let is_basic = section.client.unwrap_or(ClientPlacement::Basic) == ClientPlacement::Basic;
+    if kind == AuthKind::Oauth2 && is_basic {
+        not_twice(&section.headers, "Authorization", &key.then("headers"), faults);
+    }
     without_transaction(&section.headers, &key.then("headers"), faults);
     if let Some(tls) = &section.tls {
         for (name, template) in [("certificate", &tls.certificate), ("key", &tls.key)] {

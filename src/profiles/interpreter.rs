@@ -58,10 +58,7 @@ impl Definition {
         if fields.is_unproven && relies_on_body {
             means = CreateMeans::Ambiguous;
         }
-        let needs_id = exists
-            && self.lookup.by == LookupBy::ProviderId
-            && rule.provider_id.as_ref().is_some_and(|field| !field.may_be_missing);
-        if needs_id && fields.provider_id.is_none() {
+        if exists && self.lookup.by == LookupBy::ProviderId && fields.provider_id.is_none() {
             // The same request again tells the id; a duplicate without one is an operator's.
             means = match rule.means {
                 CreateMeans::Created => CreateMeans::Ambiguous,

@@ -239,6 +239,27 @@ pub(super) fn is_dots(segment: &str) -> bool {
     plain == "." || plain == ".."
 }
 
+/// Headers that the client sets, or that say where a message ends.
+const RESERVED: [&str; 10] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "te",
+    "traceparent",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What is wrong with one of them in a profile.
+pub(super) const SET_BY_THE_PROGRAM: &str = "is set by the program";
+
+pub(super) fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+}
+
 /// Whether a text can be a header's name (RFC 9110, section 5.1).
 pub(super) fn is_header_name(name: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

@@ -14,7 +14,7 @@ use super::{
     body::Pairs,
     error::{Faults, Key},
     keywords::keywords,
-    request::{Header, Request, is_header_name},
+    request::{Header, Request, SET_BY_THE_PROGRAM, is_header_name, is_reserved},
     template::{Template, split},
     values::{RenderError, Values},
 };
@@ -176,8 +176,13 @@ impl<'de> Deserialize<'de> for Text {
 
 /// Checks `[sign]`.
 ///
-/// `sent` are the other headers of requests.
-pub(super) fn check(section: &SignSection, sent: [&Pairs; 3], faults: &mut Faults<'_>) {
+/// `sent` are the other headers of requests, and `auth` the name of that with the credentials.
+pub(super) fn check(
+    section: &SignSection,
+    sent: [&Pairs; 3],
+    auth: Option<&str>,
+    faults: &mut Faults<'_>,
+) {
     let key = Key::of("sign");
     match section.hmac_key() {
         Some(hmac_key) => {
@@ -213,8 +218,11 @@ pub(super) fn check(section: &SignSection, sent: [&Pairs; 3], faults: &mut Fault
         if !is_header_name(name) {
             faults.add(&key, "is not a header's name");
         }
-        let mut sent = sent.into_iter().flat_map(|pairs| &pairs.0);
-        if sent.any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+        if is_reserved(name) {
+            faults.add(&key, SET_BY_THE_PROGRAM);
+        }
+        let sent = sent.into_iter().flat_map(|pairs| &pairs.0).map(|(other, _)| other.as_str());
+        if sent.chain(auth).any(|other| other.eq_ignore_ascii_case(name)) {
             faults.add(&key, "is among the other headers too: write it in one place");
         }
     }
@@ -255,7 +263,7 @@ impl SignSection {
 /// What else a signature is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Signing<'a> {
-    /// Where the request goes, for signatures that cover it.
+    /// Where the request goes; its path belongs to what is signed as the request's.
     pub base_url: &'a str,
     pub values: &'a Values,
     pub now: DateTime<Utc>,
@@ -264,6 +272,15 @@ pub struct Signing<'a> {
     pub nonce: &'a str,
     /// Whether it is a create, and an earlier one of the transaction may have gone through.
     pub is_repeat: bool,
+}
+
+impl Signing<'_> {
+    /// What the base URL has before each path.
+    fn base_path(&self) -> &str {
+        let after_scheme = self.base_url.split_once("://").map_or("", |(_, rest)| rest);
+        let path = after_scheme.find('/').map_or("", |at| &after_scheme[at..]);
+        path.trim_end_matches('/')
+    }
 }
 
 impl Signer for SignSection {
@@ -308,8 +325,8 @@ fn render(
             Part::MethodLower => {
                 out.extend(request.method.as_str().to_ascii_lowercase().bytes());
             }
-            Part::Path => out.extend(request.path.bytes()),
-            Part::Target => out.extend(request.target().bytes()),
+            Part::Path => out.extend([with.base_path(), &request.path].concat().bytes()),
+            Part::Target => out.extend([with.base_path(), &request.target()].concat().bytes()),
             Part::Body => out.extend(&request.body),
             Part::Header(name) => {
                 let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));

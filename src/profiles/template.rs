@@ -147,6 +147,11 @@ impl Template {
         self.uses(|source| matches!(source, Source::Id | Source::IdHex))
     }
 
+    /// Whether it has our id and is sent whatever the transaction is like.
+    pub(super) fn always_has_our_id(&self) -> bool {
+        self.has_our_id() && !self.placeholders().any(|placeholder| placeholder.is_optional)
+    }
+
     /// Gives this margin to the times that are written without one: before the transaction was
     /// accepted, and after now.
     pub(super) fn widen_times(&mut self, margin: Duration) {

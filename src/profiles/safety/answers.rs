@@ -30,6 +30,11 @@ pub(super) fn check_create(create: &Create, by: LookupBy, faults: &mut Faults<'_
             ),
             CreateMeans::Exists if has(300..=399) || has(500..=599) => faults
                 .add(&code, "only a 2xx or 4xx can mean exists: a 5xx says nothing for certain"),
+            CreateMeans::Exists if says_nothing_of_it(rule) && !is_tested => faults.add(
+                &code,
+                "401, 403, 407, 408, 421, 425 and 429 are about who asks and when: they only mean \
+                 exists with `at` and `is`, or nothing would ever be sent",
+            ),
             CreateMeans::Refused if has(300..=399) || has(500..=599) => faults.add(
                 &code,
                 "a 3xx or 5xx cannot mean refused: it may have gone through all the same, and \
@@ -46,9 +51,11 @@ pub(super) fn check_create(create: &Create, by: LookupBy, faults: &mut Faults<'_
             CreateMeans::Refused if rule.code.contains(429) && !is_tested => {
                 faults.add(&code, "429 says 'not now': it can only mean refused with `at` and `is`")
             }
-            CreateMeans::Blocked if has(200..=399) && !is_tested => {
-                faults.add(&key, "a 2xx or 3xx can only mean blocked with `at` and `is`");
-            }
+            CreateMeans::Blocked if may_be_sent(rule) && !is_tested => faults.add(
+                &key,
+                "only a 4xx other than 408 and 409 can mean blocked without `at` and `is`: with \
+                 anything else it may have gone through",
+            ),
             _ => {}
         }
         if by == LookupBy::ProviderId
@@ -79,11 +86,25 @@ fn unauthorized<M>(rule: &Rule<M>) -> bool {
     rule.code.contains(401) || rule.code.contains(403)
 }
 
+/// Whether one of its codes says something about who asks or when, and nothing about a
+/// transaction.
+fn says_nothing_of_it<M>(rule: &Rule<M>) -> bool {
+    rule.code.each().any(is_about_the_call)
+}
+
+fn is_about_the_call(code: u16) -> bool {
+    matches!(code, 401 | 403 | 407 | 408 | 421 | 425 | 429)
+}
+
+/// Whether a request may have gone through that was answered with one of its codes.
+fn may_be_sent<M>(rule: &Rule<M>) -> bool {
+    rule.code.each().any(|code| !matches!(code, 400..=499) || matches!(code, 408 | 409))
+}
+
 /// Codes that say something about the way there or about who asks, and never that a transaction
 /// is absent. 501 may: no lookup is offered.
 fn proves_no_absence(code: u16) -> bool {
-    matches!(code, 300..=399 | 401 | 403 | 407 | 408 | 421 | 425 | 429)
-        || (code >= 500 && code != 501)
+    matches!(code, 300..=399) || is_about_the_call(code) || (code >= 500 && code != 501)
 }
 
 /// Checks what a lookup's answers mean.
@@ -144,7 +165,7 @@ fn absence(rule: &Rule<LookupMeans>, key: &Key, faults: &mut Faults<'_>) {
             ),
         );
     }
-    let names_a_value = matches!(&rule.is, Some(OneOf(values)) if values.iter().any(is_telling));
+    let names_a_value = matches!(&rule.is, Some(OneOf(values)) if values.iter().all(is_telling));
     if rule.any_body && rule.at.is_some() {
         faults.add(&key.then("any_body"), "and `at` contradict each other");
     } else if rule.any_body && rule.code.each().any(|code| code < 400) {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::{
     amount::MAX_EXPONENT,
+    auth::Credentials,
     definition::{Definition, LookupBy, Repeat, Statuses},
     error::{Faults, Key},
     rule::{CreateMeans, LookupMeans},
@@ -17,7 +18,8 @@ use super::{
 /// Checks everything that needs more than one value.
 pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     currencies(profile, faults);
-    requests::check(profile, faults);
+    let credentials = Credentials::of(&profile.auth);
+    requests::check(profile, credentials.header_name(), faults);
     answers::check_create(&profile.create, profile.lookup.by, faults);
     answers::check_lookup(&profile.lookup, faults);
     together(profile, faults);
@@ -25,7 +27,7 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     super::auth::check(&profile.auth, faults);
     if let Some(section) = &profile.sign {
         let sent = [&profile.headers, &profile.create.headers, &profile.lookup.headers];
-        super::signing::check(section, sent, faults);
+        super::signing::check(section, sent, credentials.header_name(), faults);
     }
     let webhook = profile.webhook.as_ref().map_or(Ok(()), WebhookProfile::check);
     for fault in webhook.err().unwrap_or_default() {

@@ -5,12 +5,12 @@ use super::super::{
     body::{Node, Pairs},
     definition::{Create, Definition, Lookup, LookupBy},
     error::{Faults, Key},
-    request::{Content, Method, is_dots, is_header_name},
+    request::{Content, Method, SET_BY_THE_PROGRAM, is_dots, is_header_name, is_reserved},
     template::{Part, Source, Template},
 };
 
-/// Checks what is sent.
-pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
+/// Checks what is sent. `auth` is the name of the header with the credentials.
+pub(super) fn check(profile: &Definition, auth: Option<&str>, faults: &mut Faults<'_>) {
     let (create, lookup) = (&profile.create, &profile.lookup);
     let (create_key, lookup_key) = (Key::of("create"), Key::of("lookup"));
     path(&create.path, &create_key.then("path"), faults);
@@ -21,6 +21,11 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     without_transaction(&profile.headers, &Key::of("headers"), faults);
     headers(&create.headers, &create_key.then("headers"), faults);
     headers(&lookup.headers, &lookup_key.then("headers"), faults);
+    if let Some(auth) = auth {
+        not_twice(&profile.headers, auth, &Key::of("headers"), faults);
+        not_twice(&create.headers, auth, &create_key.then("headers"), faults);
+        not_twice(&lookup.headers, auth, &lookup_key.then("headers"), faults);
+    }
     for (own, key) in [(&create.headers, &create_key), (&lookup.headers, &lookup_key)] {
         for (name, _) in &own.0 {
             if profile.headers.0.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
@@ -59,6 +64,18 @@ pub(super) fn check(profile: &Definition, faults: &mut Faults<'_>) {
     }
     in_create(create, faults);
     in_lookup(lookup, faults);
+    if lookup.by == LookupBy::ProviderId {
+        for (name, template) in &create.headers.0 {
+            if template.has_our_id() && template.has_secret() {
+                let key = create_key.then("headers").then(name);
+                faults.add(
+                    &key,
+                    "our id and a secret are not allowed together here: a create that cannot be \
+                     looked up by our id is repeated with the same key, and a secret may change",
+                );
+            }
+        }
+    }
 }
 
 /// What a create may not be made of.
@@ -79,11 +96,12 @@ fn in_create(create: &Create, faults: &mut Faults<'_>) {
         );
     }
     // Where they might be in a header, the whole of them count.
-    if !without_headers().chain(headers()).any(Template::has_our_id) {
+    if !without_headers().chain(headers()).any(Template::always_has_our_id) {
         faults.add(
             &key,
-            "our id is not sent: without {id} or {id:hex} in the path, the query, a header or the \
-             body, a repeated create cannot be told from a second transaction",
+            "our id is not sent, or not always: without {id} or {id:hex} in the path, the query, a \
+             header or the body, beside nothing that may be left out, a repeated create cannot be \
+             told from a second transaction",
         );
     }
 }
@@ -101,8 +119,12 @@ fn in_lookup(lookup: &Lookup, faults: &mut Faults<'_>) {
             faults
                 .add(&key, "{provider_id} is not known before a create: use by = \"provider_id\"");
         }
-        LookupBy::Id if !sent().any(Template::has_our_id) => {
-            faults.add(&key, "asks for no id: write {id} or {id:hex} into the path or the query");
+        LookupBy::Id if !sent().any(Template::always_has_our_id) => {
+            faults.add(
+                &key,
+                "asks for no id, or not always: write {id} or {id:hex} into the path or the query, \
+                 beside nothing that may be left out",
+            );
         }
         LookupBy::ProviderId if !has_theirs => {
             faults.add(&key, "asks for no id: write {provider_id} into the path or the query");
@@ -155,19 +177,12 @@ fn no_object(template: &Template, key: &Key, faults: &mut Faults<'_>) {
     }
 }
 
-/// Headers that the client sets, or that say where a message ends.
-const RESERVED: [&str; 10] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "te",
-    "traceparent",
-    "transfer-encoding",
-    "upgrade",
-];
+/// A header that `[auth]` sets, too, would be sent twice.
+pub(in crate::profiles) fn not_twice(pairs: &Pairs, set: &str, key: &Key, faults: &mut Faults<'_>) {
+    for (name, _) in pairs.0.iter().filter(|(name, _)| name.eq_ignore_ascii_case(set)) {
+        faults.add(&key.then(name), "is set by [auth] too: write it in one place");
+    }
+}
 
 pub(in crate::profiles) fn headers(pairs: &Pairs, key: &Key, faults: &mut Faults<'_>) {
     let mut seen: Vec<String> = Vec::new();
@@ -177,8 +192,8 @@ pub(in crate::profiles) fn headers(pairs: &Pairs, key: &Key, faults: &mut Faults
         if !is_header_name(name) {
             faults.add(&key, "is not a header's name");
         }
-        if RESERVED.contains(&lower.as_str()) {
-            faults.add(&key, "is set by the program");
+        if is_reserved(name) {
+            faults.add(&key, SET_BY_THE_PROGRAM);
         }
         if lower == "authorization" && !template.has_secret() {
             faults.add(&key, "is set by [auth]");

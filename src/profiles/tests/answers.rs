@@ -73,6 +73,30 @@ fn a_create_that_is_still_running_may_go_through_and_is_no_outage() {
     let running = create(&text, 409, Ok("{}"));
     assert_eq!(running.means, CreateMeans::Later);
     assert!(running.may_be_lost() && !running.is_outage());
+    // However it is said.
+    let rule = "{ code = [200, 422, 429], at = \"/code\", is = \"RUNNING\", means = \"later\" },";
+    let text = with(&text, "{ code = 409, means = \"later\" },", rule);
+    let lost = [200, 422, 429].map(|code| {
+        let running = create(&text, code, Ok(r#"{"code":"RUNNING"}"#));
+        assert_eq!(running.means, CreateMeans::Later);
+        running.may_be_lost()
+    });
+    assert_eq!(lost, [true, true, false]);
+}
+
+#[test]
+fn what_exists_and_cannot_be_looked_up_is_an_operators() {
+    let exists = "means = \"created\", provider_id = \"/theirs\", status = \"/status\" }";
+    let rule = "{ code = 409, at = \"/code\", is = 1083, means = \"exists\" }";
+    for (field, body, means) in [
+        ("", r#"{"code":1083}"#, CreateMeans::Unclear),
+        (", provider_id = \"/theirs?\"", r#"{"code":1083}"#, CreateMeans::Unclear),
+        (", provider_id = \"/theirs?\"", r#"{"code":1083,"theirs":"p_1"}"#, CreateMeans::Exists),
+    ] {
+        let rule = rule.replace(" }", &format!("{field} }}"));
+        let text = with(BY_PROVIDER_ID, exists, &format!("{exists}, {rule}"));
+        assert_eq!(create(&text, 409, Ok(body)).means, means, "{rule} {body}");
+    }
 }
 
 #[test]

@@ -80,6 +80,12 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
             "a value in the body",
         ),
         (BY_ID, absent, "{ code = 404, at = \"/ok\", is = false, means = \"absent\" }", "a value"),
+        (
+            BY_ID,
+            absent,
+            "{ code = 404, at = \"/ok\", is = [false, \"NOT_FOUND\"], means = \"absent\" }",
+            "a value",
+        ),
         (BY_ID, absent, "{ code = 200, any_body = true, means = \"absent\" }", "its body must"),
         (
             BY_ID,
@@ -107,6 +113,25 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
         (BY_ID, created_line, "\n", "no rule means created"),
         (BY_ID, created, "{ code = \"5xx\", means = \"created\" }", "only a 2xx can mean created"),
         (BY_ID, refusal, "{ code = 500, means = \"exists\" }", "says nothing for certain"),
+        (BY_ID, refusal, "{ code = \"4xx\", means = \"exists\" }", "nothing would ever be sent"),
+        (BY_ID, refusal, "{ code = [401, 409], means = \"exists\" }", "about who asks and when"),
+        (
+            BY_ID,
+            refusal,
+            "{ code = [409, 429], at = \"/code\", means = \"exists\" }",
+            "about who asks and when",
+        ),
+        (BY_ID, refusal, "{ code = [409, 422], means = \"exists\" }", ""),
+        (BY_ID, refusal, "{ code = \"5xx\", means = \"blocked\" }", "it may have gone through"),
+        (BY_ID, refusal, "{ code = [401, 504], means = \"blocked\" }", "it may have gone through"),
+        (BY_ID, refusal, "{ code = \"4xx\", means = \"blocked\" }", "other than 408 and 409"),
+        (BY_ID, refusal, "{ code = [400, 401, 402], means = \"blocked\" }", ""),
+        (
+            BY_ID,
+            refusal,
+            "{ code = 500, at = \"/code\", is = \"NO_KEY\", means = \"blocked\" }",
+            "",
+        ),
         (BY_ID, refusal, "{ code = 502, means = \"refused\" }", "would hide a payment"),
         (BY_ID, created, "{ code = 200, means = \"refused\" }", "it may have gone through"),
         (BY_ID, refusal, "{ code = 403, means = \"refused\" }", "concern our credentials"),
@@ -125,6 +150,27 @@ fn what_would_lose_or_double_money_is_refused_with_the_reason() {
         ),
         // What is sent.
         (BY_ID, "id = \"{id}\"", "id = \"{reference}\"", "our id is not sent"),
+        (BY_ID, "id = \"{id}\"", "id = \"{metadata.shop?}-{id}\"", "not always"),
+        (BY_ID, "id = \"{id}\"", "id = \"{id?}\"", "not always"),
+        (BY_ID, "id = \"{id}\"", "id = \"{id}\", of = \"{metadata.shop?}-{id}\"", ""),
+        (
+            BY_PROVIDER_ID,
+            "Idempotency-Key = \"{id}\"",
+            "Idempotency-Key = \"{reference?}{id:hex}\"",
+            "not always",
+        ),
+        (
+            BY_PROVIDER_ID,
+            "Idempotency-Key = \"{id}\"",
+            "Idempotency-Key = \"{secret:shop}-{id}\"",
+            "create.headers.Idempotency-Key (line 5): our id and a secret",
+        ),
+        (
+            IN_LIST,
+            "query = { reference = \"{id:hex}\"",
+            "query = { reference = \"{metadata.shop?}{id:hex}\"",
+            "asks for no id, or not always",
+        ),
         (
             BY_ID,
             "id = \"{id}\"",
@@ -232,6 +278,11 @@ fn a_form_has_no_tables_and_credentials_are_of_their_kind() {
         ("kind = \"bearer\"\ntoken = \"{id}\"", "only {secret:NAME} and {var:NAME}"),
         ("kind = \"basic\"\nusername = \"x\"\npassword = \"\"", "neither it nor the user name"),
         ("kind = \"header\"", "must be a header's name"),
+        ("kind = \"header\"\nheader = \"Host\"", "auth.header (line 24): is set by the program"),
+        (
+            "kind = \"oauth2\"\ntoken_url = \"/t\"\nheaders = { Authorization = \"{secret:x}\" }",
+            "auth.headers.Authorization (line 25): is set by [auth] too",
+        ),
         ("kind = \"oauth2\"\ntoken_url = \"token\"", "a path of the base URL"),
         ("kind = \"oauth2\"\ntoken_url = \"/t/{secret:x}\"", "URLs are logged"),
         (
@@ -251,4 +302,29 @@ fn a_secret_in_a_body_that_is_kept_is_refused() {
     let error = refused(&with(BY_PROVIDER_ID, plain, secret));
     assert!(error.contains("create.body") && error.contains("send it in a header"), "{error}");
     profile(&with(BY_ID, plain, secret));
+}
+
+/// Both would be sent, and most servers take that for a wrong request.
+#[test]
+fn a_header_that_the_credentials_set_stands_nowhere_else() {
+    let all = with(BY_ID, "[create]", "headers = { x-api-key = \"{secret:key}\" }\n[create]");
+    let create = with(BY_ID, "repeat =", "headers = { X-API-KEY = \"{var:key}\" }\nrepeat =");
+    let lookup = with(BY_ID, "by = ", "headers = { x-api-key = \"{var:key}\" }\nby = ");
+    let sign = "[sign]\nhash = \"sha256\"\nencoding = \"hex\"\nsigned = \"{target}{body}\"\n\
+                headers = { x-api-key = \"{signature}\" }\n";
+    let sign = format!("{BY_ID}{sign}");
+    let auth = "[auth]\nkind = \"header\"\nheader = \"X-Api-Key\"\n";
+    for text in [&all, &create, &lookup, &sign] {
+        profile(text);
+        let error = refused(&format!("{text}{auth}"));
+        assert!(error.contains("write it in one place"), "{error}");
+    }
+    let token = with(&all, "x-api-key", "Authorization");
+    profile(&token);
+    for kind in ["bearer", "basic", "oauth2\"\ntoken_url = \"/t"] {
+        let error = refused(&format!("{token}[auth]\nkind = \"{kind}\"\n"));
+        assert!(error.contains("headers.Authorization (line 3): is set by [auth] too"), "{error}");
+    }
+    let host = sign.replace("x-api-key", "Host");
+    assert!(refused(&host).contains("sign.headers.Host"), "{host}");
 }

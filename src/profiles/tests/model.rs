@@ -283,7 +283,22 @@ fn run(draft: &Draft, profile: &Profile, replies: &[Reply]) -> Result<usize, Tes
                 let says_so = rule.is_some_and(|rule| rule.means == "refused" && rule.is.is_some());
                 prop_assert!(says_so, "{reply:?}");
             }
-            if read.means != CreateMeans::Refused {
+            // As the create job has it: what was certainly not done is forgotten, where it was the
+            // first one.
+            let is_not_done = match read.means {
+                CreateMeans::Refused | CreateMeans::Blocked => true,
+                CreateMeans::Later => !read.may_be_lost(),
+                _ => false,
+            };
+            if is_not_done && read.means != CreateMeans::Refused {
+                let is_said = rule.is_some_and(|rule| rule.means == "blocked" && rule.is.is_some());
+                let says_so = (400..500).contains(&reply.code) && ![408, 409].contains(&reply.code);
+                prop_assert!(is_said || says_so, "{reply:?} {read:?}");
+            }
+            if read.means == CreateMeans::Later && is_not_done {
+                prop_assert_eq!(reply.code, 429, "{:?}", reply);
+            }
+            if !is_not_done || !posts.is_empty() {
                 posts.push(now);
             }
             has_provider_id |= read.provider_id.is_some();

@@ -216,6 +216,29 @@ fn times_have_milliseconds_and_methods_and_digits_their_case() {
 }
 
 #[test]
+fn the_path_that_is_signed_is_the_one_that_is_sent() {
+    let text = format!(
+        "{BY_ID}[sign]\nhash = \"sha256\"\nencoding = \"hex\"\nsigned = \"{{body}}\"\n\
+         headers = {{ X-Sent = \"{{path}} {{target}}\", X-Signature = \"{{signature}}\" }}\n"
+    );
+    let (profile, content) = (profile(&text), content(&[]));
+    let values = values(&[("signing_key", "k")]);
+    let sent = |base_url: &str| {
+        let mut request = profile.create_request(&inputs(&content, &values)).unwrap();
+        let now = DateTime::from_timestamp(0, 0).unwrap();
+        let with = Signing { base_url, values: &values, now, nonce: "n", is_repeat: false };
+        profile.signer().unwrap().sign(&mut request, &with).unwrap();
+        header(&request, "X-Sent").to_owned()
+    };
+    for base_url in ["https://api.example", "https://api.example/", "http://[::1]:80", ""] {
+        assert_eq!(sent(base_url), "/payments /payments", "{base_url}");
+    }
+    for base_url in ["https://api.example/v1/eu", "https://api.example/v1/eu/"] {
+        assert_eq!(sent(base_url), "/v1/eu/payments /v1/eu/payments", "{base_url}");
+    }
+}
+
+#[test]
 fn a_create_is_noted_where_its_signature_says_whether_it_is_a_repeat() {
     let section = "[sign]\nhash = \"sha256\"\nencoding = \"hex\"\nsigned = \"{nonce}\"\n\
                    headers = { X-Signature = \"{signature}\" }\n";

@@ -128,7 +128,9 @@ impl<'a> HeaderLines<'a> {
                 .filter_map(|(key, value)| (key == signature_key).then_some(value))
                 .collect(),
             HeaderForm::VersionedList { version } => {
+                // A proxy may have joined header lines with a comma (RFC 9110 section 5.3).
                 let entries = lines.flat_map(|line| line.split(' '));
+                let entries = entries.map(|entry| entry.trim_end_matches(','));
                 entries
                     .filter_map(|entry| entry.strip_prefix(version.as_str())?.strip_prefix(','))
                     .collect()
@@ -200,6 +202,7 @@ mod tests {
                 vec![one.clone(), two.clone()],
             ),
             (pairs_form(";"), &["ts=1;h1=aa; h1=bb;h2=cc;x"], vec![one.clone(), two.clone()]),
+            (versions.clone(), &["v1,aa, v1,bb"], vec![one.clone(), two.clone()]),
             (versions, &["v2,cc v1,aa  v1, v1,zz", "v1,bb v1a,cc"], vec![one, two]),
         ] {
             assert_eq!(signatures(&form, lines), Ok(expected), "{form:?}");

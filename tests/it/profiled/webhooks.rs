@@ -246,6 +246,9 @@ async fn keys_are_several_and_are_read_again_when_their_files_change() {
         let transaction = app.client().get_transaction(id).await.expect(200).clone();
         let expected = if answer == 200 { "completed" } else { "pending" };
         assert_eq!(transaction["status"], expected);
+        // What is known to exist is never created again.
+        let theirs = (answer == 200).then(|| format!("po_{id}"));
+        assert_eq!(transaction["provider_id"].as_str(), theirs.as_deref());
         answer
     };
     assert_eq!([status("whsec_hush_one").await, status("whsec_hush_two").await], [200, 401]);
