@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::middleware::waiting_shares::KeyHash;
 use crate::domain::FairQueue;
 
 /// Whose read it is, by the hash of its key; `None` for those of operators.
-pub(super) type Reader = Option<KeyHash>;
+pub(super) type Reader = Option<[u8; 32]>;
 
 /// The turns of one pool. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -5,10 +5,11 @@
 //!
 //! - with 429, where its client sends more than `LIMITS__RATE`, on whatever path (see
 //!   [`super::rate_limit`]), or waits for as many transactions as are its share (see
-//!   [`super::waiting_shares`]);
-//! - with 503, if `HTTP__MAX_IN_FLIGHT` requests of its kind are under way, or if posts (or
-//!   webhooks) wait too long to be written (`HTTP__MAX_QUEUE_DELAY`) and its client (or third party)
-//!   has its share of those that wait.
+//!   [`super::shares`]);
+//! - with 503, if `HTTP__MAX_IN_FLIGHT` requests of its kind are under way, or nearly as many and
+//!   its client (or address) has its share of the rest, or if posts (or webhooks) wait too long to
+//!   be written (`HTTP__MAX_QUEUE_DELAY`) and its client (or third party) has its share of those
+//!   that wait.
 //!
 //! Kinds are counted apart, so that none takes the others' places: posts, reads, reads that wait
 //! for a final status, webhooks, operators. Webhooks end work, and so have a patience of their own.
@@ -27,12 +28,11 @@ use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
     http::{StatusCode, header},
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     auth,
     rate_limit::{Allowance, RateLimits},
-    waiting_shares::{KeyHash, NoPlace, WaitingPlace, WaitingShares},
+    shares::{Caller, NoPlace, Place, Shares},
 };
 use crate::{
     http::{
@@ -66,7 +66,8 @@ enum Kind {
 }
 
 impl Kind {
-    const COUNT: usize = 5;
+    const ALL: [Self; 5] =
+        [Self::Post, Self::Read, Self::WaitingRead, Self::Webhook, Self::Operator];
 
     /// `None` for what is always let in.
     fn of(route: &RouteInfo, request: &Request) -> Option<Self> {
@@ -78,6 +79,16 @@ impl Kind {
             Limit::Operators => Some(Self::Operator),
             Limit::Unlimited | Limit::Vital => None,
         }
+    }
+}
+
+/// How many of `places` are shared out among the callers once no more are free: all of them where
+/// a request holds its place for long by what it asks for, and else a quarter, since that takes a
+/// caller that sends slowly.
+fn reserve(kind: Kind, places: usize) -> usize {
+    match kind {
+        Kind::WaitingRead => places,
+        Kind::Post | Kind::Read | Kind::Webhook | Kind::Operator => places / 4,
     }
 }
 
@@ -98,9 +109,8 @@ pub struct Admission(Arc<Gate>);
 struct Gate {
     state: Arc<ApiState>,
     rate_limits: Option<RateLimits>,
-    /// Places of the kinds, but for reads that wait.
-    places: [Semaphore; Kind::COUNT],
-    waiting: WaitingShares,
+    /// Those of each kind.
+    places: [Shares; Kind::ALL.len()],
     refused: RefusedLog,
 }
 
@@ -119,20 +129,13 @@ impl From<RejectReason> for Refusal {
     }
 }
 
-/// Held while a request is under way.
-enum Place<'a> {
-    Plain(#[expect(dead_code, reason = "held, not read")] SemaphorePermit<'a>),
-    Waiting(#[expect(dead_code, reason = "held, not read")] WaitingPlace<'a>),
-}
-
 impl Admission {
     /// Lets in what the state's configuration allows.
     pub fn new(state: Arc<ApiState>) -> Self {
         let places = state.intake.max_in_flight as usize;
         Self(Arc::new(Gate {
             rate_limits: RateLimits::new(&state.limits),
-            places: std::array::from_fn(|_| Semaphore::new(places)),
-            waiting: WaitingShares::new(places),
+            places: Kind::ALL.map(|kind| Shares::new(places, reserve(kind, places))),
             refused: RefusedLog::new(),
             state,
         }))
@@ -191,7 +194,7 @@ impl Gate {
     }
 
     /// The hash of a key that may be a client's, whose requests could not be counted yet.
-    fn unknown_key(&self, request: &Request) -> Option<KeyHash> {
+    fn unknown_key(&self, request: &Request) -> Option<[u8; 32]> {
         self.rate_limits.as_ref()?;
         // These are answered without the database, too.
         let is_vital = route(request).limit == Limit::Vital;
@@ -200,7 +203,7 @@ impl Gate {
 
     /// Looks a key up where its path did not, so that its client's next request is counted on any
     /// path.
-    async fn learn(&self, key: &KeyHash, status: StatusCode) {
+    async fn learn(&self, key: &[u8; 32], status: StatusCode) {
         // A path that asks for a key has looked it up.
         if status != StatusCode::UNAUTHORIZED {
             auth::learn(&self.state, key).await;
@@ -216,15 +219,16 @@ impl Gate {
     }
 
     fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, RejectReason> {
-        if kind == Kind::WaitingRead {
-            return match self.waiting.take(auth::key_hash(request)) {
-                Ok(place) => Ok(Place::Waiting(place)),
-                Err(NoPlace::Full) => Err(RejectReason::InFlight),
-                Err(NoPlace::Share) => Err(RejectReason::WaitingShare),
-            };
-        }
-        let place = self.places[kind as usize].try_acquire();
-        place.map(Place::Plain).map_err(|_| RejectReason::InFlight)
+        let client = match kind {
+            Kind::Post | Kind::Read | Kind::WaitingRead => auth::known_client(&self.state, request),
+            Kind::Webhook | Kind::Operator => None,
+        };
+        let address = || request.remote_addr().as_socket_addr().map(|address| address.ip());
+        let caller = client.map_or_else(|| Caller::Address(address()), Caller::Client);
+        self.places[kind as usize].take(caller).map_err(|why| match (why, kind) {
+            (NoPlace::Share, Kind::WaitingRead) => RejectReason::WaitingShare,
+            (NoPlace::Share | NoPlace::Full, _) => RejectReason::InFlight,
+        })
     }
 
     /// Where the request would wait too long for a writer, or make others do so: after how many

@@ -213,11 +213,6 @@ pub(in crate::http) async fn learn(state: &ApiState, hash: &[u8; 32]) {
     }
 }
 
-/// The hash of a request's bearer key, whether anybody has that key or not; zeros without one.
-pub(in crate::http) fn key_hash(request: &Request) -> [u8; 32] {
-    bearer_hash(request).unwrap_or_default()
-}
-
 /// The hash of a request's bearer key; `None` where there is none, or one that is nobody's.
 fn bearer_hash(request: &Request) -> Option<[u8; 32]> {
     let (scheme, key) = request.header(header::AUTHORIZATION)?.split_once(' ')?;

@@ -8,7 +8,7 @@ pub mod observe;
 pub mod path_template;
 pub mod rate_limit;
 pub mod security_headers;
+pub mod shares;
 pub mod single_flight;
 pub mod strict_headers;
 pub mod strict_query;
-pub mod waiting_shares;

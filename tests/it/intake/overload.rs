@@ -65,6 +65,42 @@ async fn more_posts_than_there_are_places_for_are_503_at_once() {
     }
 }
 
+/// Those whose bodies come slowly would hold them as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_all_places_it_can_leaves_some_for_the_others() {
+    const PLACES: usize = 64;
+
+    let world = World::new().await;
+    let app = world.app().role(Role::Api).set("QUARTET_HTTP__MAX_IN_FLIGHT", PLACES).spawn().await;
+    let (busy, id) = (app.client(), app.client().accept().await);
+    let other = app.client().with_key(&world::add_client(&app.pool, "other").await);
+    other.accept().await;
+    let mut session = sqlx::PgConnection::connect(app.database_url()).await.unwrap();
+    let mut held = session.begin().await.unwrap();
+    sqlx::query("LOCK TABLE transactions IN SHARE MODE").execute(&mut *held).await.unwrap();
+    let bodies: Vec<_> = (0..PLACES).map(|_| transaction(Uuid::now_v7())).collect();
+    let mut posts: FuturesUnordered<_> =
+        bodies.iter().map(|body| busy.post_transaction(body)).collect();
+    for _ in 0..PLACES / 4 {
+        posts.next().await.unwrap().expect_problem(503);
+    }
+    assert_eq!(refused(&app, "in_flight").await, (PLACES / 4) as f64);
+    // Let in, and held up like the rest.
+    let body = transaction(Uuid::now_v7());
+    let release = async {
+        busy.get_transaction(id).await.expect(200);
+        held.rollback().await.unwrap();
+    };
+    let (others, (), let_in) =
+        tokio::join!(other.post_transaction(&body), release, posts.collect::<Vec<_>>());
+    assert_eq!(let_in.len(), PLACES - PLACES / 4);
+    for answer in let_in.iter().chain([&others]) {
+        // A busy machine may hold them up for too long.
+        assert!(matches!(answer.status, 202 | 503), "{}", answer.text);
+    }
+    assert_eq!(refused(&app, "in_flight").await, (PLACES / 4) as f64, "nobody else");
+}
+
 /// Many callers, each of which posts the next one as soon as it is answered. However slowly this
 /// process sends them, the database is slower: more wait at any time than the next batches take, so
 /// that even the shortest wait is longer than one may be.
