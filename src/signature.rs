@@ -197,9 +197,10 @@ impl Signatures {
     /// Reads at most [`MAX_SIGNATURES`]. An entry that is empty or of another version is skipped;
     /// one that is no HMAC-SHA256 in base64 counts, and matches nothing.
     fn read(header: &str) -> Result<Self, VerifyError> {
+        // A proxy may have joined header lines with a comma (RFC 9110 section 5.3).
         let entries = header
             .split(' ')
-            .filter_map(|entry| entry.strip_prefix(VERSION_PREFIX))
+            .filter_map(|entry| entry.trim_end_matches(',').strip_prefix(VERSION_PREFIX))
             .filter(|encoded| !encoded.is_empty());
         let mut read = Vec::new();
         for (index, encoded) in entries.enumerate() {
@@ -321,7 +322,13 @@ mod tests {
         let (old, new) = (Secret::generate(), Secret::generate());
         let list = format!("v2,zzz v1a,AAAA {} v1,not-base64", sign(&old, "m", 7, b"x"));
         let headers = headers("m", "7", &list);
-        assert_eq!(verify(&[new.clone(), old], headers, b"x", 7, TOLERANCE), Ok("m"));
+        assert_eq!(verify(&[new.clone(), old.clone()], headers, b"x", 7, TOLERANCE), Ok("m"));
+        // As a proxy joins several lines.
+        let good = sign(&old, "m", 7, b"x");
+        for joined in [format!("{good}, v1,AAAA"), format!("v1,AAAA, {good}")] {
+            let headers = self::headers("m", "7", &joined);
+            assert_eq!(verify(std::slice::from_ref(&old), headers, b"x", 7, TOLERANCE), Ok("m"));
+        }
         assert_eq!(verify(&[new], headers, b"x", 7, TOLERANCE), Err(VerifyError::NoMatch));
         assert_eq!(verify(&[], headers, b"x", 7, TOLERANCE), Err(VerifyError::NoMatch));
     }

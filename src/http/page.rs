@@ -92,6 +92,26 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
+    /// As many entries from the beginning as come to `most` bytes, but at least one.
+    pub fn within<C: PageCursor>(
+        mut self,
+        most: usize,
+        bytes: impl Fn(&T) -> usize,
+        cursor: impl FnOnce(&T) -> C,
+    ) -> Self {
+        let mut sum = 0_usize;
+        let fits = |row: &&T| {
+            sum = sum.saturating_add(bytes(row));
+            sum <= most
+        };
+        let count = self.items.iter().take_while(fits).count().max(1);
+        if count < self.items.len() {
+            self.items.truncate(count);
+            self.next_cursor = self.items.last().map(|row| cursor(row).to_text());
+        }
+        self
+    }
+
     pub fn map<U>(self, item: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(item).collect(), next_cursor: self.next_cursor }
     }
@@ -141,6 +161,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_page_ends_where_its_bytes_do() {
+        let page = |sizes: &[usize]| {
+            let rows: Vec<_> = (1_i64..).zip(sizes.iter().copied()).collect();
+            let all = Page::new(rows, 3, |row| row.0);
+            let page = all.within(10, |row| row.1, |row| row.0);
+            (page.items.len(), page.next_cursor)
+        };
+        assert_eq!(page(&[4, 6, 0]), (3, None));
+        assert_eq!(page(&[4, 6, 0, 0]), (3, Some("3".to_owned())));
+        assert_eq!(page(&[4, 7, 0]), (1, Some("1".to_owned())));
+        assert_eq!(page(&[40, 0]), (1, Some("1".to_owned())), "one is always there");
+        assert_eq!(page(&[40]), (1, None));
+        assert_eq!(page(&[]), (0, None));
+    }
 
     proptest! {
         #[test]

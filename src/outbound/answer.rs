@@ -23,6 +23,8 @@ use crate::domain::peer_answer::{self, MAX_EXCERPT_CHARS, excerpt};
 
 /// Codings that are stacked on each other.
 const MAX_CODINGS: usize = 3;
+/// How long the body of an answer may take whose code says enough: it is for an operator's eyes.
+const DESCRIBED_WITHIN: Duration = Duration::from_secs(2);
 /// Zstandard decodes into a window of this size at most (RFC 8878 section 3.1.1.1.2).
 const MAX_ZSTD_WINDOW: u64 = 8 * 1024 * 1024;
 const BROTLI_BUFFER: usize = 4096;
@@ -122,9 +124,10 @@ pub(super) async fn describe(response: Response) -> String {
         let target = String::from_utf8_lossy(target.as_bytes());
         format!(" with the Location {}", excerpt(&target, MAX_EXCERPT_CHARS))
     });
-    let what = match text(response).await {
-        Ok(text) => excerpt(&text, MAX_EXCERPT_CHARS),
-        Err(error) => error.to_string(),
+    let what = match tokio::time::timeout(DESCRIBED_WITHIN, text(response)).await {
+        Ok(Ok(text)) => excerpt(&text, MAX_EXCERPT_CHARS),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "its body does not come".to_owned(),
     };
     let location = location.unwrap_or_default();
     describe_text(status, &location, &what)

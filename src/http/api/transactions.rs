@@ -41,6 +41,8 @@ const WAIT_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 const KEY_CHECK: Duration = Duration::from_millis(500);
 /// A repeated id whose first post is being rolled back is tried this often.
 const ACCEPT_TRIES: usize = 3;
+/// Most bytes of metadata in a page of a list, unless its first transaction has more.
+const MAX_PAGE: usize = 1024 * 1024;
 
 /// The clients' operations.
 pub struct TransactionsApi;
@@ -282,10 +284,9 @@ impl TransactionsApi {
             cursor: page::after(cursor.0.as_deref())?,
         };
         let list = transactions::list(&state.pool, client.0.id, &filter, page::rows(limit.0));
-        let page = Page::new(state.read(client.0.reader(), list).await?, limit.0, |row| Cursor {
-            at: row.created_at,
-            id: row.id,
-        });
+        let cursor = |row: &transactions::Transaction| Cursor { at: row.created_at, id: row.id };
+        let rows = state.read(client.0.reader(), list).await?;
+        let page = Page::new(rows, limit.0, cursor).within(MAX_PAGE, metadata_bytes, cursor);
         Ok(ListTransactionsResponse::Page(Json(page.into())))
     }
 
@@ -303,6 +304,12 @@ impl TransactionsApi {
         let items = events.into_iter().map(Into::into).collect();
         Ok(ListEventsResponse::Events(Json(EventList { items })))
     }
+}
+
+/// The size of what a client may have posted much of.
+fn metadata_bytes(row: &transactions::Transaction) -> usize {
+    let pairs = row.metadata.iter().flat_map(|metadata| &metadata.0);
+    pairs.map(|(name, value)| name.len() + value.len()).sum()
 }
 
 /// What a client posted, besides the id.

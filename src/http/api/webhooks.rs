@@ -88,10 +88,11 @@ impl ThirdPartyWebhook {
             }
         };
         let (id, status) = (used(id, "id"), used(status, "status"));
-        let id = id.and_then(|text| match body::uuid(text.into()) {
+        // However it is written, as in the answer to a lookup.
+        let id = id.and_then(|text| match Uuid::parse_str(text.trim()) {
             Ok(id) => Some(id),
-            Err(fault) => {
-                errors.push(fault.under("id"));
+            Err(_) => {
+                errors.push(FieldProblem::at("/id".to_owned(), "must be a uuid".to_owned()));
                 None
             }
         });
@@ -295,13 +296,22 @@ fn signature_lines(request: &Request) -> String {
 /// could mean different ones.
 fn only_line<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, Rejected> {
     let mut lines = request.headers().get_all(name).iter();
-    let line = lines.next().and_then(|line| line.to_str().ok());
+    let line = lines.next().map(HeaderValue::to_str);
+    let rejected = |reason, status, what: &str| {
+        let problem = Problem::new(status, format!("the header `{name}` {what}"));
+        Err(Rejected::new(reason, problem))
+    };
     if lines.next().is_some() {
-        let problem =
-            Problem::new(StatusCode::BAD_REQUEST, format!("the header `{name}` is there twice"));
-        return Err(Rejected::new(WebhookRejection::RepeatedHeader, problem));
+        let reason = WebhookRejection::RepeatedHeader;
+        return rejected(reason, StatusCode::BAD_REQUEST, "is there twice");
     }
-    Ok(line)
+    match line {
+        Some(Err(_)) if name == signature::ID_HEADER => {
+            let what = "has other characters than visible ASCII";
+            rejected(WebhookRejection::BadWebhookId, StatusCode::UNAUTHORIZED, what)
+        }
+        line => Ok(line.and_then(Result::ok)),
+    }
 }
 
 /// 401. What is asked for is a signature: no key would help.

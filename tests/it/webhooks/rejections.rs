@@ -144,6 +144,7 @@ async fn a_hostile_webhook_id_is_shown_as_text() {
         list.expect(200)["items"].as_array()?.first().cloned()
     })
     .await;
+    assert_eq!(item["reason"], "bad_webhook_id", "{item}");
     let id = item["last_webhook_id"].as_str().unwrap();
     assert!(id.starts_with(r"<script>alert(1)</script>\u{202e}\u{85}xx"), "{id}");
     assert!(id.chars().count() <= 200, "{id}");

@@ -17,7 +17,8 @@ async fn a_wrong_body_is_refused_and_can_be_corrected_under_the_same_id() {
         (json!({ "id": id }), vec!["/status"]),
         (json!({ "status": "completed" }), vec!["/id"]),
         (json!({ "id": "1", "status": "completed" }), vec!["/id"]),
-        (json!({ "id": id.simple(), "status": "completed" }), vec!["/id"]),
+        (json!({ "id": format!("{id}0"), "status": "completed" }), vec!["/id"]),
+        (json!({ "id": "", "status": "completed" }), vec!["/id"]),
         (json!({ "id": id, "status": "failed" }), vec!["/status"]),
         (json!({ "id": id, "status": "" }), vec!["/status"]),
         (json!({ "id": id, "status": null }), vec!["/status"]),
@@ -61,6 +62,12 @@ async fn unknown_fields_are_ignored() {
     });
     let (status, answer) = app.send_webhook(SendWebhook::new(id, "x").json(&body)).await;
     assert_eq!((status, &answer["outcome"]), (200, &json!("settled")));
+    // An id is compared as a uuid, not as text.
+    for text in [id.simple().to_string(), format!(" {id}\n"), id.braced().to_string()] {
+        let body = json!({ "id": text, "status": "completed" });
+        let (status, answer) = app.send_webhook(SendWebhook::new(id, "x").json(&body)).await;
+        assert_eq!((status, &answer["outcome"]), (200, &json!("unchanged")), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
