@@ -148,9 +148,15 @@ async fn a_url_that_can_never_work_is_refused_before_anything_is_tried() {
         ("postgres://u:p@h/db?sslmod=verify-full", "did you mean sslmode?"),
         ("postgres://u:p@h/db?sslmode=verify_full", "must be one of disable, allow, prefer"),
         ("postgres://u:p@h/db?sslrootcert=system&sslmode=require", "needs sslmode=verify-full"),
+        ("postgres://u:p@h/db?sslmode=verify-ca", "sslmode=verify-ca needs sslrootcert"),
         (
             "postgres://u:p@h/db?sslmode=verify-full&sslrootcert=/no/such.pem",
             "the file /no/such.pem of sslrootcert cannot be read",
+        ),
+        ("postgres://u:p@h/db?sslmode=verify-full&sslrootcert=/", "names the directory /"),
+        (
+            "postgres://u:p@h/db?sslmode=require&sslrootcert=/dev/../etc/passwd",
+            "has no certificate in PEM",
         ),
         ("postgres://u:p@h/db?sslcert=/no/such.pem", "sslcert and sslkey must be given together"),
         ("postgres://u:s3cret#@h/db", "%40"),
@@ -203,7 +209,8 @@ async fn a_migration_that_fails_is_named_without_a_line_of_it() {
     expect_said(&ended, "migration 99990101000000 that this release does not know");
     // Something else has the name of a table of ours.
     let clear = "DROP SCHEMA public CASCADE; DROP SCHEMA apalis CASCADE;
-        DROP SCHEMA operator CASCADE; CREATE SCHEMA public; CREATE TABLE public.failed_jobs ();";
+        DROP SCHEMA operator CASCADE; CREATE SCHEMA public;
+        CREATE TYPE public.failed_jobs AS (x int)";
     execute(database.url(), clear).await;
     let ended = run_on(database.url(), &["migrate"]).await;
     expect_said(&ended, "\"failed_jobs\" already exists");
@@ -341,6 +348,7 @@ async fn the_systems_certificates_can_be_trusted_as_by_libpq() {
     let ended = list("sslrootcert=system", Some("/dev/null")).await;
     expect_said(&ended, "this system has no trusted certificates; install ca-certificates");
     list(&format!("sslmode=verify-full&sslrootcert={authority}"), None).await.expect();
+    list(&format!("sslmode=verify-ca&sslrootcert={authority}"), None).await.expect();
     // A root certificate is checked although `require` alone checks none.
     list("sslmode=require", None).await.expect();
     list(&format!("sslmode=require&sslrootcert={authority}"), None).await.expect();

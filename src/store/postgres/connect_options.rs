@@ -1,11 +1,11 @@
-//! A connection's options, read of a URL and, for what that does not say, of libpq's variables.
+//! A connection's options, read from a URL and, where that is silent, from libpq's variables.
 //!
-//! sqlx reads both. Here is what it reads otherwise than libpq: `sslrootcert=system`, a root
-//! certificate under `sslmode=require`, the brackets around an address of IPv6, variables that are
-//! empty or that it cannot read and passes over, and files whose absence it finds out at each
-//! connection.
+//! sqlx reads both. Here is what it reads differently from libpq: `sslrootcert=system`, a root
+//! certificate under `sslmode=require`, none under `sslmode=verify-ca`, the brackets around an
+//! address of IPv6, variables that are empty or that it cannot read and passes over, and files
+//! whose absence it finds out at each connection.
 
-use std::{env, fs, path::Path};
+use std::{env, fs, io, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nix::unistd::{Uid, User};
@@ -20,6 +20,8 @@ const SYSTEM: &str = "system";
 /// Where sqlx looks for a server's socket if no host is given, and what it takes if there is none.
 const SOCKETS: [&str; 3] = ["/var/run/postgresql", "/private/tmp", "/tmp"];
 const LOCALHOST: &str = "localhost";
+/// How a certificate begins in the files that the driver reads.
+const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// Reads `url`. Nothing is connected to; what can never work is an error of configuration.
 pub(in crate::store) fn read(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
@@ -68,6 +70,13 @@ pub(in crate::store) fn read(url: &str) -> Result<PgConnectOptions, sqlx::Error>
         (Some(file), PgSslMode::Require) => {
             check_file("sslrootcert", file)?;
             options.ssl_mode(PgSslMode::VerifyCa)
+        }
+        // The driver trusts the public authorities then, and anybody's certificate would pass.
+        (None, PgSslMode::VerifyCa) => {
+            return Err(wrong(
+                "sslmode=verify-ca needs sslrootcert: name the file with the authority's \
+                 certificate, or write sslmode=verify-full",
+            ));
         }
         _ => options,
     };
@@ -143,12 +152,27 @@ fn check_file(name: &str, file: &str) -> Result<(), sqlx::Error> {
     if file.trim_start().starts_with("-----BEGIN") {
         return Ok(());
     }
-    match fs::File::open(Path::new(file)) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let why = without_number(&error.to_string());
-            Err(wrong(format!("the file {file} of {name} cannot be read: {why}")))
-        }
+    let cannot = |error: io::Error| {
+        let why = without_number(&error.to_string());
+        wrong(format!("the file {file} of {name} cannot be read: {why}"))
+    };
+    let path = Path::new(file);
+    let about = fs::metadata(path).map_err(cannot)?;
+    if about.is_dir() {
+        return Err(wrong(format!("{name} names the directory {file}, and must name a file")));
+    }
+    if !about.is_file() {
+        // A pipe can be read only once, and that is for the driver to do.
+        return Ok(());
+    }
+    let text = fs::read(path).map_err(cannot)?;
+    let is_pem = text.windows(PEM.len()).any(|window| window == PEM);
+    match is_pem || name == "sslkey" {
+        true => Ok(()),
+        false => Err(wrong(format!(
+            "the file {file} of {name} has no certificate in PEM (a line \
+             -----BEGIN CERTIFICATE-----)"
+        ))),
     }
 }
 

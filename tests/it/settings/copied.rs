@@ -38,6 +38,19 @@ async fn a_sequence_behind_its_rows_is_refused_with_the_statement_that_mends_it(
         assert_serves(&scratch.url).await;
     }
 
+    // A number that no sequence has given: the others do not stop for its sake.
+    scratch
+        .admin
+        .run(
+            "INSERT INTO transaction_events (id, transaction_id, kind, source)
+            OVERRIDING SYSTEM VALUE
+            SELECT 9223372036854775807, transaction_id, kind, source
+            FROM transaction_events LIMIT 1",
+        )
+        .await;
+    assert_serves(&scratch.url).await;
+    scratch.admin.run("DELETE FROM transaction_events WHERE id = 9223372036854775807").await;
+
     // Set by hand so that the next number is just free.
     let restart = "SELECT format('ALTER TABLE transaction_events ALTER COLUMN id RESTART WITH %s',
         max(id) + 1) FROM transaction_events";

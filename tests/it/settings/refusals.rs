@@ -14,7 +14,7 @@ use url::Url;
 use super::{
     Admin, BOUND, Scratch, faultless, migrate, name_of,
     schemas::{finding, findings},
-    spawn_on,
+    spawn_on, url_as,
 };
 use crate::support::{World, pgbouncer::PgBouncer, postgres::TestDatabase, wait_until, world::set};
 
@@ -54,6 +54,30 @@ async fn another_encoding_than_utf8_is_refused() {
         assert_eq!(Admin::of(url.as_str()).await.texts(tables).await, [""; 0]);
         admin.run(format!("DROP DATABASE {name} WITH (FORCE)")).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collation_that_has_ids_in_another_order_is_warned_about() {
+    let scratch = Scratch::migrated().await;
+    let name = format!("{}_danish", name_of(&scratch.url));
+    let mut admin = Admin::of(scratch.database.url()).await;
+    admin
+        .run(format!(
+            "CREATE DATABASE {name} LOCALE_PROVIDER icu ICU_LOCALE 'da' LOCALE 'C' ENCODING 'UTF8'
+             TEMPLATE template0"
+        ))
+        .await;
+    let mut danish: Url = scratch.database.url().parse().unwrap();
+    danish.set_path(&name);
+    migrate(danish.as_str(), &[]).await.expect();
+    let collation = finding(danish.as_str(), "collation").await;
+    assert_eq!(collation.level, Level::Warning);
+    drop(spawn_on(danish.as_str()).await);
+    let ours = findings(&scratch.url).await;
+    let ours = ours.iter().find(|finding| finding.check == "collation").unwrap();
+    assert_eq!(ours.level, Level::Ok);
+    admin.run(format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    scratch.drop().await;
 }
 
 /// Runs the statements that a refusal names.
@@ -161,6 +185,93 @@ async fn another_role_than_the_owner_is_told_who_migrates() {
     let ended = migrate(&scratch.url, &[]).await;
     let said = ended.expect_failure();
     assert!(said.contains("run `quartet migrate` as "), "{said}");
+    scratch.drop().await;
+}
+
+/// One that creates what the migrations do would leave views that may not read their tables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_belongs_to_one_role_whoever_migrates() {
+    const UNDONE: &str = "DROP TABLE waiting_webhooks;
+        DELETE FROM _sqlx_migrations WHERE version = 20261129150000";
+
+    let mut scratch = Scratch::empty().await;
+    let role = scratch.role.clone();
+    migrate(&scratch.url, &[]).await.expect();
+    scratch
+        .admin
+        .run(format!(
+            "CREATE ROLE {role}_member LOGIN PASSWORD 'relay'; GRANT {role} TO {role}_member"
+        ))
+        .await;
+    let member = url_as(&scratch.url, &format!("{role}_member"), "relay");
+    for url in [&member, scratch.database.url()] {
+        scratch.admin.run(UNDONE).await;
+        migrate(url, &[]).await.expect();
+        let owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class
+            WHERE relkind IN ('r', 'v')
+                AND relnamespace::regnamespace::text IN ('public', 'apalis', 'operator')";
+        assert_eq!(scratch.admin.texts(owners).await, [role.as_str()], "{url}");
+    }
+    drop(spawn_on(&member).await);
+    scratch.admin.run(format!("DROP OWNED BY {role}_member; DROP ROLE {role}_member")).await;
+    scratch.drop().await;
+}
+
+/// Its tables would be altered, or its migrations taken for ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tables_of_another_program_are_left_alone() {
+    let mut scratch = Scratch::empty().await;
+    for (theirs, named) in [
+        ("CREATE TABLE clients (id int)", "public.clients"),
+        ("CREATE VIEW transactions AS SELECT 1 AS content_hash", "public.transactions"),
+        (
+            "CREATE TABLE _sqlx_migrations (version bigint);
+             INSERT INTO _sqlx_migrations VALUES (1)",
+            "public._sqlx_migrations",
+        ),
+    ] {
+        let owner = format!("ALTER TABLE {named} OWNER TO {}", scratch.role);
+        scratch.admin.run(theirs).await;
+        for owned in [false, true] {
+            if owned {
+                scratch.admin.run(&owner).await;
+            } else {
+                let read = format!("GRANT SELECT ON {named} TO {}", scratch.role);
+                scratch.admin.run(read).await;
+            }
+            let ended = migrate(&scratch.url, &[]).await;
+            let said = ended.expect_failure();
+            assert!(said.contains(&format!("another program's tables: {named}")), "{said}");
+            assert!(said.contains("a database of its own") && !said.contains("GRANT"), "{said}");
+        }
+        let kind = if theirs.starts_with("CREATE VIEW") { "VIEW" } else { "TABLE" };
+        scratch.admin.run(format!("DROP {kind} {named}")).await;
+    }
+    migrate(&scratch.url, &[]).await.expect();
+    scratch.drop().await;
+}
+
+/// As after `ALTER TABLE … OWNER TO` for each table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_whose_owner_may_not_write_is_refused() {
+    let mut scratch = Scratch::migrated().await;
+    let role = scratch.role.clone();
+    let function = "public.quartet_note_ambiguous_create()";
+    scratch
+        .admin
+        .run(format!("CREATE ROLE {role}_old; ALTER FUNCTION {function} OWNER TO {role}_old"))
+        .await;
+    for said in [
+        start_refused(&scratch.url).await,
+        migrate(scratch.database.url(), &[]).await.expect_failure().to_owned(),
+    ] {
+        assert!(said.contains("quartet_note_ambiguous_create() belongs to"), "{said}");
+    }
+    let finding = finding(&scratch.url, "owners").await;
+    assert_eq!(finding.level, Level::Error);
+    scratch.admin.run(finding.remedy.unwrap()).await;
+    drop(spawn_on(&scratch.url).await);
+    scratch.admin.run(format!("DROP ROLE {role}_old")).await;
     scratch.drop().await;
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::BOUND;
@@ -11,6 +12,19 @@ use crate::{
     support::{Answer, Client, TestApp, wait_for},
 };
 
+/// The views that operators query.
+const VIEWS: [&str; 10] = [
+    "actions",
+    "circuit",
+    "dead_letters",
+    "evidence",
+    "findings",
+    "floors",
+    "jobs",
+    "queues",
+    "rejected_webhooks",
+    "transactions",
+];
 /// Entries of a page: few, so that lists have many pages.
 const PAGE: usize = 40;
 
@@ -76,6 +90,12 @@ pub async fn lists(app: &TestApp, own: &[Uuid], all: &[Uuid]) {
         get(&operator, &format!("/v1/operator/{path}")).await.expect(200);
     }
     get(&operator, "/metrics").await.expect(200);
+    for view in VIEWS {
+        // Every column of every row: a plain count would compute none.
+        let read = format!("SELECT count(to_jsonb(seen)) FROM operator.{view} AS seen");
+        let read = sqlx::query_scalar::<_, i64>(AssertSqlSafe(read)).fetch_one(&app.pool).await;
+        read.unwrap_or_else(|error| panic!("operator.{view}: {error}"));
+    }
     let visitor = Visitor::signed_in(app).await;
     let pages = ["/transactions", "/dead-letters?state=any", "/jobs", "/queues", "/audit"];
     for path in pages.into_iter().chain(["", "/rejected-webhooks"]) {

@@ -75,7 +75,9 @@ fn explain(target: &Target, error: &sqlx::Error) -> ConnectFailure {
                 ),
                 "3D000" => permanent(
                     format!("there is no database {database} at {place}"),
-                    format!("CREATE DATABASE {database} ENCODING 'UTF8' TEMPLATE template0"),
+                    format!(
+                        "CREATE DATABASE {database} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+                    ),
                 ),
                 "42501" => permanent(
                     format!("user {user} may not connect to {database} at {place}: {message}"),
@@ -168,7 +170,7 @@ fn of_tls(error: &std::io::Error) -> Option<(String, &'static str)> {
         ) => (
             "its certificate is for another name".to_owned(),
             "connect by a name that is in the certificate, or check its authority alone \
-             (sslmode=verify-ca)",
+             (sslmode=verify-ca with sslrootcert=FILE)",
         ),
         Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => (
             "its certificate has expired".to_owned(),

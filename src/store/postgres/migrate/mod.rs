@@ -1,10 +1,11 @@
 //! Bringing the schema up to date, beside a system that runs.
 //!
-//! The database is checked first ([`requirements`]). Apalis's migrations come before ours. A
-//! migration of ours takes one strong lock on a table in use, or none: an `ALTER` has a file of its
-//! own, indexes are built with `CREATE INDEX CONCURRENTLY` outside a transaction. What was done
-//! stays done when a later file fails, and the next run goes on from there; an index whose build
-//! was cut off is built again.
+//! The database is checked first ([`requirements`]). What is created belongs to the tables' owner,
+//! where the role that migrates may act as that. Apalis's migrations come before ours. A migration
+//! of ours takes one strong lock on a table in use, or none: an `ALTER` has a file of its own,
+//! indexes are built with `CREATE INDEX CONCURRENTLY` outside a transaction. What was done stays
+//! done when a later file fails, and the next run goes on from there; an index whose build was cut
+//! off is built again.
 //!
 //! Nothing waits in silence, and nothing without end: [`waits`] says for which sessions, and gives
 //! up after a limit. A transaction asks for a lock for two seconds at a time, since everybody else
@@ -48,6 +49,8 @@ const LOCK_TIMEOUT: &str = "2s";
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// SQLSTATE of a statement that waited too long for a lock.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// SQLSTATE of a statement that the role may not run.
+const NO_RIGHT: &str = "42501";
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +115,7 @@ pub async fn migrate_within(
     for warning in requirements::refuse(findings).map_err(MigrateError::Requirements)? {
         report(&warning.to_string());
     }
+    act_as_owner(&mut connection).await?;
     let pid = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "pid!""#)
         .fetch_one(&mut connection)
         .await?;
@@ -129,6 +133,37 @@ pub async fn migrate_within(
     let closed = run.connection.close().await;
     migrated?;
     Ok(closed?)
+}
+
+/// Goes on as the owner of the tables, where this role is a member of it or may be anybody: what
+/// the migrations create would belong to this role otherwise, and the owner's views may not read
+/// it.
+async fn act_as_owner(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let owner = sqlx::query_scalar!(
+        r#"
+        SELECT quote_ident(rolname) AS "owner!"
+        FROM pg_class
+        JOIN pg_roles ON pg_roles.oid = relowner
+        WHERE relnamespace = to_regnamespace('public') AND relname = 'transactions'
+            AND rolname <> current_user
+            AND pg_has_role(relowner, 'MEMBER')
+            -- Without these rights the owner could do less than this role.
+            AND (
+                SELECT bool_and(
+                    has_schema_privilege(rolname, pg_namespace.oid, 'USAGE')
+                    AND has_schema_privilege(rolname, pg_namespace.oid, 'CREATE')
+                )
+                FROM pg_namespace WHERE nspname IN ('public', 'apalis', 'operator')
+            )
+        "#
+    );
+    let Some(owner) = owner.fetch_optional(&mut *connection).await? else { return Ok(()) };
+    let set_role = sqlx::raw_sql(AssertSqlSafe(format!("SET ROLE {owner}")));
+    match set_role.execute(connection).await {
+        // Since PostgreSQL 16 a member may lack the option SET.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(NO_RIGHT) => Ok(()),
+        done => Ok(done.map(drop)?),
+    }
 }
 
 /// One run, in one session.
@@ -292,6 +327,8 @@ impl Run<'_> {
     /// The role that reads the operators' views, and its rights: a dump without owners and rights,
     /// as one restores into another cluster, has neither.
     async fn grant_to_readers(&mut self) -> Result<(), MigrateError> {
+        // The owner may not be allowed to create roles.
+        sqlx::raw_sql("RESET ROLE").execute(&mut self.connection).await?;
         sqlx::raw_sql(READERS).execute(&mut self.connection).await?;
         Ok(())
     }

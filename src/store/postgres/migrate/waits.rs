@@ -13,7 +13,7 @@ use std::{
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 
 use super::StoreError;
-use crate::store::postgres::database::in_time;
+use crate::{domain::with_causes, store::postgres::database::in_time};
 
 /// How long a statement works before its session is looked at, and how often after that.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
@@ -112,13 +112,20 @@ impl<'a> Waits<'a> {
             if let Ok(done) = tokio::time::timeout(until_look, &mut work).await {
                 return Ok(done);
             }
-            let blockers = self.blockers().await.unwrap_or_else(|error| {
-                tracing::debug!(error = &error as &dyn std::error::Error, "cannot watch");
-                Vec::new()
-            });
+            let (blockers, unseen) = match self.blockers().await {
+                Ok(blockers) => (blockers, None),
+                Err(error) => (Vec::new(), Some(error)),
+            };
             if blockers.is_empty() {
                 if began.elapsed() >= next_report {
-                    (self.report)(&format!("{doing} goes on {}", self.progress().await));
+                    let how = match unseen {
+                        None => self.progress().await,
+                        Some(error) => format!(
+                            "(whom it may wait for cannot be seen, nor can it be cancelled: {})",
+                            with_causes(&error)
+                        ),
+                    };
+                    (self.report)(&format!("{doing} goes on {how}"));
                     next_report += REPORTS;
                 }
             } else {

@@ -125,7 +125,13 @@ pub async fn check(conn: &mut PgConnection, purpose: Purpose) -> Result<Vec<Find
         return Ok(findings);
     }
     findings.extend(server::check(conn, &facts, purpose).await?);
+    if let Some(others) = tables::others(conn).await? {
+        // Nothing else that is said of these tables would help.
+        findings.push(others);
+        return Ok(findings);
+    }
     findings.extend(tables::check(conn).await?);
+    findings.extend(rights::owners(conn).await?);
     findings.extend(match purpose {
         Purpose::Migrate => rights::check_migrate(conn, &facts).await?,
         Purpose::Serve => rights::check_serve(conn, &facts).await?,

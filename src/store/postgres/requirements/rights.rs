@@ -7,6 +7,7 @@ use crate::store::postgres::migration_files;
 
 const EXTENSIONS: &str = "extensions";
 const RIGHTS: &str = "rights";
+const OWNERS: &str = "owners";
 
 /// More missing grants than that are replaced by those on whole schemas.
 const MANY: usize = 4;
@@ -17,6 +18,41 @@ const ALL_GRANTS: [&str; 4] = [
     "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, apalis",
     "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public, operator",
 ];
+
+/// A function that writes with the rights of its owner, who has none: as where the tables were
+/// given to another role, and the functions were not. What calls one of them fails.
+pub(super) async fn owners(conn: &mut PgConnection) -> Result<Option<Finding>, StoreError> {
+    let strange = sqlx::query!(
+        r#"
+        SELECT
+            pg_proc.oid::regprocedure::text AS "function!",
+            quote_ident(writer.rolname) AS "writer!",
+            quote_ident(owner.rolname) AS "owner!",
+            format('%s.%I', written.relnamespace::regnamespace, written.relname) AS "table!"
+        FROM pg_proc
+        JOIN pg_roles AS writer ON writer.oid = proowner
+        JOIN pg_class AS written ON written.relnamespace = pronamespace
+            AND written.relname IN ('ambiguous_creates', 'queue_floor_resets')
+        JOIN pg_roles AS owner ON owner.oid = written.relowner
+        WHERE pronamespace = to_regnamespace('public') AND proname LIKE 'quartet\_%' AND prosecdef
+            AND NOT has_table_privilege(writer.oid, written.oid, 'INSERT')
+        ORDER BY 1, 4
+        LIMIT 1
+        "#
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(strange.map(|row| {
+        Finding::error(
+            OWNERS,
+            format!(
+                "the function {} belongs to {}, who may not write {}",
+                row.function, row.writer, row.table
+            ),
+            format!("ALTER FUNCTION {} OWNER TO {}", row.function, row.owner),
+        )
+    }))
+}
 
 /// For `quartet migrate`: it creates what is missing, and alters what it owns.
 pub(super) async fn check_migrate(

@@ -6,8 +6,12 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::{Finding, StoreError};
 use crate::store::postgres::migration_files;
 
+const SCHEMA: &str = "schema";
 /// Rows of a second set that are compared with the first.
 const COMPARED: i64 = 1_000;
+/// A row with a larger number did not get it from the sequence, and says nothing of how far that
+/// is: set behind it, the sequence would be at its end.
+const LARGEST_NUMBER: i64 = i64::MAX / 2;
 
 pub(super) async fn check(conn: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
     let mut findings = one_set(conn).await?;
@@ -17,10 +21,61 @@ pub(super) async fn check(conn: &mut PgConnection) -> Result<Vec<Finding>, Store
     Ok(findings)
 }
 
+/// Another program's tables, with the names of ours or with migrations of its own.
+pub(super) async fn others(conn: &mut PgConnection) -> Result<Option<Finding>, StoreError> {
+    let is_readable = sqlx::query_scalar!(
+        r#"
+        SELECT EXISTS (
+            SELECT FROM pg_class
+            WHERE relnamespace = to_regnamespace('public') AND relname = '_sqlx_migrations'
+                AND has_schema_privilege(relnamespace, 'USAGE')
+                AND has_table_privilege(oid, 'SELECT')
+        ) AS "is_readable!"
+        "#
+    );
+    let is_readable = is_readable.fetch_one(&mut *conn).await?;
+    // Not a checked query: sqlx's own table is no part of the schema that queries are checked with.
+    let has_migrations = is_readable
+        && sqlx::query_scalar("SELECT EXISTS (SELECT FROM public._sqlx_migrations)")
+            .fetch_one(&mut *conn)
+            .await?;
+    // Looked at last: the first migration writes its row and its tables at the same time.
+    let found = sqlx::query!(
+        r#"
+        SELECT
+            EXISTS (
+                SELECT FROM pg_class
+                JOIN pg_attribute ON attrelid = pg_class.oid AND NOT attisdropped
+                WHERE relnamespace = to_regnamespace('public') AND relname = 'transactions'
+                    AND attname = 'notified_version'
+            ) AS "is_ours!",
+            ARRAY(
+                SELECT format('public.%I', relname) FROM pg_class
+                WHERE relnamespace = to_regnamespace('public')
+                    AND relkind IN ('r', 'p', 'v', 'm', 'f') AND relname = ANY($1::text[])
+                ORDER BY relname
+            ) AS "tables!"
+        "#,
+        &migration_files::tables(),
+    )
+    .fetch_one(conn)
+    .await?;
+    let mut tables = found.tables;
+    if has_migrations && tables.is_empty() {
+        tables.push("public._sqlx_migrations".to_owned());
+    }
+    if found.is_ours || tables.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Finding::error(
+        SCHEMA,
+        format!("the schema public holds another program's tables: {}", tables.join(", ")),
+        "give Quartet a database of its own",
+    )))
+}
+
 /// A release that followed the `search_path` may have put tables into another schema than `public`.
 async fn one_set(conn: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
-    const CHECK: &str = "schema";
-
     let ours = migration_files::tables();
     let elsewhere = sqlx::query!(
         r#"
@@ -60,7 +115,7 @@ async fn one_set(conn: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
     .fetch_all(&mut *conn)
     .await?;
     if elsewhere.is_empty() {
-        return Ok(vec![Finding::ok(CHECK, "there is one set of tables, in the schema public")]);
+        return Ok(vec![Finding::ok(SCHEMA, "there is one set of tables, in the schema public")]);
     }
     let is_in_public = sqlx::query_scalar!(
         r#"
@@ -83,7 +138,7 @@ async fn one_set(conn: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
             moves
                 .extend(functions.map(|name| format!("ALTER FUNCTION {name} SET SCHEMA public; ")));
             findings.push(Finding::error(
-                CHECK,
+                SCHEMA,
                 format!("Quartet's tables are in the schema {schema} and belong into public"),
                 format!("BEGIN; {}COMMIT", moves.concat()),
             ));
@@ -94,7 +149,7 @@ async fn one_set(conn: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
         let drop = format!("DROP TABLE {} CASCADE", tables.join(", "));
         findings.push(if unseen > 0 {
             Finding::error(
-                CHECK,
+                SCHEMA,
                 format!(
                     "there is a second set of tables in the schema {schema}, with transactions \
                      that were accepted and are not in public ({unseen} of its first {COMPARED})"
@@ -106,7 +161,7 @@ async fn one_set(conn: &mut PgConnection) -> Result<Vec<Finding>, StoreError> {
             )
         } else {
             Finding::warning(
-                CHECK,
+                SCHEMA,
                 format!(
                     "there is a second set of tables in the schema {schema}, which nothing uses"
                 ),
@@ -227,12 +282,12 @@ async fn sequences(conn: &mut PgConnection) -> Result<Finding, StoreError> {
         let (table, column, last) = (row.table, row.column, row.last);
         // The rows are read as of the statement's begin: what others insert meanwhile has numbers
         // that the sequence has given.
-        let is_behind =
-            format!("SELECT COALESCE((SELECT max({column}) FROM {table}) > ({last}), false)");
+        let largest =
+            format!("(SELECT max({column}) FROM {table} WHERE {column} < {LARGEST_NUMBER})");
+        let is_behind = format!("SELECT COALESCE({largest} > ({last}), false)");
         if sqlx::query_scalar(AssertSqlSafe(is_behind)).fetch_one(&mut *conn).await? {
             remedies.push(format!(
-                "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), \
-                 (SELECT max({column}) FROM {table}))"
+                "SELECT setval(pg_get_serial_sequence('{table}', '{column}'), {largest})"
             ));
             behind.push(format!("{table}.{column}"));
         }
