@@ -213,6 +213,9 @@ async fn replay(config: &Config, args: ReplayArgs, operator: &str) -> Result<(),
     };
     if args.dry_run {
         let previews = operations.preview(&selection).await?;
+        if args.id.is_some() && previews.items.is_empty() {
+            return Err(DeadLetterError::NotFound.into());
+        }
         if args.json {
             print_json(&BulkReplay::planned(previews));
         } else {

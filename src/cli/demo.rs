@@ -42,7 +42,7 @@ It uses:
   DATABASE_URL only with --use-database-url: without that flag it refuses to run where one is set.
 
   The settings of `quartet serve` (QUARTET_..., --config FILE), such as QUARTET_HTTP__LISTEN and
-  QUARTET_LOG, but no real third party: it starts a simulated one, and a simulated client.";
+  QUARTET_LOG, but no real third party and no real client: it starts simulated ones.";
 /// How often the live view is drawn.
 const REFRESH: Duration = Duration::from_millis(200);
 /// Added to the longest that a transaction may take, for a slow machine.

@@ -30,6 +30,7 @@ use crate::{
 
 const BASE_URL: &str = "QUARTET_THIRD_PARTY__BASE_URL";
 const PROFILE: &str = "QUARTET_THIRD_PARTY__PROFILE";
+const CALLBACK_URL: &str = "QUARTET_DEFAULT_CLIENT__CALLBACK_URL";
 const API_KEY: &str = "QUARTET_DEFAULT_CLIENT__API_KEY";
 const SIGNING_SECRET: &str = "QUARTET_DEFAULT_CLIENT__SIGNING_SECRET";
 const WEBHOOK_SECRETS: &str = "QUARTET_WEBHOOK__SECRETS";
@@ -89,6 +90,12 @@ impl Stack {
                  the environment and in the file"
             )));
         }
+        if settings.text(CALLBACK_URL).is_some() {
+            return Err(CliError::Failed(format!(
+                "a simulated client alone is notified of made-up transactions: unset \
+                 {CALLBACK_URL}, in the environment and in the file"
+            )));
+        }
         if settings.text(PROFILE).is_some() {
             return Err(CliError::Failed(format!(
                 "the simulated third party speaks the profile of `demo --profile NAME`: unset {PROFILE}, \
@@ -119,7 +126,7 @@ impl Stack {
         }
         settings.set("QUARTET_DEFAULT_CLIENT__NAME", "sandbox".to_owned());
         settings.set(API_KEY, auth::generate_api_key());
-        settings.set("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", sandbox.callback_url());
+        settings.set(CALLBACK_URL, sandbox.callback_url());
         // The simulated client is on this machine.
         settings.set("QUARTET_NOTIFY__ALLOWED_NETWORKS", "127.0.0.0/8".to_owned());
         settings.set(SIGNING_SECRET, sandbox.config().client_secret.reveal());

@@ -15,7 +15,7 @@
 //! the job is postponed, which costs no attempt. But it counts in the backoff like a failed
 //! attempt, and the job ends as `exhausted` when its attempts and postponements together reach its
 //! maximum of attempts. So an outage becomes a dead letter after the same time with and without the
-//! breaker, and takes no more runs than attempts.
+//! breaker, and no job runs more than twice as often as it has attempts.
 
 use std::{sync::Arc, time::Duration};
 

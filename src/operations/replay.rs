@@ -89,6 +89,14 @@ pub struct Count {
     pub selected: usize,
 }
 
+impl Count {
+    /// As many of those that were selected are not there.
+    fn leave_out(&mut self, missing: usize) {
+        self.matched -= missing;
+        self.selected -= missing;
+    }
+}
+
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} dead letters match", self.matched)?;
@@ -130,17 +138,18 @@ pub enum BulkError {
 impl Operations {
     /// What replaying each selected dead letter would do. Changes nothing.
     pub async fn preview(&self, selection: &Selection) -> Result<Selected<Preview>, StoreError> {
-        let Selected { count, items: ids } = self.select(selection).await?;
+        let Selected { mut count, items: ids } = self.select(selection).await?;
         // A third party that is down is left alone by previews, too.
         let circuits = bounded(circuit::get_all(&self.pool)).await?;
         let deadline = Instant::now() + PREVIEW_LIMIT;
-        let items = stream::iter(ids)
+        let items: Vec<Preview> = stream::iter(ids)
             .map(|id| self.preview_one(id, &circuits, deadline))
             .buffered(LOOKUPS_AT_ONCE)
-            // One that has vanished since it was selected is left out.
+            // One that is not there, or has vanished since it was selected, is left out.
             .try_filter_map(|preview| async move { Ok(preview) })
             .try_collect()
             .await?;
+        count.leave_out(count.selected - items.len());
         Ok(Selected { count, items })
     }
 
@@ -154,7 +163,7 @@ impl Operations {
         actor: Actor<'_>,
         mut each: impl FnMut(&Replayed),
     ) -> Result<Selected<Replayed>, BulkError> {
-        let Selected { count, items: ids } = self.select(selection).await?;
+        let Selected { mut count, items: ids } = self.select(selection).await?;
         match expected {
             Some(expected) if expected as usize != count.selected => {
                 return Err(BulkError::CountChanged { expected, found: count });
@@ -175,7 +184,10 @@ impl Operations {
                 Err(refused) => {
                     let letter = bounded(dead_letters::get(&self.pool, id)).await;
                     let letter = letter.map_err(interrupted)?;
-                    let Some(letter) = letter else { continue };
+                    let Some(letter) = letter else {
+                        count.leave_out(1);
+                        continue;
+                    };
                     let reason = Some(refused.to_string());
                     Replayed { letter, outcome: ItemOutcome::Refused, reason }
                 }

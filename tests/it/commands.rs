@@ -311,15 +311,21 @@ async fn demo_runs_with_each_profile_in_the_program() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn demo_and_dev_refuse_a_real_third_party() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(&file, "[third_party]\nbase_url = \"https://bank.example\"").unwrap();
-    let file = file.path().to_str().unwrap();
-    let set = settings(&[("QUARTET_THIRD_PARTY__BASE_URL", "https://bank.example")]);
-    for name in ["demo", "dev"] {
-        for ended in [run(&[name, "--config", file], &[], "").await, run(&[name], &set, "").await] {
-            let text = ended.expect_failure();
-            assert!(text.contains("unset QUARTET_THIRD_PARTY__BASE_URL"), "{name}: {text}");
+async fn demo_and_dev_refuse_a_real_third_party_and_a_real_client() {
+    for (variable, in_file) in [
+        ("QUARTET_THIRD_PARTY__BASE_URL", "[third_party]\nbase_url"),
+        ("QUARTET_DEFAULT_CLIENT__CALLBACK_URL", "[default_client]\ncallback_url"),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, format!("{in_file} = \"https://bank.example\"")).unwrap();
+        let file = file.path().to_str().unwrap();
+        let set = settings(&[(variable, "https://bank.example")]);
+        for name in ["demo", "dev"] {
+            let by_file = run(&[name, "--config", file], &[], "").await;
+            for ended in [by_file, run(&[name], &set, "").await] {
+                let text = ended.expect_failure();
+                assert!(text.contains(&format!("unset {variable}")), "{name}: {text}");
+            }
         }
     }
 }

@@ -73,6 +73,10 @@ fn public_url(config: &Config) -> Finding {
     if parsed.scheme() != "https" {
         return Finding::warning(CHECK, format!("{url} is not encrypted"), REMEDY);
     }
+    if parsed.path() != "/" {
+        let found = format!("{url} has a path, under which the console cannot be used");
+        return Finding::warning(CHECK, found, REMEDY);
+    }
     Finding::ok(CHECK, url.to_string())
 }
 

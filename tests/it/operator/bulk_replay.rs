@@ -122,6 +122,13 @@ async fn a_dry_run_tells_what_would_be_done_and_does_nothing() {
     let id = refused["id"].clone();
     let answer = bulk(&app, &json!({ "dry_run": true, "ids": [id, id] })).await;
     assert_eq!(answer.expect(200)["matched"], 1);
+    // One that is not there is none that matches.
+    for (dry_run, matched) in [(true, 1), (false, 1)] {
+        let answer = bulk(&app, &json!({ "dry_run": dry_run, "ids": [id, Uuid::now_v7()] })).await;
+        let done = answer.expect(200);
+        assert_eq!((&done["matched"], &done["replayed"]), (&json!(matched), &json!(0)), "{done}");
+        assert_eq!(done["items"].as_array().unwrap().len(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -160,6 +160,11 @@ async fn a_count_is_of_all_that_match_and_says_what_the_limit_leaves() {
     let said = "144 match, the first 100 would be replayed (--limit). Nothing was done.";
     assert!(dry.expect().contains(said), "{}", dry.stdout);
     assert!(dry.stdout.contains("--confirm 100"), "{}", dry.stdout);
+    let nobody = Uuid::now_v7().to_string();
+    for more in [&[][..], &["--dry-run"], &["--dry-run", "--json"]] {
+        let ended = quartet(&app, &[&["dead-letters", "replay", &nobody], more].concat()).await;
+        assert!(ended.expect_failure().contains("no dead letter with this id"), "{ended:?}");
+    }
     let dry = quartet(&app, &[&all[..], &["--dry-run", "--json"]].concat()).await.expect_json();
     assert_eq!((&dry["matched"], &dry["replayed"]), (&json!(144), &json!(0)));
     assert_eq!(dry["items"].as_array().unwrap().len(), 100);
