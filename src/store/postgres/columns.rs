@@ -75,7 +75,8 @@ impl Time {
         match self.micros {
             i64::MAX => INFINITIES.1.to_owned(),
             i64::MIN => INFINITIES.0.to_owned(),
-            micros => micros.saturating_add(POSTGRES_EPOCH).to_string(),
+            // The last times of Postgres are beyond the microseconds of 64 bits.
+            micros => (i128::from(micros) + i128::from(POSTGRES_EPOCH)).to_string(),
         }
     }
 
@@ -87,8 +88,8 @@ impl Time {
         if text == INFINITIES.0 {
             return Some(Self::from_micros(i64::MIN));
         }
-        let micros = text.parse::<i64>().ok()?.checked_sub(POSTGRES_EPOCH)?;
-        let (first, last) = POSTGRES_TIMES;
+        let micros = text.parse::<i128>().ok()?.checked_sub(POSTGRES_EPOCH.into())?;
+        let (micros, (first, last)) = (i64::try_from(micros).ok()?, POSTGRES_TIMES);
         (first..=last).contains(&micros).then(|| Self::from_micros(micros))
     }
 }
@@ -313,6 +314,12 @@ mod tests {
             if (POSTGRES_TIMES.0..=POSTGRES_TIMES.1).contains(&micros) {
                 prop_assert_eq!(Time::from_cursor(&time.to_cursor()), Some(time));
             }
+        }
+
+        #[test]
+        fn the_last_times_are_found_again(before in 0..=POSTGRES_EPOCH) {
+            let time = Time::from_micros(POSTGRES_TIMES.1 - before);
+            prop_assert_eq!(Time::from_cursor(&time.to_cursor()), Some(time));
         }
 
         #[test]
