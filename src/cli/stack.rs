@@ -84,23 +84,16 @@ impl Stack {
     ) -> Result<Self, CliError> {
         let speed = options.sandbox.speed;
         let mut settings = WithDefaults::new(config::environment(), options.file.as_deref())?;
-        if settings.text(BASE_URL).is_some() {
-            return Err(CliError::Failed(format!(
-                "made-up transactions are sent to a simulated third party alone: unset {BASE_URL}, in \
-                 the environment and in the file"
-            )));
-        }
-        if settings.text(CALLBACK_URL).is_some() {
-            return Err(CliError::Failed(format!(
-                "a simulated client alone is notified of made-up transactions: unset \
-                 {CALLBACK_URL}, in the environment and in the file"
-            )));
-        }
-        if settings.text(PROFILE).is_some() {
-            return Err(CliError::Failed(format!(
-                "the simulated third party speaks the profile of `demo --profile NAME`: unset {PROFILE}, \
-                 in the environment and in the file"
-            )));
+        for (name, why) in [
+            (BASE_URL, "made-up transactions are sent to a simulated third party alone"),
+            (CALLBACK_URL, "a simulated client alone is notified of made-up transactions"),
+            (PROFILE, "the simulated third party speaks the profile of `demo --profile NAME`"),
+        ] {
+            if settings.text(name).is_some() {
+                return Err(CliError::Failed(format!(
+                    "{why}: unset {name}, in the environment and in the file"
+                )));
+            }
         }
         check_database(&settings, options.use_database_url)?;
         for (name, value) in options.defaults {

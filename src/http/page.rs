@@ -19,6 +19,17 @@ pub fn rows(limit: u32) -> i64 {
     i64::from(limit) + 1
 }
 
+/// Entries of a page of `limit` rows whose sizes come to `most` bytes or less; one at least.
+pub fn limit_within<T>(rows: &[T], limit: u32, most: usize, bytes: impl Fn(&T) -> usize) -> u32 {
+    let mut sum = 0_usize;
+    let fits = |row: &&T| {
+        sum = sum.saturating_add(bytes(row));
+        sum <= most
+    };
+    let count = rows.iter().take(limit as usize).take_while(fits).count();
+    u32::try_from(count).unwrap_or(limit).max(1)
+}
+
 /// Where a page ends: the next one starts after it.
 pub trait PageCursor: Sized {
     /// Opaque to callers, stable between releases.
@@ -92,26 +103,6 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
-    /// As many entries from the beginning as come to `most` bytes, but at least one.
-    pub fn within<C: PageCursor>(
-        mut self,
-        most: usize,
-        bytes: impl Fn(&T) -> usize,
-        cursor: impl FnOnce(&T) -> C,
-    ) -> Self {
-        let mut sum = 0_usize;
-        let fits = |row: &&T| {
-            sum = sum.saturating_add(bytes(row));
-            sum <= most
-        };
-        let count = self.items.iter().take_while(fits).count().max(1);
-        if count < self.items.len() {
-            self.items.truncate(count);
-            self.next_cursor = self.items.last().map(|row| cursor(row).to_text());
-        }
-        self
-    }
-
     pub fn map<U>(self, item: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(item).collect(), next_cursor: self.next_cursor }
     }
@@ -166,8 +157,8 @@ mod tests {
     fn a_page_ends_where_its_bytes_do() {
         let page = |sizes: &[usize]| {
             let rows: Vec<_> = (1_i64..).zip(sizes.iter().copied()).collect();
-            let all = Page::new(rows, 3, |row| row.0);
-            let page = all.within(10, |row| row.1, |row| row.0);
+            let limit = limit_within(&rows, 3, 10, |row| row.1);
+            let page = Page::new(rows, limit, |row| row.0);
             (page.items.len(), page.next_cursor)
         };
         assert_eq!(page(&[4, 6, 0]), (3, None));

@@ -42,7 +42,7 @@ const KEY_CHECK: Duration = Duration::from_millis(500);
 /// A repeated id whose first post is being rolled back is tried this often.
 const ACCEPT_TRIES: usize = 3;
 /// Most bytes of metadata in a page of a list, unless its first transaction has more.
-const MAX_PAGE: usize = 1024 * 1024;
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
 /// The clients' operations.
 pub struct TransactionsApi;
@@ -284,9 +284,9 @@ impl TransactionsApi {
             cursor: page::after(cursor.0.as_deref())?,
         };
         let list = transactions::list(&state.pool, client.0.id, &filter, page::rows(limit.0));
-        let cursor = |row: &transactions::Transaction| Cursor { at: row.created_at, id: row.id };
         let rows = state.read(client.0.reader(), list).await?;
-        let page = Page::new(rows, limit.0, cursor).within(MAX_PAGE, metadata_bytes, cursor);
+        let limit = page::limit_within(&rows, limit.0, MAX_PAGE_BYTES, metadata_bytes);
+        let page = Page::new(rows, limit, |row| Cursor { at: row.created_at, id: row.id });
         Ok(ListTransactionsResponse::Page(Json(page.into())))
     }
 

@@ -28,6 +28,7 @@ use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
     http::{StatusCode, header},
 };
+use uuid::Uuid;
 
 use super::{
     auth,
@@ -68,6 +69,13 @@ enum Kind {
 impl Kind {
     const ALL: [Self; 5] =
         [Self::Post, Self::Read, Self::WaitingRead, Self::Webhook, Self::Operator];
+
+    fn is_of_clients(self) -> bool {
+        match self {
+            Self::Post | Self::Read | Self::WaitingRead => true,
+            Self::Webhook | Self::Operator => false,
+        }
+    }
 
     /// `None` for what is always let in.
     fn of(route: &RouteInfo, request: &Request) -> Option<Self> {
@@ -161,13 +169,14 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
 
     async fn call(&self, request: Request) -> Result<Response> {
         let kind = Kind::of(route(&request), &request);
-        let counted = self.gate.count(&request);
+        let client = self.gate.client(kind, &request);
+        let counted = self.gate.count(client);
         let unknown_key = self.gate.unknown_key(&request);
         let place = match (counted, kind) {
             (Some((_, allowance)), _) if !allowance.is_allowed => {
                 Err(RejectReason::RateLimit.into())
             }
-            (_, Some(kind)) => self.gate.let_in(kind, &request).map(Some),
+            (_, Some(kind)) => self.gate.let_in(kind, client, &request).map(Some),
             (_, None) => Ok(None),
         };
         let mut response = match &place {
@@ -185,12 +194,17 @@ impl<E: Endpoint<Output = Response>> Endpoint for Admitted<E> {
 }
 
 impl Gate {
+    /// Whose request it is, where somebody asks: a limit counts on whatever path.
+    fn client(&self, kind: Option<Kind>, request: &Request) -> Option<Uuid> {
+        let is_asked = self.rate_limits.is_some() || kind.is_some_and(Kind::is_of_clients);
+        is_asked.then(|| auth::known_client(&self.state, request))?
+    }
+
     /// Counts a request against its client's limit, whatever its path; `None` without a limit or a
     /// client.
-    fn count(&self, request: &Request) -> Option<(&RateLimits, Allowance)> {
+    fn count(&self, client: Option<Uuid>) -> Option<(&RateLimits, Allowance)> {
         let limits = self.rate_limits.as_ref()?;
-        let client_id = auth::known_client(&self.state, request)?;
-        Some((limits, limits.count(client_id)))
+        Some((limits, limits.count(client?)))
     }
 
     /// The hash of a key that may be a client's, whose requests could not be counted yet.
@@ -211,18 +225,25 @@ impl Gate {
     }
 
     /// A place among the requests of its kind, or why there is none for it.
-    fn let_in(&self, kind: Kind, request: &Request) -> Result<Place<'_>, Refusal> {
+    fn let_in(
+        &self,
+        kind: Kind,
+        client: Option<Uuid>,
+        request: &Request,
+    ) -> Result<Place<'_>, Refusal> {
         if let Some(retry_after) = self.congestion(kind, request) {
             return Err(Refusal { why: RejectReason::Queue, retry_after: Some(retry_after) });
         }
-        Ok(self.take_place(kind, request)?)
+        Ok(self.take_place(kind, client, request)?)
     }
 
-    fn take_place(&self, kind: Kind, request: &Request) -> Result<Place<'_>, RejectReason> {
-        let client = match kind {
-            Kind::Post | Kind::Read | Kind::WaitingRead => auth::known_client(&self.state, request),
-            Kind::Webhook | Kind::Operator => None,
-        };
+    fn take_place(
+        &self,
+        kind: Kind,
+        client: Option<Uuid>,
+        request: &Request,
+    ) -> Result<Place<'_>, RejectReason> {
+        let client = client.filter(|_| kind.is_of_clients());
         let address = || request.remote_addr().as_socket_addr().map(|address| address.ip());
         let caller = client.map_or_else(|| Caller::Address(address()), Caller::Client);
         self.places[kind as usize].take(caller).map_err(|why| match (why, kind) {

@@ -101,7 +101,7 @@ fn in_create(create: &Create, faults: &mut Faults<'_>) {
             &key,
             "our id is not sent, or not always: without {id} or {id:hex} in the path, the query, a \
              header or the body, beside nothing that may be left out, a repeated create cannot be \
-             told from a second transaction",
+             distinguished from a second transaction",
         );
     }
 }

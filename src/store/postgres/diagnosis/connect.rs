@@ -75,9 +75,7 @@ fn explain(target: &Target, error: &sqlx::Error) -> ConnectFailure {
                 ),
                 "3D000" => permanent(
                     format!("there is no database {database} at {place}"),
-                    format!(
-                        "CREATE DATABASE {database} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
-                    ),
+                    create_database(database),
                 ),
                 "42501" => permanent(
                     format!("user {user} may not connect to {database} at {place}: {message}"),
@@ -151,6 +149,11 @@ fn explain(target: &Target, error: &sqlx::Error) -> ConnectFailure {
             "correct DATABASE_URL".to_owned(),
         ),
     }
+}
+
+/// Creates a database as Quartet needs it. `database` is quoted where it must be.
+pub(in crate::store) fn create_database(database: &str) -> String {
+    format!("CREATE DATABASE {database} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")
 }
 
 /// What is wrong with the server's certificate or its TLS, and the remedy.

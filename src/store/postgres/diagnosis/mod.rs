@@ -13,8 +13,8 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use sqlx::PgConnection;
 
-pub(in crate::store) use connect::without_number;
 pub use connect::{ConnectFailure, connect};
+pub(in crate::store) use connect::{create_database, without_number};
 pub use pooler::shares_sessions;
 pub use statement::{Explanation, explain, explain_migration};
 

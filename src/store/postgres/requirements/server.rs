@@ -3,7 +3,10 @@
 use sqlx::{PgConnection, Row};
 
 use super::{Finding, Purpose, StoreError};
-use crate::store::postgres::session::{self, DURABLE};
+use crate::store::postgres::{
+    diagnosis::create_database,
+    session::{self, DURABLE},
+};
 
 /// Major versions that the tests run on.
 const OLDEST: i32 = 14;
@@ -110,9 +113,8 @@ fn encoding(facts: &Facts) -> Finding {
         CHECK,
         found,
         format!(
-            "Quartet needs UTF8, which is chosen when a database is created: \
-             CREATE DATABASE {} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0",
-            facts.database
+            "Quartet needs UTF8, which is chosen when a database is created: {}",
+            create_database(&facts.database)
         ),
     )
 }
@@ -129,9 +131,8 @@ fn collation(facts: &Facts) -> Finding {
         "the database's collation has job ids in another order than they were made: lists of jobs \
          are not by age, and finished jobs may be removed weeks late",
         format!(
-            "such an order is chosen when a database is created: move it (docs/backup.md) into \
-             CREATE DATABASE {} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0",
-            facts.database
+            "such an order is chosen when a database is created: move it (docs/backup.md) into {}",
+            create_database(&facts.database)
         ),
     )
 }
